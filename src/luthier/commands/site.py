@@ -53,12 +53,15 @@ sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
 queries: []              # questions that are answered by counts: schema, validate, monitor
+# signals: [latency]     # signals that such questions may ask for; those without texts of their own when left out
+# monitor: monitor       # the recipe's step monitor, which drift of requests is held against
 pooled_counts: false     # whether masked sums over all sites may hold this site's counts below least_class_rows
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them
 # least_group: 3         # fewest sites that the sum of a group may be over; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
 decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
+total_comparisons: 20    # federations in which peers may ask about rows
 most_left_out: 0.1       # share of the training rows that may be left out so
 require_masks: false     # whether an order without masks is refused
 # epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,7 +42,7 @@ from luthier.federated.messages import (
     digest_message,
     dump_given_settings,
 )
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 from luthier.federated.update_sum import REPLIES
 from luthier.metrics.counts import add_counts, move_small_counts, shape_counts
@@ -49,6 +50,10 @@ from luthier.tune.privacy.accountant import find_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+NOISE_SPREADS = 3.0
+"""Standard deviations of the noise in a count below which it is taken for noise alone."""
 
 
 class SiteCounts(NamedTuple):
@@ -102,13 +107,13 @@ class QueryRun:
         for name, (header, _) in self._ask(query, "names").items():
             for given in header.names:
                 if why := find_name_obstacle(given):
-                    raise MessageRefused(f"site {name} sends a name that is none: {why}")
+                    raise MessageError(f"site {name} sends a name that is none: {why}")
             names.update(header.names)
         return collect_names(names)
 
     def count(self, query: SiteQuery, names: RowNames) -> SiteCounts:
         """The counts of all sites, and of each where there are no masks."""
-        groups = query.list_groups(names)
+        groups, noise = query.list_groups(names), self._settings.noise or 0.0
         size = sum(len(group.cells) for group in groups)
         about: dict[str, Any] = {"classes": list(names.classes), "fields": list(names.fields)}
         if self._settings.masks:
@@ -116,13 +121,12 @@ class QueryRun:
             counts = shape_counts(groups, numbers)
             if self._settings.privacy is None:
                 counts = move_small_counts(groups, counts, self._settings.least_rows)
-            return SiteCounts(_bound(counts), {})
+            return SiteCounts(_drop_noise(counts, noise * math.sqrt(len(self._sites))), {})
         sites = {}
         for name, (_, tensors) in self._ask(query, "counts", **about).items():
             sites[name] = shape_counts(groups, self._read_numbers(name, tensors, size))
-        return SiteCounts(
-            _bound(add_counts(groups, sites.values())), {name: _bound(own) for name, own in sites.items()}
-        )
+        total = _drop_noise(add_counts(groups, sites.values()), noise * math.sqrt(len(sites)))
+        return SiteCounts(total, {name: _drop_noise(own, noise) for name, own in sites.items()})
 
     def end(self) -> None:
         """Tell the sites that it is over."""
@@ -195,7 +199,7 @@ class QueryRun:
         for name, reply in answers.items():
             message = self._read(name, reply, Counted)
             if message.header.answers != digest_message(content):
-                raise MessageRefused(f"site {name} answers another question")
+                raise MessageError(f"site {name} answers another question")
             found[name] = (message.header, message.tensors)
         return found
 
@@ -238,7 +242,7 @@ class QueryRun:
         check_weights(tensors, {COUNTS: torch.zeros(size, dtype=torch.int64)}, f"site {name}")
         numbers: list[int] = tensors[COUNTS].tolist()
         if self._settings.privacy is None and any(not 0 <= value < 1 << 48 for value in numbers):
-            raise MessageRefused(f"site {name} sends counts that are none")
+            raise MessageError(f"site {name} sends counts that are none")
         return numbers
 
     def _read(self, name: str, content: bytes, *kinds: type[BaseModel]) -> FederationMessage:
@@ -258,6 +262,10 @@ class QueryRun:
         )
 
 
-def _bound(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Counts with noise are not below nothing."""
-    return {group: {cell: max(0, count) for cell, count in cells.items()} for group, cells in counts.items()}
+def _drop_noise(counts: Mapping[str, Mapping[str, int]], spread: float) -> dict[str, dict[str, int]]:
+    """Counts without those that may be noise alone; `spread` is its standard deviation, 0 where there is none."""
+    least = NOISE_SPREADS * spread
+    return {
+        group: {cell: count if count >= least else 0 for cell, count in cells.items()}
+        for group, cells in counts.items()
+    }
