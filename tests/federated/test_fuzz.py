@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import count
 from pathlib import Path
@@ -23,20 +23,27 @@ from luthier.federated import messages
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.keys import read_envelope_header
 from luthier.federated.ledger import SiteLedger
-from luthier.federated.masked_round import MaskedRound
+from luthier.federated.masked_round import MaskedGroup, MaskedRound
 from luthier.federated.masks import MASKED
 from luthier.federated.messages import (
     ANSWERS,
     MAGIC,
     QUESTIONS,
+    BlindedRows,
+    BlindRequest,
+    ComparisonRequest,
+    Counted,
     Enrolled,
+    EvaluatedRows,
     FederationMessage,
     Final,
     KeyList,
+    LeaveOutRequest,
     LocalWork,
     Measured,
     Order,
     Rejection,
+    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
@@ -77,6 +84,13 @@ EVERY: list[FederationMessage] = [
     FederationMessage(SurvivorSignature(signature="00")),
     FederationMessage(UnmaskRequest(round=1, signatures={"6" * 64: "00"})),
     FederationMessage(SharesRevealed(seeds={"6" * 64: "00"}, masks={})),
+    FederationMessage(BlindRequest()),
+    FederationMessage(BlindedRows()),
+    FederationMessage(ComparisonRequest()),
+    FederationMessage(EvaluatedRows()),
+    FederationMessage(LeaveOutRequest()),
+    FederationMessage(RemainingRows()),
+    FederationMessage(Counted(answers="0" * 64)),
     FederationMessage(Final(), TENSORS),
     FederationMessage(Measured(rows=3, sums={"accuracy": [1.0, 2.0]})),
 ]
@@ -218,7 +232,7 @@ BAD_TENSORS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", BAD_TENSORS)
 def test_tensors_that_are_none_are_one_clear_error(name: str) -> None:
     header = json.dumps({"kind": "round", "round": 1}).encode()
-    with pytest.raises(MessageRefused, match=r"tensors cannot be read|which no weights are"):
+    with pytest.raises(MessageRefused, match=r"tensors cannot be read|which no message has"):
         FederationMessage.decode(wrap(header, BAD_TENSORS[name]), RoundStart)
 
 
@@ -362,12 +376,18 @@ def test_a_site_that_answers_anything_in_a_masked_round_is_one_clear_error(tmp_p
     def read(name: str, content: bytes, kind: Any) -> FederationMessage:
         return FederationMessage.decode(content, kind, Rejection)
 
-    masked = MaskedRound(Liars(one, stage, spoil), one.about, 1, folder / "replies", read)
+    liars = Liars(one, stage, spoil)
+    masked = MaskedRound(liars, [MaskedGroup(one.about, liars.cards)], 1, folder / "replies", read, 3)
     with suppress(LuthierError):
         gathered = masked.gather(dict.fromkeys(one.names, b""))
-        numbers = [read(name, reply, RoundUpdate).tensors.get(MASKED) for name, reply in gathered.items()]
-        fit = [value.numpy().view(numpy.uint64) for value in numbers if value is not None and value.shape == (50,)]
-        masked.unmask(sum(fit, numpy.zeros(50, numpy.uint64)))
+        found = {name: read(name, reply, RoundUpdate).tensors.get(MASKED) for name, reply in gathered.items()}
+        fit = {name: value for name, value in found.items() if value is not None and value.shape == (50,)}
+
+        def add(names: Sequence[str]) -> Any:
+            some = [fit[name].numpy().view(numpy.uint64) for name in names if name in fit]
+            return sum(some, numpy.zeros(50, numpy.uint64))
+
+        masked.unmask(add)
 
 
 UPDATES: dict[str, Any] = {
