@@ -222,7 +222,8 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
         names = [f"site{at}" for at in range(SITES)]
         for case in ("unpoisoned", "mean", *rules):
             attacking = case != "unpoisoned"
-            robust = {"kind": case, "poisoned": 2} if case in rules else None
+            kind, _, trim = case.partition(" ")
+            robust = {"kind": kind, "poisoned": 2, **({"trim": True} if trim else {})} if case in rules else None
             step = sites.step(names, rounds=rounds, sum="mean", tune=tune, local={"epochs": 4}, robust=robust)
             right = answer_held_out(sites, sites.federate(step, digest=f"{len(found)}d" * 16))
             found[case] = sum(right) / len(right)
@@ -230,7 +231,12 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
     local.FederatedTraining.train_round = trained  # type: ignore[method-assign]
     for case in ("mean", *rules):
         goal = "much lower" if case == "mean" else ">= -0.02"
-        print_figure(f"two_of_ten_poisoned_{case}", round(found[case] - found["unpoisoned"], 4), goal, "accuracy")
+        print_figure(
+            f"two_of_ten_poisoned_{case.replace(' ', '_')}",
+            round(found[case] - found["unpoisoned"], 4),
+            goal,
+            "accuracy",
+        )
 
 
 def compare_drift(rounds: int, rows: int) -> None:
@@ -685,6 +691,31 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
+def measure_exchanges(only: str | None, *, quick: bool) -> None:
+    """Masks, drop-outs, rows that are compared, poisoned sites, and parts that stay."""
+    if only in (None, "masks"):
+        print("masks", flush=True)
+        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
+    if only in (None, "dropouts"):
+        print("masks with drop-outs", flush=True)
+        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "decontaminate"):
+        print("rows compared across sites", flush=True)
+        measure_decontamination(1_000 if quick else 10_000)
+        if DATA.is_dir():
+            count_left_out_in_clear(DATA)
+    if only in (None, "poisoned"):
+        print("two of ten sites poisoned", flush=True)
+        rules = ("krum",) if quick else ("krum", "geometric_median", "geometric_median trim")
+        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "drift"):
+        print("sites that differ", flush=True)
+        compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+
+
 def compare_with_flower(only: str | None, quick: bool, model: Path | None) -> None:
     """Its simulation, its average on uneven sites, and equal sites against pooled tuning."""
     if only in (None, "flower"):
@@ -698,17 +729,6 @@ def compare_with_flower(only: str | None, quick: bool, model: Path | None) -> No
     if only in (None, "uneven"):
         print("uneven sites", flush=True)
         compare_uneven_sites(model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
-
-
-def compare_ways(only: str | None, *, quick: bool) -> None:
-    """Ways to bear sites that are poisoned, or that differ."""
-    if only in (None, "poisoned"):
-        print("two of ten sites poisoned", flush=True)
-        rules = ("krum",) if quick else ("krum", "geometric_median")
-        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
-    if only in (None, "drift"):
-        print("sites that differ", flush=True)
-        compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
 
 
 def main() -> None:
@@ -747,21 +767,7 @@ def main() -> None:
     if only == "simulation":
         return
     compare_with_flower(only, quick, given.model)
-    if only in (None, "masks"):
-        print("masks", flush=True)
-        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
-    if only in (None, "dropouts"):
-        print("masks with drop-outs", flush=True)
-        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
-    if only in (None, "decontaminate"):
-        print("rows compared across sites", flush=True)
-        measure_decontamination(1_000 if quick else 10_000)
-        if DATA.is_dir():
-            count_left_out_in_clear(DATA)
-    compare_ways(only, quick=quick)
-    if only in (None, "personal"):
-        print("parts that stay at the sites", flush=True)
-        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+    measure_exchanges(only, quick=quick)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)

@@ -30,7 +30,7 @@ from luthier.federated.dropout_masks import (
     unmask_sum,
 )
 from luthier.federated.keys import FederationIdentity
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site import SiteWorker
 from luthier.federated.transport import LocalChannel
 from luthier.federated.transports.processes import ProcessesChannel
@@ -253,7 +253,7 @@ LIES: dict[str, tuple[str, Callable[[Round], Any], str]] = {
 @pytest.mark.parametrize("name", LIES)
 def test_a_lie_of_the_coordinator_is_refused_at_the_site(name: str, tmp_path: Path) -> None:
     stage, lie, why = LIES[name]
-    with pytest.raises(MessageRefused, match=why):
+    with pytest.raises(MessageError, match=why):
         lie(Round(tmp_path, 5, 4).to(stage))
 
 

@@ -42,6 +42,7 @@ from luthier.federated.messages import (
     LocalWork,
     Measured,
     Order,
+    Question,
     Rejection,
     RemainingRows,
     RoundKeys,
@@ -54,12 +55,12 @@ from luthier.federated.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site import SiteWorker
 from luthier.federated.transport import SiteChannel
 
 COUNT = count()
-ANY = (*QUESTIONS, *ANSWERS)
+ANY = (*QUESTIONS, Question, *ANSWERS)
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -92,6 +93,12 @@ EVERY: list[FederationMessage] = [
     FederationMessage(RemainingRows()),
     FederationMessage(Counted(answers="0" * 64)),
     FederationMessage(Final(), TENSORS),
+    *(FederationMessage(kind()) for kind in (BlindRequest, BlindedRows, ComparisonRequest, EvaluatedRows)),
+    *(FederationMessage(kind()) for kind in (LeaveOutRequest, RemainingRows)),
+    FederationMessage(
+        Question(federation=FEDERATION, query={"kind": "classes"}, stage="counts", code="c" * 64, seed=3, least_rows=5)
+    ),
+    FederationMessage(Counted(answers="0" * 64, names=["a"]), TENSORS),
     FederationMessage(Measured(rows=3, sums={"accuracy": [1.0, 2.0]})),
 ]
 SCALARS = st.one_of(
@@ -148,7 +155,7 @@ def read_anything(content: bytes) -> tuple[str, FederationMessage | None]:
     """What is said against some bytes, or the message that they are."""
     try:
         return "", FederationMessage.decode(content, *ANY)
-    except MessageRefused as error:
+    except MessageError as error:
         return error.message, None
 
 
@@ -193,7 +200,7 @@ BAD_HEADERS: dict[str, bytes] = {
 def test_a_header_that_is_none_is_one_clear_error(name: str) -> None:
     tracemalloc.start()
     try:
-        with pytest.raises(MessageRefused, match="a message cannot be read") as caught:
+        with pytest.raises(MessageError, match="a message cannot be read") as caught:
             FederationMessage.decode(wrap(BAD_HEADERS[name], messages.pack_tensors({})), *ANY)
         peak = tracemalloc.get_traced_memory()[1]
     finally:
@@ -232,14 +239,14 @@ BAD_TENSORS: dict[str, bytes] = {
 @pytest.mark.parametrize("name", BAD_TENSORS)
 def test_tensors_that_are_none_are_one_clear_error(name: str) -> None:
     header = json.dumps({"kind": "round", "round": 1}).encode()
-    with pytest.raises(MessageRefused, match=r"tensors cannot be read|which no message has"):
+    with pytest.raises(MessageError, match=r"tensors cannot be read|which no message has"):
         FederationMessage.decode(wrap(header, BAD_TENSORS[name]), RoundStart)
 
 
 def test_a_name_twice_among_tensors_is_refused_or_read_once() -> None:
     first = b'"weight/a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}'
     about = b"{" + first + b"," + first.replace(b"[0,4]", b"[4,8]") + b"}"
-    with pytest.raises(MessageRefused):
+    with pytest.raises(MessageError):
         messages.unpack_tensors(raw_tensors(about, bytes(8)))
 
 
@@ -251,10 +258,10 @@ def test_spoilt_envelopes_are_refused(data: st.DataObject) -> None:
     envelope = data.draw(spoilt(whole))
     if envelope == whole:
         return
-    with pytest.raises(MessageRefused) as caught:
+    with pytest.raises(MessageError) as caught:
         other.open(envelope, one.card, FEDERATION, 1)
     assert caught.value.message.isprintable()
-    with suppress(MessageRefused):
+    with suppress(MessageError):
         read_envelope_header(envelope)
 
 
@@ -418,7 +425,7 @@ def test_an_update_that_is_none_ends_a_run_with_one_clear_error(
     monkeypatch.setattr(SiteWorker, "answer", lying)
     step = sites.step(["north"], rounds=1, sum="ffa", local={"steps": 1})
     work = sites.work(step, digest=f"{sorted(UPDATES).index(name)}f" * 16)
-    with pytest.raises(MessageRefused) as caught:
+    with pytest.raises(MessageError) as caught:
         step.make(work)
     assert caught.value.message.isprintable()
     assert not any(work.folder.iterdir())

@@ -20,7 +20,7 @@ from luthier.federated import dropout_masks, local
 from luthier.federated.dropout_masks import DropoutMasks, MaskContext
 from luthier.federated.masks import MASKED
 from luthier.federated.messages import FederationMessage, RoundKeys, RoundUpdate, SurvivorSignature
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site import SiteWorker
 from luthier.federated.transport import LocalChannel
 from tuning import examples
@@ -228,7 +228,7 @@ def test_a_site_that_is_moved_to_another_group_within_a_round_is_refused(
     )
     keys = {name: sites[name].begin(one if name in one.group else other) for name in names}
     moved = {name: keys[name] for name in (*names[:3], names[4])}
-    with pytest.raises(MessageRefused, match="no peer of this site, or not of its group"):
+    with pytest.raises(MessageError, match="no peer of this site, or not of its group"):
         sites[names[0]].share(moved)
     with pytest.raises(LuthierError, match="group of sites is not this site and its peers"):
         sites[names[0]].begin(one.model_copy(update={"group": tuple(sorted([*names[:3], names[4]]))}))
@@ -236,7 +236,7 @@ def test_a_site_that_is_moved_to_another_group_within_a_round_is_refused(
     (tmp_path / "told").mkdir()
     told = DropoutMasks(IDENTITIES[names[0]], peers, tmp_path / "told")
     own = told.begin(one.model_copy(update={"group": tuple(sorted([names[0], *peers]))}))
-    with pytest.raises(MessageRefused, match="or it was sent other weights or another group"):
+    with pytest.raises(MessageError, match="or it was sent other weights or another group"):
         told.share({names[0]: own, **{name: keys[name] for name in names[1:3]}})
 
 

@@ -18,7 +18,7 @@ from luthier.federated import update_sum
 from luthier.federated.keys import FederationIdentity
 from luthier.federated.masks import (
     MASKED,
-    BeyondBound,
+    BoundError,
     MaskSettings,
     PairMasks,
     compute_scale,
@@ -78,9 +78,9 @@ def test_a_sum_without_one_site_or_over_other_weights_is_noise() -> None:
 
 @pytest.mark.parametrize("value", [65.0, float("nan"), float("inf")])
 def test_a_number_beyond_the_bound_is_an_error_at_its_site(value: float) -> None:
-    with pytest.raises(BeyondBound, match="beyond the agreed bound of 64"):
+    with pytest.raises(BoundError, match="beyond the agreed bound of 64"):
         encode_update({"a": torch.tensor([0.0, value])}, 3, 1.0, MaskSettings(), 3)
-    with pytest.raises(BeyondBound, match="more than the agreed"):
+    with pytest.raises(BoundError, match="more than the agreed"):
         encode_update({"a": torch.zeros(1)}, 9, 1.0, MaskSettings(rows=8), 3)
 
 

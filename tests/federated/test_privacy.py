@@ -21,7 +21,7 @@ from luthier.artifacts.training import TrainingRecord, describe_privacy
 from luthier.core.errors import LuthierError
 from luthier.federated.ledger import SiteLedger
 from luthier.federated.local import PrivateRoundSampler, RoundSampler
-from luthier.federated.masks import BeyondBound, MaskSettings, decode_sum
+from luthier.federated.masks import BoundError, MaskSettings, decode_sum
 from luthier.federated.messages import FederationMessage, LocalWork, Rejection
 from luthier.federated.privacy import (
     FederatedPrivacy,
@@ -154,7 +154,7 @@ def test_a_change_is_clipped_and_its_share_of_noise_survives_the_ring() -> None:
     found = decode_sum(sum(encoded[1:], encoded[0]), zero, settings, 4, 3.0)
     assert found.rows == 4
     assert kstest(found.weights["a"].numpy() / (1.5 * 2 / 4), "norm").pvalue > 1e-4
-    with pytest.raises(BeyondBound, match="does not fit in the ring"):
+    with pytest.raises(BoundError, match="does not fit in the ring"):
         encode_change(zero, settings, 4, 0.5, 1e8, 4, NoiseKey(b"k"), "x")
     mean = average_clipped_updates([clipped, change], 2, 0.5, 0.0, NoiseKey(b"k"), "x")
     torch.testing.assert_close(mean["b"], clipped["b"])

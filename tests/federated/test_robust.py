@@ -51,6 +51,22 @@ def test_the_geometric_median_has_no_slope() -> None:
     assert float((ways / ways.norm(dim=1, keepdim=True)).sum(0).norm()) < 1e-6
 
 
+def test_a_trimmed_geometric_median_keeps_more_of_the_honest_way() -> None:
+    """Honest changes lie far apart; two of ten send ten times their change turned round."""
+    chance = torch.Generator().manual_seed(3)
+    way = torch.zeros(400, dtype=torch.float64)
+    way[0] = 1.0
+    changes = way + 0.2 * torch.randn(10, 400, generator=chance, dtype=torch.float64)
+    changes[[1, 5]] *= -10
+    plain, trimmed = (
+        RobustRule.parse({"kind": "geometric_median", "poisoned": 2, "trim": trim}).combine(changes)
+        for trim in (False, True)
+    )
+    honest = changes[[at for at in range(10) if at not in (1, 5)]]
+    assert float(trimmed[0]) > 0.95 > float(plain[0])
+    assert float((trimmed - honest.mean(0)).norm()) < 0.2 * float((plain - honest.mean(0)).norm())
+
+
 NAMES = [f"site{at}" for at in range(9)]
 
 

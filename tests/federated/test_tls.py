@@ -20,7 +20,7 @@ from cryptography.x509.oid import NameOID
 from luthier.core.errors import InputError, SystemResourceError
 from luthier.federated.keys import FederationIdentity
 from luthier.federated.mailbox import HttpMailbox
-from luthier.federated.policy import HttpAddress, PolicyRefused, SitePolicy
+from luthier.federated.policy import HttpAddress, SitePolicy, SitePolicyError
 from luthier.federated.transports.http import HttpPost, HttpTransport
 
 FEDERATION = "ab" * 16
@@ -138,7 +138,7 @@ def test_older_tls_and_plain_text_are_refused(place: Place) -> None:
 
 def test_certificates_that_cannot_be_read_are_named(place: Place, tmp_path: Path) -> None:
     (tmp_path / "bad.pem").write_text("no certificate")
-    with pytest.raises(PolicyRefused, match="the certificates cannot be read"):
+    with pytest.raises(SitePolicyError, match="the certificates cannot be read"):
         place.call(certificate=str(tmp_path / "bad.pem"), private_key=str(tmp_path / "bad.pem"))
     transport = HttpTransport(
         keys="coordinator", member_cards={"north": "card.json"}, certificate="bad.pem", private_key="bad.pem"

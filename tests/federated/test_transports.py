@@ -29,7 +29,7 @@ from luthier.federated.messages import (
     unpack_weights,
 )
 from luthier.federated.policy import HttpAddress, SitePolicy
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site import SiteWorker
 from luthier.federated.site_server import SiteInputs, SiteServer
 from luthier.federated.transport import LocalChannel, Transport
@@ -391,7 +391,33 @@ def test_the_policy_names_its_line_and_unknown_settings(tmp_path: Path) -> None:
     path.write_text("name: north\ncoordinator: c\nrecipe: r\nround: 2\n")
     with pytest.raises(LuthierError, match=r"policy.yaml:4") as caught:
         SitePolicy.read(tmp_path)
-    assert "Extra inputs" in str(caught.value)
+    assert "there is no setting 'round' here" in str(caught.value)
+    assert "did you mean 'rounds'" in caught.value.hint
+    path.write_text("name: north\ncoordinator: c\nrecipe: r\nhttp: {url: 'https://c', cert: x}\n")
+    with pytest.raises(LuthierError, match=r"policy.yaml:4 \(http.cert\): there is no setting 'cert'") as caught:
+        SitePolicy.read(tmp_path)
+    assert "certificate" in caught.value.hint
+    path.write_text("name: north\ncoordinator: c\nrecipe: r\nrounds: many\n")
+    with pytest.raises(LuthierError, match=r"policy.yaml:4 \(rounds\): rounds should be .*, got 'many'"):
+        SitePolicy.read(tmp_path)
+    path.write_text("name: north\nrecipe: r\n")
+    with pytest.raises(LuthierError, match="coordinator is required"):
+        SitePolicy.read(tmp_path)
+
+
+def test_a_card_or_a_log_names_what_is_unknown_in_it(tmp_path: Path) -> None:
+    FederationIdentity.create("north").write(tmp_path)
+    card = tmp_path / "card.json"
+    card.write_text(card.read_text().replace('"sign"', '"signs"'))
+    with pytest.raises(LuthierError, match="is no card with public keys: sign is required"):
+        PublicCard.read(card)
+    card.write_text(card.read_text().replace('"signs"', '"sign"').replace('"name"', '"names": "x", "name"'))
+    with pytest.raises(LuthierError, match="there is no setting 'names' here") as caught:
+        PublicCard.read(card)
+    assert "did you mean 'name'" in caught.value.hint
+    (tmp_path / "log.jsonl").write_text('{"at": "now", "shape": 3}\n')
+    with pytest.raises(LuthierError, match=r"a line was changed or left out \(federation is required\)"):
+        SiteLedger(tmp_path).read()
 
 
 def test_a_changed_log_is_noticed(attack: Attack) -> None:
@@ -465,6 +491,6 @@ def test_an_attack_on_the_coordinator_is_one_clear_error(
     monkeypatch.setattr(SiteWorker, "answer", forge(change))
     step = sites.step(NAMES, rounds=2, sum="ffa")
     work = sites.work(step, digest=f"{sorted(FORGED).index(name):02x}" * 16)
-    with pytest.raises(MessageRefused, match=why):
+    with pytest.raises(MessageError, match=why):
         step.make(work)
     assert not any(work.folder.iterdir())

@@ -24,7 +24,7 @@ from luthier.recipe.executors import azureml, vertex
 from luthier.recipe.executors.azureml import AzureMLExecutor
 from luthier.recipe.executors.sagemaker import SageMakerExecutor
 from luthier.recipe.executors.vertex import VertexExecutor
-from luthier.recipe.scheduler_api import AnswerLost
+from luthier.recipe.scheduler_api import SchedulerTimeoutError
 from tests.test_every_executor import WHY_NOT, Site, scheduler
 
 KINDS = sorted(SETTINGS)
@@ -252,7 +252,7 @@ def test_a_submission_whose_answer_is_lost_is_no_refusal(cloud: tuple[CloudApis,
     if kind == "sagemaker":  # its client sends again, and hears that the name is taken
         executor.submit(job())
     else:
-        with pytest.raises(AnswerLost):
+        with pytest.raises(SchedulerTimeoutError):
             executor.submit(job())
     assert len(apis.jobs) == 1
     assert executor.find(NAME) is not None

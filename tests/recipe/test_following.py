@@ -14,7 +14,7 @@ from luthier.recipe.batch import BatchJob, JobStatus, make_task_step
 from luthier.recipe.executor import Placement, StepTask
 from luthier.recipe.executors.slurm import SlurmExecutor
 from luthier.recipe.runner import run_recipe
-from luthier.recipe.scheduler_api import AnswerLost
+from luthier.recipe.scheduler_api import SchedulerTimeoutError
 from luthier.recipe.schema import Recipe
 from tests.workshop import small_recipe
 
@@ -72,13 +72,13 @@ def test_a_scheduler_that_stays_silent_is_one_error(tmp_path: Path, monkeypatch:
 
 
 def test_a_job_is_followed_whose_submission_was_not_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lost = AnswerLost("sbatch said nothing for 60 s")
+    lost = SchedulerTimeoutError("sbatch said nothing for 60 s")
     scheduler = Scheduler(monkeypatch, None, lost, None, JobStatus("pending"), "makes")
     run(tmp_path)
     assert scheduler.submitted == 1
 
 
 def test_a_submission_that_never_arrived_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Scheduler(monkeypatch, None, AnswerLost("sbatch said nothing for 60 s"), *[None] * 1000)
-    with pytest.raises(AnswerLost, match="sbatch said nothing"):
+    Scheduler(monkeypatch, None, SchedulerTimeoutError("sbatch said nothing for 60 s"), *[None] * 1000)
+    with pytest.raises(SchedulerTimeoutError, match="sbatch said nothing"):
         run(tmp_path)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.privacy import SITE, FederatedPrivacy
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site_state import KeptState
 
 if TYPE_CHECKING:
@@ -61,11 +61,11 @@ class SiteVariates:
 
     def __init__(self, kept: KeptState, counted: int, shared: Mapping[str, Tensor]) -> None:
         """`counted` is the last round (from 1) in which an update of this site was part of a sum; 0: none.
-        `MessageRefused` for a round that this site did not train."""
+        `MessageError` for a round that this site did not train."""
         from luthier.tune.training.gradient_pull import ControlVariatePull
 
         if counted > kept.round:
-            raise MessageRefused(f"the coordinator counts an update of round {counted}, which this site did not send")
+            raise MessageError(f"the coordinator counts an update of round {counted}, which this site did not send")
         own, after = (_select(kept.tensors, prefix) for prefix in (_OWN, _NEXT))
         self._own: dict[str, Tensor] = {**own, **after} if kept.round and counted == kept.round else own
         self.pull = ControlVariatePull(self._own, shared)

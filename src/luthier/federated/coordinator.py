@@ -44,7 +44,7 @@ from luthier.federated.messages import (
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
 from luthier.federated.queries.schema import SCHEMA_FILE
-from luthier.federated.refusals import MessageRefused, SiteRefusal
+from luthier.federated.refusals import MessageError, SiteRefusal
 from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.federated.update_sum import REPLIES, UpdateSum, build_local_masks
@@ -209,8 +209,8 @@ class Federation:
 
         found = DecontaminationExchange(channel, settings, self._work.scratch / REPLIES, self._read).run()
         write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
-        told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
-        self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+        counts = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
+        self._work.events.note(f"sites left out near copies of rows that others hold out ({counts or 'none tells'})")
 
     def _read_agreed_classes(self) -> list[str]:
         """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""
@@ -255,9 +255,9 @@ class Federation:
                 update = self._read(name, answer, RoundUpdate)
                 if (update.header.round, update.header.answers) != late.find_question(name, question_digest):
                     what = f"site {name} sends its update of round {update.header.round} in round {number}"
-                    raise MessageRefused(what)
+                    raise MessageError(what)
                 self._sum.check(name, update, expected)
-            except (MessageRefused, SiteRefusal) as error:
+            except (MessageError, SiteRefusal) as error:
                 if self._step.least is None or self._step.secure is not None:
                     raise
                 self._work.events.warning(f"site {name} is left out of round {number}: {error.message}")
@@ -430,7 +430,7 @@ class Federation:
         for metric in metrics:
             for name, entry in found.items():
                 if metric.kind not in entry.sums:
-                    raise MessageRefused(f"site {name} sends no sums of {metric.kind}")
+                    raise MessageError(f"site {name} sends no sums of {metric.kind}")
             products = {name: entry.sums.get(f"{metric.kind}{PRODUCTS}", []) for name, entry in found.items()}
             pooled[metric.kind] = pool_sums(
                 metric, {name: entry.sums[metric.kind] for name, entry in found.items()}, rows, products

@@ -26,7 +26,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from luthier.core.files import write_atomically
 from luthier.federated.keys import FederationIdentity, Hex32, PublicCard, verify_signature
 from luthier.federated.masks import draw_stream
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageError, OrderError
 from luthier.federated.shamir import SHARE_BYTES, join_shares, split_secret
 
 if TYPE_CHECKING:
@@ -132,17 +132,17 @@ def _share_of(sites: int, least: int) -> float:
 
 
 def verify_keys(about: MaskContext, keys: Mapping[str, MaskKeys], cards: Mapping[str, PublicCard]) -> None:
-    """`MessageRefused` unless each site's card signed its keys for this round, and enough sites are there."""
+    """`MessageError` unless each site's card signed its keys for this round, and enough sites are there."""
     if len(keys) < about.least:
-        raise MessageRefused(f"{len(keys)} sites are to be masked together, and at least {about.least} were agreed")
+        raise MessageError(f"{len(keys)} sites are to be masked together, and at least {about.least} were agreed")
     if unknown := sorted(keys.keys() - cards.keys()):
-        raise MessageRefused(f"keys of {unknown[0][:12]} came, which is no peer of this site, or not of its group")
+        raise MessageError(f"keys of {unknown[0][:12]} came, which is no peer of this site, or not of its group")
     for fingerprint, own in keys.items():
         if not set(own.chosen) <= set(about.group) - {fingerprint}:
-            raise MessageRefused(f"{cards[fingerprint].name} chose neighbours that are no sites of the order")
+            raise MessageError(f"{cards[fingerprint].name} chose neighbours that are no sites of the order")
         signature, text = bytes.fromhex(own.signature), _KEYS + own.list_signed(about.about)
         if not verify_signature(cards[fingerprint], signature, text):
-            raise MessageRefused(
+            raise MessageError(
                 f"the keys of {cards[fingerprint].name} for round {about.round} are not signed by its card, or it was "
                 "sent other weights or another group"
             )
@@ -151,15 +151,15 @@ def verify_keys(about: MaskContext, keys: Mapping[str, MaskKeys], cards: Mapping
 def verify_survivors(
     about: MaskContext, survivors: Sequence[str], signatures: Mapping[str, str], cards: Mapping[str, PublicCard]
 ) -> None:
-    """`MessageRefused` unless enough of the sites that remain signed one list of them."""
+    """`MessageError` unless enough of the sites that remain signed one list of them."""
     if left := sorted(set(signatures) - set(survivors)):
-        raise MessageRefused(f"{left[0][:12]} signed who remains, and does not remain")
+        raise MessageError(f"{left[0][:12]} signed who remains, and does not remain")
     if len(signatures) < about.least:
-        raise MessageRefused(f"{len(signatures)} sites signed who remains, and at least {about.least} were agreed")
+        raise MessageError(f"{len(signatures)} sites signed who remains, and at least {about.least} were agreed")
     text = _SURVIVORS + _list_text(about, survivors)
     for signer, signature in signatures.items():
         if not verify_signature(cards[signer], _read_hex(signature, 64), text):
-            raise MessageRefused(f"{cards[signer].name} signed another list of the sites that remain")
+            raise MessageError(f"{cards[signer].name} signed another list of the sites that remain")
 
 
 class _Secrets(BaseModel):
@@ -197,9 +197,9 @@ class DropoutMasks:
     def begin(self, about: MaskContext) -> MaskKeys:
         """Fresh keys for a round, and neighbours chosen at random among all peers of the group."""
         if sorted(about.group) != sorted(self._cards):
-            raise OrderRefused("the order's group of sites is not this site and its peers")
+            raise OrderError("the order's group of sites is not this site and its peers")
         if why := check_least(len(about.group), about.least):
-            raise OrderRefused(why)
+            raise OrderError(why)
         if self._path.is_file() and (kept := self._read()).about == about:
             return self._sign_keys(kept, kept.keys[self._own].chosen)
         mask, share = _create_key(), _create_key()
@@ -216,14 +216,14 @@ class DropoutMasks:
         found = self._read()
         verify_keys(found.about, keys, self._cards)
         if keys.get(self._own) != found.keys[self._own]:
-            raise MessageRefused("the keys that came for this site are not its own")
+            raise MessageError("the keys that came for this site are not its own")
         found.keys = dict(keys)
         about = found.about
         neighbors = about.list_neighbors(keys, self._own)
         numbers = {about.number_of(name): name for name in [*neighbors, self._own]}
         needed = about.count_shares(len(numbers))
         if len(numbers) < needed:
-            raise MessageRefused(f"{len(numbers) - 1} neighbours are there, too few to share a secret among {needed}")
+            raise MessageError(f"{len(numbers) - 1} neighbours are there, too few to share a secret among {needed}")
         seeds = split_secret(bytes.fromhex(found.seed), numbers, needed)
         masks = split_secret(bytes.fromhex(found.mask), numbers, needed)
         own = about.number_of(self._own)
@@ -244,7 +244,7 @@ class DropoutMasks:
         self._check_list(found, senders, "shared their secrets")
         due = set(about.list_neighbors(found.keys, self._own)) & set(senders)
         if due != set(received):
-            raise MessageRefused("the shares that came are not those of this site's neighbours")
+            raise MessageError("the shares that came are not those of this site's neighbours")
         for sender, text in received.items():
             self._decrypt(found, sender, text)
         found.received = dict(received)
@@ -262,7 +262,7 @@ class DropoutMasks:
         found = self._read()
         self._check_list(found, survivors, "sent masked numbers")
         if found.survivors and found.survivors != sorted(survivors):
-            raise MessageRefused("another list of the sites that remain was signed already")
+            raise MessageError("another list of the sites that remain was signed already")
         found.survivors = sorted(survivors)
         self._write(found)
         return self._identity.sign(_SURVIVORS + _list_text(found.about, survivors)).hex()
@@ -272,7 +272,7 @@ class DropoutMasks:
         signed the same list as this one. What the site kept of the round is removed."""
         found = self._read()
         if not found.survivors:
-            raise MessageRefused("the list of the sites that remain comes before their signatures")
+            raise MessageError("the list of the sites that remain comes before their signatures")
         verify_survivors(found.about, found.survivors, signatures, self._cards)
         seeds, masks = {self._own: found.own_shares[0]}, dict[str, str]()
         for sender, encrypted in found.received.items():
@@ -289,13 +289,13 @@ class DropoutMasks:
         self._path.unlink(missing_ok=True)
 
     def _check_list(self, found: _Secrets, names: Sequence[str], what: str) -> None:
-        """`MessageRefused` for a list of sites that is too short, or holds others than those that take part."""
+        """`MessageError` for a list of sites that is too short, or holds others than those that take part."""
         if len(set(names)) != len(names) or not set(names) <= found.keys.keys():
-            raise MessageRefused(f"the list of sites that {what} names one that takes no part")
+            raise MessageError(f"the list of sites that {what} names one that takes no part")
         if len(names) < found.about.least:
-            raise MessageRefused(f"{len(names)} sites {what}, and at least {found.about.least} were agreed")
+            raise MessageError(f"{len(names)} sites {what}, and at least {found.about.least} were agreed")
         if self._own not in names:
-            raise MessageRefused(f"the list of sites that {what} leaves out this one, which did")
+            raise MessageError(f"the list of sites that {what} leaves out this one, which did")
 
     def _sign_keys(self, found: _Secrets, chosen: list[str]) -> MaskKeys:
         seed = hashlib.sha256(bytes.fromhex(found.seed)).hexdigest()
@@ -320,7 +320,7 @@ class DropoutMasks:
         try:
             return ChaCha20Poly1305(key).decrypt(_NONCE, _read_hex(text, 2 * SHARE_BYTES + 16), None)
         except InvalidTag as error:
-            raise MessageRefused(f"the shares of {self._cards[sender].name} cannot be opened") from error
+            raise MessageError(f"the shares of {self._cards[sender].name} cannot be opened") from error
 
     def _derive_share_key(self, found: _Secrets, peer: str, sender: str, reader: str) -> bytes:
         """The key of shares from one site to another in this round."""
@@ -329,7 +329,7 @@ class DropoutMasks:
 
     def _read(self) -> _Secrets:
         if not self._path.is_file():
-            raise MessageRefused("this comes after the end of its round, or before its beginning")
+            raise MessageError("this comes after the end of its round, or before its beginning")
         return _Secrets.model_validate_json(self._path.read_bytes())
 
     def _write(self, found: _Secrets) -> None:
@@ -371,7 +371,7 @@ def unmask_sum(
     for site in survivors:
         seed = _join(about, keys, site, revealed.seeds.get(site, {}))
         if hashlib.sha256(seed).hexdigest() != keys[site].seed_digest:
-            raise MessageRefused(f"the shares of the mask of {site[:12]} are not those that it announced")
+            raise MessageError(f"the shares of the mask of {site[:12]} are not those that it announced")
         total = total - draw_stream(seed, len(total), _OWN + about.about.encode())
     for lost in sorted(set(senders) - set(survivors)):
         neighbors = set(about.list_neighbors(keys, lost)) & set(survivors)
@@ -379,7 +379,7 @@ def unmask_sum(
             continue
         mask = _join(about, keys, lost, revealed.masks.get(lost, {}))
         if get_public(mask.hex()) != keys[lost].mask:
-            raise MessageRefused(f"the shares of the key of {lost[:12]} are not those that it announced")
+            raise MessageError(f"the shares of the key of {lost[:12]} are not those that it announced")
         for site in sorted(neighbors):
             total = add_pair_stream(total, about, site, lost, _agree(mask, keys[site].mask), sign=-1)
     return total
@@ -411,7 +411,7 @@ def _agree(private: bytes, public: str) -> bytes:
         other = X25519PublicKey.from_public_bytes(bytes.fromhex(public))
         return X25519PrivateKey.from_private_bytes(private).exchange(other)
     except ValueError as error:
-        raise MessageRefused("a key for masks is none") from error
+        raise MessageError("a key for masks is none") from error
 
 
 def derive_key(shared: bytes, about: bytes) -> bytes:
@@ -430,7 +430,7 @@ def _read_hex(text: str, length: int) -> bytes:
     try:
         found = bytes.fromhex(text)
     except ValueError as error:
-        raise MessageRefused("a share or signature is none") from error
+        raise MessageError("a share or signature is none") from error
     if len(found) != length:
-        raise MessageRefused(f"a share or signature has {len(found)} bytes in place of {length}")
+        raise MessageError(f"a share or signature has {len(found)} bytes in place of {length}")
     return found

@@ -17,7 +17,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.keys import FederationIdentity, PublicCard
 from luthier.federated.mailbox import get_answer_name, get_message_name, read_envelope_file
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SentMessage, SiteChannel, Transport
 
 MOST_NAMED = 5
@@ -142,7 +142,7 @@ class EnvelopeChannel(SiteChannel):
             return None
         try:
             return self._identity.open(envelope, self.cards[name], self._work.digest, number)
-        except MessageRefused as error:
+        except MessageError as error:
             self._post.discard(name, number)
             if (name, number) not in self._warned:
                 self._work.events.warning(f"what came as the answer of site {name} is none: {error.message}")

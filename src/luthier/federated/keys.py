@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.core.errors import InputError, MissingExtra, SourceLocation
 from luthier.core.files import json_bytes, write_atomically
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError, explain_settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -56,10 +56,14 @@ class PublicCard(BaseModel):
     @classmethod
     def read(cls, path: Path) -> PublicCard:
         """The card in a file; `InputError` where there is none."""
+        hint = "ask for the other side's `card.json`, which `luthier site init` writes"
         try:
             return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValidationError) as error:
-            hint = "ask for the other side's `card.json`, which `luthier site init` writes"
+        except ValidationError as error:
+            what, instead, field = explain_settings(error, cls)
+            where = SourceLocation(file=str(path), field=field or None)
+            raise InputError(f"is no card with public keys: {what}", where=where, hint=instead or hint) from error
+        except OSError as error:
             raise InputError("is no card with public keys", where=SourceLocation(file=str(path)), hint=hint) from error
 
 
@@ -171,15 +175,15 @@ class FederationIdentity:
         return envelope + self._sign.sign(_PURPOSE + envelope)
 
     def open(self, envelope: bytes, sender: PublicCard, federation: str, number: int) -> bytes:
-        """The message in an envelope; `MessageRefused` unless it is from this sender, to this reader, of this
+        """The message in an envelope; `MessageError` unless it is from this sender, to this reader, of this
         federation and number, and unchanged."""
         header = verify_envelope(envelope, sender)
         if header.reader != self.card.fingerprint:
-            raise MessageRefused("an envelope is for another reader")
+            raise MessageError("an envelope is for another reader")
         if header.federation != federation:
-            raise MessageRefused(f"an envelope belongs to another federation ({header.federation[:12]})")
+            raise MessageError(f"an envelope belongs to another federation ({header.federation[:12]})")
         if header.number != number:
-            raise MessageRefused(f"an envelope has number {header.number} where {number} was expected")
+            raise MessageError(f"an envelope has number {header.number} where {number} was expected")
         return self._decrypt(envelope)
 
     def _decrypt(self, envelope: bytes) -> bytes:
@@ -194,25 +198,25 @@ class FederationIdentity:
             key = _derive(shared, public + bytes.fromhex(self.card.encrypt), text)
             return ChaCha20Poly1305(key).decrypt(_NONCE, sealed, text)
         except (InvalidTag, ValueError) as error:
-            raise MessageRefused("an envelope cannot be opened: it was changed, or is for another key") from error
+            raise MessageError("an envelope cannot be opened: it was changed, or is for another key") from error
 
 
 def read_envelope_header(envelope: bytes) -> EnvelopeHeader:
-    """What an envelope says of itself, which nothing proves yet; `MessageRefused` where it is none."""
+    """What an envelope says of itself, which nothing proves yet; `MessageError` where it is none."""
     text, _ = _split(envelope)
     try:
         return EnvelopeHeader.model_validate_json(text)
     except ValidationError as error:
-        raise MessageRefused("an envelope has no header") from error
+        raise MessageError("an envelope has no header") from error
 
 
 def verify_envelope(envelope: bytes, sender: PublicCard) -> EnvelopeHeader:
-    """The header of an envelope that a sender signed; `MessageRefused` for any other."""
+    """The header of an envelope that a sender signed; `MessageError` for any other."""
     header = read_envelope_header(envelope)
     if header.sender != sender.fingerprint:
-        raise MessageRefused(f"an envelope is signed by {header.sender[:12]}, which is not the key of {sender.name}")
+        raise MessageError(f"an envelope is signed by {header.sender[:12]}, which is not the key of {sender.name}")
     if not verify_signature(sender, envelope[-_SIGNATURE:], _PURPOSE + envelope[:-_SIGNATURE]):
-        raise MessageRefused(f"an envelope is not signed by {sender.name}")
+        raise MessageError(f"an envelope is not signed by {sender.name}")
     return header
 
 
@@ -232,7 +236,7 @@ def _split(envelope: bytes) -> tuple[bytes, bytes]:
     """The header's bytes, and what follows them."""
     length = int.from_bytes(envelope[4:8], "big")
     if envelope[:4] != ENVELOPE or length > 4096 or len(envelope) < 8 + length + _KEY + 16 + _SIGNATURE:
-        raise MessageRefused("this is no envelope of a federation")
+        raise MessageError("this is no envelope of a federation")
     return envelope[8 : 8 + length], envelope[8 + length :]
 
 

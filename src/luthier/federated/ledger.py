@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from luthier.core.errors import CorruptArtifact, SourceLocation
 from luthier.core.files import translate_write_errors
 from luthier.federated.privacy import PrivacySpending
+from luthier.federated.refusals import explain_settings
 
 LEDGER = "log.jsonl"
 _BEGIN = "0" * 64
@@ -79,7 +80,7 @@ class SiteLedger:
             try:
                 entry = LedgerEntry.model_validate_json(line)
             except ValidationError as error:
-                raise self._changed(number) from error
+                raise self._changed(number, explain_settings(error, LedgerEntry)[0]) from error
             if entry.before != before:
                 raise self._changed(number)
             before = hashlib.sha256(line).hexdigest()
@@ -90,11 +91,13 @@ class SiteLedger:
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
-    def _changed(self, number: int) -> CorruptArtifact:
+    def _changed(self, number: int, why: str = "") -> CorruptArtifact:
         where = SourceLocation(file=str(self.path), line=number)
         hint = "the log is append-only: compare it with a copy, and find out who wrote here"
         return CorruptArtifact(
-            "the chain of the log is broken here: a line was changed or left out", where=where, hint=hint
+            f"the chain of the log is broken here: a line was changed or left out{f' ({why})' if why else ''}",
+            where=where,
+            hint=hint,
         )
 
     def count_answered(self, kind: str = "update") -> int:
@@ -113,6 +116,11 @@ class SiteLedger:
             ),
             default=-1,
         )
+
+    def count_comparisons(self, without: str) -> int:
+        """Federations, but for one, in which peers were answered about rows."""
+        found = {entry.federation for entry in self.read() if (entry.way, entry.kind) == ("out", "evaluated_rows")}
+        return len(found - {without})
 
     def list_spent(self, without: Callable[[LedgerEntry], bool]) -> tuple[PrivacySpending, ...]:
         """What rounds of all federations cost, but for some; a message that came twice is computed and costs once."""

@@ -19,7 +19,7 @@ from luthier.core.step import StepContext
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights
 from luthier.federated.messages import check_weights, digest_message, pack_tensors, pack_weights
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.sampler import PoissonSampler
@@ -338,19 +338,19 @@ class FederatedTraining(TrainingRun):
         return model
 
     def _check_base(self, model: Any, adapted: Set[str]) -> None:
-        """`MessageRefused` for a change of frozen weights that no round of this sum can have made."""
+        """`MessageError` for a change of frozen weights that no round of this sum can have made."""
         assert self._given is not None, "weights are given before a round"
         for name, (up, down) in self._given.base.items():
             if name not in adapted or not self._round or self._aggregator.linear or not self._aggregator.exact:
-                raise MessageRefused(f"the coordinator adds to {name[:200]}, which no round of this sum does")
+                raise MessageError(f"the coordinator adds to {name[:200]}, which no round of this sum does")
             shape = model.get_submodule(name).get_base_layer().weight.shape
             if up.ndim != 2 or down.ndim != 2 or up.shape[1] != down.shape[0]:
-                raise MessageRefused(f"the coordinator adds to {name[:200]} what is no product")
+                raise MessageError(f"the coordinator adds to {name[:200]} what is no product")
             if (up.shape[0], down.shape[1]) not in (tuple(shape), tuple(reversed(shape))):
-                raise MessageRefused(f"the coordinator adds another shape to {name[:200]} than it has")
+                raise MessageError(f"the coordinator adds another shape to {name[:200]} than it has")
 
     def _check_beginning(self, fresh: Mapping[str, Tensor]) -> None:
-        """`MessageRefused` unless weights that no round has moved yet are those that recipe and seed begin with.
+        """`MessageError` unless weights that no round has moved yet are those that recipe and seed begin with.
 
         Weights that a coordinator chose could sort rows by their words into numbers of their own, which no sum hides
         (Fowl et al., 2022).
@@ -365,9 +365,9 @@ class FederatedTraining(TrainingRun):
             before = range(0 if restarts else self._round)
             if name not in fresh or not all(self._aggregator.freezes(name, number) for number in before):
                 continue
-            begun = fresh[name].detach().to(value.device, value.dtype)
-            if not torch.allclose(value, begun, rtol=1e-4, atol=1e-6):  # machines round the last bits differently
-                raise MessageRefused(f"the coordinator sends {name} other than recipe and seed begin it")
+            initial = fresh[name].detach().to(value.device, value.dtype)
+            if not torch.allclose(value, initial, rtol=1e-4, atol=1e-6):  # machines round the last bits differently
+                raise MessageError(f"the coordinator sends {name} other than recipe and seed begin it")
 
     def _shares_model(self, given: GlobalWeights) -> bool:
         return self._shares and not given.base

@@ -37,7 +37,7 @@ from luthier.federated.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ class MaskedRound:
                 if name in answers and (header := self._read_header(group, name, answers[name], kind)) is not None:
                     headers[fingerprint] = header
             if len(headers) < group.about.least:
-                raise MessageRefused(f"{len(headers)} sites remain of it, and {group.about.least} are needed")
+                raise MessageError(f"{len(headers)} sites remain of it, and {group.about.least} are needed")
             contents.update(take(group, headers))
 
         self._try_groups(step)
@@ -192,7 +192,7 @@ class MaskedRound:
         try:
             header = self._read(name, reply, kind).header
             if kind is RoundUpdate and (header.round, header.answers) != (group.about.round, group.about.digest):
-                raise MessageRefused(f"site {name} sends numbers of another round")
+                raise MessageError(f"site {name} sends numbers of another round")
         except LuthierError as error:
             if self._alone:
                 raise

@@ -34,7 +34,7 @@ _BITS = 62
 _PURPOSE = b"luthier mask 1"
 
 
-class BeyondBound(InputError):
+class BoundError(InputError):
     """A number that the agreed encoding cannot hold."""
 
 
@@ -75,17 +75,17 @@ def compute_scale(settings: MaskSettings, sites: int) -> int:
 def encode_update(
     weights: Mapping[str, Tensor], rows: int, loss: float, settings: MaskSettings, sites: int
 ) -> NDArray[Any]:
-    """(numbers + 2,) uint64: weights by name, the loss and 1, each times the rows, in fixed point; `BeyondBound` where
+    """(numbers + 2,) uint64: weights by name, the loss and 1, each times the rows, in fixed point; `BoundError` where
     one does not fit."""
     import numpy
 
     if rows > settings.rows:
-        raise BeyondBound(f"there are more than the agreed {settings.rows:,} rows here")
+        raise BoundError(f"there are more than the agreed {settings.rows:,} rows here")
     parts = [weights[name].double().numpy().reshape(-1) for name in sorted(weights)]
     numbers = numpy.concatenate([*parts, [loss, 0.0]])
     largest = float(numpy.abs(numbers).max())
     if not largest <= settings.bound:  # what is no number is not within it
-        raise BeyondBound(f"a number is beyond the agreed bound of {settings.bound:g}")
+        raise BoundError(f"a number is beyond the agreed bound of {settings.bound:g}")
     encoded = numpy.rint(numbers * rows * compute_scale(settings, sites)).astype(numpy.int64)
     encoded[-1] = rows
     found: NDArray[Any] = encoded.view(numpy.uint64)

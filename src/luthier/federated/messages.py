@@ -21,7 +21,7 @@ from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.dropout_masks import MaskKeys
 from luthier.federated.masks import MaskSettings
 from luthier.federated.privacy import FederatedPrivacy
-from luthier.federated.refusals import MessageRefused, replace_control_characters
+from luthier.federated.refusals import MessageError, replace_control_characters
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -382,10 +382,10 @@ class FederationMessage(NamedTuple):
 
     @classmethod
     def decode(cls, content: bytes, *kinds: type[_Header]) -> FederationMessage:
-        """A message of one of some kinds; `MessageRefused` for any other, or one that is not whole."""
+        """A message of one of some kinds; `MessageError` for any other, or one that is not whole."""
         length = int.from_bytes(content[4:12], "big")
         if content[:4] != MAGIC or length > min(HEADER_BYTES, len(content) - 12):
-            raise MessageRefused("this is no message of a federation")
+            raise MessageError("this is no message of a federation")
         try:
             found = json.loads(
                 content[12 : 12 + length], object_pairs_hook=_read_object, parse_float=_read_float,
@@ -395,10 +395,10 @@ class FederationMessage(NamedTuple):
             header = kind.model_validate(found)
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             reason = f"{error.error_count()} settings do not fit" if isinstance(error, ValidationError) else "no header"
-            raise MessageRefused(f"a message cannot be read: {reason}") from error
+            raise MessageError(f"a message cannot be read: {reason}") from error
         if kind not in kinds:
             expected = " or ".join(sorted(entry.model_fields["kind"].default for entry in kinds))
-            raise MessageRefused(f"expected a message of kind {expected}, got {header.kind}")  # type: ignore[attr-defined]
+            raise MessageError(f"expected a message of kind {expected}, got {header.kind}")  # type: ignore[attr-defined]
         return cls(header, unpack_tensors(content[12 + length :]))
 
 
@@ -451,7 +451,7 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack_tensors(content: bytes) -> dict[str, Tensor]:
-    """Tensors from bytes that somebody sent; `MessageRefused` where they are none, or hold a number that is not
+    """Tensors from bytes that somebody sent; `MessageError` where they are none, or hold a number that is not
     finite."""
     import torch
     from safetensors import SafetensorError
@@ -460,13 +460,13 @@ def unpack_tensors(content: bytes) -> dict[str, Tensor]:
     try:
         found: dict[str, Tensor] = load(content)
     except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError, OverflowError) as error:
-        raise MessageRefused("a message's tensors cannot be read") from error
+        raise MessageError("a message's tensors cannot be read") from error
     known = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.int64, torch.uint8)  # the last: bytes
     for name, value in found.items():
         if value.dtype not in known:
-            raise MessageRefused(f"{name[:200]} is {value.dtype}, which no message has")
+            raise MessageError(f"{name[:200]} is {value.dtype}, which no message has")
         if not bool(value.isfinite().all()):
-            raise MessageRefused(f"{name[:200]} holds a number that is not finite")
+            raise MessageError(f"{name[:200]} holds a number that is not finite")
     return found
 
 
@@ -482,7 +482,7 @@ def pack_weights(given: GlobalWeights) -> dict[str, Tensor]:
 
 
 def unpack_weights(tensors: Mapping[str, Tensor]) -> GlobalWeights:
-    """The same from tensors; `MessageRefused` for names that mean nothing."""
+    """The same from tensors; `MessageError` for names that mean nothing."""
     moving: dict[str, Tensor] = {}
     base: dict[str, Factors] = {}
     for key, value in tensors.items():
@@ -492,16 +492,16 @@ def unpack_weights(tensors: Mapping[str, Tensor]) -> GlobalWeights:
         elif f"{kind}/" == _UP and f"{_DOWN}{name}" in tensors:
             base[name] = Factors(value, tensors[f"{_DOWN}{name}"])
         elif not (f"{kind}/" == _DOWN and f"{_UP}{name}" in tensors):
-            raise MessageRefused(f"weights are called {key[:200]!r}, which means nothing")
+            raise MessageError(f"weights are called {key[:200]!r}, which means nothing")
     return GlobalWeights(moving, base)
 
 
 def check_weights(found: Mapping[str, Tensor], expected: Mapping[str, Tensor], sender: str) -> None:
-    """`MessageRefused` unless tensors have exactly the expected names, shapes and types."""
+    """`MessageError` unless tensors have exactly the expected names, shapes and types."""
     missing = sorted(expected.keys() - found.keys()) + sorted(found.keys() - expected.keys())
     if missing:
-        raise MessageRefused(f"{sender} sends other weights than were asked for: {missing[0][:200]}")
+        raise MessageError(f"{sender} sends other weights than were asked for: {missing[0][:200]}")
     for name, value in expected.items():
         if found[name].shape != value.shape or found[name].dtype != value.dtype:
             got, due = (f"{entry.dtype} {tuple(entry.shape)}" for entry in (found[name], value))
-            raise MessageRefused(f"{sender} sends {name} as {got} where {due} was asked for")
+            raise MessageError(f"{sender} sends {name} as {got} where {due} was asked for")

@@ -26,7 +26,7 @@ from luthier.federated.privacy import (
     find_federated_privacy_obstacle,
 )
 from luthier.federated.queries.monitor import MonitorQuery
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageError, OrderError, explain_settings
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
 from luthier.metrics.metric import Metric
@@ -42,7 +42,7 @@ PLAIN_SIGNALS = (
 """Signals whose settings hold no text to look for."""
 
 
-class PolicyRefused(OrderRefused):
+class SitePolicyError(OrderError):
     """An order that the site's policy does not allow; its words tell of the policy and the order, and of no row."""
 
 
@@ -129,6 +129,8 @@ class SitePolicy(BaseModel):
     holds out. A peer learns which of its own texts nearly repeat held-out rows here, so it can test guesses."""
     most_compared_rows: int = Field(default=20_000, ge=1)
     """Rows that a peer may ask about in one federation: with each, it can test one guess."""
+    total_comparisons: int = Field(default=20, ge=1)
+    """Federations in which peers may ask about rows, of all that the log tells of, finished or not."""
     most_left_out: float = Field(default=0.1, ge=0, le=1)
     """The share of the training rows that may be left out because peers claim to hold them out."""
     require_masks: bool = False
@@ -178,10 +180,10 @@ class SitePolicy(BaseModel):
         try:
             policy = cls.model_validate(values if isinstance(values, dict) else {})
         except ValidationError as error:
-            first = error.errors()[0]
-            field = str(first["loc"][0]) if first["loc"] else ""
-            where = SourceLocation(file=str(path), line=lines.get(field), field=field or None)
-            raise InputError(str(first["msg"]), where=where) from error
+            what, hint, field = explain_settings(error, cls)
+            line = lines.get(field.partition(".")[0])
+            where = SourceLocation(file=str(path), line=line, field=field or None)
+            raise InputError(what, where=where, hint=hint) from error
         policy._lines, policy._path = lines, path
         return policy
 
@@ -189,20 +191,20 @@ class SitePolicy(BaseModel):
         """A path in the policy, from its own folder."""
         return self._path.parent / Path(expand_env_vars(path)).expanduser()
 
-    def build_refusal(self, field: str, what: str) -> PolicyRefused:
+    def build_refusal(self, field: str, what: str) -> SitePolicyError:
         """The refusal by a line of the policy."""
         line = self._lines.get(field)
         location = f"{POLICY}:{line}" if line is not None else f"{POLICY} ({field}, which stands at its default)"
-        return PolicyRefused(f"{location}: {what}")
+        return SitePolicyError(f"{location}: {what}")
 
     def check_keys(self, cards: Iterable[PublicCard]) -> None:
-        """`PolicyRefused` for a key that was revoked."""
+        """`SitePolicyError` for a key that was revoked."""
         for card in cards:
             if any(len(gone) >= 12 and card.fingerprint.startswith(gone) for gone in self.revoked):
                 raise self.build_refusal("revoked", f"the key of {card.name} ({card.fingerprint[:12]}) was revoked")
 
     def check_order(self, order: Order, rows: int) -> None:
-        """`PolicyRefused`, with the line, for an order that asks for more than is allowed."""
+        """`SitePolicyError`, with the line, for an order that asks for more than is allowed."""
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
         bare = build_local_tune(order.tune, order.local, order.rounds)
@@ -210,7 +212,7 @@ class SitePolicy(BaseModel):
         if why := find_refused_setting(bare, length=False) or find_federation_obstacle(
             tune, aggregator, order.rounds, personal, order.privacy
         ):
-            raise PolicyRefused(why)
+            raise SitePolicyError(why)
         if self.bases and not any(len(base) >= 12 and order.base.startswith(base) for base in self.bases):
             raise self.build_refusal("bases", f"the base {order.base[:12]} is not among those that may be tuned")
         if order.privacy is not None and (
@@ -221,7 +223,7 @@ class SitePolicy(BaseModel):
                 mean=aggregator.linear and aggregator.exact,
             )
         ):
-            raise PolicyRefused(why)
+            raise SitePolicyError(why)
         for metric in order.metrics:
             self._check_metric(metric)
         remaining = order.least or len(order.group)
@@ -240,15 +242,15 @@ class SitePolicy(BaseModel):
         if used < self.least_rows:
             raise self.build_refusal("least_rows", "there are too few training rows here to take part")
         local, batch = order.local, tune.batch_size
-        seen = local.steps * batch if local.steps is not None else (local.epochs or 0.0) * used
-        if seen < self.least_rows:
+        round_rows = local.steps * batch if local.steps is not None else (local.epochs or 0.0) * used
+        if round_rows < self.least_rows:
             raise self.build_refusal("least_rows", "a round would learn from too few rows; take more steps or epochs")
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
     def check_question(self, question: Question, query: SiteQuery, rows: int | None) -> None:
-        """`PolicyRefused`, with the line, for a question that is not allowed; `rows` are those of the data set that it
-        is about, if it is about one."""
+        """`SitePolicyError`, with the line, for a question that is not allowed; `rows` are those of the data
+        set that it is about, if it is about one."""
         if query.kind not in self.queries:
             raise self.build_refusal("queries", f"questions of the kind {query.kind} are not answered")
         if not question.group and self.require_masks:
@@ -267,7 +269,7 @@ class SitePolicy(BaseModel):
     def check_privacy(
         self, order: Order | Question, spent: Sequence[PrivacySpending], planned: PrivacySpending | None
     ) -> None:
-        """`PolicyRefused` for what is not within the budget; `spent` is what the log tells of, `planned` comes next."""
+        """`SitePolicyError` for what is not within the budget; `spent` is what the log tells, `planned` comes next."""
         if self.epsilon is None:
             return
         if order.privacy is None or planned is None:
@@ -292,8 +294,14 @@ class SitePolicy(BaseModel):
             what = f"the order compares up to {settings.max_rows:,} rows, at most {self.most_compared_rows:,} may be"
             raise self.build_refusal("most_compared_rows", what)
 
+    def check_comparisons(self, before: int) -> None:
+        """`PolicyError` where peers asked in as many other federations as they may, as the log tells."""
+        if before >= self.total_comparisons:
+            what = f"peers asked about rows in {before} federations, at most {self.total_comparisons}"
+            raise self.build_refusal("total_comparisons", what)
+
     def check_left_out(self, count: int, rows: int) -> None:
-        """`PolicyRefused` where too large a share of the rows would be left out, or too few remain."""
+        """`SitePolicyError` where too large a share of the rows would be left out, or too few remain."""
         if count > self.most_left_out * rows:
             what = f"more than {self.most_left_out:.1%} of the training rows here nearly repeat held-out rows of others"
             raise self.build_refusal("most_left_out", what)
@@ -301,12 +309,12 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("least_rows", "there are too few training rows here to take part")
 
     def check_measured(self, rows: int) -> None:
-        """`PolicyRefused` for sums over too few held-out rows."""
+        """`SitePolicyError` for sums over too few held-out rows."""
         if rows < self.least_class_rows:
             raise self.build_refusal("least_class_rows", "there are too few held-out rows here to sum over")
 
     def check_budget(self, rounds: int, hours: float) -> None:
-        """`PolicyRefused` where rounds or hours are used up, as the log tells them."""
+        """`SitePolicyError` where rounds or hours are used up, as the log tells them."""
         if rounds >= self.total_rounds:
             raise self.build_refusal("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
         if hours >= self.hours:
@@ -334,11 +342,11 @@ class SitePolicy(BaseModel):
         if not same:
             raise self.build_refusal("metrics", f"sums of {_shown(kind)} may not be sent")
         try:
-            asked = Metric.parse(dict(settings))
+            metric = Metric.parse(dict(settings))
             known = [Metric.parse(allowed) for allowed in same]
         except (ValidationError, PydanticCustomError, TypeError, RecursionError) as error:
-            raise MessageRefused("the order's metrics are none of this version") from error
-        if asked not in known:
+            raise MessageError("the order's metrics are none of this version") from error
+        if metric not in known:
             raise self.build_refusal("metrics", f"sums of {_shown(kind)} may not be sent with other settings than here")
 
     def _check_parts(self, tune: Tune, aggregator: Aggregator) -> None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.federated.masks import BeyondBound, MaskSettings, compute_scale
+from luthier.federated.masks import BoundError, MaskSettings, compute_scale
 from luthier.tune.privacy.accountant import PrivacyAccount, find_noise
 from luthier.tune.privacy.discrete_gaussian import GREATEST_DEVIATION, draw_discrete_gaussian
 from luthier.tune.privacy.noise import NoiseKey
@@ -209,13 +209,13 @@ def encode_change(
     """(numbers + 2,) uint64: a clipped change in fixed point with a site's share of the noise, as `encode_update` has
     weights; one in place of the rows, and nothing in place of the loss.
 
-    `noise` is the standard deviation in the sum of `shares` sites, the fewest that a round may have. `BeyondBound`
+    `noise` is the standard deviation in the sum of `shares` sites, the fewest that a round may have. `BoundError`
     where noise could leave the ring.
     """
     import numpy
 
     if why := find_noise_obstacle(settings, sites, clip, noise, shares):
-        raise BeyondBound(why)
+        raise BoundError(why)
     scale = compute_scale(settings, sites)
     encoded = numpy.append(cut_change(change, clip, scale), [0, 1])
     if own := find_share_deviation(noise, scale, shares):

@@ -28,7 +28,7 @@ from luthier.federated.aggregator import Aggregator, GlobalWeights
 from luthier.federated.control_variates import SiteVariates, add_variates, find_variate_obstacle, split_variates
 from luthier.federated.dropout_masks import DropoutMasks, MaskContext, check_least
 from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
-from luthier.federated.masks import LEAST_SITES, MASKED, BeyondBound, PairMasks, encode_update
+from luthier.federated.masks import LEAST_SITES, MASKED, BoundError, PairMasks, encode_update
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
 from luthier.federated.messages import (
     COMPARISONS,
@@ -74,7 +74,7 @@ from luthier.federated.privacy import (
     find_site_noise,
     subtract_weights,
 )
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageError, OrderError
 from luthier.federated.site_state import SiteState
 from luthier.metrics.metric import Metric
 from luthier.tune.objective import ObjectiveContext
@@ -108,19 +108,19 @@ def build_local_tune(
 
 
 def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
-    """The training and the aggregator of an order; `MessageRefused` where its settings are none."""
+    """The training and the aggregator of an order; `MessageError` where its settings are none."""
     try:
         return build_local_tune(order.tune, order.local, order.rounds, order.privacy), Aggregator.parse(order.sum)
     except (ValidationError, PydanticCustomError, TypeError, RecursionError, OverflowError) as error:
-        raise MessageRefused("the order's settings are none of a training here") from error
+        raise MessageError("the order's settings are none of a training here") from error
 
 
 def read_personal_part(order: Order) -> PersonalPart | None:
-    """What stays at each site by an order; `MessageRefused` where its settings are none of such a part."""
+    """What stays at each site by an order; `MessageError` where its settings are none of such a part."""
     try:
         return None if order.personal is None else PersonalPart.parse(order.personal)
     except (ValidationError, PydanticCustomError, TypeError) as error:
-        raise MessageRefused("the order's `personal` is no part of a model that is known here") from error
+        raise MessageError("the order's `personal` is no part of a model that is known here") from error
 
 
 def compute_training_code(tune: Tune, aggregator: Aggregator, personal: PersonalPart | None = None) -> str:
@@ -173,20 +173,20 @@ class SiteWorker:
     def answer(self, number: int, content: bytes) -> bytes:
         """The answer to a message by its number (0: the order; then rounds; then the end).
 
-        `MessageRefused` for one that is out of turn or was asked with other contents; a refusal by the policy is an
+        `MessageError` for one that is out of turn or was asked with other contents; a refusal by the policy is an
         answer.
         """
         digest = digest_message(content)
         if number in self._seen:
             known, kept = self._seen[number]
             if known != digest:
-                raise MessageRefused(f"message {number} came before with other contents; nothing is computed for it")
+                raise MessageError(f"message {number} came before with other contents; nothing is computed for it")
             return kept.read_bytes()
         if self._seen and number <= max(self._seen):
-            raise MessageRefused(f"message {number} was answered before; nothing is computed for it again")
+            raise MessageError(f"message {number} was answered before; nothing is computed for it again")
         try:
             reply = self._compute(number, content)
-        except MessageRefused:
+        except MessageError:
             raise
         except LuthierError as error:
             if isinstance(error, SystemResourceError) and not isinstance(error, OutOfMemory):
@@ -205,17 +205,17 @@ class SiteWorker:
         order = self.order
         if isinstance(header, Final):
             if number != order.last_number:
-                raise MessageRefused(f"message {number} ends a federation of {order.rounds} rounds")
+                raise MessageError(f"message {number} ends a federation of {order.rounds} rounds")
             return self._measure(order, message)
         if number <= order.comparisons:
             if not isinstance(header, COMPARISONS[number - 1]):
-                raise MessageRefused(f"message {number} compares rows, and is of kind {header.kind!r}")
+                raise MessageError(f"message {number} compares rows, and is of kind {header.kind!r}")
             return self._decontaminate(order, number, message)
         round_number, stage = order.place_of(number)
         if type(header) in COMPARISONS:
-            raise MessageRefused(f"message {number} compares rows by a message {header.kind!r}, and trains")
+            raise MessageError(f"message {number} compares rows by a message {header.kind!r}, and trains")
         if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
-            raise MessageRefused(
+            raise MessageError(
                 f"message {number} asks for round {header.round} of {order.rounds} by a message {header.kind!r}"
             )
         if isinstance(header, RoundStart):
@@ -233,14 +233,14 @@ class SiteWorker:
         tune, aggregator = read_order_settings(order)
         personal = read_personal_part(order)
         if order.control_variates and (why := find_variate_obstacle(aggregator, order.privacy)):
-            raise OrderRefused(why)
+            raise OrderError(why)
         self._check_peers(order)
         base = compute_weights_digest(find_base_artifact(self._work.inputs["model"]))
         if order.base != base:
-            raise OrderRefused(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
+            raise OrderError(f"the base model here is {base[:12]}, and the order is for {order.base[:12]}")
         if order.code != (code := compute_training_code(tune, aggregator, personal)):
             what = f"the code that trains here is {code[:12]}, and that of the coordinator {order.code[:12]}"
-            raise OrderRefused(what, hint="install the same version of Luthier at both")
+            raise OrderError(what, hint="install the same version of Luthier at both")
         self._take_order(order)
         if self._policy is not None:
             self._policy.check_privacy(order, self._spent, self.plan_spending())
@@ -251,32 +251,32 @@ class SiteWorker:
         return FederationMessage(Enrolled(rows=None if hidden else rows, classes=classes)).encode()
 
     def _check_peers(self, order: Order) -> None:
-        """`OrderRefused` where an order names another group of sites than the peers of the policy."""
+        """`OrderError` where an order names another group of sites than the peers of the policy."""
         if order.masks is not None:
             whole = [] if self._masks is None else self._masks.group
             part = order.masks.groups is not None and self._masks is not None and self._masks.own in order.group
             if order.group != whole and not (part and set(order.group) <= set(whole)):
-                raise OrderRefused(
+                raise OrderError(
                     "the order masks numbers among other sites than this one and the `peers` of its policy, which must "
                     "name the card of every site"
                 )
             if len(order.group) < LEAST_SITES:
-                raise OrderRefused(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
+                raise OrderError(f"masks need {LEAST_SITES} sites, and the order's group has {len(order.group)}")
             if order.least is not None and (why := check_least(len(order.group), order.least)):
-                raise OrderRefused(why)
+                raise OrderError(why)
         if order.decontaminate is not None and order.compared != ([] if self._masks is None else self._masks.group):
-            raise OrderRefused("the order compares rows among other sites than this site and its peers")
+            raise OrderError("the order compares rows among other sites than this site and its peers")
 
     def _list_classes(self, order: Order, training: FederatedTraining, counts: Mapping[str, int]) -> dict[str, str]:
         """The answer of each class that enough rows have, where the order asks for classes.
 
-        `OrderRefused` where a class that was agreed has other words for an answer here.
+        `OrderError` where a class that was agreed has other words for an answer here.
         """
         if not order.classes and not order.asks_classes:
             return {}
         texts = training.read_data(None).about.classes
         if any(texts.get(label, label) != label for label in order.classes):
-            raise OrderRefused("a class of the order is answered here by other words than its name")
+            raise OrderError("a class of the order is answered here by other words than its name")
         least = self._policy.least_class_rows if self._policy is not None else 1
         return {label: text for label, text in texts.items() if order.asks_classes and counts.get(label, 0) >= least}
 
@@ -296,15 +296,15 @@ class SiteWorker:
             return FederationMessage(EvaluatedRows(), envelopes).encode()
         count = comparison.leave_out(number - 1, message.tensors, self._policy)
         least = self._policy.least_class_rows if self._policy is not None else 0
-        told = count >= least and order.masks is None and order.privacy is None
-        return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
+        shared = count >= least and order.masks is None and order.privacy is None
+        return FederationMessage(RemainingRows(left_out=count if shared else None)).encode()
 
     def _require_comparison(self, order: Order) -> None:
-        """`OrderRefused` for a round that leaves out the comparison of rows, which was agreed."""
+        """`OrderError` for a round that leaves out the comparison of rows, which was agreed."""
         from luthier.federated.decontamination.site import count_left_out
 
         if order.decontaminate is not None and count_left_out(self._work.scratch) is None:
-            raise OrderRefused("a round is to begin before rows were compared with what other sites hold out")
+            raise OrderError("a round is to begin before rows were compared with what other sites hold out")
 
     def _train(self, order: Order, message: FederationMessage, digest: str) -> bytes:
         from luthier.tune.training.gradient_pull import GradientPull, ProximalPull
@@ -359,14 +359,14 @@ class SiteWorker:
         given: GlobalWeights,
         shared: Mapping[str, Tensor],
     ) -> SiteVariates:
-        """This site's control variates in a round; `MessageRefused` where the shared ones are not those that move."""
+        """This site's control variates in a round; `MessageError` where the shared ones are not those that move."""
         _, aggregator = read_order_settings(order)
         moving = {name: value for name, value in given.moving.items() if not aggregator.freezes(name, start.round - 1)}
         check_weights(shared, moving, "the coordinator")
         if start.round == 1 and any(bool(value.any()) for value in shared.values()):
-            raise MessageRefused("the coordinator sends control variates that are not zero in the first round")
+            raise MessageError("the coordinator sends control variates that are not zero in the first round")
         if order.place >= len(start.counted):
-            raise MessageRefused(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
+            raise MessageError(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
         kept = SiteState(self._work.scratch).read(start.round)
         return SiteVariates(kept, start.counted[order.place], shared)
 
@@ -423,7 +423,7 @@ class SiteWorker:
             answer = SharesSent(shares=masks.share(header.keys))
         elif isinstance(header, ShareList):
             if not kept.is_file():
-                raise MessageRefused(f"there is no training of round {header.round} here to be masked")
+                raise MessageError(f"there is no training of round {header.round} here to be masked")
             numbers = unpack_tensors(kept.read_bytes())[MASKED].numpy().view(numpy.uint64)
             masked = masks.mask(numbers, header.shares, header.senders)
             answer = RoundUpdate(round=header.round, answers=masks.about.digest)
@@ -438,7 +438,7 @@ class SiteWorker:
 
     def _open_masks(self) -> DropoutMasks:
         if self._masks is None:
-            raise MessageRefused("this site has no peers to mask its numbers towards")
+            raise MessageError("this site has no peers to mask its numbers towards")
         peers = self._masks.peers
         if self._order is not None:
             peers = {fingerprint: card for fingerprint, card in peers.items() if fingerprint in self._order.group}
@@ -453,7 +453,7 @@ class SiteWorker:
         if not order.metrics and personal is None:
             return FederationMessage(Measured(rows=0)).encode()
         if order.metrics and not has_split(self._work.inputs["data"], SPLIT):
-            raise OrderRefused(f"there are no {SPLIT} rows here to measure by")
+            raise OrderError(f"there are no {SPLIT} rows here to measure by")
         classes = message.header.classes if order.wants_classes else {}
         training, folder, own = self._write_last_model(order, personal, message, classes)
         header = Measured(rows=0, personal=own)
@@ -514,7 +514,7 @@ class SiteWorker:
 
     def _describe(self, error: LuthierError) -> str:
         """An error in one line. A site elsewhere tells no more than its policy's words: others may quote a row."""
-        if self._policy is None or isinstance(error, OrderRefused | BeyondBound):
+        if self._policy is None or isinstance(error, OrderError | BoundError):
             return " ".join(str(error).split())[:1000]
         self._work.events.warning(str(error))
         return f"training failed there ({type(error).__name__}); the site's own output tells more"
@@ -537,9 +537,9 @@ class SiteWorker:
 
     @property
     def order(self) -> Order:
-        """What was agreed; `MessageRefused` before that."""
+        """What was agreed; `MessageError` before that."""
         if self._order is None:
-            raise MessageRefused("a round comes before its order")
+            raise MessageError("a round comes before its order")
         return self._order
 
     def _keep(self, number: int, digest: str, reply: bytes) -> None:

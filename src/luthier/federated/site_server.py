@@ -27,6 +27,7 @@ from luthier.federated.messages import (
     ANSWERS,
     QUESTIONS,
     BlindRequest,
+    ComparisonRequest,
     Counted,
     FederationMessage,
     Final,
@@ -39,9 +40,9 @@ from luthier.federated.messages import (
     digest_message,
 )
 from luthier.federated.personal.site_model import FEDERATIONS, MODEL
-from luthier.federated.policy import PolicyRefused, SitePolicy
+from luthier.federated.policy import SitePolicy, SitePolicyError
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageError, OrderError
 from luthier.federated.site import SiteWorker
 
 APPROVED = "approved"
@@ -136,7 +137,7 @@ class SiteServer:
             header = verify_envelope(envelope, self._coordinator)
             content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
             message = FederationMessage.decode(content, *QUESTIONS, Question)
-        except MessageRefused as error:
+        except MessageError as error:
             self._refuse(envelope, digest, error)
             return False
         kind = message.header.kind
@@ -149,7 +150,7 @@ class SiteServer:
             about = describe_question(message.header) if isinstance(message.header, Question) else ""
             self._write(header, "in", kind, content, spent=spent, why=about)
             reply = refusal or self._compute(header, message, content)
-        except MessageRefused as error:
+        except MessageError as error:
             self._refuse(envelope, digest, error)
             return False
         seconds = time.monotonic() - started
@@ -175,7 +176,7 @@ class SiteServer:
         order = message.header
         try:
             if isinstance(order, Order | Question) and order.federation != header.federation:
-                raise MessageRefused(f"a message {order.kind!r} names another federation than its envelope")
+                raise MessageError(f"a message {order.kind!r} names another federation than its envelope")
             if self._is_question(header, order):
                 return self._query_worker(header).answer(header.number, content)
             worker = self._worker(header)
@@ -183,16 +184,18 @@ class SiteServer:
             if self._policy is not None and (isinstance(order, Order | BlindRequest | RoundStart) or measures):
                 done = self._ledger.count_answered("measured" if measures else "update")
                 self._policy.check_budget(done, self._ledger.sum_hours(header.federation))
+            if self._policy is not None and isinstance(order, ComparisonRequest):
+                self._policy.check_comparisons(self._ledger.count_comparisons(header.federation))
             return worker.answer(header.number, content)
-        except PolicyRefused as error:
+        except SitePolicyError as error:
             return FederationMessage(Rejection(message=str(error)[:1000])).encode()
 
     def _refuse_lost_answer(self, header: EnvelopeHeader) -> None:
-        """`MessageRefused` for what was answered before by an answer that is not kept any more: with the federation's
+        """`MessageError` for what was answered before by an answer that is not kept any more: with the federation's
         folder its noise keys went, so a second answer would have other noise, and tell more than the log counts."""
         answered = self._ledger.find_last_answered(header.federation)
         if header.number <= answered and not self._worker(header).keeps_answer(header.number):
-            raise MessageRefused(f"message {header.number} was answered before, and its answer is not kept here")
+            raise MessageError(f"message {header.number} was answered before, and its answer is not kept here")
 
     def _plan_spending(
         self, header: EnvelopeHeader, message: FederationMessage
@@ -215,7 +218,7 @@ class SiteServer:
                 worker = self._worker(header)
                 request, spent = worker.order, worker.plan_spending(header.number)
             self._policy.check_privacy(request, before, spent)
-        except OrderRefused as error:
+        except OrderError as error:
             return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
         return spent, None
 
@@ -276,7 +279,7 @@ class SiteServer:
         try:
             header = read_envelope_header(envelope)
             federation, number = header.federation, header.number
-        except MessageRefused:
+        except MessageError:
             federation, number = "", 0
         self._ledger.append(
             LedgerEntry(

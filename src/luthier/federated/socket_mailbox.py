@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from luthier.federated.keys import read_envelope_header
 from luthier.federated.mailbox import SiteMailbox
 from luthier.federated.messages import digest_message
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.unix_server import UnixServer
 
 LARGEST = 1 << 32
@@ -35,7 +35,7 @@ class WaitingMessage:
         """Federation and number; none where it is no envelope."""
         try:
             header = read_envelope_header(self.envelope)
-        except MessageRefused:
+        except MessageError:
             return "", -1
         return header.federation, header.number
 

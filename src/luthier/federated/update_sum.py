@@ -23,7 +23,7 @@ from luthier.federated.messages import (
     pack_tensors,
 )
 from luthier.federated.privacy import SITE, add_weights, average_clipped_updates, subtract_weights
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.site import open_scratch
 from luthier.federated.transport import SiteChannel
 from luthier.tune.privacy.noise import NoiseKey
@@ -118,7 +118,7 @@ class UpdateSum:
         return MaskedRound(channel, groups, first, folder, read_checked, step.least, fewest, self._work.events.warning)
 
     def check(self, name: str, update: FederationMessage, expected: Mapping[str, Tensor]) -> None:
-        """`MessageRefused` unless an update has what was agreed, masked or not."""
+        """`MessageError` unless an update has what was agreed, masked or not."""
         import torch
 
         header = update.header
@@ -130,7 +130,7 @@ class UpdateSum:
         masked = self._step.secure is not None
         silent = masked or self._step.privacy is not None
         if (header.rows is None) != masked or (header.loss is None) != silent:
-            raise MessageRefused(f"site {name} tells its rows and loss otherwise than was agreed")
+            raise MessageError(f"site {name} tells its rows and loss otherwise than was agreed")
 
     @property
     def sums_as_they_come(self) -> bool:

@@ -39,7 +39,7 @@ from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.executors.local import LocalExecutor
 from luthier.recipe.launches import LaunchState, end_launch, has_open_launch, record_launch
 from luthier.recipe.planner import PlannedStep, RecipePlan
-from luthier.recipe.scheduler_api import AnswerLost
+from luthier.recipe.scheduler_api import SchedulerTimeoutError
 from luthier.recipe.task_files import find_sent_models, find_step_files, send_files, send_models
 
 _EVENTS, _ERROR, _TASK, OUTPUT = "events.jsonl", "error.json", "task.json", "output.log"
@@ -314,7 +314,7 @@ class _JobFollower:
             location = self._send_task(task) if self._executor.sends_task else ""
             try:
                 self._executor.submit(BatchJob(self._name, task, self._output, location))
-            except AnswerLost as error:
+            except SchedulerTimeoutError as error:
                 self._await_job(error)
             self._submitted_at = time.monotonic()
             note(f"submitted the job {self._name}")
@@ -331,7 +331,7 @@ class _JobFollower:
             send_models(plan, models)
         return StepTask.of(plan, planned, send_files(self._files, paths), models)
 
-    def _await_job(self, error: AnswerLost) -> None:
+    def _await_job(self, error: SchedulerTimeoutError) -> None:
         """Wait for a job to be seen whose submission was not answered; raises the error where none comes."""
         deadline = time.monotonic() + self._executor.grace_s
         while True:

@@ -24,7 +24,7 @@ _MOST_TEXT = 600
 WHERE = SourceLocation(field="on")
 
 
-class AnswerLost(SystemResourceError):
+class SchedulerTimeoutError(SystemResourceError):
     """A scheduler did not answer what changes something: nobody knows whether it was done."""
 
 
@@ -58,13 +58,13 @@ class SchedulerApi:
         return number, newest
 
     def change(self, method: str, path: str, body: Any = None, *, unless: tuple[int, ...] = ()) -> int:
-        """Send what changes something, once; `unless` are answers that are no errors. Returns the status; `AnswerLost`
-        where it may have been done for all that is known."""
+        """Send what changes something, once; `unless` are answers that are no errors. Returns the status;
+        `SchedulerTimeoutError` where it may have been done for all that is known."""
         status, _, text = self._send(method, path, body)
         if status is None or (status >= 400 and status not in unless):
             refusal = self._refusal(status, text)
             if status is None or status >= 500:
-                raise AnswerLost(refusal.message, where=refusal.where, hint=refusal.hint)
+                raise SchedulerTimeoutError(refusal.message, where=refusal.where, hint=refusal.hint)
             raise refusal
         return status
 
@@ -103,4 +103,4 @@ def _find_message(found: Any) -> str:
     return str(error.get("message", "")) if isinstance(error, dict) else ""
 
 
-__all__ = ["WHERE", "AnswerLost", "SchedulerApi"]
+__all__ = ["WHERE", "SchedulerApi", "SchedulerTimeoutError"]

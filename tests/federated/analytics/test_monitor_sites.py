@@ -20,7 +20,7 @@ from luthier.federated.analytics.query import QueryRows
 from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
 from luthier.federated.policy import SitePolicy
 from luthier.federated.queries.monitor import MonitorQuery
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.refusals import OrderError
 from luthier.federated.steps.monitor_sites import MonitorSites
 from luthier.metrics.counts import move_small_counts
 from luthier.monitor.evaluator import AlertEvaluator
@@ -173,7 +173,7 @@ def test_a_window_that_is_not_over_is_not_counted(tmp_path: Path) -> None:
     write_log(tmp_path / "log.jsonl", [])
     from luthier.data.check import RowNames
 
-    with pytest.raises(OrderRefused, match="not over"):
+    with pytest.raises(OrderError, match="not over"):
         query.count(QueryRows(None, traffic=tmp_path / "log.jsonl"), RowNames())
 
 
@@ -294,7 +294,7 @@ def test_a_site_needs_a_word_in_its_policy() -> None:
     from luthier.federated.messages import Question
 
     question = Question(federation="ab" * 16, query=query.settings(), stage="counts", code="", seed=0, least_rows=1)
-    with pytest.raises(OrderRefused, match="questions of the kind monitor are not answered"):
+    with pytest.raises(OrderError, match="questions of the kind monitor are not answered"):
         SitePolicy.model_validate(given).check_question(question, query, None)
     allowed = SitePolicy.model_validate({**given, "queries": ["monitor"]})
     allowed.check_question(question, query, None)
@@ -302,7 +302,7 @@ def test_a_site_needs_a_word_in_its_policy() -> None:
     metric = {"kind": "metric", "metric": {"kind": "json_valid", "obeys": {"pattern": "Anna Meier"}}}
     for signal, message in ((looking, "counts of schema_validity may not"), (metric, "sums of json_valid may not")):
         query = MonitorQuery.model_validate({"signals": [signal], "since": 0, "until": 60})
-        with pytest.raises(OrderRefused, match=message):
+        with pytest.raises(OrderError, match=message):
             allowed.check_question(question, query, None)
     named = SitePolicy.model_validate({**given, "queries": ["monitor"], "signals": [looking]})
     named.check_question(question, MonitorQuery.model_validate({"signals": [looking], "since": 0, "until": 60}), None)

@@ -11,7 +11,7 @@ from luthier.federated.decontamination.curve import (
     invert_scalar,
     multiply_points,
 )
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.refusals import OrderError
 
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493
@@ -93,5 +93,5 @@ def find_mixed_point() -> bytes:
     ids=["identity", "zeros", "ones", "not on the curve", "order two", "not canonical", "not of the subgroup"],
 )
 def test_what_is_no_point_of_the_subgroup_is_refused(point: bytes) -> None:
-    with pytest.raises(OrderRefused, match="no point of the agreed group"):
+    with pytest.raises(OrderError, match="no point of the agreed group"):
         multiply_points([*hash_to_points([b"fine"]), point], draw_scalar())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.data.dedup.near import NearDuplicateIndex
-from luthier.federated.decontamination.bands import _build_row
+from luthier.federated.decontamination.bands import _build_row, encode_elements, read_bands
+from luthier.federated.decontamination.curve import hash_to_points
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.decontamination.site import (
     FOLDER,
@@ -26,8 +28,8 @@ from luthier.federated.decontamination.site import (
 )
 from luthier.federated.keys import FederationIdentity
 from luthier.federated.messages import pack_tensors
-from luthier.federated.policy import PolicyRefused, SitePolicy
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.policy import SitePolicy, SitePolicyError
+from luthier.federated.refusals import OrderError
 
 NAMES = ("north", "south", "west")
 
@@ -118,12 +120,27 @@ def test_only_sizes_are_seen_and_near_ones_look_alike(tmp_path: Path) -> None:
         envelopes = [value for by in (asked, answered) for each in by.values() for value in each.values()]
         sizes.append([len(value) for value in envelopes])
         points = group.open_envelope("north", "south", asked["north"][group.fingerprint("south")], 1)["points"]
+        bands = np.unique(read_bands(group.works["north"].inputs["data"], ["train"], SETTINGS))
+        plain = set(hash_to_points(encode_elements(bands, SETTINGS)))
+        assert not {bytes(one.tolist()) for one in points} & plain, "who guesses a text finds no point of it"
         again = group.open("north").ask(1)[group.fingerprint("south")]
         fresh = group.open_envelope("north", "south", again, 1)["points"]
         assert not {bytes(one.tolist()) for one in points} & {bytes(one.tolist()) for one in fresh}
         tags = group.open_envelope("south", "north", answered["south"][group.fingerprint("north")], 2)["tags"]
         assert len({bytes(tag.tolist()[:8]) for tag in tags}) == len(tags)
     assert sizes[0] == sizes[1]
+
+
+def test_a_site_that_holds_nothing_out_answers_like_others(tmp_path: Path) -> None:
+    own = draw_texts(20, 10)
+    group = build_group(tmp_path, {"north": ([*own[:8], own[12]], []), "south": (own[8:12], own[12:16])})
+    asked = {name: group.open(name).ask(1) for name in group.works}
+    answer = group.open("north").evaluate(2, 1, group.deal(asked, "north"))[group.fingerprint("south")]
+    other = group.open("south").evaluate(2, 1, group.deal(asked, "south"))[group.fingerprint("north")]
+    assert len(answer) == len(other)
+    found = group.compare()
+    assert len(found["north"]) == 1
+    assert not found["south"]
 
 
 def test_equal_rows_do_not_show_in_tags(tmp_path: Path) -> None:
@@ -142,11 +159,11 @@ def test_a_share_beyond_the_policy_is_refused_without_a_number(tmp_path: Path) -
     answered = group.open("south").evaluate(2, 1, group.deal(asked, "south"))
     envelopes = group.deal({"south": answered}, "north")
     policy = {"name": "north", "coordinator": "card.json", "recipe": "recipe.yaml", "least_rows": 5}
-    with pytest.raises(PolicyRefused, match=r"most_left_out.*more than 10.0% of the training rows") as refused:
+    with pytest.raises(SitePolicyError, match=r"most_left_out.*more than 10.0% of the training rows") as refused:
         group.open("north").leave_out(2, envelopes, SitePolicy.model_validate(policy))
     assert "50" not in str(refused.value)
     few = SitePolicy.model_validate({**policy, "most_left_out": 0.9, "least_rows": 11})
-    with pytest.raises(PolicyRefused, match="too few training rows"):
+    with pytest.raises(SitePolicyError, match="too few training rows"):
         group.open("north").leave_out(2, envelopes, few)
     assert group.open("north").leave_out(2, envelopes, few.model_copy(update={"least_rows": 10})) == 10
 
@@ -162,12 +179,12 @@ def test_more_rows_than_agreed_are_refused_at_both_ends(tmp_path: Path) -> None:
     own = draw_texts(60, 6)
     group = build_group(tmp_path, {"north": (own[:40], own[40:42]), "south": (own[42:50], own[50:60])})
     small = DecontaminationSettings(max_rows=20)
-    with pytest.raises(OrderRefused, match="more than 20 training rows here"):
+    with pytest.raises(OrderError, match="more than 20 training rows here"):
         group.open("north", small).ask(1)
     asked = {name: group.open(name).ask(1) for name in group.works}
-    with pytest.raises(OrderRefused, match="north asks about 1,280 elements, more than 20 rows have"):
+    with pytest.raises(OrderError, match="north asks about 1,280 elements, more than 20 rows have"):
         group.open("south", small).evaluate(2, 1, group.deal(asked, "south"))
-    with pytest.raises(OrderRefused, match="more than 8 held-out rows here"):
+    with pytest.raises(OrderError, match="more than 8 held-out rows here"):
         group.open("south", DecontaminationSettings(max_rows=8)).evaluate(2, 1, group.deal(asked, "south"))
 
 
@@ -239,7 +256,7 @@ QUESTIONS: dict[str, tuple[Any, str]] = {
 def test_a_question_that_is_none_is_one_clear_error(stage: Stage, name: str) -> None:
     change, why = QUESTIONS[name]
     envelope = stage.group.reseal("north", "south", change(stage, stage.read_question()), 1)
-    with pytest.raises(OrderRefused, match=why):
+    with pytest.raises(OrderError, match=why):
         stage.evaluate(envelope)
 
 
@@ -257,6 +274,7 @@ ANSWERS: dict[str, tuple[Any, str]] = {
     "of another federation": (lambda s, t: forge(s, t, name="cd" * 16), "belongs to another federation"),
     "of another message": (lambda s, t: forge(s, t, number=5), "has number 5 where 2 was expected"),
     "its own question": (lambda s, t: s.question(), "is signed by"),
+    "numbers": (lambda s, t: s.answer().bfloat16(), "no envelope"),
     "changed on the way": (lambda s, t: spoil(s.answer(), 7 - int(s.answer()[0]) % 2), "no envelope"),
 }
 
@@ -264,7 +282,7 @@ ANSWERS: dict[str, tuple[Any, str]] = {
 @pytest.mark.parametrize("name", ANSWERS)
 def test_an_answer_that_is_none_is_one_clear_error_and_nothing_is_left_out(stage: Stage, name: str) -> None:
     build, why = ANSWERS[name]
-    with pytest.raises(OrderRefused, match=why):
+    with pytest.raises(OrderError, match=why):
         stage.leave_out(build(stage, stage.read_answer()))
     assert not (stage.group.works["north"].scratch / FOLDER / LEFT_OUT).exists()
 
@@ -277,7 +295,7 @@ def test_a_coordinator_that_replays_an_older_answer_is_noticed(tmp_path: Path) -
     asked = {name: group.open(name).ask(1) for name in rows}
     older = group.open("south").evaluate(2, 1, group.deal(asked, "south"))
     group.open("north").ask(1)
-    with pytest.raises(OrderRefused, match="answers another question than was asked here"):
+    with pytest.raises(OrderError, match="answers another question than was asked here"):
         group.open("north").leave_out(2, group.deal({"south": older}, "north"), None)
 
 
@@ -286,18 +304,18 @@ def test_a_site_that_is_no_peer_and_a_peer_that_is_left_away_are_refused(stage: 
     south = stage.group.identities["south"].card
     sealed = stranger.seal(pack_tensors(stage.read_question()), south, FEDERATION, 1)
     envelope = torch.frombuffer(bytearray(sealed), dtype=torch.uint8)
-    with pytest.raises(OrderRefused, match="not of all peers"):
+    with pytest.raises(OrderError, match="not of all peers"):
         stage.group.open("south").evaluate(2, 1, {stranger.card.fingerprint: envelope})
-    with pytest.raises(OrderRefused, match="is not from north: an envelope is signed by"):
+    with pytest.raises(OrderError, match="is not from north: an envelope is signed by"):
         stage.evaluate(envelope)
-    with pytest.raises(OrderRefused, match="not of all peers"):
+    with pytest.raises(OrderError, match="not of all peers"):
         stage.group.open("north").leave_out(2, {}, None)
 
 
 def test_an_answer_before_any_question_is_refused(stage: Stage, tmp_path: Path) -> None:
     own = draw_texts(20, 9)
     group = build_group(tmp_path, {"north": (own[:8], own[8:10]), "south": (own[10:18], own[:2])})
-    with pytest.raises(OrderRefused, match="nothing was asked"):
+    with pytest.raises(OrderError, match="nothing was asked"):
         group.open("north").leave_out(
             2, group.deal({"south": {group.fingerprint("north"): stage.answer()}}, "north"), None
         )

@@ -42,7 +42,7 @@ from luthier.federated.messages import (
     digest_message,
     dump_given_settings,
 )
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 from luthier.federated.update_sum import REPLIES
 from luthier.metrics.counts import add_counts, move_small_counts, shape_counts
@@ -107,7 +107,7 @@ class QueryRun:
         for name, (header, _) in self._ask(query, "names").items():
             for given in header.names:
                 if why := find_name_obstacle(given):
-                    raise MessageRefused(f"site {name} sends a name that is none: {why}")
+                    raise MessageError(f"site {name} sends a name that is none: {why}")
             names.update(header.names)
         return collect_names(names)
 
@@ -199,7 +199,7 @@ class QueryRun:
         for name, reply in answers.items():
             message = self._read(name, reply, Counted)
             if message.header.answers != digest_message(content):
-                raise MessageRefused(f"site {name} answers another question")
+                raise MessageError(f"site {name} answers another question")
             found[name] = (message.header, message.tensors)
         return found
 
@@ -242,7 +242,7 @@ class QueryRun:
         check_weights(tensors, {COUNTS: torch.zeros(size, dtype=torch.int64)}, f"site {name}")
         numbers: list[int] = tensors[COUNTS].tolist()
         if self._settings.privacy is None and any(not 0 <= value < 1 << 48 for value in numbers):
-            raise MessageRefused(f"site {name} sends counts that are none")
+            raise MessageError(f"site {name} sends counts that are none")
         return numbers
 
     def _read(self, name: str, content: bytes, *kinds: type[BaseModel]) -> FederationMessage:

@@ -34,7 +34,7 @@ from luthier.federated.messages import (
     digest_message,
 )
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageRefused, OrderRefused
+from luthier.federated.refusals import MessageError, OrderError
 from luthier.federated.site import SiteWorker
 from luthier.metrics.counts import flatten_counts, move_small_counts
 from luthier.tune.privacy.accountant import LEAST_NOISE
@@ -52,11 +52,11 @@ SALT_NUMBER = 0
 
 
 def read_query(question: Question) -> SiteQuery:
-    """The query of a question; `MessageRefused` where its settings are none."""
+    """The query of a question; `MessageError` where its settings are none."""
     try:
         return SiteQuery.parse(question.query)
     except (ValidationError, PydanticCustomError, TypeError, ValueError) as error:
-        raise MessageRefused("the settings of a question are none of a query here") from error
+        raise MessageError("the settings of a question are none of a query here") from error
 
 
 def compute_query_code(query: SiteQuery) -> str:
@@ -88,7 +88,7 @@ class QueryWorker(SiteWorker):
             return FederationMessage(Measured(rows=0)).encode()
         if not isinstance(header, Question):
             if header.round != self._open_masks().about.round:
-                raise MessageRefused(f"message {number} goes on with the sum of message {header.round}")
+                raise MessageError(f"message {number} goes on with the sum of message {header.round}")
             return self._advance(self._read_asked(), header)
         query = read_query(header)
         self._check(header, query)
@@ -132,7 +132,7 @@ class QueryWorker(SiteWorker):
         if self.answered is not None:
             kept, same = self.answered.find(rows, what, digest)
             if not same:
-                raise OrderRefused(
+                raise OrderError(
                     f"another question of the kind {query.kind} was answered of the same rows: their difference could "
                     "tell of one row"
                 )
@@ -144,24 +144,24 @@ class QueryWorker(SiteWorker):
         return answer
 
     def _check(self, question: Question, query: SiteQuery) -> None:
-        """`OrderRefused` for what is not answered here."""
+        """`OrderError` for what is not answered here."""
         if self._order is not None:
-            raise MessageRefused("a question comes in the federation of an order")
+            raise MessageError("a question comes in the federation of an order")
         if list_paths(query):
-            raise OrderRefused("a question names a file, which it may not")
+            raise OrderError("a question names a file, which it may not")
         if why := query.refuses():
-            raise OrderRefused(why)
+            raise OrderError(why)
         names = _read_names(question)
         if question.privacy is not None and (why := query.find_noise_obstacle(names)):
-            raise OrderRefused(f"{why}, so that no noise protects it; leave that check out")
+            raise OrderError(f"{why}, so that no noise protects it; leave that check out")
         if (question.privacy is None) != (question.noise is None):
-            raise MessageRefused("a question with privacy names its noise, and no other does")
+            raise MessageError("a question with privacy names its noise, and no other does")
         if question.noise is not None and question.noise < LEAST_NOISE:
-            raise OrderRefused(f"noise of {question.noise:g} is none; at least {LEAST_NOISE:g} is needed")
+            raise OrderError(f"noise of {question.noise:g} is none; at least {LEAST_NOISE:g} is needed")
         if any(len(set(given)) < len(given) or len(given) > 2 * MOST_NAMES for given in names):
-            raise MessageRefused("a question names a class or a column twice, or too many of them")
+            raise MessageError("a question names a class or a column twice, or too many of them")
         if sum(map(len, question.heavy)) > TABLES * MOST_NAMES:
-            raise MessageRefused(f"a question names more than {MOST_NAMES} buckets of a table")
+            raise MessageError(f"a question names more than {MOST_NAMES} buckets of a table")
         if self._policy is not None:
             rows = None if query.window is not None else len(self._rows.data.rows)
             self._policy.check_question(question, query, rows)
@@ -169,17 +169,17 @@ class QueryWorker(SiteWorker):
             self._check_masks(question)
         if question.code != (code := compute_query_code(query)):
             what = f"the code that counts here is {code[:12]}, and that of the coordinator {question.code[:12]}"
-            raise OrderRefused(what, hint="install the same version of Luthier at both")
+            raise OrderError(what, hint="install the same version of Luthier at both")
 
     def _check_masks(self, question: Question) -> None:
-        """`OrderRefused` for another group of sites than this one and its peers, or one that is too small."""
+        """`OrderError` for another group of sites than this one and its peers, or one that is too small."""
         whole = [] if self._masks is None else self._masks.group
         if question.group != whole:
-            raise OrderRefused("the question's group of sites is not the one that this site masks towards")
+            raise OrderError("the question's group of sites is not the one that this site masks towards")
         if len(whole) < LEAST_SITES:
-            raise OrderRefused(f"masks need {LEAST_SITES} sites, and the group has {len(whole)}")
+            raise OrderError(f"masks need {LEAST_SITES} sites, and the group has {len(whole)}")
         if question.least is not None and (why := check_least(len(whole), question.least)):
-            raise OrderRefused(why)
+            raise OrderError(why)
 
     def _count(self, question: Question, query: SiteQuery, salt: bytes) -> SiteAnswer:
         names, least = _read_names(question), self._find_least(question)
@@ -224,12 +224,12 @@ class QueryWorker(SiteWorker):
         if query.window is not None:
             window = self.answered.find_window(*query.window)
             if window is None:
-                raise OrderRefused("the window shares seconds with another one that was answered")
+                raise OrderError("the window shares seconds with another one that was answered")
             return window
         least = max(question.least_rows, 1 if self._policy is None else self._policy.least_class_rows)
         found = self.answered.find_rows(query.list_row_ids(self._rows), least)
         if found is None:
-            raise OrderRefused(
+            raise OrderError(
                 f"fewer than {least} rows differ from those of an earlier answer: the difference could tell of each"
             )
         return found
@@ -257,7 +257,7 @@ class QueryWorker(SiteWorker):
         try:
             envelope = bytes.fromhex(question.sealed)
         except ValueError as error:
-            raise MessageRefused("a salt cannot be read") from error
+            raise MessageError("a salt cannot be read") from error
         first = self._masks.peers[question.group[0]]
         return self._masks.identity.open(envelope, first, question.federation, SALT_NUMBER)
 

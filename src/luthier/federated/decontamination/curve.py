@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 from luthier.core.errors import MissingExtra
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.refusals import OrderError
 
 POINT_BYTES = 32
 _POINT, _VALUE = b"luthier decontamination point 1", b"luthier decontamination value 1"
@@ -62,7 +62,7 @@ def hash_to_points(elements: Sequence[bytes]) -> list[bytes]:
 
 
 def multiply_points(points: Sequence[bytes], scalar: bytes) -> list[bytes]:
-    """Each point times a secret; `OrderRefused` for one that is no point of the subgroup, or its identity."""
+    """Each point times a secret; `OrderError` for one that is no point of the subgroup, or its identity."""
     from nacl.bindings import crypto_scalarmult_ed25519_noclamp
     from nacl.exceptions import CryptoError
 
@@ -73,7 +73,7 @@ def multiply_points(points: Sequence[bytes], scalar: bytes) -> list[bytes]:
     try:
         return _map_in_threads(multiply, points)
     except CryptoError as error:
-        raise OrderRefused("what came to be compared is no point of the agreed group") from error
+        raise OrderError("what came to be compared is no point of the agreed group") from error
 
 
 def compute_value(element: bytes, point: bytes) -> bytes:

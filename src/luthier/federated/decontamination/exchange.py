@@ -18,7 +18,7 @@ from luthier.federated.messages import (
     LeaveOutRequest,
     RemainingRows,
 )
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 
 FIRST = 1
@@ -46,14 +46,14 @@ class DecontaminationExchange:
     def run(self) -> dict[str, int | None]:
         """The three messages; returns by site how many rows were left out, None where it does not tell."""
         sites = self._channel.sites
-        asked = self._exchange(FIRST, dict.fromkeys(sites, FederationMessage(BlindRequest()).encode()), BlindedRows)
-        questions = self._deal(asked)
-        answered = self._exchange(
+        blinded = self._exchange(FIRST, dict.fromkeys(sites, FederationMessage(BlindRequest()).encode()), BlindedRows)
+        questions = self._deal(blinded)
+        evaluated = self._exchange(
             FIRST + 1,
             {name: FederationMessage(ComparisonRequest(), questions[name]).encode() for name in sites},
             EvaluatedRows,
         )
-        answers = self._deal(answered)
+        answers = self._deal(evaluated)
         remaining = self._exchange(
             FIRST + 2,
             {name: FederationMessage(LeaveOutRequest(), answers[name]).encode() for name in sites},
@@ -67,7 +67,7 @@ class DecontaminationExchange:
         own = {name: fingerprint for fingerprint, name in self._names.items()}
         for sender, message in messages.items():
             if message.tensors.keys() != {own[name] for name in messages if name != sender}:
-                raise MessageRefused(f"site {sender} does not write to each of the other sites")
+                raise MessageError(f"site {sender} does not write to each of the other sites")
             for reader, envelope in message.tensors.items():
                 found[self._names[reader]][own[sender]] = envelope
         return found

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from luthier.core.context import RunContext
 from luthier.data.check import RowNames
 from luthier.federated.analytics.query import QueryRows, SiteQuery
-from luthier.federated.refusals import OrderRefused
+from luthier.federated.refusals import OrderError
 from luthier.metrics.counts import CountGroup, Counts
 from luthier.monitor.signal import Signal, SignalRow
 from luthier.monitor.windows import hash_text_key
@@ -57,11 +57,11 @@ class MonitorQuery(SiteQuery):
         return [group for signal in self.signals for group in signal.list_count_groups()]
 
     def count(self, rows: QueryRows, names: RowNames) -> Counts:
-        """The same of one site's traffic; `OrderRefused` where it has none, or the window is not over."""
+        """The same of one site's traffic; `OrderError` where it has none, or the window is not over."""
         if rows.traffic is None or not rows.traffic.exists():
-            raise OrderRefused("no requests are kept here")
+            raise OrderError("no requests are kept here")
         if self.until > time.time():
-            raise OrderRefused("the window is not over")
+            raise OrderError("the window is not over")
         folders = {signal.called: self._find_reference(signal, rows) for signal in self.signals}
         context = RunContext(recipe_dir=rows.traffic, seed=rows.seed)
         states = {signal.called: signal.open(folders[signal.called], context) for signal in self.signals}
@@ -76,7 +76,7 @@ class MonitorQuery(SiteQuery):
             return Path()
         folder = None if rows.references is None else rows.references / signal.called
         if folder is None or not folder.is_dir():
-            raise OrderRefused(f"there is nothing here that {signal.called} is held against")
+            raise OrderError(f"there is nothing here that {signal.called} is held against")
         return folder
 
     def _read(self, traffic: Path, states: Mapping[str, SignalState]) -> list[list[SignalRow]]:

@@ -18,7 +18,7 @@ from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
 from luthier.federated.envelopes import SPARE, EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
 from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
-from luthier.federated.refusals import MessageRefused
+from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 from luthier.federated.unix_server import UnixServer
 
@@ -159,7 +159,7 @@ class HttpPost(Post):
             return 404
         try:
             header = verify_envelope(envelope, self._cards[site])
-        except MessageRefused:
+        except MessageError:
             return 403
         if (header.federation, header.number, header.reader) != (federation, number, self._own.fingerprint):
             return 403

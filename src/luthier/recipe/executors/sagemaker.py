@@ -17,7 +17,7 @@ from luthier.core.store import Store
 from luthier.core.system.packages import require
 from luthier.recipe.batch import BatchJob, JobStatus, refuse_passwords
 from luthier.recipe.cloud import CloudExecutor, check_word
-from luthier.recipe.scheduler_api import WHERE, AnswerLost
+from luthier.recipe.scheduler_api import WHERE, SchedulerTimeoutError
 
 _LOGS, _CHECKPOINTS = "/aws/sagemaker/TrainingJobs", "/opt/ml/checkpoints"
 _WAITING = ("Starting", "Pending", "LaunchingMLInstances", "PreparingTrainingStack", "Downloading", "MaxWaitTime")
@@ -189,4 +189,4 @@ class SageMakerExecutor(CloudExecutor):
             message = f"AWS refused: {error.response['Error'].get('Message', error.response['Error']['Code'])}"
             raise SystemResourceError(message, where=WHERE, hint=hint) from error
         except BotoCoreError as error:
-            raise AnswerLost(f"AWS cannot be reached: {error}", where=WHERE, hint=hint) from error
+            raise SchedulerTimeoutError(f"AWS cannot be reached: {error}", where=WHERE, hint=hint) from error

@@ -21,7 +21,7 @@ from pydantic import Field, field_validator
 from luthier.core.errors import MissingExtra, SourceLocation, SystemResourceError
 from luthier.core.store import Store
 from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus, refuse_passwords, require_remote_store
-from luthier.recipe.scheduler_api import AnswerLost
+from luthier.recipe.scheduler_api import SchedulerTimeoutError
 
 _STATES: dict[str, Literal["pending", "running"]] = {
     "PENDING": "pending", "SUBMITTED": "pending", "STARTING": "pending", "RECOVERING": "pending",
@@ -211,7 +211,9 @@ class SkyExecutor(BatchExecutor):
             )
         except subprocess.TimeoutExpired as error:
             hint = "try `sky api info`; running again finds a job that was launched"
-            raise AnswerLost(f"`{named}` said nothing for {seconds:.0f} s", where=_WHERE, hint=hint) from error
+            raise SchedulerTimeoutError(
+                f"`{named}` said nothing for {seconds:.0f} s", where=_WHERE, hint=hint
+            ) from error
         if process.returncode != 0:
             output = "\n".join((process.stderr.strip() or process.stdout.strip()).splitlines()[-_OUTPUT_LINES:])
             hint = "`sky check` tells which clouds can be used"

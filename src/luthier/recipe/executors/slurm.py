@@ -14,7 +14,7 @@ from pydantic import Field, field_validator
 
 from luthier.core.errors import InputError, SourceLocation, SystemResourceError
 from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus
-from luthier.recipe.scheduler_api import AnswerLost
+from luthier.recipe.scheduler_api import SchedulerTimeoutError
 
 _STATES: dict[str, Literal["pending", "running", "ended"]] = {
     "PENDING": "pending", "CONFIGURING": "pending", "REQUEUED": "pending", "REQUEUE_HOLD": "pending",
@@ -142,7 +142,7 @@ def _call(command: list[str], text: str | None = None) -> str:
         )
     except subprocess.TimeoutExpired as error:
         message = f"{command[0]} said nothing for {_SECONDS:.0f} s"
-        raise AnswerLost(message, hint="see whether slurmctld is up: `scontrol ping`") from error
+        raise SchedulerTimeoutError(message, hint="see whether slurmctld is up: `scontrol ping`") from error
     if process.returncode != 0:
         message = f"{command[0]} refused: {process.stderr.strip() or f'exit code {process.returncode}'}"
         raise SystemResourceError(message, hint="see whether slurmctld is up: `scontrol ping`")
