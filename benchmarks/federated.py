@@ -239,6 +239,35 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
         )
 
 
+def compare_drift(rounds: int, rows: int) -> None:
+    """Ten sites with few classes each and many local steps: accuracy of the plain mean, of FedProx's term and of
+    SCAFFOLD's control variates, by AdamW and by SGD."""
+    from federations import build_sites
+    from tuning import examples
+
+    every = examples(SITES * rows + 200)
+    ways: dict[str, dict[str, Any]] = {
+        "plain": {}, "proximal": {"proximal": 0.1}, "control_variates": {"control_variates": True}
+    }  # fmt: skip
+    optimizers = {"adamw": 3e-3, "sgd": 0.1}
+    with tempfile.TemporaryDirectory() as root:
+        sites = build_sites(Path(root), {"site0": every[:-200], "held_out": every[-200:]})
+        for optimizer, rate in optimizers.items():
+            found: dict[str, list[bool]] = {}
+            for case, settings in ways.items():
+                tune = {"technique": {"kind": "full"}, "objective": {"kind": "classify"}, "learning_rate": rate,
+                        "optimizer": optimizer}  # fmt: skip
+                step = sites.step(
+                    ["site0"], rounds=rounds, sum="mean", tune=tune, local={"steps": 10},
+                    partition={"number": SITES, "alpha": 0.05, "min_rows": 4}, **settings,
+                )  # fmt: skip
+                made = sites.federate(step, digest=f"{list(optimizers).index(optimizer)}{len(found)}" * 16)
+                found[case] = answer_held_out(sites, made)
+                print(f"  {optimizer}, {case}: accuracy {sum(found[case]) / len(found[case]):.3f}", flush=True)
+            for case in ("proximal", "control_variates"):
+                print_difference(f"dirichlet_0.05_{optimizer}_{case}_less_plain", "> 0", found[case], found["plain"])
+
+
 def answer_held_out(sites: Any, model: Any) -> list[bool]:
     """Which held-out tickets a model answers rightly."""
     from luthier.eval.evaluator import TUNED
@@ -427,7 +456,7 @@ def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> 
         print(f"  {spent / flowers[1]:.2f} of its CPU-s and {sent / flowers[2]:.2f} of its bytes", flush=True)
 
 
-SNIPS = Path("/work/shared/data/snips")
+SNIPS = DATA.parent / "snips"
 """Spoken requests with one of seven intents, where they are (Coucke et al., 2018)."""
 
 
@@ -470,9 +499,9 @@ def build_skewed_sites(root: Path, parts: dict[str, list[tuple[str, str]]]) -> A
     return sites
 
 
-def compare_personal(each: int, rounds: int, epochs: int) -> None:
+def compare_personal(each: int, rounds: int, epochs: int, only: tuple[str, ...] = ()) -> None:
     """Five sites whose requests differ: accuracy on the sites' own held-out requests by the shared model, and by the
-    models that sites have for themselves."""
+    models that sites have for themselves; `alone` is a training of each site as long, on its own rows."""
     import numpy
 
     from luthier.federated.partition import _draw_shares, _fill_small_sites
@@ -494,30 +523,36 @@ def compare_personal(each: int, rounds: int, epochs: int) -> None:
     adapter = {"kind": "adapter", "r": 8, "local": {"epochs": float(rounds * epochs) / 2}}
     kinds: dict[str, dict[str, Any]] = {
         "shared": {"sum": "factors"},
+        "alone": {"sum": "factors"},
         "head": {"sum": "factors", "personal": "head"},
         "lora_b": {"sum": "mean", "personal": "lora_b"},
         "adapter": {"sum": "factors", "personal": adapter},
     }
+    kinds = {kind: settings for kind, settings in kinds.items() if not only or kind in only}
     for case, parts in (("dirichlet_0.1", skewed), ("other_names_of_classes", renamed)):
         found = {}
         with tempfile.TemporaryDirectory() as root:
             sites = build_skewed_sites(Path(root), parts)
             for kind, settings in kinds.items():
-                step = sites.step(
-                    list(parts), rounds=rounds, local={"epochs": epochs}, tune=tune, metrics=["accuracy"], **settings
-                )
                 started = time.process_time()
-                made = sites.federate(step, digest=f"{len(found)}e" * 16).read_json("federation.json")
-                metric = made["metrics"]["accuracy"]
-                each_site = " ".join(f"{one['value']:.2f}" for one in metric["sites"].values())
-                found[kind] = metric["value"]
-                sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in made["rounds"]) / 1e3 / rounds
+                own, sent = {}, 0.0
+                for names in [[name] for name in parts] if kind == "alone" else [list(parts)]:
+                    more = {"local": {"epochs": epochs}, "tune": tune, "metrics": ["accuracy"], **settings}
+                    step = sites.step(names, rounds=rounds, **more)
+                    made = sites.federate(step, digest=f"{len(found)}{names[-1][-1]}" * 16)
+                    record = made.read_json("federation.json")
+                    own |= record["metrics"]["accuracy"]["sites"]
+                    sent = sum(entry["up_bytes"] + entry["down_bytes"] for entry in record["rounds"]) / 1e3 / rounds
+                rows_in_all = sum(one["rows"] for one in own.values())
+                found[kind] = sum(one["value"] * one["rows"] for one in own.values()) / rows_in_all
+                each_site = " ".join(f"{one['value']:.2f}" for one in own.values())
                 print(
-                    f"  {case}, {kind}: accuracy {metric['value']:.3f} on {metric['rows']} own rows ({each_site}), "
-                    f"{sent:.0f} kB a round and site, {time.process_time() - started:.0f} CPU s",
+                    f"  {case}, {kind}: accuracy {found[kind]:.3f} on {rows_in_all} own rows ({each_site}), "
+                    f"{0 if kind == 'alone' else sent:.0f} kB a round and site, "
+                    f"{time.process_time() - started:.0f} CPU s",
                     flush=True,
                 )
-        for kind in list(kinds)[1:]:
+        for kind in list(kinds)[2:]:
             print_figure(f"personal_{kind}_{case}", round(found[kind] - found["shared"], 4), "> 0", "accuracy")
 
 
@@ -655,6 +690,17 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
+def compare_ways(only: str | None, *, quick: bool) -> None:
+    """Ways to bear sites that are poisoned, or that differ."""
+    if only in (None, "poisoned"):
+        print("two of ten sites poisoned", flush=True)
+        rules = ("krum",) if quick else ("krum", "geometric_median", "geometric_median trim")
+        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    if only in (None, "drift"):
+        print("sites that differ", flush=True)
+        compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
+
+
 def main() -> None:
     """Measure, and print one JSON line a figure."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -668,6 +714,7 @@ def main() -> None:
             "decontaminate",
             "pooled",
             "poisoned",
+            "drift",
             "simulation",
             "flower",
             "equal",
@@ -711,10 +758,7 @@ def main() -> None:
         measure_decontamination(1_000 if quick else 10_000)
         if DATA.is_dir():
             count_left_out_in_clear(DATA)
-    if only in (None, "poisoned"):
-        print("two of ten sites poisoned", flush=True)
-        rules = ("krum",) if quick else ("krum", "geometric_median", "geometric_median trim")
-        compare_poisoned(rounds=3 if quick else 6, rows=12 if quick else 24, rules=rules)
+    compare_ways(only, quick=quick)
     if only in (None, "personal"):
         print("parts that stay at the sites", flush=True)
         compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)

@@ -191,7 +191,7 @@ def _others(check: Check, name: str) -> list[Any]:
         least = choices.get("minimum", choices.get("exclusiveMinimum", 0) + 0.01)
         most = choices.get("maximum", choices.get("exclusiveMaximum", value * 50 + 5.01) - 0.01)
         return [kind(min(max(one, least), most)) for one in (least, most, value / 3, value * 3)]
-    return ["channel"] if value is None else [value[1:]]
+    return ["channel"] if value is None else [value[1:], value[:1]]
 
 
 @pytest.mark.parametrize("count", [1, 2, 7])

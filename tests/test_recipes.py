@@ -138,6 +138,7 @@ LONG = {
     "summaries",
     "taught",
     "what-changed",
+    "why",
 }
 """Recipes with several trainings or written answers, which run by `./check --all`."""
 FEW = ("steps.data.split.train=48", "steps.data.split.test=24")

@@ -74,6 +74,8 @@ def test_a_replay_or_downgrade_is_one_clear_error_and_nothing_leaves(attack: Att
         ({}, MaskSettings(), 2, "more than two thirds of the sites must remain"),
         ({}, MaskSettings(groups=2), None, "masks within a group of 4 sites"),
         ({"least_group": 3}, MaskSettings(groups=2), None, ""),
+        ({"least_group": 4}, MaskSettings(groups=2), 3, "of which 3 must remain"),
+        ({"least_group": 3}, MaskSettings(groups=2), 3, ""),
     ],
 )
 def test_weaker_masks_than_agreed_are_refused(

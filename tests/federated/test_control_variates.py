@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 
 from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
-from luthier.federated.control_variates import SiteVariates, move_shared, split_variates
+from luthier.core.hashing import digest_of
+from luthier.federated.control_variates import SiteVariates, add_variates, move_shared, split_variates
 from luthier.federated.holder import WeightHolder
 from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
 from luthier.federated.partition import PartitionSettings, partition_rows
@@ -302,15 +303,39 @@ def test_where_they_cannot_be_they_are_refused(sites: Sites, settings: dict[str,
         sites.step(control_variates=True, **settings)
 
 
-def test_a_site_refuses_what_was_not_agreed(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (lambda header, variates: (header, {}), "the coordinator sends other weights than were asked for"),
+        (
+            lambda header, variates: (header, {name: value + 1 for name, value in variates.items()}),
+            "control variates that are not zero in the first round",
+        ),
+        (
+            lambda header, variates: (header.model_copy(update={"counted": [0]}), variates),
+            "round 1 tells what was counted of 1 sites alone",
+        ),
+        (
+            lambda header, variates: (header.model_copy(update={"counted": [1, 1, 1]}), variates),
+            "counts an update of round 1, which this site did not send",
+        ),
+    ],
+    ids=["none", "chosen", "too few", "false"],
+)
+def test_a_site_refuses_what_was_not_agreed(
+    sites: Sites, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest, change: Any, match: str
+) -> None:
     encode = FederationMessage.encode
 
     def lying(self: FederationMessage) -> bytes:
         if isinstance(self.header, RoundStart):
-            others = {name: value for name, value in self.tensors.items() if not name.startswith("control/")}
-            return encode(FederationMessage(self.header, others))
+            weights, variates = split_variates(self.tensors)
+            header, variates = change(self.header, variates)
+            return encode(FederationMessage(header, add_variates(weights, variates)))
         return encode(self)
 
     monkeypatch.setattr(FederationMessage, "encode", lying)
-    with pytest.raises(LuthierError, match="the coordinator sends other weights than were asked for"):
-        sites.federate(sites.step(sum="ffa", control_variates=True), digest="d" * 32)
+    with pytest.raises(LuthierError, match=match):
+        sites.federate(
+            sites.step(sum="ffa", control_variates=True), digest=digest_of(["lying", request.node.callspec.id])
+        )

@@ -18,10 +18,11 @@ import pytest
 from faulty_relay import FaultyRelay
 from federated.test_late import ADAPTER, NAMES, Rounds, build_again, federate, rounds
 from federations import Sites
-from luthier.core.errors import CorruptArtifact, DataError, SystemResourceError
+from luthier.core.errors import CorruptArtifact, DataError, ModelError, OutOfMemory, SystemResourceError
 from luthier.federated import envelopes, site_server
 from luthier.federated.federation_state import FederationState
 from luthier.federated.ledger import LedgerEntry, SiteLedger
+from luthier.federated.local import FederatedTraining
 from luthier.federated.mailbox import HttpMailbox
 from luthier.federated.policy import HttpAddress, SitePolicy
 from luthier.federated.site_server import SiteServer
@@ -154,6 +155,25 @@ def test_a_full_disk_at_the_coordinator_ends_the_run_and_loses_nothing(
     assert federate(sites, rounds, "b6" * 16, **COMMON).path(ADAPTER).read_bytes() == whole
 
 
+def test_a_site_that_cannot_train_a_round_is_left_out_of_it(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = FederatedTraining.train_round
+
+    def failing(self: FederatedTraining, given: Any, number: int, *rest: Any) -> Any:
+        if number == 1 and self._work.scratch.parent.name == "south":
+            raise OutOfMemory("the machine has no memory left")
+        return train(self, given, number, *rest)
+
+    monkeypatch.setattr(FederatedTraining, "train_round", failing)
+    settings: dict[str, Any] = {"rounds": 3, "sum": "ffa", "local": {"steps": 1}}
+    with pytest.raises(ModelError, match="site south refuses: the machine has no memory left"):
+        sites.federate(sites.step(NAMES, **settings), digest="b8" * 16)
+    made = sites.federate(sites.step(NAMES, **settings, least=2), digest="b9" * 16)
+    rounds = made.read_json("federation.json")["rounds"]
+    assert [entry["missing"] for entry in rounds] == [[], ["south"], []]
+    assert [entry["rows"] for entry in rounds] == [48, 32, 48]
+    assert "site south is left out of round 2" in " ".join(sites.said("warning"))
+
+
 def test_half_a_line_of_the_log_is_no_entry(tmp_path: Path) -> None:
     ledger = SiteLedger(tmp_path)
     entry = LedgerEntry(at="now", federation="ab", way="in", number=1, kind="round", digest="0", bytes=3)
@@ -179,25 +199,25 @@ def test_a_network_that_loses_cuts_delays_and_repeats_makes_the_same_bytes(
     opened, stop = http.HttpPost.__init__, threading.Event()
     relays, threads = list[FaultyRelay](), list[threading.Thread]()
 
-    def serve(name: str, relay: FaultyRelay) -> None:
-        policy = SitePolicy.model_validate(
-            {"name": name, "coordinator": "c", "recipe": "r", "approval": "never", "least_rows": 4}
-        )
-        server = build_again(rounds.servers[name])
-        server._mailbox = HttpMailbox(HttpAddress(url=f"http://127.0.0.1:{relay.port}"), name, policy)
-        parts = 0
+    def serve() -> None:
+        """Sites answer one after another; after the first round nothing goes through for a while."""
+        servers, parts = [build_again(rounds.servers[name]) for name in NAMES], dict.fromkeys(NAMES, 0)
+        for name, server, relay in zip(NAMES, servers, relays, strict=True):
+            policy = SitePolicy.model_validate({"name": name, "coordinator": "c", "recipe": "r"})
+            server._mailbox = HttpMailbox(HttpAddress(url=f"http://127.0.0.1:{relay.port}"), name, policy)
         while not stop.wait(0.02):
-            server.answer_waiting()
-            if server._ledger.find_last_answered(rounds.federation) == 1 and parts < 20:
-                parts += 1  # after the first round nothing goes through for a while
-                relay.parted = parts < 20
+            for name, server, relay in zip(NAMES, servers, relays, strict=True):
+                server.answer_waiting()
+                if parts[name] < 20 and server._ledger.find_last_answered(rounds.federation) == 1:
+                    parts[name] += 1
+                    relay.parted = parts[name] < 20
 
     def opening(self: http.HttpPost, *arguments: Any) -> None:
         opened(self, *arguments)
-        for at, name in enumerate(NAMES):
-            relays.append(FaultyRelay(int(self.url.rpartition(":")[2]), 10 * seed + at).__enter__())
-            threads.append(threading.Thread(target=serve, args=(name, relays[-1])))
-            threads[-1].start()
+        port = int(self.url.rpartition(":")[2])
+        relays.extend(FaultyRelay(port, 10 * seed + at).__enter__() for at in range(len(NAMES)))
+        threads.append(threading.Thread(target=serve))
+        threads[0].start()
 
     monkeypatch.setattr(http.HttpPost, "__init__", opening)
     transport = {**rounds.transport, "kind": "http", "port": 0, "wait_s": 300}

@@ -276,6 +276,24 @@ def test_simulated_sites_keep_their_parts_apart(name: str, tmp_path: Path) -> No
     assert not equal(*[read(folder) for folder in list(folders(made).values())[:2]])
 
 
+def test_the_models_of_simulated_sites_are_written_over_one_base(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from luthier.tune.run import TrainingRun
+
+    opened, open_plain = list[int](), TrainingRun._open
+
+    def count(self: Any, dtype: Any, about: Any) -> Any:
+        opened.append(1)
+        return open_plain(self, dtype, about)
+
+    monkeypatch.setattr(TrainingRun, "_open", count)
+    sites = build_sites(tmp_path, {"all": examples(24)})
+    made = sites.federate(sites.step(["all"], partition={"number": 4}, **PARTS["lora_b"]))
+    assert len(folders(made)) == 4
+    assert len(opened) == 3, "to begin with, for all sites, rounds and models of their own, and for the shared one"
+
+
 def test_a_site_that_was_never_drawn_has_no_part_of_its_own(tmp_path: Path) -> None:
     sites = build_sites(tmp_path, {"all": examples(24)})
     common: dict[str, Any] = {"partition": {"number": 4}, "sites_per_round": 1, "rounds": 1}
@@ -322,19 +340,23 @@ def test_other_settings_work_beside_a_part(sites: Sites, settings: dict[str, Any
     assert set(folders(made)) == {"north", "south", "west"}
 
 
-def test_metrics_are_those_of_each_sites_own_model(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["head", "adapter"])
+def test_metrics_are_those_of_each_sites_own_model(name: str, sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.federated.measure import measure_site
 
     measured = dict[str, dict[str, torch.Tensor]]()
+    digests = set[str]()
 
     def hearing(training: Any, model: Artifact, work: StepContext, *rest: Any) -> Any:
         measured[work.scratch.parent.name] = read(model.folder)
+        digests.add(model.digest)
         return measure_site(training, model, work, *rest)
 
     monkeypatch.setattr("luthier.federated.site.measure_site", hearing)
-    made = sites.federate(sites.step(["north", "south"], rounds=1, metrics=["accuracy"], **PARTS["head"]))
+    made = sites.federate(sites.step(["north", "south"], rounds=1, metrics=["accuracy"], **PARTS[name]))
     for site, folder in folders(made).items():
         assert equal(measured[site], read(folder))
+    assert len(digests) == 2, "answers are kept by the digest of the model"
     found = made.read_json("federation.json")["metrics"]["accuracy"]
     assert set(found["sites"]) == {"north", "south"}
 

@@ -253,3 +253,16 @@ def test_rows_share_what_stands_before_their_pictures(tmp_path: Path) -> None:
     assert all(abs(length - len(row)) <= 1 for length, row in zip(counts.lengths, ids, strict=True))
     shared = next(at for at, tokens in enumerate(zip(*ids, strict=True)) if len(set(tokens)) > 1)
     assert counts.shared == shared > 20
+
+
+def test_an_encoder_that_is_not_here_is_foreseen_by_the_decoders_size(tmp_path: Path) -> None:
+    """Nothing is said to be missing in it: its parts are not known yet."""
+    _, base = tiny_base(tmp_path)
+    step = Compose(audio_encoder="whisper", seconds=2)
+    spec = step.outline(PlanContext(inputs={"decoder": base}, upstream={}, recipe_dir=tmp_path))
+    assert spec == ArtifactSpec(
+        parameters=describe_model_folder(base.folder).parameters, how="of the decoder that it is made of"
+    )
+    rows = ArtifactSpec(rows={"train": 4})
+    plan = PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, outlines={"data": rows, "model": spec})
+    assert Tune(data="data", technique=PartialFineTuning(last=0, names=("*projector*",))).estimate_cost(plan).seconds

@@ -198,7 +198,7 @@ def test_a_killed_run_finds_its_job_again(cluster: str, site: Site) -> None:
 
 
 @needs_ray
-@pytest.mark.parametrize(("nodes", "processes"), [(1, 2), (2, 1)])
+@pytest.mark.parametrize(("nodes", "processes"), [pytest.param(1, 2, marks=pytest.mark.slow), (2, 1)])
 def test_processes_of_a_job_know_their_place(cluster: str, site: Site, nodes: int, processes: int) -> None:
     with processes_seen(site, f"group-{nodes}") as seen:
         found = json.loads(settings(site, cluster, nodes=nodes, processes_per_node=processes))

@@ -23,7 +23,7 @@ from luthier.serve.auth import RequestLimits
 from luthier.serve.engines.torch import TorchEngine
 from luthier.serve.model_pool import ModelPool
 from luthier.serve.openai.server import Gateway
-from luthier.serve.server import ServerSettings, bind
+from luthier.serve.server import ServerSettings, bind_socket
 from luthier.traces.api_keys import KeyStore, add_key, revoke_key
 from luthier.traces.feedback import feedback_routes
 from serving import Served, serving
@@ -295,7 +295,7 @@ def test_heads_that_never_end_hold_no_place(tmp_path: Path, tiny: Artifact, monk
 
 def test_small_answers_are_sent_at_once() -> None:
     """asyncio sets TCP_NODELAY on sockets of this protocol only; without it, each answer waits 40 ms."""
-    bound = bind(ServerSettings(port=0))
+    bound = bind_socket(ServerSettings(port=0))
     assert bound.proto == socket.IPPROTO_TCP
     bound.close()
 

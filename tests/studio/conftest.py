@@ -104,25 +104,34 @@ def project(workspace: Path) -> Path:
     return folder
 
 
+def run_project(folder: Path, recipe: str) -> Path:
+    """A project of tickets that was run."""
+    folder.mkdir()
+    write_rows(folder / "rows.csv")
+    (folder / "recipe.yaml").write_text(recipe)
+    run_in(folder.parent, "run", "tickets/recipe.yaml")
+    return folder
+
+
+def copy_project(made: Path, workspace: Path) -> Path:
+    """The project in a workspace, with all that it made."""
+    shutil.copytree(made, workspace / "tickets")
+    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
+        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
+    ledger.close()
+    return workspace / "tickets"
+
+
 @pytest.fixture(scope="session")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that was run, made once."""
-    folder = tmp_path_factory.mktemp("made") / "tickets"
-    folder.mkdir()
-    write_rows(folder / "rows.csv")
-    (folder / "recipe.yaml").write_text(RECIPE)
-    run_in(folder.parent, "run", "tickets/recipe.yaml")
-    return folder
+    return run_project(tmp_path_factory.mktemp("made") / "tickets", RECIPE)
 
 
 @pytest.fixture
 def made(_made: Path, workspace: Path) -> Path:
     """The project in this test's workspace, with all that it made."""
-    shutil.copytree(_made, workspace / "tickets")
-    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
-        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
-    ledger.close()
-    return workspace / "tickets"
+    return copy_project(_made, workspace)
 
 
 @pytest.fixture

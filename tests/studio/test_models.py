@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import socket
-import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -28,7 +26,7 @@ from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.releases import history
 from luthier.traces.retention import traffic_folder
-from studio.conftest import RECIPE, Browser, run_in, write_rows
+from studio.conftest import RECIPE, Browser, copy_project, run_project
 from studio.test_attacks import BREAKS, _is_plain
 
 WATCHED = (
@@ -49,22 +47,13 @@ WATCHED = (
 @pytest.fixture(scope="module")
 def _made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A project that was run, made once."""
-    folder = tmp_path_factory.mktemp("watched") / "tickets"
-    folder.mkdir()
-    write_rows(folder / "rows.csv")
-    (folder / "recipe.yaml").write_text(WATCHED)
-    run_in(folder.parent, "run", "tickets/recipe.yaml")
-    return folder
+    return run_project(tmp_path_factory.mktemp("watched") / "tickets", WATCHED)
 
 
 @pytest.fixture
 def made(_made: Path, workspace: Path) -> Path:
     """The project in this test's workspace, with all that it made."""
-    shutil.copytree(_made, workspace / "tickets")
-    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
-        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
-    ledger.close()
-    return workspace / "tickets"
+    return copy_project(_made, workspace)
 
 
 def _models(folder: Path) -> list[Any]:

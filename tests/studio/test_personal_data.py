@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import sqlite3
 from pathlib import Path
 
 import pytest
@@ -14,7 +12,7 @@ from luthier.people.accounts import add_person
 from luthier.people.audit import list_entries
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
-from studio.conftest import URL, Browser, run_in
+from studio.conftest import URL, Browser, copy_project, run_in
 
 RECIPE = """\
 luthier: 1
@@ -42,11 +40,7 @@ def _prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def prepared(_prepared: Path, workspace: Path) -> Path:
-    shutil.copytree(_prepared, workspace / "tickets")
-    with sqlite3.connect(workspace / "tickets/.luthier/ledger.db") as ledger:
-        ledger.execute("UPDATE runs SET folder = ?", [str(workspace / "tickets")])
-    ledger.close()
-    return workspace / "tickets"
+    return copy_project(_prepared, workspace)
 
 
 def test_it_is_masked_until_somebody_with_the_right_asks(prepared: Path, studio: Studio) -> None:

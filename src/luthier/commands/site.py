@@ -53,6 +53,8 @@ sums: [ffa, alternate, factors, mean]
 parts: []                # further parts an order may use, such as reward.length
 metrics: []              # metrics whose sums over held-out rows may be sent
 queries: []              # questions that are answered by counts: schema, validate, monitor
+# signals: [latency]     # signals that such questions may ask for; those without texts of their own when left out
+# monitor: monitor       # the recipe's step monitor, which drift of requests is held against
 pooled_counts: false     # whether masked sums over all sites may hold this site's counts below least_class_rows
 class_names: false       # whether names of classes may be sent, which objectives over classes need
 peers: {{}}                # card.json of every other site by name: numbers are masked towards all of them

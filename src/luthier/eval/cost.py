@@ -16,10 +16,12 @@ from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,
     RowEstimate,
+    count_decoder_parameters,
     describe_step_model,
     estimate_decode_step_seconds,
     estimate_kernel_cache_bytes,
     estimate_rows,
+    estimate_tower_flops,
     find_model_speed,
     find_tokenizer_folder,
     has_gpu,
@@ -27,6 +29,7 @@ from luthier.models.cost import (
 )
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.load import cpu_has_bf16, has_network, is_remote_input
+from luthier.models.media.encoder_cost import forecast_encoder
 from luthier.models.token_counts import count_branch_tokens
 
 if TYPE_CHECKING:
@@ -95,7 +98,7 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepC
     speed = find_model_speed(plan_context, model, bf16=_narrow(step), writes=bool(written), **alike)
     standing = _asked_anyway(step, plan_context, rows)
     computed = models * (_computed(rows) + standing)
-    flops, writing_s = _flops(model, computed), 0.0
+    flops, writing_s = _flops(model, computed) + models * _encoder_flops(model, rows), 0.0
     flops += rows.number * models * _flops(model, aside.tokens, headed=aside.headed)
     if any(writes) and "writes" in speed.measures:
         flops += _flops(model, written, headed=written)
@@ -127,7 +130,7 @@ def measure_answer_speed(step: Evaluate, work: StepContext, task: str, known: An
         return {}
     answers, aside = rows._replace(number=known.made), estimate_extra_tokens(step, plan_context, rows)
     written = known.made * statistics.fmean(_written(step, plan_context, rows, task))
-    flops = _flops(model, _computed(answers)) + _flops(model, written, headed=written)
+    flops = _flops(model, _computed(answers)) + _flops(model, written, headed=written) + _encoder_flops(model, answers)
     flops += known.made * _flops(model, aside.tokens, headed=aside.headed)
     task = PAIRS if aside.pairs else task
     by_processor = {} if has_gpu() else {"flops_per_cpu_s": flops / max(known.cpu_s, 1e-9)}
@@ -137,8 +140,14 @@ def measure_answer_speed(step: Evaluate, work: StepContext, task: str, known: An
 
 def _flops(model: ModelDescription, tokens: float, *, headed: float = 0.0) -> float:
     """Operations that reading so many tokens takes; those that are written or scored (`headed`) need the head, too."""
-    body = model.parameters - model.embedding_parameters
-    return 2 * (body * tokens + model.vocab * model.hidden_size * headed)
+    return 2 * (count_decoder_parameters(model) * tokens + model.vocab * model.hidden_size * headed)
+
+
+def _encoder_flops(model: ModelDescription, rows: RowEstimate) -> float:
+    """Operations in which one model reads each picture or sound of the rows, which it then keeps."""
+    if (encoder := forecast_encoder(model)) is not None:
+        return rows.number * encoder.flops
+    return estimate_tower_flops(model, rows)
 
 
 def _task(plan_context: PlanContext) -> str | None:

@@ -149,6 +149,11 @@ class SharedModel:
         self._initial = copy_weights({name: value for name, value in moving.items() if keeps(name)})
 
     @property
+    def moving(self) -> frozenset[str]:
+        """The parameters that move, by name."""
+        return self._moving
+
+    @property
     def initial(self) -> Mapping[str, Tensor]:
         """What sites keep for themselves, as every site begins with it."""
         return self._initial
@@ -225,7 +230,7 @@ class FederatedTraining(TrainingRun):
     ) -> None:
         """Write the model's files, as a plain training writes its own. What is not given is as it began; the adapter of
         a model that is not `complete` may do nothing."""
-        model = self.open_trainable(classes)
+        model = self._find_shared(given, classes) or self.open_trainable(classes)
         set_global_weights(model, GlobalWeights(given.moving, {}), 1.0)
         if given.base:
             write_stacked_adapter(model, given.base, folder, self._name)
@@ -233,6 +238,19 @@ class FederatedTraining(TrainingRun):
             self._technique.save(model, folder, self._base, self._name)
         if complete:
             refuse_empty_adapter(folder)
+
+    def _find_shared(self, given: GlobalWeights, classes: Mapping[str, str]) -> Any:
+        """The model that sites of this process share, where what is given sets all that moves in it; else None."""
+        from luthier.models.load import pick_dtype
+
+        about = ObjectiveContext(classes=classes, seed=self._work.seed)
+        key = self._name_model(pick_dtype(self._step.dtype), about)
+        return self._shared.find(key) if self._shares and self._shared.moving <= given.moving.keys() else None
+
+    def _name_model(self, dtype: Any, about: ObjectiveContext) -> str:
+        """A name that adapted models share which begin alike: of the classes, only the outputs of a head matter."""
+        outputs = self._step.objective.outputs(about)
+        return digest_of([str(dtype), self._step.technique.settings(), self._model.digest, outputs])
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "auto"]:
@@ -357,7 +375,7 @@ class FederatedTraining(TrainingRun):
     def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
         """The shared model, which is adapted already, or a plain one of its own."""
         assert self._given is not None, "weights are given before a round"
-        self._key = digest_of([str(dtype), self._step.technique.settings(), self._model.digest, dict(about.classes)])
+        self._key = self._name_model(dtype, about)
         found = self._shared.find(self._key) if self._shares_model(self._given) else None
         self._is_adapted = found is not None
         return super()._open(dtype, about) if found is None else found

@@ -17,7 +17,7 @@ from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.keys import Name, PublicCard
-from luthier.federated.messages import Order, Question
+from luthier.federated.messages import Order, Question, dump_given_settings
 from luthier.federated.privacy import (
     SITE,
     PrivacySpending,
@@ -25,14 +25,21 @@ from luthier.federated.privacy import (
     covers,
     find_federated_privacy_obstacle,
 )
+from luthier.federated.queries.monitor import MonitorQuery
 from luthier.federated.refusals import MessageError, OrderError, explain_settings
 from luthier.federated.rules import find_federation_obstacle, find_refused_setting
 from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
 from luthier.metrics.metric import Metric
+from luthier.monitor.signal import Signal
+from luthier.monitor.signals.measured import MetricSignal
 from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
 
 POLICY = "policy.yaml"
+PLAIN_SIGNALS = (
+    "drift", "error_rate", "latency", "length", "pii", "rating", "refusal_rate", "throughput", "tokens", "toxicity"
+)  # fmt: skip
+"""Signals whose settings hold no text to look for."""
 
 
 class SitePolicyError(OrderError):
@@ -96,12 +103,16 @@ class SitePolicy(BaseModel):
     queries: tuple[str, ...] = ()
     """Questions that are answered by counts: `schema`, `validate`, `monitor`. Of the same rows each has one answer, and
     none tells of fewer than `least_class_rows` rows."""
+    signals: tuple[str | dict[str, Any], ...] = PLAIN_SIGNALS
+    """Signals that questions of the kind `monitor` may ask for: of those that look for no text of the question's own,
+    the kind; of `schema_validity` a mapping with its settings. Metrics are those of `metrics`."""
     monitor: str | None = None
     """The step `monitor` of the recipe: what drift of requests is held against, where questions of the kind `monitor`
     are answered. The requests are those that the recipe's folder keeps."""
     pooled_counts: bool = False
     """Whether under masks counts below `least_class_rows` may be part of a sum over all sites; otherwise each site
-    leaves its own out. The coordinator then learns sums that may be small, and promises not to show them."""
+    leaves its own out. The coordinator then learns sums that may be small, and one that lies about which names many
+    rows have learns those that few have: for a coordinator that you trust with that."""
     class_names: bool = False
     """Whether the names of classes may be sent, which objectives over classes need: they are texts of the data."""
     revoked: tuple[str, ...] = ()
@@ -244,6 +255,12 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("require_masks", "the question has no masks")
         if self.epsilon is not None and question.privacy is None:
             raise self.build_refusal("epsilon", "the question makes no promise of differential privacy")
+        if self.epsilon is None and question.privacy is not None:
+            what = "noise takes the place of `least_class_rows` within a budget alone, and none is set"
+            raise self.build_refusal("epsilon", what)
+        if isinstance(query, MonitorQuery):
+            for signal in query.signals:
+                self._check_signal(signal)
         if rows is not None and rows < self.least_rows:
             raise self.build_refusal("least_rows", "there are too few rows here to count")
 
@@ -294,6 +311,17 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("total_rounds", f"{rounds} rounds are done, at most {self.total_rounds}")
         if hours >= self.hours:
             raise self.build_refusal("hours", f"this federation took the {self.hours:g} hours that it may")
+
+    def _check_signal(self, signal: Signal) -> None:
+        """Only signals that are listed: others may count answers that a text of the question fits."""
+        if isinstance(signal, MetricSignal):
+            self._check_metric(dump_given_settings(signal.metric))
+            return
+        if signal.kind in PLAIN_SIGNALS and signal.kind in self.signals:
+            return
+        named = signal.model_copy(update={"name": ""})
+        if not any(named == Signal.parse(allowed) for allowed in self.signals):
+            raise self.build_refusal("signals", f"counts of {_shown(signal.kind)} may not be asked for so")
 
     def _check_metric(self, settings: Mapping[str, Any]) -> None:
         """Only metrics that are listed, with the settings that are listed."""

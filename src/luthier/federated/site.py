@@ -17,9 +17,11 @@ from pydantic_core import PydanticCustomError
 
 from luthier.artifacts.dataset import DatasetSummary, has_split, read_example_batches
 from luthier.artifacts.training import TrainingRecord
+from luthier.core.artifact import list_files
 from luthier.core.component import iter_components
 from luthier.core.errors import LuthierError, OutOfMemory, SystemResourceError
 from luthier.core.files import write_atomically
+from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
@@ -361,6 +363,8 @@ class SiteWorker:
         _, aggregator = read_order_settings(order)
         moving = {name: value for name, value in given.moving.items() if not aggregator.freezes(name, start.round - 1)}
         check_weights(shared, moving, "the coordinator")
+        if start.round == 1 and any(bool(value.any()) for value in shared.values()):
+            raise MessageError("the coordinator sends control variates that are not zero in the first round")
         if order.place >= len(start.counted):
             raise MessageError(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
         kept = SiteState(self._work.scratch).read(start.round)
@@ -435,8 +439,10 @@ class SiteWorker:
     def _open_masks(self) -> DropoutMasks:
         if self._masks is None:
             raise MessageError("this site has no peers to mask its numbers towards")
-        masks = self._masks.within(self.order.group)
-        return DropoutMasks(masks.identity, masks.peers, self._work.scratch)
+        peers = self._masks.peers
+        if self._order is not None:
+            peers = {fingerprint: card for fingerprint, card in peers.items() if fingerprint in self._order.group}
+        return DropoutMasks(self._masks.identity, peers, self._work.scratch)
 
     def _measure(self, order: Order, message: FederationMessage) -> bytes:
         """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by
@@ -453,7 +459,7 @@ class SiteWorker:
         header = Measured(rows=0, personal=own)
         if order.metrics:
             work, data = self._open_scratch(classes), self._work.inputs["data"]
-            digest = digest_message(message.encode())
+            digest = digest_of([entry.model_dump() for entry in list_files(folder)])  # answers are kept by it
             model = describe_folder(folder, digest, "tune", "model", {"data": data, "model": work.inputs["model"]})
             metrics = [Metric.parse(settings) for settings in order.metrics]
             rows, sums = measure_site(training, model, work, metrics, list(classes))

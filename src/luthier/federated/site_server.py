@@ -27,6 +27,7 @@ from luthier.federated.messages import (
     ANSWERS,
     QUESTIONS,
     BlindRequest,
+    Counted,
     FederationMessage,
     Final,
     Measured,
@@ -145,7 +146,8 @@ class SiteServer:
         try:
             self._refuse_lost_answer(header)
             spent, refusal = self._plan_spending(header, message)
-            self._write(header, "in", kind, content, spent=spent)
+            about = describe_question(message.header) if isinstance(message.header, Question) else ""
+            self._write(header, "in", kind, content, spent=spent, why=about)
             reply = refusal or self._compute(header, message, content)
         except MessageError as error:
             self._refuse(envelope, digest, error)
@@ -155,6 +157,8 @@ class SiteServer:
         why = ""
         if isinstance(answer, RemainingRows):
             why = f"{count_left_out(self._folder / FEDERATIONS / header.federation)} training rows left out"
+        if isinstance(answer, Counted) and answer.names:
+            why = f"{len(answer.names)} names of classes and columns sent"
         self._write(header, "out", answer.kind, reply, seconds=seconds, why=why)
         if isinstance(answer, Rejection):
             self._say(f"refused {kind} {header.number}: {answer.message}")
@@ -302,6 +306,12 @@ class SiteServer:
                 }
             )
         )  # fmt: skip
+
+
+def describe_question(question: Question) -> str:
+    """What a question asks for, as the log tells it."""
+    how = [word for word, holds in (("masked", question.group), ("with noise", question.noise)) if holds]
+    return ", ".join([f"{str(question.query.get('kind'))[:40]}: {question.stage}", *how])
 
 
 def read_approved(folder: Path) -> set[str]:

@@ -207,6 +207,18 @@ def has_sequence_head(plan_context: PlanContext, field: str = "model") -> bool:
     return plan_context.outlines.get(field, ArtifactSpec()).headed
 
 
+def count_decoder_parameters(model: ModelDescription) -> int:
+    """Numbers that each token passes but for the embeddings: not those of encoders and of what joins them."""
+    others = sum(numbers for part, numbers in model.parts.items() if part != "language")
+    return model.parameters - model.embedding_parameters - others
+
+
+def estimate_tower_flops(model: ModelDescription, rows: RowEstimate) -> float:
+    """Floating-point operations in which a model's towers read each picture or sound of the rows once."""
+    parameters = model.parts.get("vision") or model.parts.get("audio", 0)
+    return 2 * parameters * rows.number * rows.pictures * rows.patches
+
+
 class ModelSpeed(NamedTuple):
     """How quickly steps compute with a model on this machine."""
 

@@ -70,7 +70,7 @@ async def run_gateway(
         raise InputError(
             f"{settings.host} can be reached from elsewhere", where=SourceLocation(field="--host"), hint=hint
         )
-    bound = bind(settings)
+    bound = bind_socket(settings)
     try:
         for model in models:
             await gateway.fleet.prepare(model)
@@ -165,7 +165,7 @@ def is_loopback(host: str) -> bool:
     return host in ("127.0.0.1", "localhost", "::1")
 
 
-def bind(settings: ServerSettings) -> socket.socket:
+def bind_socket(settings: ServerSettings) -> socket.socket:
     """A socket at the address; `InputError` where it is taken or not of this machine."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)  # asyncio sends at once on such sockets only

@@ -17,7 +17,7 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.people.accounts import has_accounts
 from luthier.people.oidc import OidcProvider, OidcSettings
 from luthier.recipe.workspace import Workspace
-from luthier.serve.server import ServerSettings, bind, is_loopback
+from luthier.serve.server import ServerSettings, bind_socket, is_loopback
 from luthier.studio.app import build_app
 from luthier.studio.security import StudioNames
 from luthier.studio.state import Studio
@@ -53,7 +53,7 @@ def run_studio(
         studio = Studio(
             ledger=ledger, workspace=workspace, names=names, oidc=None if oidc is None else OidcProvider(oidc)
         )
-        bound = bind(settings)
+        bound = bind_socket(settings)
         try:
             serve_studio(studio, bound, tell)
         finally:

@@ -13,6 +13,7 @@ from luthier.core.step import StepContext
 from luthier.models.cost import (
     BASE_BYTES,
     count_cores,
+    count_decoder_parameters,
     estimate_matmul_speedup,
     has_gpu,
     has_tile_attention,
@@ -68,8 +69,7 @@ def build_flop_counter(
     the place of that of the vocabulary, and is as good as nothing.
     """
     moving = 6 if trainable > model.parameters / 2 else 4
-    towers = sum(numbers for part, numbers in model.parts.items() if part != "language")  # tokens do not pass them
-    layers = moving * (model.parameters - model.embedding_parameters - towers)
+    layers = moving * count_decoder_parameters(model)
     head = 0 if headed else moving * model.vocab * model.hidden_size
     attention = 12 * model.layers * model.heads * model.head_dim
     overhead_tokens = PACK_TOKENS * estimate_matmul_speedup(bf16=bits == 16)

@@ -20,6 +20,7 @@ from luthier.models.cost import (
     estimate_kernel_cache_bytes,
     estimate_kernel_cache_share,
     estimate_rows,
+    estimate_tower_flops,
     find_model_speed,
     find_tokenizer_folder,
     has_fused_lora,
@@ -29,8 +30,8 @@ from luthier.models.cost import (
 from luthier.models.describe import ModelDescription, estimate_activation_bytes
 from luthier.models.load import cpu_has_bf16, is_remote_input
 from luthier.models.media.counts import estimate_tower_bytes
+from luthier.models.media.encoder_cost import forecast_encoder
 from luthier.models.media.family import explain_alone
-from luthier.models.media.foresight import forecast_encoder
 from luthier.models.packing.lanes import plan_parallel_packs
 from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import (
@@ -176,9 +177,7 @@ def _moves_vision(step: Tune, model: ModelDescription) -> bool:
 def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
     """Floating-point operations of encoders: a frozen one reads each picture once and keeps its features; one that
     learns reads it in each epoch, forward and back, and so does one whose rows are read one by one."""
-    encoder = (
-        2 * (model.parts.get("vision") or model.parts.get("audio", 0)) * rows.number * rows.pictures * rows.patches
-    )
+    encoder = estimate_tower_flops(model, rows)
     epochs = _examples_seen(step, rows) / max(1, rows.number)
     if _moves_vision(step, model):
         return 3 * encoder * max(1.0, epochs)

@@ -296,4 +296,13 @@ def test_a_site_needs_a_word_in_its_policy() -> None:
     question = Question(federation="ab" * 16, query=query.settings(), stage="counts", code="", seed=0, least_rows=1)
     with pytest.raises(OrderError, match="questions of the kind monitor are not answered"):
         SitePolicy.model_validate(given).check_question(question, query, None)
-    SitePolicy.model_validate({**given, "queries": ["monitor"]}).check_question(question, query, None)
+    allowed = SitePolicy.model_validate({**given, "queries": ["monitor"]})
+    allowed.check_question(question, query, None)
+    looking = {"kind": "schema_validity", "form": {"type": "string", "pattern": "Anna Meier"}}
+    metric = {"kind": "metric", "metric": {"kind": "json_valid", "obeys": {"pattern": "Anna Meier"}}}
+    for signal, message in ((looking, "counts of schema_validity may not"), (metric, "sums of json_valid may not")):
+        query = MonitorQuery.model_validate({"signals": [signal], "since": 0, "until": 60})
+        with pytest.raises(OrderError, match=message):
+            allowed.check_question(question, query, None)
+    named = SitePolicy.model_validate({**given, "queries": ["monitor"], "signals": [looking]})
+    named.check_question(question, MonitorQuery.model_validate({"signals": [looking], "since": 0, "until": 60}), None)

@@ -120,6 +120,10 @@ def test_sites_elsewhere_answer_through_a_folder(served: Served) -> None:
     assert [(entry.way, entry.kind) for entry in log] == [("in", "question"), ("out", "counted")] * 3 + [
         ("in", "final"), ("out", "measured")
     ]  # fmt: skip
+    assert [entry.why for entry in log if entry.kind == "question"] == [
+        "schema: names", "schema: counts", "validate: counts"
+    ]  # fmt: skip
+    assert log[1].why.endswith("names of classes and columns sent")
     text = (served.root / "north" / "log.jsonl").read_text()
     assert "invoice" not in text
     assert "channel" not in text
@@ -163,6 +167,7 @@ def test_and_by_a_process_for_each_site(tickets: Sites) -> None:
         ({"least_rows": 1000}, {}, "too few rows here to count"),
         ({"epsilon": 1.0}, {}, "no promise of differential privacy"),
         ({"epsilon": 1.0}, {"privacy": {"epsilon": 4}}, "and the budget is 1"),
+        ({}, {"privacy": {"epsilon": 4}}, "noise takes the place of `least_class_rows` within a budget alone"),
     ],
 )
 def test_a_question_that_breaks_the_policy_is_refused_with_the_line(
@@ -235,6 +240,9 @@ def test_what_a_coordinator_sends_is_checked(served: Served) -> None:
         ({"query": {"kind": "validate", "checks": ["enough"]}}, "cannot be told by counts"),
         ({"noise": 3.0}, "names its noise"),
         ({"group": ["f" * 64] * 3}, "not the one that this site masks towards"),
+        ({"classes": ["refund"] * 2, "stage": "counts"}, "names a class or a column twice"),
+        ({"noise": 1e-6, "privacy": {"epsilon": 50}}, "noise of 1e-06 is none"),
+        ({"heavy": [list(range(4096))] * 3, "stage": "names"}, "more than 400 buckets"),
         ({"query": {"kind": "no such"}}, "none of a query here"),
     ]
     for at, (changes, message) in enumerate(asked):
@@ -285,3 +293,51 @@ def test_rows_with_personal_data_in_a_class_are_not_named(tmp_path: Path) -> Non
     assert "field:anna.meier@example.com" in counts
     assert "field:channel" in list_tellable_names(counts)
     assert "field:anna.meier@example.com" not in list_tellable_names(counts)
+
+
+def test_sites_elsewhere_count_their_requests_once(served: Served, tmp_path: Path) -> None:
+    """Through a folder and under masks: the sums of a window, and no answer for another that shares seconds with it."""
+    from luthier.core.context import RunContext
+    from luthier.core.expressions import Window
+    from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
+    from luthier.federated.steps.monitor_sites import MonitorSites
+    from watching import BEGIN, desk_traffic, plan_of, write_log
+
+    begin, plan = int(BEGIN.timestamp()), plan_of(tmp_path, ["error_rate", "throughput", "latency"])
+    for name in NAMES:
+        write_log(served.root / f"{name}.jsonl", desk_traffic(40))
+        peers = tuple(served.keys[other].card for other in NAMES if other != name)
+        server = SiteServer(
+            served.root / name, served.keys[name], served.keys["coordinator"].card, served.mail()[name],
+            SiteInputs(
+                data=served.tickets.data[name], model=None, peers=peers, traffic=served.root / f"{name}.jsonl"
+            ),
+            policy(queries=["monitor"], require_masks=True),
+        )  # fmt: skip
+        thread = threading.Thread(target=server.run, args=(served.stop.is_set,))
+        thread.start()
+        served.threads.append(thread)
+    cards = {name: str(served.root / name / "card.json") for name in NAMES}
+    transport = {
+        "kind": "folder", "path": str(served.root / "mail"), "keys": str(served.root / "coordinator"),
+        "member_cards": cards, "wait_s": 60,
+    }  # fmt: skip
+    said = list[str]()
+    for window, until in ((600, begin + 600), (300, begin + 600)):
+        step = MonitorSites.model_validate(
+            {"kind": "monitor_sites", "monitor": "monitor", "window": window, "secure": True, "least_rows": 3,
+             "transport": transport}
+        )  # fmt: skip
+        kept = tmp_path / f"kept-{window}"
+        kept.mkdir()
+        monitoring = SiteMonitoring(step=step, digest=f"{window}" * 8, recipe_dir=tmp_path, kept=kept, say=said.append)
+        watching = SiteAlertEvaluator(plan, RunContext(recipe_dir=tmp_path), monitoring)
+        watching.ask(until)
+        value = watching.reading("throughput", Window(seconds=600), until)
+        if window == 600:
+            assert value is not None
+            assert value.events == 3 * 20, "requests of all three sites in ten minutes"
+            assert watching.reading("error_rate", Window(seconds=600), until) is not None
+        else:
+            assert value is None
+    assert "shares seconds with another one that was answered" in said[0]

@@ -45,7 +45,7 @@ def average_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
     return changed
 
 
-def keep_image(image: Image) -> KeptMedia:
+def encode_image(image: Image) -> KeptMedia:
     """A changed picture as a data set keeps it: PNG."""
     out = io.BytesIO()
     image.save(out, "PNG")

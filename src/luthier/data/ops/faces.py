@@ -11,7 +11,7 @@ from pydantic import Field
 
 from luthier.chat.media_codec import KeptMedia, decode_image
 from luthier.core.component import BasicMarker
-from luthier.data.media.cover import average_boxes, keep_image
+from luthier.data.media.cover import average_boxes, encode_image
 from luthier.data.media.operator import MediaFinding, MediaOperator
 from luthier.data.operator import Column, Reads
 
@@ -70,7 +70,7 @@ class FaceOperator(MediaOperator):
 
     def redact(self, content: bytes, findings: Sequence[MediaFinding]) -> KeptMedia:
         boxes = [(position[0], position[1], position[2], position[3]) for _, position in findings]
-        return keep_image(average_boxes(decode_image(content), boxes, 0.1))
+        return encode_image(average_boxes(decode_image(content), boxes, 0.1))
 
 
 def _corners(x: int, y: int, width: int, height: int) -> tuple[float, float, float, float]:

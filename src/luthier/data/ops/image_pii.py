@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 
 from luthier.chat.media_codec import KeptMedia, decode_image
 from luthier.core.component import BasicMarker
-from luthier.data.media.cover import cover_boxes, keep_image
+from luthier.data.media.cover import cover_boxes, encode_image
 from luthier.data.media.operator import MediaFinding, MediaOperator
 from luthier.data.media.text import ImageText, read_image_text
 from luthier.data.operator import Column, Reads
@@ -69,7 +69,7 @@ class ImagePii(MediaOperator):
 
     def redact(self, content: bytes, findings: Sequence[MediaFinding]) -> KeptMedia:
         boxes = [(position[0], position[1], position[2], position[3]) for _, position in findings]
-        return keep_image(cover_boxes(decode_image(content), boxes, _MARGIN))
+        return encode_image(cover_boxes(decode_image(content), boxes, _MARGIN))
 
 
 def _join_boxes(boxes: Sequence[tuple[float, float, float, float]]) -> list[tuple[float, float, float, float]]:

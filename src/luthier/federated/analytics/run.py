@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -49,6 +50,10 @@ from luthier.tune.privacy.accountant import find_noise
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+
+NOISE_SPREADS = 3.0
+"""Standard deviations of the noise in a count below which it is taken for noise alone."""
 
 
 class SiteCounts(NamedTuple):
@@ -108,7 +113,7 @@ class QueryRun:
 
     def count(self, query: SiteQuery, names: RowNames) -> SiteCounts:
         """The counts of all sites, and of each where there are no masks."""
-        groups = query.list_groups(names)
+        groups, noise = query.list_groups(names), self._settings.noise or 0.0
         size = sum(len(group.cells) for group in groups)
         about: dict[str, Any] = {"classes": list(names.classes), "fields": list(names.fields)}
         if self._settings.masks:
@@ -116,13 +121,12 @@ class QueryRun:
             counts = shape_counts(groups, numbers)
             if self._settings.privacy is None:
                 counts = move_small_counts(groups, counts, self._settings.least_rows)
-            return SiteCounts(_bound(counts), {})
+            return SiteCounts(_drop_noise(counts, noise * math.sqrt(len(self._sites))), {})
         sites = {}
         for name, (_, tensors) in self._ask(query, "counts", **about).items():
             sites[name] = shape_counts(groups, self._read_numbers(name, tensors, size))
-        return SiteCounts(
-            _bound(add_counts(groups, sites.values())), {name: _bound(own) for name, own in sites.items()}
-        )
+        total = _drop_noise(add_counts(groups, sites.values()), noise * math.sqrt(len(sites)))
+        return SiteCounts(total, {name: _drop_noise(own, noise) for name, own in sites.items()})
 
     def end(self) -> None:
         """Tell the sites that it is over."""
@@ -258,6 +262,10 @@ class QueryRun:
         )
 
 
-def _bound(counts: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, int]]:
-    """Counts with noise are not below nothing."""
-    return {group: {cell: max(0, count) for cell, count in cells.items()} for group, cells in counts.items()}
+def _drop_noise(counts: Mapping[str, Mapping[str, int]], spread: float) -> dict[str, dict[str, int]]:
+    """Counts without those that may be noise alone; `spread` is its standard deviation, 0 where there is none."""
+    least = NOISE_SPREADS * spread
+    return {
+        group: {cell: count if count >= least else 0 for cell, count in cells.items()}
+        for group, cells in counts.items()
+    }

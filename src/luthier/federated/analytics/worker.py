@@ -17,7 +17,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.data.check import RowNames
 from luthier.federated.analytics.answered import AnsweredQuestions, SiteAnswer
-from luthier.federated.analytics.names import fill_tables, list_tellable_names, spell_names
+from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_tellable_names, spell_names
 from luthier.federated.analytics.query import QueryRows, SiteQuery, list_paths
 from luthier.federated.dropout_masks import check_least
 from luthier.federated.masks import LEAST_SITES, MASKED
@@ -37,6 +37,7 @@ from luthier.federated.privacy import PrivacySpending
 from luthier.federated.refusals import MessageError, OrderError
 from luthier.federated.site import SiteWorker
 from luthier.metrics.counts import flatten_counts, move_small_counts
+from luthier.tune.privacy.accountant import LEAST_NOISE
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.privacy.settings import ROW
 
@@ -155,20 +156,30 @@ class QueryWorker(SiteWorker):
             raise OrderError(f"{why}, so that no noise protects it; leave that check out")
         if (question.privacy is None) != (question.noise is None):
             raise MessageError("a question with privacy names its noise, and no other does")
+        if question.noise is not None and question.noise < LEAST_NOISE:
+            raise OrderError(f"noise of {question.noise:g} is none; at least {LEAST_NOISE:g} is needed")
+        if any(len(set(given)) < len(given) or len(given) > 2 * MOST_NAMES for given in names):
+            raise MessageError("a question names a class or a column twice, or too many of them")
+        if sum(map(len, question.heavy)) > TABLES * MOST_NAMES:
+            raise MessageError(f"a question names more than {MOST_NAMES} buckets of a table")
         if self._policy is not None:
             rows = None if query.window is not None else len(self._rows.data.rows)
             self._policy.check_question(question, query, rows)
         if question.group:
-            whole = [] if self._masks is None else self._masks.group
-            if question.group != whole:
-                raise OrderError("the question's group of sites is not the one that this site masks towards")
-            if len(whole) < LEAST_SITES:
-                raise OrderError(f"masks need {LEAST_SITES} sites, and the group has {len(whole)}")
-            if question.least is not None and (why := check_least(len(whole), question.least)):
-                raise OrderError(why)
+            self._check_masks(question)
         if question.code != (code := compute_query_code(query)):
             what = f"the code that counts here is {code[:12]}, and that of the coordinator {question.code[:12]}"
             raise OrderError(what, hint="install the same version of Luthier at both")
+
+    def _check_masks(self, question: Question) -> None:
+        """`OrderError` for another group of sites than this one and its peers, or one that is too small."""
+        whole = [] if self._masks is None else self._masks.group
+        if question.group != whole:
+            raise OrderError("the question's group of sites is not the one that this site masks towards")
+        if len(whole) < LEAST_SITES:
+            raise OrderError(f"masks need {LEAST_SITES} sites, and the group has {len(whole)}")
+        if question.least is not None and (why := check_least(len(whole), question.least)):
+            raise OrderError(why)
 
     def _count(self, question: Question, query: SiteQuery, salt: bytes) -> SiteAnswer:
         names, least = _read_names(question), self._find_least(question)

@@ -161,7 +161,7 @@ class ValidateSites(Step):
         rows = total[ROWS][ROWS]
         table = [(name.removeprefix("has/"), cells[YES]) for name, cells in total.items() if name.startswith("has/")]
         fields = [(name, total[f"field/{name}"][YES]) for name in names.fields]
-        apart = _list_differences(names, looks)
+        apart = _list_differences(names, looks) if self.privacy is None else ""
         severity: Severity = "warning" if apart else "info"
         what = self._describe_promise()
         tables = [
@@ -195,7 +195,7 @@ class ValidateSites(Step):
         if self.privacy is not None:
             return (
                 f"\N{GREEK SMALL LETTER EPSILON} = {self.privacy.epsilon:g} at \N{GREEK SMALL LETTER DELTA} = "
-                f"{self.privacy.delta:.2g} for each row, by noise in every count"
+                f"{self.privacy.delta:.2g} for each row, by noise in every count; what may be noise alone is told as 0"
             )
         if self.least_rows == 1:
             return "every count is told"

@@ -69,9 +69,9 @@ from luthier.models.kernels.forwards import relative_distance
 from luthier.models.kernels.linear_ops import LinearStruct, RowKernels, get_row_kernels
 from luthier.models.load import LoadedModel
 from luthier.models.media.encoder_decoder import attends_to_encoder, build_cross_attention, get_context_length
-from luthier.models.media.inputs import compute_row_positions, sees_media_whole, turns_by_grid
+from luthier.models.media.inputs import compute_row_positions, has_bidirectional_media, uses_mrope
+from luthier.models.media.row_forward import GenerationRow, explain_media_alone, is_prefix_lm, refuses_chunked_prefill
 from luthier.models.media.towers import find_towers
-from luthier.models.media.whole import GenerationRow, explain_media_alone, reads_media_at_once, reads_prefix_whole
 from luthier.models.packing.head import OutputHead, transform_logits
 from luthier.models.packing.logprobs import (
     AGREES,
@@ -182,7 +182,7 @@ class UnbatchedReader:
         self._takes_positions = "position_ids" in inspect.signature(self._model.forward).parameters
         self._stateful = bool(getattr(self._model, "_is_stateful", False))
         self._media_alone = explain_media_alone(self._model)
-        self._text_alone = reads_prefix_whole(self._model)
+        self._text_alone = is_prefix_lm(self._model)
 
     cached = 0
 
@@ -224,7 +224,7 @@ class UnbatchedReader:
             if not line.read and not slot.soft.cached:
                 begin = 0
             kept: dict[str, Any] = {self._cache_name: slot.cache}
-            if self._takes_positions and turns_by_grid(self._model) and list_media_keys(line.ask.ids):
+            if self._takes_positions and uses_mrope(self._model) and list_media_keys(line.ask.ids):
                 ahead = [(at, at, at) for at in range(slot.soft.count - begin)] if not begin else []
                 positions = [*ahead, *line.positions(self._model, portion.tokens, slot.soft.count)]
                 kept["position_ids"] = torch.tensor(positions, device=self._device).T[:, None]
@@ -253,7 +253,7 @@ class UnbatchedReader:
         from luthier.models.generation.kv_cache import preallocate_cache
 
         slot.cache = slot.soft.fill(preallocate_cache(DynamicCache(config=self._model.config)), 1)
-        whole = {"token_type_ids": (ids >= MEDIA_IDS).long()} if sees_media_whole(self._model, ids) else {}
+        whole = {"token_type_ids": (ids >= MEDIA_IDS).long()} if has_bidirectional_media(self._model, ids) else {}
         return {**slot.soft.inputs(self._model, ids), **whole}
 
 
@@ -379,7 +379,7 @@ class BatchedReader:
         self._state = self._weights()
         self._plugged = ModuleDecoder(self._model, self._past)
         self._lean: CompiledDecoder | None = None
-        if not turns_by_grid(self._model):
+        if not uses_mrope(self._model):
             self._lean = open_compiled_decoder(self._whole, self._past)
 
     def _notice(self) -> None:
@@ -420,7 +420,7 @@ class BatchedReader:
 
     def _turned(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
         """(3, 1, T) positions of the new tokens, where media turn them by their grids."""
-        if not turns_by_grid(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
+        if not uses_mrope(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
             return None
         positions = [position for line, count in portions for position in line.positions(self._model, count)]
         return torch.tensor(positions, device=self._device).T[:, None]
@@ -655,7 +655,7 @@ class ContinuousBatchingDecoder:
 def _reader(model: object, tokens: int) -> DecoderBackend:
     """How a model is read for writing: many lines together where that is understood, else each alone."""
     how = detect_forward_mode(model)  # type: ignore[arg-type]
-    whole = reads_media_at_once(unwrap_peft_model(model))
+    whole = refuses_chunked_prefill(unwrap_peft_model(model))
     if how.packed and how.head is not None and how.turn is None and not whole and not compute_soft_prompt(model).count:
         return BatchedReader(model, how.head, tokens)
     return UnbatchedReader(model, tokens)

@@ -1,7 +1,7 @@
 """How a family of models reads pictures or sounds: what is the same in all of them, and the list of known ones.
 
 A family is one class in one file of `luthier.models.media.families`. A model of a type that no family names is read row
-by row, through its own forward (`luthier.models.media.whole`).
+by row, through its own forward (`luthier.models.media.row_forward`).
 """
 
 from __future__ import annotations

@@ -62,13 +62,13 @@ def _features(model: Any, ids: Sequence[int]) -> MediaFeatures:
     return MediaFeatures(embeddings, tuple(deep))
 
 
-def turns_by_grid(model: Any) -> bool:
+def uses_mrope(model: Any) -> bool:
     """Whether a model turns the positions of a picture's tokens by their rows and columns (M-RoPE)."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return "mrope_section" in rope
 
 
-def sees_media_whole(model: Any, ids: Tensor) -> bool:
+def has_bidirectional_media(model: Any, ids: Tensor) -> bool:
     """Whether a picture's tokens see one another, later ones too: where media stand, in models that read them so."""
     family = find_family(model.config.model_type)
     return family is not None and family.mutual and holds_media(ids)
@@ -85,7 +85,7 @@ class _Walk(NamedTuple):
 
 def compute_positions(model: Any, pack: Pack) -> Tensor:
     """(1, T) positions of a pack's tokens; (3, 1, T) where media stand and a model turns them by their grids."""
-    if not turns_by_grid(model) or not holds_media(pack.ids):
+    if not uses_mrope(model) or not holds_media(pack.ids):
         return pack.positions[None]
     towers, starts = require_towers(model), pack.starts.tolist()
     ids, ends, columns = pack.ids.tolist(), list[_Walk](), list[tuple[int, int, int]]()

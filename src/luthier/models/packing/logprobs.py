@@ -41,11 +41,11 @@ from luthier.models.media.inputs import (
     build_decoder_inputs,
     compute_positions,
     compute_row_positions,
+    has_bidirectional_media,
     holds_media,
-    sees_media_whole,
-    turns_by_grid,
+    uses_mrope,
 )
-from luthier.models.media.whole import explain_media_alone, gives_states, read_rows_alone, reads_prefix_whole
+from luthier.models.media.row_forward import base_reads_media, explain_media_alone, is_prefix_lm, read_rows_alone
 from luthier.models.packing.head import LogitTransform, OutputHead
 from luthier.models.packing.pack import Pack, TokenRow, build_pack, pad_pack_size
 from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
@@ -147,7 +147,7 @@ def compute_pack_logprobs(
     if ends_in_sequence_head(inner):
         scores = score_hidden_states(inner, _hidden(inner, pack, soft, how, quick))
         return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
-    if how.head is None or (_is_alone(how, pack) and not gives_states(inner)):
+    if how.head is None or (_is_alone(how, pack) and not base_reads_media(inner)):
         return _chosen(_own_logits(inner, pack, soft, how), pack, first)
     if pack.choices is None and not torch.is_grad_enabled() and not _is_alone(how, pack):
         sources, indices = torch.unique(pack.sources, return_inverse=True)
@@ -183,7 +183,7 @@ def compute_top_tokens(model: torch.nn.Module, pack: Pack, count: int, *, below:
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     count = min(count, below)
-    if how.head is None or (_is_alone(how, here) and not gives_states(inner)):
+    if how.head is None or (_is_alone(how, here) and not base_reads_media(inner)):
         logps = torch.log_softmax(_own_logits(inner, here, soft, how) / temperature, -1)
         found, choices = logps[:, :below].topk(count)
     else:
@@ -198,7 +198,7 @@ def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor,
     """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
-    if how.head is None or (_is_alone(how, here) and not gives_states(inner)):
+    if how.head is None or (_is_alone(how, here) and not base_reads_media(inner)):
         logps = torch.log_softmax(_own_logits(inner, here, soft, how), -1)
         return logps.gather(1, here.targets[:, None])[:, 0], logps.argmax(-1) == here.targets
     hidden = _hidden(inner, here, soft, how, True)
@@ -294,7 +294,7 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, sho
     with (
         use_cross_attention(cross),
         use_pack_attention(
-            pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv, mutual=sees_media_whole(model, pack.ids)
+            pack, quick=quick, cached=soft.cached, prefix_kv=prefix_kv, mutual=has_bidirectional_media(model, pack.ids)
         ),
         select_token_positions(read),
     ):
@@ -343,7 +343,7 @@ def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPro
         inputs = soft.inputs_of_rows(model, ids, pack, numbers)
         if attends_to_encoder(model):
             inputs = {**inputs, **build_row_states(model, ids)}
-        if holds_media(ids) and turns_by_grid(model):
+        if holds_media(ids) and uses_mrope(model):
             inputs["position_ids"] = _positions_of_rows(model, ids, soft.count)
         output = part(**inputs, **soft.past(part, len(ids)), attention_mask=mask, use_cache=False)
         states: Tensor = getattr(output, output_name)
@@ -395,7 +395,7 @@ def _find_out(model: Any) -> ForwardMode:
         turn=_turn(config),
         media_alone=explain_media_alone(model),
         apart=attends_to_encoder(model),
-        text_alone=reads_prefix_whole(model),
+        text_alone=is_prefix_lm(model),
     )
 
 

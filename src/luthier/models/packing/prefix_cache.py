@@ -10,7 +10,7 @@ from typing import Any
 
 from luthier.models.adapters import compute_soft_prompt
 from luthier.models.attention.prefix import PackPrefixKV, use_prefix_kv
-from luthier.models.media.whole import reads_media_at_once
+from luthier.models.media.row_forward import refuses_chunked_prefill
 from luthier.models.packing.logprobs import compute_prefix_kv, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, common_prefix_length
 from luthier.models.sequence_head import unwrap_peft_model
@@ -89,5 +89,5 @@ def _beginning(rows: Sequence[TokenRow]) -> Sequence[int]:
 
 def _able(model: Any) -> bool:
     how = detect_forward_mode(model)
-    whole = reads_media_at_once(unwrap_peft_model(model))  # a beginning may end within a picture
+    whole = refuses_chunked_prefill(unwrap_peft_model(model))  # a beginning may end within a picture
     return how.packed and how.turn is None and not whole and not compute_soft_prompt(model).count

@@ -195,19 +195,17 @@ class Compose(Step):
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
         """Its decoder, encoder and projector, where the files of the two models are here; else the decoder's size."""
         decoder, folder = describe_step_model(plan_context, "decoder"), find_tokenizer_folder(plan_context, "decoder")
-        if decoder is None or folder is None:
-            return ArtifactSpec(
-                parameters=None if decoder is None else decoder.parameters, how="of the decoder that it is made of"
-            )
-        template, composed = get_planned_template(plan_context, "decoder"), self._predict(decoder, plan_context)
-        parameters = describe_composition(composed.config, composed.tensors, folder).parameters if composed else None
+        composed = self._predict(decoder, plan_context) if decoder is not None and folder is not None else None
+        if composed is None or folder is None:
+            size = None if decoder is None else decoder.parameters
+            return ArtifactSpec(parameters=size, how="of the decoder that it is made of")
         return ArtifactSpec(
-            parameters=parameters or decoder.parameters,
+            parameters=describe_composition(composed.config, composed.tensors, folder).parameters,
             tokenizer=folder,
-            chat_template=template,
-            config=composed and composed.config,
-            tensors=composed and composed.tensors,
-            how="of its decoder, encoder and projector" if composed else "of the decoder that it is made of",
+            chat_template=get_planned_template(plan_context, "decoder"),
+            config=composed.config,
+            tensors=composed.tensors,
+            how="of its decoder, encoder and projector",
         )
 
     def _predict(self, decoder: ModelDescription, plan_context: PlanContext) -> ComposedSpec | None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
@@ -9,6 +12,7 @@ from starlette.responses import RedirectResponse, Response
 from luthier.commands.projects.recipe_form import RecipeForm, build_recipe_form, change_part, change_setting
 from luthier.commands.projects.workspace import save_recipe
 from luthier.core.errors import LuthierError
+from luthier.recipe.workspace import Workspace
 from luthier.studio.pages import render
 from luthier.studio.people import allow
 from luthier.studio.state import FormDep, StudioDep, text_of
@@ -46,22 +50,27 @@ def check(request: Request, studio: StudioDep, form: FormDep, name: str) -> Resp
 @router.post("/projects/{name}/recipe/setting", dependencies=[Depends(allow("edit", action=""))])
 def setting(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The text with one setting changed."""
-    file, text = studio.find_recipe(name), text_of(form, "text")
-    problem: LuthierError | None = None
-    try:
-        text = change_setting(studio.workspace, text, file, text_of(form, "path"), text_of(form, "value"))
-    except LuthierError as error:
-        problem = error
-    return _panes(request, name, build_recipe_form(studio.workspace, text, file), problem)
+    return _changed_panes(request, studio, form, name, change_setting)
 
 
 @router.post("/projects/{name}/recipe/part", dependencies=[Depends(allow("edit", action=""))])
 def part(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
     """The text with another kind of part, one more, or one less."""
+    return _changed_panes(request, studio, form, name, change_part)
+
+
+def _changed_panes(
+    request: Request,
+    studio: StudioDep,
+    form: FormDep,
+    name: str,
+    change: Callable[[Workspace, str, Path, str, str], str],
+) -> Response:
+    """The panes of the text with a change at the form's path, or of the text as it was and what is wrong."""
     file, text = studio.find_recipe(name), text_of(form, "text")
     problem: LuthierError | None = None
     try:
-        text = change_part(studio.workspace, text, file, text_of(form, "path"), text_of(form, "value"))
+        text = change(studio.workspace, text, file, text_of(form, "path"), text_of(form, "value"))
     except LuthierError as error:
         problem = error
     return _panes(request, name, build_recipe_form(studio.workspace, text, file), problem)

@@ -23,19 +23,19 @@ def explain_media_alone(model: Any) -> str:
     return explain_alone(config.model_type) if config.get_text_config() is not config else ""
 
 
-def reads_prefix_whole(model: Any) -> bool:
+def is_prefix_lm(model: Any) -> bool:
     """Whether all that stands before an answer sees itself both ways in a plain model, pictures or not."""
     family = find_family(model.config.model_type)
     return family is not None and family.prefix
 
 
-def reads_media_at_once(model: Any) -> bool:
+def refuses_chunked_prefill(model: Any) -> bool:
     """Whether a prompt of a plain model may not be read in parts, as a part could end within a picture."""
     family = find_family(model.config.model_type)
     return bool(explain_media_alone(model)) or (family is not None and family.mutual)
 
 
-def gives_states(model: Any) -> bool:
+def base_reads_media(model: Any) -> bool:
     """Whether a plain model's base reads media as well, so that its head need not run at each token."""
     return "pixel_values" in inspect.signature(model.base_model.forward).parameters
 
@@ -77,7 +77,7 @@ def build_row_inputs(model: Any, ids: Sequence[int], prompt: int) -> dict[str, A
     inputs: dict[str, Any] = {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids)).long()}
     if list_media_runs(ids):
         inputs = require_towers(model).build_row_inputs(ids)
-    if reads_prefix_whole(model):
+    if is_prefix_lm(model):
         inputs["token_type_ids"] = (torch.arange(len(ids)) >= prompt).long()[None]
     return {
         name: value.to(weight.device, weight.dtype if value.is_floating_point() else None)
