@@ -167,7 +167,7 @@ def count_left_out_in_clear(folder: Path) -> None:
 
     parts = []
     for name in ("train", "test"):
-        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             texts = [line["text"] for line in csv.DictReader(file)]
         parts.append([_build_row(chat(text, "billing", at)) for at, text in enumerate(texts)])
     train, test = parts
@@ -325,20 +325,18 @@ def compare_with_pooled(rounds: int, rows: int) -> None:
 LAYERS = 4
 """Of the given model, as a base that two cores can tune a dozen times."""
 CLASSES = 8
-LEARNING_RATES = (1e-3, 3e-3)
+LEARNING_RATES = (1e-2, 3e-2)
+LOCAL = {"epochs": 2}
 
 
 def read_banking(rows: int, held_out: int) -> tuple[list[Any], list[Any]]:
     """Training and test rows of Banking77's first classes, dealt evenly between the classes."""
-    import csv
-
     from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 
-    folder = Path(os.environ.get("LUTHIER_DATA", ROOT.parent / "shared" / "data")) / "banking77"
     found: list[list[Any]] = []
     for name, count in (("train", rows), ("test", held_out)):
         by_class: dict[str, list[Any]] = {}
-        with (folder / f"{name}.csv").open(encoding="utf-8", newline="") as file:
+        with (DATA / f"{name}.csv").open(encoding="utf-8", newline="") as file:
             for line, row in enumerate(csv.DictReader(file), start=2):
                 label = row["category"].replace("_", " ")
                 messages = (Message(role="user", content=row["text"]), Message(role="assistant", content=label))
@@ -351,8 +349,8 @@ def read_banking(rows: int, held_out: int) -> tuple[list[Any], list[Any]]:
     return found[0], found[1]
 
 
-def open_banking(folder: Path, model: Path, rows: int, held_out: int) -> Any:
-    """Sites over the first layers of a model, with Banking77's rows as one data set and dealt to ten equal sites."""
+def open_banking(folder: Path, model: Path | None, rows: int, held_out: int) -> Any:
+    """Banking77's rows as one data set and dealt to ten equal sites, over the first layers of a model or a tiny one."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     from federations import build_sites
@@ -361,6 +359,8 @@ def open_banking(folder: Path, model: Path, rows: int, held_out: int) -> Any:
     training, test = read_banking(rows, held_out)
     parts = {f"site{at}": training[at::SITES] for at in range(SITES)} | {"all": training, "held_out": test}
     sites = build_sites(folder, parts)
+    if model is None:
+        return sites
     base = AutoModelForCausalLM.from_pretrained(model)
     base.model.layers = base.model.layers[:LAYERS]
     base.config.num_hidden_layers = LAYERS
@@ -376,12 +376,12 @@ def open_banking(folder: Path, model: Path, rows: int, held_out: int) -> Any:
 
 def tune_banking(sites: Any, case: str, rounds: int, **settings: Any) -> tuple[list[bool], float, float]:
     """Which held-out rows a federation answers rightly, CPU-seconds of its making, and bytes of a round and site."""
-    rank, rate = settings.pop("rank", 8), settings.pop("rate", 3e-3)
+    rank, rate = settings.pop("rank", 8), settings.pop("rate", LEARNING_RATES[0])
     tune = {
         "technique": {"kind": "lora", "r": rank}, "objective": {"kind": "classify"}, "batch_size": 8,
         "learning_rate": rate,
     }  # fmt: skip
-    step = sites.step(rounds=rounds, local={"epochs": 1}, tune=tune, **settings)
+    step = sites.step(rounds=rounds, local=LOCAL, tune=tune, **settings)
     started = time.process_time()
     model = sites.federate(step)
     spent = time.process_time() - started
@@ -409,8 +409,8 @@ def print_difference(figure: str, goal: str, one: list[bool], other: list[bool])
     print_figure(figure, round(mean, 4), goal, unit)
 
 
-def compare_equal_sites(model: Path, rounds: int, rows: int, held_out: int) -> None:
-    """Ten equal sites of real rows against pooled tuning over as many steps' rows, by the same LoRA."""
+def compare_equal_sites(model: Path | None, rounds: int, rows: int, held_out: int) -> None:
+    """Ten equal sites of real rows against pooled tuning by the same LoRA and as many steps of ten times the rows."""
     from luthier.tune.steps.tune import Tune
 
     with tempfile.TemporaryDirectory() as name:
@@ -419,8 +419,8 @@ def compare_equal_sites(model: Path, rounds: int, rows: int, held_out: int) -> N
         ours, _, _ = tune_banking(sites, "ten sites, ffa", rounds, names=names, sum="ffa")
         started = time.process_time()
         settings = {
-            "technique": {"kind": "lora", "r": 8}, "objective": {"kind": "classify"}, "batch_size": 8,
-            "learning_rate": 3e-3, "epochs": rounds, "data": "data",
+            "technique": {"kind": "lora", "r": 8}, "objective": {"kind": "classify"}, "batch_size": 8 * SITES,
+            "learning_rate": LEARNING_RATES[0], "epochs": rounds * LOCAL["epochs"], "data": "data",
         }  # fmt: skip
         pooled = answer_held_out(sites, sites.tune(Tune.model_validate(settings), "all"))
         spent = time.process_time() - started
@@ -428,7 +428,7 @@ def compare_equal_sites(model: Path, rounds: int, rows: int, held_out: int) -> N
     print_difference("ten_equal_sites_less_pooled", "not significant", ours, pooled)
 
 
-def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> None:
+def compare_uneven_sites(model: Path | None, rounds: int, rows: int, held_out: int) -> None:
     """Dirichlet shares of 0.1: sums of ours against the average of both factors, which is what Flower's FedAvg makes of
     PEFT's LoRA; each by the better of two learning rates. `ffa` at rank 10 sends as much as the average at 8."""
     cases: dict[str, dict[str, Any]] = {
@@ -437,6 +437,7 @@ def compare_uneven_sites(model: Path, rounds: int, rows: int, held_out: int) -> 
         "ffa, rank 10": {"sum": "ffa", "rank": 10},
         "alternate": {"sum": "alternate"},
         "residual": {"sum": "residual"},
+        "stack": {"sum": "stack"},
     }
     with tempfile.TemporaryDirectory() as name:
         sites = open_banking(Path(name), model, rows, held_out)
@@ -690,8 +691,19 @@ def simulate(task: dict[str, Any]) -> None:
     print(json.dumps({"cpu_s": whole, "steps_s": spent[0], "bytes": peak, "process_s": spent_all}))
 
 
-def compare_ways(only: str | None, *, quick: bool) -> None:
-    """Ways to bear sites that are poisoned, or that differ."""
+def measure_exchanges(only: str | None, *, quick: bool) -> None:
+    """Masks, drop-outs, rows that are compared, poisoned sites, and parts that stay."""
+    if only in (None, "masks"):
+        print("masks", flush=True)
+        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
+    if only in (None, "dropouts"):
+        print("masks with drop-outs", flush=True)
+        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
+    if only in (None, "decontaminate"):
+        print("rows compared across sites", flush=True)
+        measure_decontamination(1_000 if quick else 10_000)
+        if DATA.is_dir():
+            count_left_out_in_clear(DATA)
     if only in (None, "poisoned"):
         print("two of ten sites poisoned", flush=True)
         rules = ("krum",) if quick else ("krum", "geometric_median", "geometric_median trim")
@@ -699,6 +711,24 @@ def compare_ways(only: str | None, *, quick: bool) -> None:
     if only in (None, "drift"):
         print("sites that differ", flush=True)
         compare_drift(rounds=3 if quick else 8, rows=12 if quick else 24)
+    if only in (None, "personal"):
+        print("parts that stay at the sites", flush=True)
+        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+
+
+def compare_with_flower(only: str | None, quick: bool, model: Path | None) -> None:
+    """Its simulation, its average on uneven sites, and equal sites against pooled tuning."""
+    if only in (None, "flower"):
+        print("simulated sites by Flower", flush=True)
+        compare_simulations(2, 20 if quick else 100, None)
+        if model is not None:
+            compare_simulations(2, 6 if quick else 12, model)
+    if only in (None, "equal"):
+        print("ten equal sites of real rows against pooled tuning", flush=True)
+        compare_equal_sites(model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
+    if only in (None, "uneven"):
+        print("uneven sites", flush=True)
+        compare_uneven_sites(model, rounds=2 if quick else 5, rows=160 if quick else 320, held_out=320)
 
 
 def main() -> None:
@@ -736,32 +766,8 @@ def main() -> None:
             measure_simulation(10 if quick else 50, given.model)
     if only == "simulation":
         return
-    if only in (None, "flower"):
-        print("simulated sites by Flower", flush=True)
-        compare_simulations(2, 20 if quick else 100, None)
-        if given.model is not None:
-            compare_simulations(2, 20 if quick else 12, given.model)
-    if only in (None, "equal") and given.model is not None:
-        print("ten equal sites of real rows against pooled tuning", flush=True)
-        compare_equal_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
-    if only in (None, "uneven") and given.model is not None:
-        print("uneven sites", flush=True)
-        compare_uneven_sites(given.model, rounds=2 if quick else 4, rows=80 if quick else 160, held_out=240)
-    if only in (None, "masks"):
-        print("masks", flush=True)
-        measure_masks(SITES, FFA_NUMBERS // (10 if quick else 1))
-    if only in (None, "dropouts"):
-        print("masks with drop-outs", flush=True)
-        measure_dropouts(20 if quick else 100, 6 if quick else 30, 20_000)
-    if only in (None, "decontaminate"):
-        print("rows compared across sites", flush=True)
-        measure_decontamination(1_000 if quick else 10_000)
-        if DATA.is_dir():
-            count_left_out_in_clear(DATA)
-    compare_ways(only, quick=quick)
-    if only in (None, "personal"):
-        print("parts that stay at the sites", flush=True)
-        compare_personal(each=30 if quick else 120, rounds=2 if quick else 4, epochs=2)
+    compare_with_flower(only, quick, given.model)
+    measure_exchanges(only, quick=quick)
     if only not in (None, "pooled"):
         return
     print("ten equal sites against pooled tuning", flush=True)

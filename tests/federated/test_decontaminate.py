@@ -14,7 +14,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from federated.test_transports import Attack, build_attack, policy
+from federated.test_transports import FEDERATION, Attack, build_attack, policy
 from federations import Sites, build_sites
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import Example
@@ -29,6 +29,7 @@ from luthier.federated.messages import (
     ComparisonRequest,
     FederationMessage,
     LeaveOutRequest,
+    pack_tensors,
 )
 from luthier.federated.policy import HttpAddress
 from luthier.federated.site import SiteWorker
@@ -273,6 +274,27 @@ def test_a_coordinator_cannot_skip_repeat_or_reorder_the_comparison(attack: Atta
     assert b"not of all peers of this site" in reply
     assert attack.throw(FederationMessage(ComparisonRequest(), {"a": torch.zeros(1)}).encode(), 2) == []
     assert "came before with other contents" in attack.refusals()[-1]
+
+
+def test_guesses_are_limited_over_all_federations_that_the_log_tells_of(attack: Attack) -> None:
+    """Also over those that a coordinator broke off before any round; the same message again is answered."""
+    attack.server._policy = policy(decontaminate=True, total_comparisons=1)
+    south, north = (attack.keys[name] for name in ("south", "north"))
+
+    def ask(federation: str) -> tuple[bytes, bytes]:
+        order = attack.order.model_copy(update={"federation": federation})
+        points = pack_tensors({"points": torch.zeros((0, 32), dtype=torch.uint8)})
+        sealed = torch.frombuffer(bytearray(south.seal(points, north.card, federation, 1)), dtype=torch.uint8)
+        question = FederationMessage(ComparisonRequest(), {south.card.fingerprint: sealed}).encode()
+        attack.throw(FederationMessage(order).encode(), 0, federation=federation)
+        attack.throw(FederationMessage(BlindRequest()).encode(), 1, federation=federation)
+        [answer] = attack.throw(question, 2, federation=federation)
+        return question, answer
+
+    question, answer = ask(FEDERATION)
+    assert b"evaluated_rows" in answer
+    assert b"peers asked about rows in 1 federations, at most 1" in ask("cd" * 16)[1]
+    assert attack.throw(question, 2) == [answer]
 
 
 def test_a_round_cannot_begin_before_rows_were_compared(attack: Attack) -> None:

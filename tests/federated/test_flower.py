@@ -29,6 +29,7 @@ from luthier.core.errors import DataError, InputError
 from luthier.federated import flower_app
 from luthier.federated.keys import FederationIdentity
 from luthier.federated.ledger import SiteLedger
+from luthier.federated.mailbox import open_mailbox
 from luthier.federated.messages import FederationMessage, Final
 from luthier.federated.policy import SitePolicy
 from luthier.federated.site import SiteWorker
@@ -234,6 +235,15 @@ def test_a_socket_is_for_its_owner_and_group_and_is_taken_over_from_a_killed_pro
         SocketMailbox(folder / ("n" * 120))
     with pytest.raises(InputError, match="cannot listen there"):
         SocketMailbox(folder / "missing" / "n.sock")
+
+
+def test_a_policy_names_one_way(folder: Path) -> None:
+    settings = {"name": "north", "coordinator": "-", "recipe": "-", "flower": str(folder / "n.sock")}
+    mailbox = open_mailbox(SitePolicy.model_validate(settings))
+    assert isinstance(mailbox, SocketMailbox)
+    mailbox.close()
+    with pytest.raises(InputError, match="one of them"):
+        open_mailbox(SitePolicy.model_validate({**settings, "folder": "mail"}))
 
 
 def test_the_app_is_written_whole_and_over_nothing(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from luthier.cli.app import run_command
 from luthier.commands.site import approve, open_site
 from luthier.core.errors import InputError, LuthierError
 from luthier.core.events import RunEvent, RunEventEmitter
+from luthier.federated.policy import SitePolicy
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from workshop import RECIPE, own_cache, small_recipe, tiny_model
@@ -202,3 +203,14 @@ def test_a_refused_order_is_answered_once_the_policy_allows_it(
     assert ends[1:] == ["made"]
     answers = [event for event in events if event.unit == "answers"]
     assert [(event.done, event.total, event.measures["waits_for"]) for event in answers[-2:]] == [(0, 1, "north")] * 2
+
+
+def test_a_site_behind_flower_names_its_socket(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json"]
+    assert run_command([*words, "--flower", "n.sock", "--http", "http://127.0.0.1:1"]) == 2
+    assert "name one way that messages come by" in capsys.readouterr().err
+    assert run_command([*words, "--flower", "n.sock"]) == 0
+    assert SitePolicy.read(places / "north").flower == str(places / "n.sock")
+    assert run_command(["site", "flower", "app", "--json"]) == 0
+    assert run_command(["site", "flower", "app"]) == 2

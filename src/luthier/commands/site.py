@@ -61,6 +61,7 @@ peers: {{}}                # card.json of every other site by name: numbers are 
 # least_group: 3         # fewest sites that the sum of a group may be over; all peers when left out
 revoked: []              # fingerprints of stolen keys: nothing is read from them
 decontaminate: false     # whether rows may be compared with those of peers, to leave out copies of held-out ones
+total_comparisons: 20    # federations in which peers may ask about rows
 most_left_out: 0.1       # share of the training rows that may be left out so
 require_masks: false     # whether an order without masks is refused
 # epsilon: 8             # budget of differential privacy of all federations; orders without it are then refused

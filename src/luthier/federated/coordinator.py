@@ -209,8 +209,8 @@ class Federation:
 
         found = DecontaminationExchange(channel, settings, self._work.scratch / REPLIES, self._read).run()
         write_atomically(self._work.scratch / LEFT_OUT, json.dumps(found).encode())
-        told = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
-        self._work.events.note(f"sites left out near copies of rows that others hold out ({told or 'none tells'})")
+        counts = ", ".join(f"{count:,} at {name}" for name, count in found.items() if count is not None)
+        self._work.events.note(f"sites left out near copies of rows that others hold out ({counts or 'none tells'})")
 
     def _read_agreed_classes(self) -> list[str]:
         """The classes that a step agreed on with the sites; `DataError` where they break what is promised."""

@@ -117,6 +117,11 @@ class SiteLedger:
             default=-1,
         )
 
+    def count_comparisons(self, without: str) -> int:
+        """Federations, but for one, in which peers were answered about rows."""
+        found = {entry.federation for entry in self.read() if (entry.way, entry.kind) == ("out", "evaluated_rows")}
+        return len(found - {without})
+
     def list_spent(self, without: Callable[[LedgerEntry], bool]) -> tuple[PrivacySpending, ...]:
         """What rounds of all federations cost, but for some; a message that came twice is computed and costs once."""
         found = {

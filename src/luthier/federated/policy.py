@@ -129,6 +129,8 @@ class SitePolicy(BaseModel):
     holds out. A peer learns which of its own texts nearly repeat held-out rows here, so it can test guesses."""
     most_compared_rows: int = Field(default=20_000, ge=1)
     """Rows that a peer may ask about in one federation: with each, it can test one guess."""
+    total_comparisons: int = Field(default=20, ge=1)
+    """Federations in which peers may ask about rows, of all that the log tells of, finished or not."""
     most_left_out: float = Field(default=0.1, ge=0, le=1)
     """The share of the training rows that may be left out because peers claim to hold them out."""
     require_masks: bool = False
@@ -291,6 +293,12 @@ class SitePolicy(BaseModel):
         if settings.max_rows > self.most_compared_rows:
             what = f"the order compares up to {settings.max_rows:,} rows, at most {self.most_compared_rows:,} may be"
             raise self.build_refusal("most_compared_rows", what)
+
+    def check_comparisons(self, before: int) -> None:
+        """`PolicyError` where peers asked in as many other federations as they may, as the log tells."""
+        if before >= self.total_comparisons:
+            what = f"peers asked about rows in {before} federations, at most {self.total_comparisons}"
+            raise self.build_refusal("total_comparisons", what)
 
     def check_left_out(self, count: int, rows: int) -> None:
         """`SitePolicyError` where too large a share of the rows would be left out, or too few remain."""

@@ -296,8 +296,8 @@ class SiteWorker:
             return FederationMessage(EvaluatedRows(), envelopes).encode()
         count = comparison.leave_out(number - 1, message.tensors, self._policy)
         least = self._policy.least_class_rows if self._policy is not None else 0
-        told = count >= least and order.masks is None and order.privacy is None
-        return FederationMessage(RemainingRows(left_out=count if told else None)).encode()
+        shared = count >= least and order.masks is None and order.privacy is None
+        return FederationMessage(RemainingRows(left_out=count if shared else None)).encode()
 
     def _require_comparison(self, order: Order) -> None:
         """`OrderError` for a round that leaves out the comparison of rows, which was agreed."""

@@ -27,6 +27,7 @@ from luthier.federated.messages import (
     ANSWERS,
     QUESTIONS,
     BlindRequest,
+    ComparisonRequest,
     Counted,
     FederationMessage,
     Final,
@@ -183,6 +184,8 @@ class SiteServer:
             if self._policy is not None and (isinstance(order, Order | BlindRequest | RoundStart) or measures):
                 done = self._ledger.count_answered("measured" if measures else "update")
                 self._policy.check_budget(done, self._ledger.sum_hours(header.federation))
+            if self._policy is not None and isinstance(order, ComparisonRequest):
+                self._policy.check_comparisons(self._ledger.count_comparisons(header.federation))
             return worker.answer(header.number, content)
         except SitePolicyError as error:
             return FederationMessage(Rejection(message=str(error)[:1000])).encode()

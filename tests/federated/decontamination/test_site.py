@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,7 +16,8 @@ from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.data.dedup.near import NearDuplicateIndex
-from luthier.federated.decontamination.bands import _build_row
+from luthier.federated.decontamination.bands import _build_row, encode_elements, read_bands
+from luthier.federated.decontamination.curve import hash_to_points
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.decontamination.site import (
     FOLDER,
@@ -118,12 +120,27 @@ def test_only_sizes_are_seen_and_near_ones_look_alike(tmp_path: Path) -> None:
         envelopes = [value for by in (asked, answered) for each in by.values() for value in each.values()]
         sizes.append([len(value) for value in envelopes])
         points = group.open_envelope("north", "south", asked["north"][group.fingerprint("south")], 1)["points"]
+        bands = np.unique(read_bands(group.works["north"].inputs["data"], ["train"], SETTINGS))
+        plain = set(hash_to_points(encode_elements(bands, SETTINGS)))
+        assert not {bytes(one.tolist()) for one in points} & plain, "who guesses a text finds no point of it"
         again = group.open("north").ask(1)[group.fingerprint("south")]
         fresh = group.open_envelope("north", "south", again, 1)["points"]
         assert not {bytes(one.tolist()) for one in points} & {bytes(one.tolist()) for one in fresh}
         tags = group.open_envelope("south", "north", answered["south"][group.fingerprint("north")], 2)["tags"]
         assert len({bytes(tag.tolist()[:8]) for tag in tags}) == len(tags)
     assert sizes[0] == sizes[1]
+
+
+def test_a_site_that_holds_nothing_out_answers_like_others(tmp_path: Path) -> None:
+    own = draw_texts(20, 10)
+    group = build_group(tmp_path, {"north": ([*own[:8], own[12]], []), "south": (own[8:12], own[12:16])})
+    asked = {name: group.open(name).ask(1) for name in group.works}
+    answer = group.open("north").evaluate(2, 1, group.deal(asked, "north"))[group.fingerprint("south")]
+    other = group.open("south").evaluate(2, 1, group.deal(asked, "south"))[group.fingerprint("north")]
+    assert len(answer) == len(other)
+    found = group.compare()
+    assert len(found["north"]) == 1
+    assert not found["south"]
 
 
 def test_equal_rows_do_not_show_in_tags(tmp_path: Path) -> None:
@@ -257,6 +274,7 @@ ANSWERS: dict[str, tuple[Any, str]] = {
     "of another federation": (lambda s, t: forge(s, t, name="cd" * 16), "belongs to another federation"),
     "of another message": (lambda s, t: forge(s, t, number=5), "has number 5 where 2 was expected"),
     "its own question": (lambda s, t: s.question(), "is signed by"),
+    "numbers": (lambda s, t: s.answer().bfloat16(), "no envelope"),
     "changed on the way": (lambda s, t: spoil(s.answer(), 7 - int(s.answer()[0]) % 2), "no envelope"),
 }
 

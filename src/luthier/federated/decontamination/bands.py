@@ -72,17 +72,17 @@ def find_repeated_rows(
     bands: NDArray[np.uint64], elements: NDArray[np.uint64], matches: NDArray[np.int64], shared_bands: int
 ) -> NDArray[np.bool_]:
     """(rows,): which rows share enough bands with one row of another site. `elements` are the different bands, sorted;
-    `matches` (matches, 2) has the place of an element, and the number of a row there that holds it."""
+    `matches` (matches, 2) has the index of an element, and the number of a row there that holds it."""
     unique, inverse = np.unique(bands, axis=0, return_inverse=True)
     order = np.argsort(matches[:, 0], kind="stable")
-    places, others = matches[order, 0], matches[order, 1]
-    starts = np.searchsorted(places, np.arange(len(elements)))
-    counts = np.diff([*starts.tolist(), len(places)])
+    indices, others = matches[order, 0], matches[order, 1]
+    starts = np.searchsorted(indices, np.arange(len(elements)))
+    counts = np.diff([*starts.tolist(), len(indices)])
     found = np.zeros(len(unique), dtype=bool)
     for begin in range(0, len(unique), _ROWS_AT_ONCE):
         own = np.searchsorted(elements, unique[begin : begin + _ROWS_AT_ONCE])
         for at in np.flatnonzero(np.count_nonzero(counts[own], axis=1) >= shared_bands).tolist():
-            met: list[Any] = [others[starts[place] : starts[place] + counts[place]] for place in own[at]]
+            met: list[Any] = [others[starts[index] : starts[index] + counts[index]] for index in own[at]]
             found[begin + at] = np.unique(np.concatenate(met), return_counts=True)[1].max() >= shared_bands
     repeated: NDArray[np.bool_] = found[inverse.reshape(-1)]
     return repeated

@@ -46,14 +46,14 @@ class DecontaminationExchange:
     def run(self) -> dict[str, int | None]:
         """The three messages; returns by site how many rows were left out, None where it does not tell."""
         sites = self._channel.sites
-        asked = self._exchange(FIRST, dict.fromkeys(sites, FederationMessage(BlindRequest()).encode()), BlindedRows)
-        questions = self._deal(asked)
-        answered = self._exchange(
+        blinded = self._exchange(FIRST, dict.fromkeys(sites, FederationMessage(BlindRequest()).encode()), BlindedRows)
+        questions = self._deal(blinded)
+        evaluated = self._exchange(
             FIRST + 1,
             {name: FederationMessage(ComparisonRequest(), questions[name]).encode() for name in sites},
             EvaluatedRows,
         )
-        answers = self._deal(answered)
+        answers = self._deal(evaluated)
         remaining = self._exchange(
             FIRST + 2,
             {name: FederationMessage(LeaveOutRequest(), answers[name]).encode() for name in sites},

@@ -56,7 +56,7 @@ LEFT_OUT = "left_out.jsonl"
 """At the site: the id of each training row that was left out, and the site that holds a near copy out."""
 REASON = "near copies of rows that another site holds out"
 FOLDER, ROWS = "decontamination", "rows"
-_KEY, _ASKED, _PLACES = "blind.key", "asked.sha256", "places.npy"
+_KEY, _QUESTION, _INDICES = "blind.key", "question.sha256", "indices.npy"
 _TAG_BYTES, _NUMBER_BYTES = 8, 4
 MOST_REPEATS = 64
 """Held-out rows that one band is listed for; the same first ones in every band."""
@@ -86,18 +86,18 @@ class SiteDecontamination:
         secret = draw_scalar()
         points = multiply_points(hash_to_points(encode_elements(elements, self._settings)), secret)
         chaff = hash_to_points([secrets.token_bytes(POINT_BYTES) for _ in range(pad_size(len(points)) - len(points))])
-        sent = sorted((point, place) for place, point in enumerate([*points, *chaff]))  # an order that tells nothing
-        places = np.array([place if place < len(points) else -1 for _, place in sent], dtype=np.int64)
-        content = _pack({"points": _join_bytes([point for point, _ in sent])})
+        sent = sorted((point, index) for index, point in enumerate([*points, *chaff]))  # an order that tells nothing
+        indices = np.array([index if index < len(points) else -1 for _, index in sent], dtype=np.int64)
+        content = _pack({"points": _join_points([point for point, _ in sent])})
         self._folder.mkdir(parents=True, exist_ok=True)
-        np.save(self._folder / _PLACES, places)
+        np.save(self._folder / _INDICES, indices)
         descriptor = os.open(self._folder / _KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "wb") as file:
             file.write(secret)
-        write_atomically(self._folder / _ASKED, hashlib.sha256(content).digest())
+        write_atomically(self._folder / _QUESTION, hashlib.sha256(content).digest())
         return self._seal(dict.fromkeys(self._peers, content), number)
 
-    def evaluate(self, number: int, asked_at: int, envelopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def evaluate(self, number: int, question_number: int, envelopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """For each peer, an envelope with its points times a fresh key, and what this site's held-out rows come to
         under the same key."""
         bands = np.unique(self._read(HELD_OUT, "held-out"), axis=0)
@@ -106,7 +106,7 @@ class SiteDecontamination:
         hashed = hash_to_points(encoded)
         most = pad_size(self._settings.max_rows * BANDS)
         answers = {}
-        for peer, content in self._open_all(envelopes, asked_at).items():
+        for peer, content in self._open_all(envelopes, question_number).items():
             points = _read_array(content, "points", POINT_BYTES)
             if len(points) > most:
                 name, rows = self._peers[peer].name, self._settings.max_rows
@@ -119,7 +119,7 @@ class SiteDecontamination:
             answers[peer] = _pack(
                 {
                     "answers": np.frombuffer(hashlib.sha256(content).digest(), np.uint8),
-                    "points": _join_bytes(evaluated),
+                    "points": _join_points(evaluated),
                     "tags": _list_tags(bands, elements, values),
                 }
             )
@@ -143,7 +143,7 @@ class SiteDecontamination:
                 self._write_rows(np.flatnonzero(~left_out).tolist())
             lines = self._list_left_out(repeated)
             write_atomically(self._folder / LEFT_OUT, "".join(lines).encode())
-            (self._folder / _KEY).unlink()
+        (self._folder / _KEY).unlink(missing_ok=True)
         count = count_left_out(self._work.scratch) or 0
         self._work.events.note(f"{format_counted_noun(count, 'training row')} left out: {REASON}")
         return count
@@ -153,18 +153,18 @@ class SiteDecontamination:
         bands = self._read((TRAIN,), "training")
         elements = np.unique(bands)
         encoded = encode_elements(elements, self._settings)
-        if not (self._folder / _ASKED).is_file():
+        if not (self._folder / _QUESTION).is_file():
             raise OrderError("answers came about rows here, and nothing was asked")
-        places = np.load(self._folder / _PLACES)
-        asked, inverse = (self._folder / _ASKED).read_bytes(), invert_scalar((self._folder / _KEY).read_bytes())
+        indices = np.load(self._folder / _INDICES)
+        question, inverse = (self._folder / _QUESTION).read_bytes(), invert_scalar((self._folder / _KEY).read_bytes())
         found = {}
         for peer, content in self._open_all(envelopes, number).items():
-            if _read_array(content, "answers", None).tobytes() != asked:
+            if _read_array(content, "answers", None).tobytes() != question:
                 raise OrderError(f"{self._peers[peer].name} answers another question than was asked here")
             points = _read_array(content, "points", POINT_BYTES)
-            if len(points) != len(places):
-                raise OrderError(f"{self._peers[peer].name} answers about {len(points):,} points of {len(places):,}")
-            order = np.argsort(places)[np.count_nonzero(places < 0) :]  # the points of elements, in their order
+            if len(points) != len(indices):
+                raise OrderError(f"{self._peers[peer].name} answers about {len(points):,} points of {len(indices):,}")
+            order = np.argsort(indices)[np.count_nonzero(indices < 0) :]  # the points of elements, in their order
             plain = multiply_points([points[at].tobytes() for at in order], inverse)
             values = [compute_value(*each) for each in zip(encoded, plain, strict=True)]
             matches = _match_tags(values, _read_array(content, "tags", _TAG_BYTES + _NUMBER_BYTES))
@@ -193,9 +193,11 @@ class SiteDecontamination:
             raise OrderError("what came to be compared is not of all peers of this site, and of no others")
         found = {}
         for peer in sorted(envelopes):
-            card, envelope = self._peers[peer], envelopes[peer].numpy().tobytes()
+            card, envelope = self._peers[peer], envelopes[peer]
             try:
-                found[peer] = self._identity.open(envelope, card, self._federation, number)
+                if str(envelope.dtype) != "torch.uint8":
+                    raise MessageError("this is no envelope of a federation")
+                found[peer] = self._identity.open(envelope.numpy().tobytes(), card, self._federation, number)
             except MessageError as error:
                 raise OrderError(f"what came to be compared is not from {card.name}: {error.message}") from error
         return found
@@ -248,11 +250,11 @@ def _list_tags(bands: NDArray[np.uint64], elements: NDArray[np.uint64], values: 
     secrets.SystemRandom().shuffle(numbers)
     listed: list[bytes] = []
     times = [0] * len(elements)
-    for row, places in zip(numbers, np.searchsorted(elements, bands).tolist(), strict=True):
-        for place in places:
-            if times[place] < MOST_REPEATS:
-                listed.append(_mask_number(values[place], times[place], row))
-                times[place] += 1
+    for row, indices in zip(numbers, np.searchsorted(elements, bands).tolist(), strict=True):
+        for index in indices:
+            if times[index] < MOST_REPEATS:
+                listed.append(_mask_number(values[index], times[index], row))
+                times[index] += 1
     size = _TAG_BYTES + _NUMBER_BYTES
     listed += [secrets.token_bytes(size) for _ in range(pad_size(len(listed)) - len(listed))]
     return np.frombuffer(b"".join(sorted(listed)), np.uint8).reshape(-1, size)
@@ -266,20 +268,20 @@ def _mask_number(value: bytes, time: int, number: int) -> bytes:
 
 
 def _match_tags(values: Sequence[bytes], tags: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(matches, 2): the place of a value that has a tag, and the number of the row there."""
+    """(matches, 2): the index of a value that has a tag, and the number of the row there."""
     listed = {tag[:_TAG_BYTES].tobytes(): tag[_TAG_BYTES:].tobytes() for tag in tags}
     found: list[tuple[int, int]] = []
-    for place, value in enumerate(values):
+    for index, value in enumerate(values):
         for time in range(MOST_REPEATS):
             none = _mask_number(value, time, 0)
             if (masked := listed.get(none[:_TAG_BYTES])) is None:
                 break
-            found.append((place, int.from_bytes(masked, "big") ^ int.from_bytes(none[_TAG_BYTES:], "big")))
+            found.append((index, int.from_bytes(masked, "big") ^ int.from_bytes(none[_TAG_BYTES:], "big")))
     return np.array(sorted(set(found)), dtype=np.int64).reshape(-1, 2)
 
 
-def _join_bytes(parts: Sequence[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(parts), np.uint8).reshape(len(parts), -1)
+def _join_points(points: Sequence[bytes]) -> NDArray[np.uint8]:
+    return np.frombuffer(b"".join(points), np.uint8).reshape(-1, POINT_BYTES)
 
 
 def _pack(arrays: Mapping[str, NDArray[np.uint8]]) -> bytes:
