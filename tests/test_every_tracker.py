@@ -7,6 +7,8 @@ import multiprocessing
 import os
 import signal
 import struct
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ from luthier.tune.run import flatten_tracked_settings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import TrackedTraining, Tracker
 from luthier.tune.trackers.tensorboard import TensorBoard
+from tests import ready
 from tuning import Bench, bench, interrupted
 
 TRACKERS = components_by_kind(Tracker)
@@ -202,30 +205,38 @@ def tracked(done: int = 0, name: str = "tune-12345678") -> TrackedTraining:
     return TrackedTraining(name=name, settings={"seed": 3}, done=done)
 
 
-def begun(kind: str, folder: Path, name: str, ready: Any) -> None:
-    """One run, in a process of its own, which begins with another."""
-    import warnings
+BEGUN = """
+import sys, warnings
+from pathlib import Path
+from luthier.core.component import components_by_kind
+from luthier.tune.tracker import TrackedTraining, Tracker
 
-    warnings.simplefilter("ignore")
-    tracker = TRACKERS[kind].model_validate({"kind": kind})
-    ready.wait(60)
-    writer = tracker.begin(tracked(name=name), folder)
-    writer.step(1, {"loss": 0.5})
-    writer.end("finished")
+warnings.simplefilter("ignore")
+kind, folder, name = sys.argv[1:]
+tracker = components_by_kind(Tracker)[kind].model_validate({"kind": kind})
+print("ready", flush=True)
+sys.stdin.readline()
+writer = tracker.begin(TrackedTraining(name=name, settings={"seed": 3}, done=0), Path(folder))
+writer.step(1, {"loss": 0.5})
+writer.end("finished")
+"""
+"""One run, in a process of its own, which begins with another."""
 
 
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_two_runs_that_begin_at_once_stand_side_by_side(kind: str, tmp_path: Path) -> None:
     installed(kind)
-    spawning = multiprocessing.get_context("spawn")
-    ready, names = spawning.Barrier(2), ("one-12345678", "two-12345678")
-    both = [spawning.Process(target=begun, args=(kind, tmp_path, name, ready)) for name in names]
+    names, pipes = ("one-12345678", "two-12345678"), {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    both = [ready.Popen([sys.executable, "-c", BEGUN, kind, str(tmp_path), name], text=True, **pipes) for name in names]
+    assert [one.stdout.readline() for one in both if one.stdout] == ["ready\n"] * 2
     for one in both:
-        one.start()
+        assert one.stdin is not None
+        one.stdin.write("go\n")
+        one.stdin.flush()
     for one in both:
-        one.join(120)
-    assert [one.exitcode for one in both] == [0, 0]
+        one.communicate(timeout=120)
+    assert [one.returncode for one in both] == [0, 0]
     where = getattr(TRACKERS[kind](), "experiment", getattr(TRACKERS[kind](), "project", ""))
     if kind == "trackio":
         TRACKERS[kind]().begin(tracked(), tmp_path)  # its reader knows one folder, that of the process's last run

@@ -93,12 +93,9 @@ EVERY: list[FederationMessage] = [
     FederationMessage(RemainingRows()),
     FederationMessage(Counted(answers="0" * 64)),
     FederationMessage(Final(), TENSORS),
-    *(FederationMessage(kind()) for kind in (BlindRequest, BlindedRows, ComparisonRequest, EvaluatedRows)),
-    *(FederationMessage(kind()) for kind in (LeaveOutRequest, RemainingRows)),
     FederationMessage(
         Question(federation=FEDERATION, query={"kind": "classes"}, stage="counts", code="c" * 64, seed=3, least_rows=5)
     ),
-    FederationMessage(Counted(answers="0" * 64, names=["a"]), TENSORS),
     FederationMessage(Measured(rows=3, sums={"accuracy": [1.0, 2.0]})),
 ]
 SCALARS = st.one_of(

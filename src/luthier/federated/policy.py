@@ -295,7 +295,7 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("most_compared_rows", what)
 
     def check_comparisons(self, before: int) -> None:
-        """`PolicyError` where peers asked in as many other federations as they may, as the log tells."""
+        """`SitePolicyError` where peers asked in as many other federations as they may, as the log tells."""
         if before >= self.total_comparisons:
             what = f"peers asked about rows in {before} federations, at most {self.total_comparisons}"
             raise self.build_refusal("total_comparisons", what)

@@ -19,7 +19,7 @@ from luthier.data.check import RowNames
 from luthier.federated.analytics.answered import AnsweredQuestions, SiteAnswer
 from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_tellable_names, spell_names
 from luthier.federated.analytics.query import QueryRows, SiteQuery, list_paths
-from luthier.federated.dropout_masks import check_least
+from luthier.federated.dropout_masks import DropoutMasks, check_least
 from luthier.federated.masks import LEAST_SITES, MASKED
 from luthier.federated.messages import (
     ANSWERS,
@@ -180,6 +180,12 @@ class QueryWorker(SiteWorker):
             raise OrderError(f"masks need {LEAST_SITES} sites, and the group has {len(whole)}")
         if question.least is not None and (why := check_least(len(whole), question.least)):
             raise OrderError(why)
+
+    def _open_masks(self) -> DropoutMasks:
+        """Masks towards all peers, of which the group of a question is made."""
+        if self._masks is None:
+            raise MessageError("this site has no peers to mask its counts towards")
+        return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
 
     def _count(self, question: Question, query: SiteQuery, salt: bytes) -> SiteAnswer:
         names, least = _read_names(question), self._find_least(question)
