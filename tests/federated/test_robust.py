@@ -188,7 +188,7 @@ def test_an_update_that_is_none_is_left_out_and_counted(nine: Sites, monkeypatch
     step = nine.step(NAMES, rounds=1, sum="ffa", least=7, robust={"kind": "krum", "poisoned": 2})
     [record] = nine.federate(step, digest="9e" * 16).read_json("federation.json")["rounds"]
     assert record["missing"] == ["site3"]
-    assert any("the update of site site3 is left out" in text for text in nine.said("warning"))
+    assert any("site site3 is left out of round 1" in text for text in nine.said("warning"))
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

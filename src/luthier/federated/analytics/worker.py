@@ -184,7 +184,7 @@ class QueryWorker(SiteWorker):
     def _open_masks(self) -> DropoutMasks:
         """Masks towards all peers, of which the group of a question is made."""
         if self._masks is None:
-            raise MessageRefused("this site has no peers to mask its counts towards")
+            raise MessageError("this site has no peers to mask its counts towards")
         return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
 
     def _count(self, question: Question, query: SiteQuery, salt: bytes) -> SiteAnswer:
