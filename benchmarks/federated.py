@@ -44,8 +44,8 @@ def measure_masks(sites: int, numbers: int) -> None:
     import numpy
     import torch
 
-    from luthier.federated.keys import FederationIdentity
-    from luthier.federated.masks import MaskSettings, PairMasks, decode_sum, encode_update
+    from luthier.federated.messaging.keys import FederationIdentity
+    from luthier.federated.secure_aggregation.masks import MaskSettings, PairMasks, decode_sum, encode_update
 
     keys = [FederationIdentity.create(f"site-{at}") for at in range(sites)]
     settings, small = MaskSettings(), 20_000
@@ -70,8 +70,14 @@ def measure_dropouts(sites: int, lost: int, numbers: int) -> None:
     the coordinator compute, scaled up to the numbers of B."""
     import numpy
 
-    from luthier.federated.dropout_masks import DropoutMasks, MaskRound, RevealedShares, find_least, unmask_sum
-    from luthier.federated.keys import FederationIdentity
+    from luthier.federated.messaging.keys import FederationIdentity
+    from luthier.federated.secure_aggregation.dropout_masks import (
+        DropoutMasks,
+        MaskRound,
+        RevealedShares,
+        find_least,
+        unmask_sum,
+    )
 
     identities = {own.card.fingerprint: own for own in (FederationIdentity.create(f"s{at}") for at in range(sites))}
     names = sorted(identities)
@@ -197,12 +203,12 @@ def count_left_out_in_clear(folder: Path) -> None:
 def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
     """Ten sites, two of which send ten times their change turned round: accuracy by the mean and by robust rules."""
     from federations import build_sites
-    from luthier.federated import local
+    from luthier.federated import local_training
     from tuning import examples
 
     every = examples(SITES * rows + 200)
     parts = {f"site{at}": every[:-200][at::SITES] for at in range(SITES)} | {"held_out": every[-200:]}
-    trained, poisoned = local.FederatedTraining.train_round, {"site1", "site5"}
+    trained, poisoned = local_training.FederatedTraining.train_round, {"site1", "site5"}
     attacking = False
 
     def training(self: Any, given: Any, *rest: Any) -> Any:
@@ -214,7 +220,7 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
         }
         return update._replace(weights=turned)
 
-    local.FederatedTraining.train_round = training  # type: ignore[method-assign]  # the attack
+    local_training.FederatedTraining.train_round = training  # type: ignore[method-assign]  # the attack
     found: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as root:
         sites = build_sites(Path(root), parts)
@@ -228,7 +234,7 @@ def compare_poisoned(rounds: int, rows: int, rules: tuple[str, ...]) -> None:
             right = answer_held_out(sites, sites.federate(step, digest=f"{len(found)}d" * 16))
             found[case] = sum(right) / len(right)
             print(f"  {case}: accuracy {found[case]:.3f}", flush=True)
-    local.FederatedTraining.train_round = trained  # type: ignore[method-assign]
+    local_training.FederatedTraining.train_round = trained  # type: ignore[method-assign]
     for case in ("mean", *rules):
         goal = "much lower" if case == "mean" else ">= -0.02"
         print_figure(

@@ -15,9 +15,9 @@ from luthier.core.events import StepEventEmitter
 from luthier.core.step import StepContext
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.decontamination.site import FOLDER, LEFT_OUT, SiteDecontamination
-from luthier.federated.keys import FederationIdentity
 from luthier.federated.measure import describe_folder
-from luthier.federated.messages import pack_tensors, unpack_tensors
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.messages import pack_tensors, unpack_tensors
 from tuning import _data, chat
 
 FEDERATION = "ab" * 16

@@ -27,12 +27,12 @@ import torch
 import transformers
 
 from federations import Sites, build_sites
-from luthier.federated import site_server
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
-from luthier.federated.policy import HttpAddress, SitePolicy
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
+from luthier.federated.sites import server as site_server
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.policy import HttpAddress, SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer
 
 NAMES = ["north", "south"]
 COORDINATOR = "coordinator"

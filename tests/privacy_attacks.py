@@ -15,8 +15,8 @@ from torch import Tensor
 from federations import Sites
 from luthier.chat.messages import Example, ExampleOrigin, Message, example_id
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.federated.masks import MASKED
-from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.messaging.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.secure_aggregation.masks import MASKED
 from luthier.federated.transport import LocalChannel
 from luthier.models.load import load_model
 from luthier.tune.objectives.sft import Sft

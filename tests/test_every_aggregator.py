@@ -13,7 +13,7 @@ from documented import undescribed
 from federations import Sites, build_sites
 from luthier.core.component import components_by_kind
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights, list_modules, stack_products
-from luthier.federated.local import write_stacked_adapter
+from luthier.federated.local_training import write_stacked_adapter
 
 AGGREGATORS = components_by_kind(Aggregator)
 KINDS = sorted(AGGREGATORS)
@@ -190,7 +190,7 @@ def test_stacked_factors_are_those_of_peft_cat(sites: Sites, tmp_path: Any) -> N
 
 def test_weights_begin_from_what_was_given(sites: Sites) -> None:
     """What earlier rounds added to the base is part of what a site computes with."""
-    from luthier.federated.local import set_global_weights
+    from luthier.federated.local_training import set_global_weights
     from luthier.models.load import open_folder
     from luthier.tune.techniques.lora import Lora
 

@@ -16,11 +16,11 @@ from federations import Sites, build_sites
 from luthier.chat.messages import Example
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import LuthierError
-from luthier.federated.envelopes import EnvelopeChannel, Post, read_member_cards
-from luthier.federated.keys import ENVELOPE, FederationIdentity
-from luthier.federated.masks import MaskSettings
-from luthier.federated.messages import MAGIC, FederationMessage, Rejection, RoundUpdate
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.messaging.envelopes import EnvelopeChannel, Post, read_member_cards
+from luthier.federated.messaging.keys import ENVELOPE, FederationIdentity
+from luthier.federated.messaging.messages import MAGIC, FederationMessage, Rejection, RoundUpdate
+from luthier.federated.secure_aggregation.masks import MaskSettings
+from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.models.load import load_model
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums

@@ -16,11 +16,11 @@ from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
 from luthier.core.hashing import digest_of
 from luthier.federated.control_variates import SiteVariates, add_variates, move_shared, split_variates
-from luthier.federated.holder import WeightHolder
-from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.messaging.messages import FederationMessage, RoundStart, RoundUpdate
 from luthier.federated.partition import PartitionSettings, partition_rows
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_state import SiteState
+from luthier.federated.sites.state import SiteState
+from luthier.federated.sites.worker import SiteWorker
+from luthier.federated.weight_holder import WeightHolder
 from luthier.tune.optimizers.sgd import Sgd
 from luthier.tune.training.gradient_pull import ControlVariatePull
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings

@@ -21,19 +21,19 @@ from luthier.chat.messages import Example
 from luthier.core.errors import LuthierError
 from luthier.core.step import PlanContext
 from luthier.federated.decontamination.settings import DecontaminationSettings
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
-from luthier.federated.messages import (
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
+from luthier.federated.messaging.messages import (
     BlindRequest,
     ComparisonRequest,
     FederationMessage,
     LeaveOutRequest,
     pack_tensors,
 )
-from luthier.federated.policy import HttpAddress
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.policy import HttpAddress
+from luthier.federated.sites.server import SiteInputs, SiteServer
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
 from tuning import chat
 

@@ -18,8 +18,10 @@ from safetensors.torch import load_file
 
 from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
-from luthier.federated import dropout_masks
-from luthier.federated.dropout_masks import (
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.secure_aggregation import dropout_masks
+from luthier.federated.secure_aggregation.dropout_masks import (
     DropoutMasks,
     MaskContext,
     MaskKeys,
@@ -29,9 +31,7 @@ from luthier.federated.dropout_masks import (
     find_least,
     unmask_sum,
 )
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.refusals import MessageError
-from luthier.federated.site import SiteWorker
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
 from luthier.federated.transports.processes import ProcessesChannel
 from tuning import examples

@@ -22,12 +22,13 @@ from federated.test_transports import (
 )
 from federations import Sites, build_sites
 from luthier.core.errors import DataError, LuthierError
-from luthier.federated import envelopes, local
-from luthier.federated.envelopes import EnvelopeChannel, FolderPost
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import FolderMailbox, get_answer_name, get_message_name
-from luthier.federated.messages import (
+from luthier.federated import local_training
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging import envelopes
+from luthier.federated.messaging.envelopes import EnvelopeChannel, FolderPost
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import FolderMailbox, get_answer_name, get_message_name
+from luthier.federated.messaging.messages import (
     Enrolled,
     FederationMessage,
     Final,
@@ -41,9 +42,9 @@ from luthier.federated.messages import (
     unpack_weights,
 )
 from luthier.federated.privacy import FederatedPrivacy
-from luthier.federated.refusals import MessageError
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.server import SiteInputs, SiteServer
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
 from luthier.metrics.metric import Metric
 from tuning import chat, examples
@@ -135,7 +136,7 @@ def test_measuring_is_counted_so_that_nobody_asks_again_and_again(
     sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attack = build_attack(sites, tmp_path, monkeypatch, metrics=["accuracy"], total_rounds=2, least_class_rows=1)
-    monkeypatch.setattr("luthier.federated.site.measure_site", lambda *given: (8, {"accuracy": [8.0, 1.0]}))
+    monkeypatch.setattr("luthier.federated.sites.worker.measure_site", lambda *given: (8, {"accuracy": [8.0, 1.0]}))
     said = list[Any]()
     for at in range(3):
         name = f"{at}d" * 16
@@ -290,7 +291,7 @@ def test_no_word_of_a_row_leaves_a_site(
     monkeypatch.setattr(envelopes, "sleep", lambda seconds: [one.answer_waiting() for one in servers])
     monkeypatch.setattr(EnvelopeChannel, "exchange", serving)
     made = outside.federate(step, digest="ca" * 16)
-    monkeypatch.setattr(local.FederatedTraining, "train_round", failing)
+    monkeypatch.setattr(local_training.FederatedTraining, "train_round", failing)
     with pytest.raises(LuthierError, match=r"training failed there \(DataError\)"):
         outside.federate(step, digest="cb" * 16)
     classes = FederationMessage.decode(opened[0], Enrolled).header.classes

@@ -13,8 +13,8 @@ from federations import LORA, TRAINING, Sites
 from luthier.core.errors import LuthierError
 from luthier.core.step import PlanContext
 from luthier.federated import coordinator
-from luthier.federated.local import FederatedTraining, RoundSampler
-from luthier.federated.site import SiteWorker
+from luthier.federated.local_training import FederatedTraining, RoundSampler
+from luthier.federated.sites.worker import SiteWorker
 from luthier.tune.steps.tune import Tune
 from luthier.tune.training.schedule import BatchSampler
 

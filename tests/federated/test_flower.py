@@ -27,14 +27,14 @@ from federations import Sites
 from luthier.commands.site import FLOWER_APP_FILES, write_flower_app
 from luthier.core.errors import DataError, InputError
 from luthier.federated import flower_app
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import open_mailbox
-from luthier.federated.messages import FederationMessage, Final
-from luthier.federated.policy import SitePolicy
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_server import SiteInputs, SiteServer
-from luthier.federated.socket_mailbox import SocketMailbox
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import open_mailbox
+from luthier.federated.messaging.messages import FederationMessage, Final
+from luthier.federated.messaging.socket_mailbox import SocketMailbox
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.policy import SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer
+from luthier.federated.sites.worker import SiteWorker
 
 NAMES = ["north", "south"]
 ADAPTER = "adapter/adapter_model.safetensors"

@@ -19,13 +19,10 @@ from federated.test_dropout_masks import IDENTITIES, Round
 from federated.test_transports import FEDERATION, Attack, build_attack
 from federations import Sites
 from luthier.core.errors import LuthierError
-from luthier.federated import messages
-from luthier.federated.dropout_masks import MaskKeys
-from luthier.federated.keys import read_envelope_header
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.masked_round import MaskedGroup, MaskedRound
-from luthier.federated.masks import MASKED
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging import messages
+from luthier.federated.messaging.keys import read_envelope_header
+from luthier.federated.messaging.messages import (
     ANSWERS,
     MAGIC,
     QUESTIONS,
@@ -55,8 +52,11 @@ from luthier.federated.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from luthier.federated.refusals import MessageError
-from luthier.federated.site import SiteWorker
+from luthier.federated.secure_aggregation.dropout_masks import MaskKeys
+from luthier.federated.secure_aggregation.masked_round import MaskedGroup, MaskedRound
+from luthier.federated.secure_aggregation.masks import MASKED
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import SiteChannel
 
 COUNT = count()

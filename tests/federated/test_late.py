@@ -14,15 +14,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from federations import Sites
-from luthier.federated import envelopes
 from luthier.federated.control_variates import split_variates
-from luthier.federated.keys import FederationIdentity
 from luthier.federated.late import LateSettings
-from luthier.federated.mailbox import FolderMailbox
-from luthier.federated.messages import FederationMessage, RoundStart, RoundUpdate
-from luthier.federated.policy import SitePolicy
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.messaging import envelopes
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import FolderMailbox
+from luthier.federated.messaging.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.sites.policy import SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer
+from luthier.federated.sites.worker import SiteWorker
 
 NAMES = ["north", "south", "west"]
 ROWS = {"north": 24, "south": 16, "west": 8}

@@ -16,12 +16,13 @@ from torch import Tensor
 from federated.test_dropout_masks import IDENTITIES, Round
 from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
-from luthier.federated import dropout_masks, local
-from luthier.federated.dropout_masks import DropoutMasks, MaskContext
-from luthier.federated.masks import MASKED
-from luthier.federated.messages import FederationMessage, RoundKeys, RoundUpdate, SurvivorSignature
-from luthier.federated.refusals import MessageError
-from luthier.federated.site import SiteWorker
+from luthier.federated.errors import MessageError
+from luthier.federated.local_training import FederatedTraining, SiteUpdate
+from luthier.federated.messaging.messages import FederationMessage, RoundKeys, RoundUpdate, SurvivorSignature
+from luthier.federated.secure_aggregation import dropout_masks
+from luthier.federated.secure_aggregation.dropout_masks import DropoutMasks, MaskContext
+from luthier.federated.secure_aggregation.masks import MASKED
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
 from tuning import examples
 
@@ -48,13 +49,13 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[Tensor], Tenso
     """Sites change B by 1 and something of their own, in no time; those in the dictionary send what it makes of it."""
     attacks: dict[str, Callable[[Tensor], Tensor]] = {}
 
-    def training(self: local.FederatedTraining, given: Any, number: int, *rest: Any) -> local.SiteUpdate:
+    def training(self: FederatedTraining, given: Any, number: int, *rest: Any) -> SiteUpdate:
         site = self._work.scratch.parent.name
         moved = {name: value + attacks.get(site, lambda own: own)(change_of(site, value))
                  for name, value in given.moving.items() if "lora_B" in name}  # fmt: skip
-        return local.SiteUpdate(moved, 4, 1, 1.0)
+        return SiteUpdate(moved, 4, 1, 1.0)
 
-    monkeypatch.setattr(local.FederatedTraining, "train_round", training)
+    monkeypatch.setattr(FederatedTraining, "train_round", training)
     return attacks
 
 

@@ -15,8 +15,9 @@ from safetensors.torch import load_file
 from federations import Sites
 from luthier.core.errors import LuthierError
 from luthier.federated import update_sum
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.masks import (
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.messages import FederationMessage, RoundUpdate
+from luthier.federated.secure_aggregation.masks import (
     MASKED,
     BoundError,
     MaskSettings,
@@ -25,7 +26,6 @@ from luthier.federated.masks import (
     decode_sum,
     encode_update,
 )
-from luthier.federated.messages import FederationMessage, RoundUpdate
 
 ADAPTER = "adapter/adapter_model.safetensors"
 KEYS = [FederationIdentity.create(name) for name in ("north", "south", "west", "east")]

@@ -19,13 +19,14 @@ from faulty_relay import FaultyRelay
 from federated.test_late import ADAPTER, NAMES, Rounds, build_again, federate, rounds
 from federations import Sites
 from luthier.core.errors import CorruptArtifact, DataError, ModelError, OutOfMemory, SystemResourceError
-from luthier.federated import envelopes, site_server
 from luthier.federated.federation_state import FederationState
-from luthier.federated.ledger import LedgerEntry, SiteLedger
-from luthier.federated.local import FederatedTraining
-from luthier.federated.mailbox import HttpMailbox
-from luthier.federated.policy import HttpAddress, SitePolicy
-from luthier.federated.site_server import SiteServer
+from luthier.federated.local_training import FederatedTraining
+from luthier.federated.messaging import envelopes
+from luthier.federated.messaging.mailbox import HttpMailbox
+from luthier.federated.sites import server as site_server
+from luthier.federated.sites.ledger import LedgerEntry, SiteLedger
+from luthier.federated.sites.policy import HttpAddress, SitePolicy
+from luthier.federated.sites.server import SiteServer
 from luthier.federated.transports import http
 
 __all__ = ["rounds"]

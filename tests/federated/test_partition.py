@@ -155,7 +155,7 @@ def test_the_base_is_opened_once(whole: Sites, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_killed_simulation_goes_on_to_the_same_bytes(whole: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.federated.site import SiteWorker
+    from luthier.federated.sites.worker import SiteWorker
 
     step = whole.step(["all"], partition={"number": 6, "alpha": 0.5, "min_rows": 4}, rounds=2, sum="ffa")
     right = files(whole.federate(step, digest="a" * 32))

@@ -19,15 +19,15 @@ from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import PlanContext, StepContext
 from luthier.federated.coordinator import Federation
-from luthier.federated.envelopes import FolderPost
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.mailbox import FolderMailbox
-from luthier.federated.messages import FederationMessage, Measured, Order, RoundStart, RoundUpdate
+from luthier.federated.messaging.envelopes import FolderPost
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import FolderMailbox
+from luthier.federated.messaging.messages import FederationMessage, Measured, Order, RoundStart, RoundUpdate
 from luthier.federated.personal.site_model import derive_seed
-from luthier.federated.policy import SitePolicy
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_server import SiteInputs, SiteServer
-from luthier.federated.site_state import SiteState
+from luthier.federated.sites.policy import SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer
+from luthier.federated.sites.state import SiteState
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.steps.federate import Federate
 from luthier.federated.steps.site_model import SelectSiteModel
 from luthier.federated.transport import LocalChannel
@@ -303,7 +303,7 @@ def test_a_site_that_was_never_drawn_has_no_part_of_its_own(tmp_path: Path) -> N
 
 def test_what_stays_is_not_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sites = build_sites(tmp_path, {name: examples(32)[at::4] for at, name in enumerate("abcd")})
-    from luthier.federated.masks import encode_update
+    from luthier.federated.secure_aggregation.masks import encode_update
 
     sizes = list[int]()
 
@@ -312,7 +312,7 @@ def test_what_stays_is_not_masked(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         sizes.append(sum(value.numel() for value in weights.values()))
         return encode_update(weights, *rest)
 
-    monkeypatch.setattr("luthier.federated.site.encode_update", hearing)
+    monkeypatch.setattr("luthier.federated.sites.worker.encode_update", hearing)
     plain = sites.federate(sites.step(list(sites.data), **PARTS["lora_b"]))
     for more in ({}, {"least": 3}):
         masked = sites.federate(sites.step(list(sites.data), **PARTS["lora_b"], secure={"bound": 4096}, **more))
@@ -352,7 +352,7 @@ def test_metrics_are_those_of_each_sites_own_model(name: str, sites: Sites, monk
         digests.add(model.digest)
         return measure_site(training, model, work, *rest)
 
-    monkeypatch.setattr("luthier.federated.site.measure_site", hearing)
+    monkeypatch.setattr("luthier.federated.sites.worker.measure_site", hearing)
     made = sites.federate(sites.step(["north", "south"], rounds=1, metrics=["accuracy"], **PARTS[name]))
     for site, folder in folders(made).items():
         assert equal(measured[site], read(folder))

@@ -19,10 +19,8 @@ from federated.test_transports import FEDERATION, Attack, build_attack
 from federations import Sites
 from luthier.artifacts.training import TrainingRecord, describe_privacy
 from luthier.core.errors import LuthierError
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.local import PrivateRoundSampler, RoundSampler
-from luthier.federated.masks import BoundError, MaskSettings, decode_sum
-from luthier.federated.messages import FederationMessage, LocalWork, Rejection
+from luthier.federated.local_training import PrivateRoundSampler, RoundSampler
+from luthier.federated.messaging.messages import FederationMessage, LocalWork, Rejection
 from luthier.federated.privacy import (
     FederatedPrivacy,
     PrivacySpending,
@@ -34,6 +32,8 @@ from luthier.federated.privacy import (
     find_site_noise,
     measure_norm,
 )
+from luthier.federated.secure_aggregation.masks import BoundError, MaskSettings, decode_sum
+from luthier.federated.sites.ledger import SiteLedger
 from luthier.federated.transport import LocalChannel
 from luthier.tune.privacy.accountant import PrivacyAccount
 from luthier.tune.privacy.noise import NoiseKey
@@ -93,10 +93,10 @@ def test_noise_of_whole_sites_is_in_the_sum(sites: Sites, masks: dict[str, Any] 
 
 
 def test_changes_of_whole_sites_arrive_where_noise_is_left_out(sites: Sites, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.federated import site
+    from luthier.federated.sites import worker
     from luthier.federated.steps import federate
 
-    for module in (site, federate):
+    for module in (worker, federate):
         monkeypatch.setattr(module, "find_site_noise", lambda privacy, rounds: 0.0)
     found = []
     for masks in (None, {}):

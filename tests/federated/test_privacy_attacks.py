@@ -11,7 +11,7 @@ import torch
 from scipy.stats import binom
 
 from federations import Sites, build_sites
-from luthier.federated.masks import MASKED
+from luthier.federated.secure_aggregation.masks import MASKED
 from privacy_attacks import (
     NAMES,
     ONE_STEP,

@@ -14,11 +14,11 @@ from torch import Tensor
 
 from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
-from luthier.federated import local
-from luthier.federated.masks import MASKED
-from luthier.federated.messages import FederationMessage, RoundUpdate
+from luthier.federated.local_training import FederatedTraining, SiteUpdate
+from luthier.federated.messaging.messages import FederationMessage, RoundUpdate
 from luthier.federated.robust_rule import RobustRule
-from luthier.federated.site import SiteWorker
+from luthier.federated.secure_aggregation.masks import MASKED
+from luthier.federated.sites.worker import SiteWorker
 from tuning import examples
 
 ADAPTER = "adapter/adapter_model.safetensors"
@@ -79,7 +79,7 @@ def nine(tmp_path_factory: pytest.TempPathFactory) -> Sites:
 def poison(patch: pytest.MonkeyPatch, attacks: dict[str, Callable[[Tensor], Tensor]], heard: list[Any]) -> None:
     """Sites make almost the same change, but for those that attack with what they make of it."""
 
-    def training(self: local.FederatedTraining, given: Any, number: int, *rest: Any) -> local.SiteUpdate:
+    def training(self: FederatedTraining, given: Any, number: int, *rest: Any) -> SiteUpdate:
         site = self._work.scratch.parent.name
         chance = torch.Generator().manual_seed(NAMES.index(site))
         moved = {}
@@ -88,9 +88,9 @@ def poison(patch: pytest.MonkeyPatch, attacks: dict[str, Callable[[Tensor], Tens
                 change = 1 + 0.1 * torch.randn(value.shape, generator=chance)
                 moved[name] = value + attacks.get(site, lambda own: own)(change)
         heard.append(site)
-        return local.SiteUpdate(moved, 4, 1, 1.0)
+        return SiteUpdate(moved, 4, 1, 1.0)
 
-    patch.setattr(local.FederatedTraining, "train_round", training)
+    patch.setattr(FederatedTraining, "train_round", training)
 
 
 def change_of(sites: Sites, attack: str, patch: pytest.MonkeyPatch, digest: str, **settings: Any) -> float:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from luthier.core.errors import LuthierError
-from luthier.federated.shamir import PRIME, SHARE_BYTES, join_shares, split_secret
+from luthier.federated.secure_aggregation.shamir import PRIME, SHARE_BYTES, join_shares, split_secret
 
 
 @settings(max_examples=40, deadline=None)

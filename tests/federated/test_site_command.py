@@ -15,7 +15,7 @@ from luthier.cli.app import run_command
 from luthier.commands.site import approve, open_site
 from luthier.core.errors import InputError, LuthierError
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.federated.policy import SitePolicy
+from luthier.federated.sites.policy import SitePolicy
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from workshop import RECIPE, own_cache, small_recipe, tiny_model

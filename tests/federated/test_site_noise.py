@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from federations import Sites
 from luthier.core.errors import RecipeError
 from luthier.core.step import PlanContext
-from luthier.federated.masks import MaskSettings, compute_scale
 from luthier.federated.privacy import (
     LEAST_DEVIATION,
     SMOOTHING,
@@ -25,6 +24,7 @@ from luthier.federated.privacy import (
     find_noise_obstacle,
     find_share_deviation,
 )
+from luthier.federated.secure_aggregation.masks import MaskSettings, compute_scale
 from luthier.tune.privacy.accountant import PrivacyAccount
 from luthier.tune.privacy.noise import NoiseKey
 

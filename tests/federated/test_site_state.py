@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from luthier.core.errors import CorruptArtifact
-from luthier.federated.site_state import SiteState
+from luthier.federated.sites.state import SiteState
 
 
 def test_a_round_begins_with_the_state_before_it(tmp_path: Path) -> None:

@@ -18,9 +18,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from luthier.core.errors import InputError, SystemResourceError
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.mailbox import HttpMailbox
-from luthier.federated.policy import HttpAddress, SitePolicy, SitePolicyError
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import HttpMailbox
+from luthier.federated.sites.policy import HttpAddress, SitePolicy, SitePolicyError
 from luthier.federated.transports.http import HttpPost, HttpTransport
 
 FEDERATION = "ab" * 16

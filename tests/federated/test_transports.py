@@ -14,11 +14,11 @@ import torch
 from federations import Sites
 from luthier.core.component import components_by_kind
 from luthier.core.errors import LuthierError
-from luthier.federated import local
-from luthier.federated.keys import FederationIdentity, PublicCard
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError
+from luthier.federated.local_training import FederatedTraining, SiteUpdate
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
+from luthier.federated.messaging.messages import (
     Enrolled,
     FederationMessage,
     Order,
@@ -28,10 +28,10 @@ from luthier.federated.messages import (
     pack_weights,
     unpack_weights,
 )
-from luthier.federated.policy import HttpAddress, SitePolicy
-from luthier.federated.refusals import MessageError
-from luthier.federated.site import SiteWorker
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.policy import HttpAddress, SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer
+from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel, Transport
 
 NAMES = ["north", "south"]
@@ -226,15 +226,15 @@ def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings
     order = FederationMessage.decode(orders[0], Order).header.model_copy(update={"federation": FEDERATION})
     trained = list[int]()
 
-    def training(self: local.FederatedTraining, given: Any, number: int, *rest: Any) -> local.SiteUpdate:
+    def training(self: FederatedTraining, given: Any, number: int, *rest: Any) -> SiteUpdate:
         trained.append(number)
         model = self.open_trainable({})
         own = {name: value for name, value in model.named_parameters() if value.requires_grad}
         check_weights(given.moving, {name: value.detach().float() for name, value in own.items()}, "it")
         moved = {name: value + 1 for name, value in given.moving.items() if "lora_B" in name}
-        return local.SiteUpdate(moved, 24, 6, 1.5)
+        return SiteUpdate(moved, 24, 6, 1.5)
 
-    patch.setattr(local.FederatedTraining, "train_round", training)
+    patch.setattr(FederatedTraining, "train_round", training)
     mailbox = Fake()
     server = SiteServer(
         root / "north",
@@ -356,7 +356,7 @@ def test_an_order_that_breaks_the_policy_is_refused_with_the_line(
 
 
 def _refusal() -> Any:
-    from luthier.federated.messages import Rejection
+    from luthier.federated.messaging.messages import Rejection
 
     return Rejection(message="")
 
@@ -375,7 +375,7 @@ def test_a_budget_of_rounds_holds_over_all_federations(
 
 
 def test_an_order_waits_for_a_person(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from luthier.federated.site_server import approve_order
+    from luthier.federated.sites.server import approve_order
 
     attack = build_attack(sites, tmp_path, monkeypatch, approval="always")
     content = FederationMessage(attack.order).encode()
@@ -484,10 +484,10 @@ def test_an_attack_on_the_coordinator_is_one_clear_error(
 ) -> None:
     change, why = FORGED[name]
 
-    def training(self: local.FederatedTraining, given: Any, number: int, *rest: Any) -> local.SiteUpdate:
-        return local.SiteUpdate({key: value + 1 for key, value in given.moving.items() if "lora_B" in key}, 8, 2, 1.0)
+    def training(self: FederatedTraining, given: Any, number: int, *rest: Any) -> SiteUpdate:
+        return SiteUpdate({key: value + 1 for key, value in given.moving.items() if "lora_B" in key}, 8, 2, 1.0)
 
-    monkeypatch.setattr(local.FederatedTraining, "train_round", training)
+    monkeypatch.setattr(FederatedTraining, "train_round", training)
     monkeypatch.setattr(SiteWorker, "answer", forge(change))
     step = sites.step(NAMES, rounds=2, sum="ffa")
     work = sites.work(step, digest=f"{sorted(FORGED).index(name):02x}" * 16)

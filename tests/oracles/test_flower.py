@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from federations import Sites, build_sites
-from luthier.federated import local
+from luthier.federated.local_training import FederatedTraining, SiteUpdate
 from tuning import examples
 
 SCRIPT = Path(__file__).parent / "flower_strategies.py"
@@ -81,14 +81,14 @@ def test_weights_are_those_of_flowers_strategy(
     given: dict[int, dict[str, Tensor]] = {}
     rows = [4] * len(NAMES) if "robust" in settings else UNEQUAL
 
-    def training(self: Any, weights: Any, number: int, *rest: Any) -> local.SiteUpdate:
+    def training(self: Any, weights: Any, number: int, *rest: Any) -> SiteUpdate:
         site = names.index(self._work.scratch.parent.name)
         moving = {name: value for name, value in weights.moving.items() if "lora_B" in name}
         given[number] = moving
         moved = {name: value + draw_update(site, number + 1, name, value) for name, value in moving.items()}
-        return local.SiteUpdate(moved, rows[site], 1, 1.0)
+        return SiteUpdate(moved, rows[site], 1, 1.0)
 
-    monkeypatch.setattr(local.FederatedTraining, "train_round", training)
+    monkeypatch.setattr(FederatedTraining, "train_round", training)
     many.federate(many.step(names, rounds=ROUNDS + 1, sum="ffa", local={"epochs": 8}, **settings))
     task = {"strategy": strategy, "settings": flowers, "rows": rows, "rounds": ROUNDS}
     arrays = {f"start/{name}": value.numpy() for name, value in given[0].items()}

@@ -14,13 +14,13 @@ from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import write_atomically
-from luthier.federated.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import open_mailbox
 from luthier.federated.measure import describe_folder
+from luthier.federated.messaging.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
+from luthier.federated.messaging.mailbox import open_mailbox
 from luthier.federated.personal.site_model import FEDERATIONS, MODEL
-from luthier.federated.policy import POLICY, SitePolicy
-from luthier.federated.site_server import SiteInputs, SiteServer, approve_order
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.policy import POLICY, SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer, approve_order
 from luthier.models.source import ModelSource
 from luthier.models.steps.base import BaseModelStep
 from luthier.monitor.plan import REFERENCES

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from luthier.federated.aggregator import Aggregator
+from luthier.federated.errors import MessageError
 from luthier.federated.privacy import SITE, FederatedPrivacy
-from luthier.federated.refusals import MessageError
-from luthier.federated.site_state import KeptState
+from luthier.federated.sites.state import KeptState
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,12 +23,12 @@ from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, Factors, GlobalWeights, WeightSum
 from luthier.federated.control_variates import add_variates, move_shared
 from luthier.federated.decontamination.settings import DecontaminationSettings
+from luthier.federated.errors import MessageError, SiteRefusal
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
 from luthier.federated.late import LateAnswers
-from luthier.federated.local import FederatedTraining, SharedModel
-from luthier.federated.masked_round import MaskedRound
+from luthier.federated.local_training import FederatedTraining, SharedModel
 from luthier.federated.measure import PRODUCTS, pool_sums
-from luthier.federated.messages import (
+from luthier.federated.messaging.messages import (
     Enrolled,
     FederationMessage,
     Final,
@@ -44,8 +44,8 @@ from luthier.federated.messages import (
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
 from luthier.federated.queries.schema import SCHEMA_FILE
-from luthier.federated.refusals import MessageError, SiteRefusal
-from luthier.federated.site import SiteWorker, compute_training_code, open_scratch
+from luthier.federated.secure_aggregation.masked_round import MaskedRound
+from luthier.federated.sites.worker import SiteWorker, compute_training_code, open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel
 from luthier.federated.update_sum import REPLIES, UpdateSum, build_local_masks
 from luthier.models.load import compute_weights_digest, find_base_artifact
@@ -360,7 +360,7 @@ class Federation:
         self, state: FederationState, mean: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
         """Let the server's optimizer follow the way from the weights before to the sites' mean."""
-        from luthier.federated.holder import WeightHolder
+        from luthier.federated.weight_holder import WeightHolder
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 
         assert self._step.server is not None, "there is one where it is asked"

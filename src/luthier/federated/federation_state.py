@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.files import write_atomically
 from luthier.federated.aggregator import GlobalWeights
-from luthier.federated.messages import pack_tensors, pack_weights, unpack_tensors, unpack_weights
+from luthier.federated.messaging.messages import pack_tensors, pack_weights, unpack_tensors, unpack_weights
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -12,7 +12,7 @@ from luthier.core.component import add_field_descriptions
 from luthier.core.files import write_atomically
 from luthier.federated.aggregator import DOWN, UP, Aggregator
 from luthier.federated.control_variates import add_variates, split_variates
-from luthier.federated.messages import FederationMessage, RoundStart, digest_message, unpack_weights
+from luthier.federated.messaging.messages import FederationMessage, RoundStart, digest_message, unpack_weights
 from luthier.federated.transport import SentMessage
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from luthier.metrics.intervals import Z95, sum_rows, wilson_interval
 from luthier.metrics.metric import EvalPredictions, Metric
 
 if TYPE_CHECKING:
-    from luthier.federated.local import FederatedTraining
+    from luthier.federated.local_training import FederatedTraining
 
 SPLIT: Literal["test"] = "test"
 """The rows of a site that are measured."""

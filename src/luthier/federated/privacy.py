@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.federated.masks import BoundError, MaskSettings, compute_scale
+from luthier.federated.secure_aggregation.masks import BoundError, MaskSettings, compute_scale
 from luthier.tune.privacy.accountant import PrivacyAccount, find_noise
 from luthier.tune.privacy.discrete_gaussian import GREATEST_DEVIATION, draw_discrete_gaussian
 from luthier.tune.privacy.noise import NoiseKey

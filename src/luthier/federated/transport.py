@@ -11,8 +11,8 @@ from luthier.core.component import Component
 from luthier.core.step import StepContext
 
 if TYPE_CHECKING:
-    from luthier.federated.keys import PublicCard
-    from luthier.federated.site import SiteWorker
+    from luthier.federated.messaging.keys import PublicCard
+    from luthier.federated.sites.worker import SiteWorker
 
 
 class SentMessage(NamedTuple):

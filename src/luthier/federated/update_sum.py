@@ -9,11 +9,9 @@ from luthier.core.errors import DataError, InputError, SourceLocation
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import AggregatedWeights, WeightSum, average_weights
 from luthier.federated.control_variates import split_variates
-from luthier.federated.dropout_masks import MaskContext, find_least
-from luthier.federated.keys import KEY_FILE, FederationIdentity
-from luthier.federated.masked_round import MaskedGroup, MaskedRound
-from luthier.federated.masks import MASKED, MaskedSum, MaskSettings, PairMasks, decode_sum
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.keys import KEY_FILE, FederationIdentity
+from luthier.federated.messaging.messages import (
     COMPARISONS,
     STAGES,
     FederationMessage,
@@ -23,8 +21,10 @@ from luthier.federated.messages import (
     pack_tensors,
 )
 from luthier.federated.privacy import SITE, add_weights, average_clipped_updates, subtract_weights
-from luthier.federated.refusals import MessageError
-from luthier.federated.site import open_scratch
+from luthier.federated.secure_aggregation.dropout_masks import MaskContext, find_least
+from luthier.federated.secure_aggregation.masked_round import MaskedGroup, MaskedRound
+from luthier.federated.secure_aggregation.masks import MASKED, MaskedSum, MaskSettings, PairMasks, decode_sum
+from luthier.federated.sites.worker import open_scratch
 from luthier.federated.transport import SiteChannel
 from luthier.tune.privacy.noise import NoiseKey
 

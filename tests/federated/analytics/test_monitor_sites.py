@@ -18,9 +18,9 @@ from luthier.core.expressions import Window
 from luthier.federated.analytics.answered import AnsweredQuestions
 from luthier.federated.analytics.query import QueryRows
 from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
-from luthier.federated.policy import SitePolicy
+from luthier.federated.errors import OrderError
 from luthier.federated.queries.monitor import MonitorQuery
-from luthier.federated.refusals import OrderError
+from luthier.federated.sites.policy import SitePolicy
 from luthier.federated.steps.monitor_sites import MonitorSites
 from luthier.metrics.counts import move_small_counts
 from luthier.monitor.evaluator import AlertEvaluator
@@ -291,7 +291,7 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 def test_a_site_needs_a_word_in_its_policy() -> None:
     given = {"name": "north", "coordinator": "card.json", "recipe": "recipe.yaml"}
     query = MonitorQuery.model_validate({"signals": ["latency"], "since": 0, "until": 60})
-    from luthier.federated.messages import Question
+    from luthier.federated.messaging.messages import Question
 
     question = Question(federation="ab" * 16, query=query.settings(), stage="counts", code="", seed=0, least_rows=1)
     with pytest.raises(OrderError, match="questions of the kind monitor are not answered"):

@@ -18,13 +18,13 @@ from luthier.core.events import RunEventEmitter
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.analytics.names import find_name_obstacle
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.ledger import SiteLedger
-from luthier.federated.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
-from luthier.federated.messages import Counted, FederationMessage, Question, RoundUpdate
-from luthier.federated.policy import HttpAddress, SitePolicy
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
+from luthier.federated.messaging.messages import Counted, FederationMessage, Question, RoundUpdate
 from luthier.federated.queries.schema import SchemaQuery
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.policy import HttpAddress, SitePolicy
+from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.federated.steps.validate_sites import ValidateSites
 from tuning import examples, finish
 
@@ -217,7 +217,7 @@ def test_a_question_waits_for_a_person(served: Served) -> None:
     (folder / "0000000-to-north").write_bytes(envelope)
     assert server.answer_waiting() == 0
     assert "a question waits for approval" in said[0]
-    from luthier.federated.site_server import approve_order
+    from luthier.federated.sites.server import approve_order
 
     approve_order(served.root / "north", "ab" * 16)
     assert server.answer_waiting() == 1
@@ -253,7 +253,7 @@ def test_what_a_coordinator_sends_is_checked(served: Served) -> None:
 
 def throw(served: Served, content: bytes, federation: str) -> str:
     """What a site says to a question: the words of its refusal, in its answer or in its log."""
-    from luthier.federated.messages import Rejection
+    from luthier.federated.messaging.messages import Rejection
 
     header = FederationMessage.decode(content, Question).header.model_copy(update={"federation": federation})
     box = FolderMailbox(served.root / "box", "north")

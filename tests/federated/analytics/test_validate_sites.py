@@ -241,7 +241,7 @@ def test_a_killed_coordinator_goes_on(tickets: Sites, monkeypatch: pytest.Monkey
 def test_a_federation_trains_on_classes_that_were_agreed(tickets: Sites) -> None:
     """Under masks, and no site names a class of its own; the model is that of classes which sites name themselves."""
     from luthier.federated.coordinator import Federation
-    from luthier.federated.messages import Enrolled, FederationMessage
+    from luthier.federated.messaging.messages import Enrolled, FederationMessage
     from luthier.federated.transport import LocalChannel
 
     agreed = ask(tickets, checks=[], secure=True)

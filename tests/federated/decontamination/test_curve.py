@@ -11,7 +11,7 @@ from luthier.federated.decontamination.curve import (
     invert_scalar,
     multiply_points,
 )
-from luthier.federated.refusals import OrderError
+from luthier.federated.errors import OrderError
 
 P = 2**255 - 19
 ORDER = 2**252 + 27742317777372353535851937790883648493

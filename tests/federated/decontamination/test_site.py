@@ -26,10 +26,10 @@ from luthier.federated.decontamination.site import (
     count_left_out,
     find_remaining_rows,
 )
-from luthier.federated.keys import FederationIdentity
-from luthier.federated.messages import pack_tensors
-from luthier.federated.policy import SitePolicy, SitePolicyError
-from luthier.federated.refusals import OrderError
+from luthier.federated.errors import OrderError
+from luthier.federated.messaging.keys import FederationIdentity
+from luthier.federated.messaging.messages import pack_tensors
+from luthier.federated.sites.policy import SitePolicy, SitePolicyError
 
 NAMES = ("north", "south", "west")
 

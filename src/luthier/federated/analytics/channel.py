@@ -8,7 +8,7 @@ from pathlib import Path
 
 from luthier.core.step import StepContext
 from luthier.federated.analytics.worker import QueryWorker
-from luthier.federated.site import open_scratch
+from luthier.federated.sites.worker import open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel, Transport
 from luthier.federated.update_sum import build_local_masks
 

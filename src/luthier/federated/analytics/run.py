@@ -24,10 +24,8 @@ from luthier.federated.analytics.names import (
 )
 from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.analytics.worker import COUNTS, compute_query_code, count_steps, digest_for_masks
-from luthier.federated.dropout_masks import MaskContext
-from luthier.federated.masked_round import DONE, MaskedGroup, MaskedRound
-from luthier.federated.masks import MASKED
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.messages import (
     STAGES,
     Counted,
     CountPrivacy,
@@ -42,7 +40,9 @@ from luthier.federated.messages import (
     digest_message,
     dump_given_settings,
 )
-from luthier.federated.refusals import MessageError
+from luthier.federated.secure_aggregation.dropout_masks import MaskContext
+from luthier.federated.secure_aggregation.masked_round import DONE, MaskedGroup, MaskedRound
+from luthier.federated.secure_aggregation.masks import MASKED
 from luthier.federated.transport import SiteChannel
 from luthier.federated.update_sum import REPLIES
 from luthier.metrics.counts import add_counts, move_small_counts, shape_counts

@@ -19,9 +19,8 @@ from luthier.data.check import RowNames
 from luthier.federated.analytics.answered import AnsweredQuestions, SiteAnswer
 from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_tellable_names, spell_names
 from luthier.federated.analytics.query import QueryRows, SiteQuery, list_paths
-from luthier.federated.dropout_masks import DropoutMasks, check_least
-from luthier.federated.masks import LEAST_SITES, MASKED
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError, OrderError
+from luthier.federated.messaging.messages import (
     ANSWERS,
     ASKED,
     Counted,
@@ -34,8 +33,9 @@ from luthier.federated.messages import (
     digest_message,
 )
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageError, OrderError
-from luthier.federated.site import SiteWorker
+from luthier.federated.secure_aggregation.dropout_masks import DropoutMasks, check_least
+from luthier.federated.secure_aggregation.masks import LEAST_SITES, MASKED
+from luthier.federated.sites.worker import SiteWorker
 from luthier.metrics.counts import flatten_counts, move_small_counts
 from luthier.tune.privacy.accountant import LEAST_NOISE
 from luthier.tune.privacy.noise import NoiseKey

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 
 from luthier.core.errors import MissingExtra
-from luthier.federated.refusals import OrderError
+from luthier.federated.errors import OrderError
 
 POINT_BYTES = 32
 _POINT, _VALUE = b"luthier decontamination point 1", b"luthier decontamination value 1"

@@ -9,7 +9,8 @@ from typing import Any
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import write_atomically
 from luthier.federated.decontamination.settings import BANDS, DecontaminationSettings
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.messages import (
     BlindedRows,
     BlindRequest,
     ComparisonRequest,
@@ -18,7 +19,6 @@ from luthier.federated.messages import (
     LeaveOutRequest,
     RemainingRows,
 )
-from luthier.federated.refusals import MessageError
 from luthier.federated.transport import SiteChannel
 
 FIRST = 1

@@ -40,16 +40,16 @@ from luthier.federated.decontamination.curve import (
     require_libsodium,
 )
 from luthier.federated.decontamination.settings import BANDS, DecontaminationSettings
-from luthier.federated.keys import FederationIdentity, PublicCard
+from luthier.federated.errors import MessageError, OrderError
 from luthier.federated.measure import describe_folder
-from luthier.federated.messages import pack_tensors, unpack_tensors
-from luthier.federated.refusals import MessageError, OrderError
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.messages import pack_tensors, unpack_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from luthier.federated.policy import SitePolicy
+    from luthier.federated.sites.policy import SitePolicy
 
 TRAIN, HELD_OUT = "train", ("validation", "test")
 LEFT_OUT = "left_out.jsonl"

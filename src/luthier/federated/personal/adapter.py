@@ -8,7 +8,7 @@ from pydantic import Field
 
 from luthier.core.component import BasicMarker
 from luthier.federated.aggregator import Aggregator
-from luthier.federated.messages import LocalWork
+from luthier.federated.messaging.messages import LocalWork
 from luthier.federated.personal.part import PersonalPart
 from luthier.models.shapes import ADAPTED_EXPERTS
 from luthier.tune.low_rank import LowRankTechnique

@@ -10,7 +10,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Factors, GlobalWeights, list_modules, split_others
 from luthier.federated.aggregators.mean import MeanAggregator
-from luthier.federated.local import FederatedTraining
+from luthier.federated.local_training import FederatedTraining
 from luthier.federated.personal.adapter import PersonalAdapter
 from luthier.tune.low_rank import LowRankTechnique
 

@@ -13,7 +13,7 @@ from pydantic import Field, model_validator
 from luthier.core.context import RunContext
 from luthier.data.check import RowNames
 from luthier.federated.analytics.query import QueryRows, SiteQuery
-from luthier.federated.refusals import OrderError
+from luthier.federated.errors import OrderError
 from luthier.metrics.counts import CountGroup, Counts
 from luthier.monitor.signal import Signal, SignalRow
 from luthier.monitor.windows import hash_text_key

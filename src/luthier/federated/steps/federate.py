@@ -24,12 +24,10 @@ from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
 from luthier.federated.decontamination.settings import DecontaminationSettings
-from luthier.federated.dropout_masks import LEAST_SITES as LEAST_DROPOUT_SITES
-from luthier.federated.dropout_masks import check_least, find_least
 from luthier.federated.late import LateSettings, find_late_obstacle
-from luthier.federated.masks import LEAST_SITES, MaskSettings
 from luthier.federated.measure import find_metric_obstacle
-from luthier.federated.messages import LocalWork, dump_given_settings
+from luthier.federated.messaging.messages import LocalWork, dump_given_settings
+from luthier.federated.obstacles import find_federation_obstacle, find_refused_setting
 from luthier.federated.partition import PartitionSettings
 from luthier.federated.personal.part import PersonalPart
 from luthier.federated.privacy import (
@@ -40,7 +38,9 @@ from luthier.federated.privacy import (
     find_site_noise,
 )
 from luthier.federated.robust_rule import RobustRule
-from luthier.federated.rules import find_federation_obstacle, find_refused_setting
+from luthier.federated.secure_aggregation.dropout_masks import LEAST_SITES as LEAST_DROPOUT_SITES
+from luthier.federated.secure_aggregation.dropout_masks import check_least, find_least
+from luthier.federated.secure_aggregation.masks import LEAST_SITES, MaskSettings
 from luthier.federated.transport import Transport
 from luthier.metrics.metric import Metric
 from luthier.models.cost import describe_step_model
@@ -422,7 +422,7 @@ class Federate(Step):
 
     def build_site_tune(self) -> Tune:
         """The training whose course all rounds share."""
-        from luthier.federated.site import build_local_tune
+        from luthier.federated.sites.worker import build_local_tune
 
         return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds, self.privacy)
 

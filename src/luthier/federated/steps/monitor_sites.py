@@ -13,10 +13,10 @@ from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import Seconds, format_duration
 from luthier.core.files import PathText, json_bytes, write_atomically
 from luthier.core.step import NotHashed, PlanContext, Reads, Step, StepContext, StepCostEstimate
-from luthier.federated.dropout_masks import check_least
-from luthier.federated.masks import LEAST_SITES
-from luthier.federated.messages import CountPrivacy
+from luthier.federated.messaging.messages import CountPrivacy
 from luthier.federated.queries.monitor import MonitorQuery
+from luthier.federated.secure_aggregation.dropout_masks import check_least
+from luthier.federated.secure_aggregation.masks import LEAST_SITES
 from luthier.federated.transport import Transport
 from luthier.monitor.alerts import Alert
 from luthier.monitor.plan import FILE, REFERENCES, parse_alert_rules

@@ -13,11 +13,11 @@ from luthier.core.files import json_bytes, write_atomically
 from luthier.core.step import NotHashed, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.data.check import Check, RowNames, format_percent
 from luthier.federated.analytics.run import SiteCounts
-from luthier.federated.dropout_masks import check_least
-from luthier.federated.masks import LEAST_SITES
-from luthier.federated.messages import CountPrivacy
+from luthier.federated.messaging.messages import CountPrivacy
 from luthier.federated.queries.schema import NO, ROWS, SCHEMA_FILE, YES, SchemaQuery
 from luthier.federated.queries.validate import UNSUMMED, ValidateQuery, list_summed_checks
+from luthier.federated.secure_aggregation.dropout_masks import check_least
+from luthier.federated.secure_aggregation.masks import LEAST_SITES
 from luthier.federated.transport import Transport
 
 EACH_S = 2.0

@@ -8,8 +8,8 @@ from typing import Annotated, Literal
 from luthier.core.component import BasicMarker
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, EnvelopeTransport, read_member_cards
-from luthier.federated.keys import FederationIdentity
+from luthier.federated.messaging.envelopes import EnvelopeChannel, EnvelopeTransport, read_member_cards
+from luthier.federated.messaging.keys import FederationIdentity
 from luthier.federated.transport import SiteChannel
 from luthier.federated.transports.http import HttpPost
 

@@ -16,11 +16,11 @@ from luthier.core.component import BasicMarker
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import SPARE, EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
-from luthier.federated.keys import FederationIdentity, PublicCard, verify_envelope
-from luthier.federated.refusals import MessageError
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.envelopes import SPARE, EnvelopeChannel, EnvelopeTransport, Post, read_member_cards
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard, verify_envelope
+from luthier.federated.messaging.unix_server import UnixServer
 from luthier.federated.transport import SiteChannel
-from luthier.federated.unix_server import UnixServer
 
 _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")

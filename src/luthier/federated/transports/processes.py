@@ -14,8 +14,8 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.step import StepContext
-from luthier.federated.envelopes import EnvelopeChannel, FolderPost
-from luthier.federated.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.envelopes import EnvelopeChannel, FolderPost
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard
 from luthier.federated.personal.site_model import FEDERATIONS
 from luthier.federated.transport import SiteChannel, Transport
 
@@ -76,7 +76,7 @@ class ProcessesChannel(EnvelopeChannel):
         self._gone: set[str] = set()
         for name, task in tasks.items():
             process = subprocess.Popen(
-                [sys.executable, "-m", "luthier.federated.site_process"], stdin=subprocess.PIPE, text=True
+                [sys.executable, "-m", "luthier.federated.sites.process"], stdin=subprocess.PIPE, text=True
             )
             assert process.stdin is not None, "it was opened as a pipe"
             process.stdin.write(json.dumps(task) + "\n")

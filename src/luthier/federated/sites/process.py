@@ -12,9 +12,9 @@ from typing import Any
 from luthier.core.artifact import Artifact, read_manifest
 from luthier.core.errors import LuthierError
 from luthier.core.system.process import set_thread_wait_policy
-from luthier.federated.keys import FederationIdentity, PublicCard
-from luthier.federated.mailbox import FolderMailbox
-from luthier.federated.site_server import SiteInputs, SiteServer
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.mailbox import FolderMailbox
+from luthier.federated.sites.server import SiteInputs, SiteServer
 
 
 def serve_task(task: dict[str, Any], ended: threading.Event) -> None:

@@ -16,8 +16,10 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import expand_env_vars
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.analytics.query import SiteQuery
-from luthier.federated.keys import Name, PublicCard
-from luthier.federated.messages import Order, Question, dump_given_settings
+from luthier.federated.errors import MessageError, OrderError, explain_settings
+from luthier.federated.messaging.keys import Name, PublicCard
+from luthier.federated.messaging.messages import Order, Question, dump_given_settings
+from luthier.federated.obstacles import find_federation_obstacle, find_refused_setting
 from luthier.federated.privacy import (
     SITE,
     PrivacySpending,
@@ -26,9 +28,7 @@ from luthier.federated.privacy import (
     find_federated_privacy_obstacle,
 )
 from luthier.federated.queries.monitor import MonitorQuery
-from luthier.federated.refusals import MessageError, OrderError, explain_settings
-from luthier.federated.rules import find_federation_obstacle, find_refused_setting
-from luthier.federated.site import build_local_tune, read_order_settings, read_personal_part
+from luthier.federated.sites.worker import build_local_tune, read_order_settings, read_personal_part
 from luthier.metrics.metric import Metric
 from luthier.monitor.signal import Signal
 from luthier.monitor.signals.measured import MetricSignal

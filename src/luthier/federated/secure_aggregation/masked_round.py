@@ -16,16 +16,9 @@ from pydantic import BaseModel
 
 from luthier.core.errors import DataError, LuthierError, SourceLocation
 from luthier.core.files import write_atomically
-from luthier.federated.dropout_masks import (
-    MaskContext,
-    MaskKeys,
-    RevealedShares,
-    unmask_sum,
-    verify_keys,
-    verify_survivors,
-)
-from luthier.federated.keys import PublicCard
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.keys import PublicCard
+from luthier.federated.messaging.messages import (
     FederationMessage,
     KeyList,
     RoundKeys,
@@ -37,7 +30,14 @@ from luthier.federated.messages import (
     SurvivorSignature,
     UnmaskRequest,
 )
-from luthier.federated.refusals import MessageError
+from luthier.federated.secure_aggregation.dropout_masks import (
+    MaskContext,
+    MaskKeys,
+    RevealedShares,
+    unmask_sum,
+    verify_keys,
+    verify_survivors,
+)
 from luthier.federated.transport import SiteChannel
 
 if TYPE_CHECKING:

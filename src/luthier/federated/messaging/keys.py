@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from luthier.core.errors import InputError, MissingExtra, SourceLocation
 from luthier.core.files import json_bytes, write_atomically
-from luthier.federated.refusals import MessageError, explain_settings
+from luthier.federated.errors import MessageError, explain_settings
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

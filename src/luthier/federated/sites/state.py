@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.core.errors import CorruptArtifact, SourceLocation
 from luthier.core.files import write_atomically
-from luthier.federated.messages import pack_tensors, unpack_tensors
+from luthier.federated.messaging.messages import pack_tensors, unpack_tensors
 
 if TYPE_CHECKING:
     from torch import Tensor

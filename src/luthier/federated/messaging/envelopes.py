@@ -15,9 +15,9 @@ from luthier.core.errors import InputError, SourceLocation
 from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
-from luthier.federated.keys import FederationIdentity, PublicCard
-from luthier.federated.mailbox import get_answer_name, get_message_name, read_envelope_file
-from luthier.federated.refusals import MessageError
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.mailbox import get_answer_name, get_message_name, read_envelope_file
 from luthier.federated.transport import SentMessage, SiteChannel, Transport
 
 MOST_NAMED = 5

@@ -18,10 +18,10 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from luthier.core.component import Component, add_field_descriptions
 from luthier.federated.aggregator import Factors, GlobalWeights
 from luthier.federated.decontamination.settings import DecontaminationSettings
-from luthier.federated.dropout_masks import MaskKeys
-from luthier.federated.masks import MaskSettings
+from luthier.federated.errors import MessageError, replace_control_characters
 from luthier.federated.privacy import FederatedPrivacy
-from luthier.federated.refusals import MessageError, replace_control_characters
+from luthier.federated.secure_aggregation.dropout_masks import MaskKeys
+from luthier.federated.secure_aggregation.masks import MaskSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

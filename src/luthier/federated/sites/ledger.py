@@ -14,8 +14,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from luthier.core.errors import CorruptArtifact, SourceLocation
 from luthier.core.files import translate_write_errors
+from luthier.federated.errors import explain_settings
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import explain_settings
 
 LEDGER = "log.jsonl"
 _BEGIN = "0" * 64

@@ -8,11 +8,11 @@ from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any, ClassVar
 
-from luthier.federated.keys import read_envelope_header
-from luthier.federated.mailbox import SiteMailbox
-from luthier.federated.messages import digest_message
-from luthier.federated.refusals import MessageError
-from luthier.federated.unix_server import UnixServer
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.keys import read_envelope_header
+from luthier.federated.messaging.mailbox import SiteMailbox
+from luthier.federated.messaging.messages import digest_message
+from luthier.federated.messaging.unix_server import UnixServer
 
 LARGEST = 1 << 32
 """Bytes of a message at most."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.errors import InputError, SystemResourceError
 from luthier.core.files import write_atomically
-from luthier.federated.policy import HttpAddress, SitePolicy
+from luthier.federated.sites.policy import HttpAddress, SitePolicy
 
 if TYPE_CHECKING:
     import httpx
@@ -157,7 +157,7 @@ def _build_tls(address: HttpAddress, policy: SitePolicy) -> ssl.SSLContext:
 
 def open_mailbox(policy: SitePolicy) -> SiteMailbox:
     """The mailbox that a policy names; `InputError` where it names none or two."""
-    from luthier.federated.socket_mailbox import SocketMailbox
+    from luthier.federated.messaging.socket_mailbox import SocketMailbox
 
     if sum(value is not None for value in (policy.folder, policy.http, policy.flower)) != 1:
         raise InputError(

@@ -19,11 +19,16 @@ from luthier.core.step import StepContext
 from luthier.federated.analytics.answered import AnsweredQuestions
 from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker, read_query
 from luthier.federated.decontamination.site import count_left_out
-from luthier.federated.keys import EnvelopeHeader, FederationIdentity, PublicCard, read_envelope_header, verify_envelope
-from luthier.federated.ledger import LedgerEntry, SiteLedger
-from luthier.federated.mailbox import SiteMailbox
-from luthier.federated.masks import PairMasks
-from luthier.federated.messages import (
+from luthier.federated.errors import MessageError, OrderError
+from luthier.federated.messaging.keys import (
+    EnvelopeHeader,
+    FederationIdentity,
+    PublicCard,
+    read_envelope_header,
+    verify_envelope,
+)
+from luthier.federated.messaging.mailbox import SiteMailbox
+from luthier.federated.messaging.messages import (
     ANSWERS,
     QUESTIONS,
     BlindRequest,
@@ -40,10 +45,11 @@ from luthier.federated.messages import (
     digest_message,
 )
 from luthier.federated.personal.site_model import FEDERATIONS, MODEL
-from luthier.federated.policy import SitePolicy, SitePolicyError
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageError, OrderError
-from luthier.federated.site import SiteWorker
+from luthier.federated.secure_aggregation.masks import PairMasks
+from luthier.federated.sites.ledger import LedgerEntry, SiteLedger
+from luthier.federated.sites.policy import SitePolicy, SitePolicyError
+from luthier.federated.sites.worker import SiteWorker
 
 APPROVED = "approved"
 POLL_S = 0.5

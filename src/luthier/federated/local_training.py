@@ -17,9 +17,9 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import DOWN, UP, Aggregator, Factors, GlobalWeights
-from luthier.federated.messages import check_weights, digest_message, pack_tensors, pack_weights
+from luthier.federated.errors import MessageError
+from luthier.federated.messaging.messages import check_weights, digest_message, pack_tensors, pack_weights
 from luthier.federated.privacy import PrivacySpending
-from luthier.federated.refusals import MessageError
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.sampler import PoissonSampler

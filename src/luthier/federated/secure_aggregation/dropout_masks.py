@@ -24,10 +24,10 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.files import write_atomically
-from luthier.federated.keys import FederationIdentity, Hex32, PublicCard, verify_signature
-from luthier.federated.masks import draw_stream
-from luthier.federated.refusals import MessageError, OrderError
-from luthier.federated.shamir import SHARE_BYTES, join_shares, split_secret
+from luthier.federated.errors import MessageError, OrderError
+from luthier.federated.messaging.keys import FederationIdentity, Hex32, PublicCard, verify_signature
+from luthier.federated.secure_aggregation.masks import draw_stream
+from luthier.federated.secure_aggregation.shamir import SHARE_BYTES, join_shares, split_secret
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

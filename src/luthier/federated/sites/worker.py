@@ -26,11 +26,10 @@ from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
 from luthier.federated.control_variates import SiteVariates, add_variates, find_variate_obstacle, split_variates
-from luthier.federated.dropout_masks import DropoutMasks, MaskContext, check_least
-from luthier.federated.local import FederatedTraining, SharedModel, SiteUpdate
-from luthier.federated.masks import LEAST_SITES, MASKED, BoundError, PairMasks, encode_update
+from luthier.federated.errors import MessageError, OrderError
+from luthier.federated.local_training import FederatedTraining, SharedModel, SiteUpdate
 from luthier.federated.measure import SPLIT, describe_folder, measure_site
-from luthier.federated.messages import (
+from luthier.federated.messaging.messages import (
     COMPARISONS,
     QUESTIONS,
     STAGES,
@@ -74,8 +73,9 @@ from luthier.federated.privacy import (
     find_site_noise,
     subtract_weights,
 )
-from luthier.federated.refusals import MessageError, OrderError
-from luthier.federated.site_state import SiteState
+from luthier.federated.secure_aggregation.dropout_masks import DropoutMasks, MaskContext, check_least
+from luthier.federated.secure_aggregation.masks import LEAST_SITES, MASKED, BoundError, PairMasks, encode_update
+from luthier.federated.sites.state import SiteState
 from luthier.metrics.metric import Metric
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.noise import KEY, NoiseKey
@@ -84,7 +84,7 @@ from luthier.tune.steps.tune import Tune
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from luthier.federated.policy import SitePolicy
+    from luthier.federated.sites.policy import SitePolicy
 
 
 DATA = "data"

@@ -19,7 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import InputError
-from luthier.federated.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.keys import FederationIdentity, PublicCard
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

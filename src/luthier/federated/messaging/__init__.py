@@ -1,0 +1,1 @@
+"""Messages between a coordinator and its sites, their keys, and where they wait."""

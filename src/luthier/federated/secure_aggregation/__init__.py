@@ -1,0 +1,1 @@
+"""Masks that cancel in a sum, and what lets sites drop out of one."""

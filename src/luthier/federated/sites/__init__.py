@@ -1,0 +1,1 @@
+"""A site: its policy, its log, and what answers a coordinator."""
