@@ -162,8 +162,10 @@ class Federation:
         )
         groups = self._sum.describe_groups(channel)
         orders = {
-            name: order.model_copy(update={**groups.get(name, {}), "place": place if step.control_variates else 0})
-            for place, name in enumerate(channel.sites)
+            name: order.model_copy(
+                update={**groups.get(name, {}), "position": position if step.control_variates else 0}
+            )
+            for position, name in enumerate(channel.sites)
         }
         answers = channel.exchange(0, {name: FederationMessage(own).encode() for name, own in orders.items()})
         found = {name: self._read(name, answers[name], Enrolled).header for name in channel.sites if name in answers}
@@ -241,8 +243,8 @@ class Federation:
         late = LateAnswers(self._step.late, self._work.scratch, state.waiting, number, self._sum.find_number)
         chosen = self._choose_sites(state, number)
         sites = [name for name in state.sites if name in late.sent or name in chosen]
-        asked = {name: message for name in sites if name not in late.sent}
-        answers, masked_round = self._ask(channel, number, message, expected, asked, late)
+        requests = {name: message for name in sites if name not in late.sent}
+        answers, masked_round = self._ask(channel, number, message, expected, requests, late)
         updates: dict[str, FederationMessage] = {}
         digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
@@ -314,7 +316,7 @@ class Federation:
         number: int,
         message: bytes,
         expected: Mapping[str, Tensor],
-        asked: Mapping[str, bytes],
+        requests: Mapping[str, bytes],
         late: LateAnswers,
     ) -> tuple[Iterable[tuple[str, bytes]], MaskedRound | None]:
         """The answers of sites in their order, and the round that takes masks out of the sum where sites may drop
@@ -322,13 +324,13 @@ class Federation:
         if self._step.late is not None:
             late.keep(message)
             first = self._sum.find_number(number)
-            gathered = channel.exchange_with_late(first, asked, late.sent, self._step.least or 0)
+            gathered = channel.exchange_with_late(first, requests, late.sent, self._step.least or 0)
             return [(name, gathered[name]) for name in channel.sites if name in gathered], None
         if self._sum.stages == 1:
-            return channel.iterate_answers(self._sum.find_number(number), asked), None
+            return channel.iterate_answers(self._sum.find_number(number), requests), None
         masked_round = self._sum.open_masked_round(channel, number, message, expected, self._read)
-        gathered = masked_round.gather(asked)
-        return [(name, gathered[name]) for name in asked if name in gathered], masked_round
+        gathered = masked_round.gather(requests)
+        return [(name, gathered[name]) for name in requests if name in gathered], masked_round
 
     def _write_round_start(
         self, channel: SiteChannel, state: FederationState, number: int, tensors: Mapping[str, Tensor]

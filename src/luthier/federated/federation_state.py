@@ -84,7 +84,7 @@ class FederationState(NamedTuple):
             "sites": list(self.sites),
             "classes": dict(self.classes),
             "all_rows": self.all_rows,
-            "waiting": {name: list(asked) for name, asked in self.waiting.items()},
+            "waiting": {name: list(question) for name, question in self.waiting.items()},
         }
         tensors = pack_weights(self.given)
         for prefix, values in ((_SERVER, self.server), (_VARIATE, self.variates)):

@@ -47,12 +47,12 @@ def find_late_obstacle(aggregator: Aggregator) -> str:
 
 
 def add_late_change(
-    update: Mapping[str, Tensor], begun: Mapping[str, Tensor], given: Mapping[str, Tensor], weight: float
+    update: Mapping[str, Tensor], start: Mapping[str, Tensor], given: Mapping[str, Tensor], weight: float
 ) -> dict[str, Tensor]:
-    """A late update as one of this round: what it changed from the weights that it `begun` with, times its weight, upon
+    """A late update as one of this round: what it changed from the weights that it began with, times its weight, upon
     the weights that this round was given."""
     return {
-        name: (given[name].double() + weight * (value.double() - begun[name].double())).to(value.dtype)
+        name: (given[name].double() + weight * (value.double() - start[name].double())).to(value.dtype)
         for name, value in update.items()
     }
 
@@ -79,14 +79,14 @@ class LateAnswers:
         self.sent: dict[str, SentMessage] = {}
         """What each of them was sent; those that are too late, or whose message is gone, are not among them."""
         contents: dict[int, bytes] = {}
-        for name, (begun, digest) in waiting.items() if settings is not None else ():
-            if settings is not None and number - begun <= settings.most_rounds:
-                if begun not in contents:
-                    path = self._folder / str(begun)
-                    contents[begun] = path.read_bytes() if path.is_file() else b""
-                if digest_message(contents[begun]) == digest:
-                    self.sent[name] = SentMessage(find_number(begun), contents[begun])
-        self._begun: dict[int, Mapping[str, Tensor]] = {}
+        for name, (start, digest) in waiting.items() if settings is not None else ():
+            if settings is not None and number - start <= settings.most_rounds:
+                if start not in contents:
+                    path = self._folder / str(start)
+                    contents[start] = path.read_bytes() if path.is_file() else b""
+                if digest_message(contents[start]) == digest:
+                    self.sent[name] = SentMessage(find_number(start), contents[start])
+        self._starts: dict[int, Mapping[str, Tensor]] = {}
 
     def keep(self, message: bytes) -> None:
         """Keep the message of this round, and those that are still waited for."""
@@ -111,10 +111,10 @@ class LateAnswers:
         age."""
         if name not in self.sent or self._settings is None:
             return tensors
-        begun, _ = self._waiting[name]
-        if begun not in self._begun:
+        start, _ = self._waiting[name]
+        if start not in self._starts:
             weights, _ = split_variates(FederationMessage.decode(self.sent[name].content, RoundStart).tensors)
-            self._begun[begun] = unpack_weights(weights).moving
+            self._starts[start] = unpack_weights(weights).moving
         weights, variates = split_variates(tensors)
         weight = self._settings.weigh(self.find_age(name))
-        return add_variates(add_late_change(weights, self._begun[begun], given, weight), variates)
+        return add_variates(add_late_change(weights, self._starts[start], given, weight), variates)

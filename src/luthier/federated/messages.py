@@ -71,8 +71,8 @@ class Order(_Header):
     local: LocalWork
     proximal: float = 0.0
     control_variates: bool = False
-    place: int = Field(default=0, ge=0)
-    """The site's place among the sites (from 0), by which a round tells what was counted of it."""
+    position: int = Field(default=0, ge=0)
+    """The site's position among the sites (from 0), by which a round tells what was counted of it."""
     seed: int
     base: str
     """The digest of the base model's weights and configuration."""
@@ -188,7 +188,7 @@ class RoundStart(_Header):
     round: int = Field(ge=1)
     classes: dict[str, str] = {}
     counted: list[int] = []
-    """With control variates: the last round in which the update of each site was part of a sum, by the site's place."""
+    """With control variates: the last round in which each site's update was part of a sum, by the site's position."""
 
 
 class RoundUpdate(_Header):

@@ -365,10 +365,10 @@ class SiteWorker:
         check_weights(shared, moving, "the coordinator")
         if start.round == 1 and any(bool(value.any()) for value in shared.values()):
             raise MessageError("the coordinator sends control variates that are not zero in the first round")
-        if order.place >= len(start.counted):
+        if order.position >= len(start.counted):
             raise MessageError(f"round {start.round} tells what was counted of {len(start.counted)} sites alone")
         kept = SiteState(self._work.scratch).read(start.round)
-        return SiteVariates(kept, start.counted[order.place], shared)
+        return SiteVariates(kept, start.counted[order.position], shared)
 
     def plan_spending(self, number: int | None = None) -> PrivacySpending | None:
         """What a message by its number, or the whole order, costs the rows here; None where nothing is promised."""

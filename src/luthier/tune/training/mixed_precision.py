@@ -254,8 +254,8 @@ class MixedPrecisionOptimizer:
                 own[kind] = value.clone().to(own[kind].device) if kind in own else value.clone()
         for at, group, key in self._carried():
             group[key] = type(group[key])(state[f"group/{at}"].item())
-        for place, pull in enumerate(self._pulls):
-            begin = f"pull/{place}/"
+        for position, pull in enumerate(self._pulls):
+            begin = f"pull/{position}/"
             pull.restore({key.removeprefix(begin): value for key, value in state.items() if key.startswith(begin)})
         self._follow()
 
