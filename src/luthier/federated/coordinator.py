@@ -115,7 +115,8 @@ class Federation:
         data, shared = self._work.inputs["sites.0"], SharedModel()
         parts = partition_rows(partition, data, self._work.seed)
         smallest, largest = min(map(len, parts.values())), max(map(len, parts.values()))
-        self._work.events.note(f"{len(parts):,} simulated sites of {smallest:,} to {largest:,} rows")
+        rows = f"{smallest:,} to {largest:,} rows" if smallest < largest else f"{smallest:,} rows each"
+        self._work.events.note(f"{len(parts):,} simulated sites of {rows}")
         workers = {}
         for at, (name, indices) in enumerate(parts.items()):
             scratch = open_scratch(self._work.scratch / "sites" / str(at))
