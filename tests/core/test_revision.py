@@ -108,7 +108,7 @@ def test_every_file_beside_the_code_is_read_by_a_module_that_names_it() -> None:
     named = program.resources(program.files)
     files = {path for path in program.root.rglob("*") if path.is_file() and path.suffix not in (".py", ".pyc")}
     left = {path.name for path in files - named if "__pycache__" not in path.parts}
-    assert left <= {"py.typed", "script.py.mako", "addresses.md", "organisations.md"}
+    assert left <= {"py.typed", "script.py.mako", "addresses.md", "organisations.md", "pyproject.toml"}
 
 
 def test_every_role_has_its_members() -> None:

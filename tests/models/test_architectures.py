@@ -48,6 +48,7 @@ def cases() -> Callable[[str], Case]:
     """Each model is made and read alone once."""
     made: dict[str, Case] = {}
 
+    @torch.enable_grad()  # the first test that asks may take no gradients itself
     def case(name: str) -> Case:
         if name not in made:
             one, other = tiny(name), adapted(tiny(name))
