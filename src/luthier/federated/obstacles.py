@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.personal.part import PersonalPart
 from luthier.federated.privacy import FederatedPrivacy
+from luthier.federated.secure_aggregation.dropout_masks import check_least
+from luthier.federated.secure_aggregation.masks import LEAST_SITES
+from luthier.federated.transport import Transport
 from luthier.tune.policy import PolicyObjective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique
@@ -77,3 +82,24 @@ def find_federation_obstacle(
         ),
     }
     return next((reason for reason, holds in obstacles.items() if holds), "")
+
+
+def find_sites_obstacle(sites: Sequence[str], transport: Transport | None) -> str:
+    """Why steps of the recipe, or sites elsewhere, cannot be the sites; empty when they can."""
+    if (transport is not None and transport.remote) == bool(sites):
+        if sites:
+            return "sites elsewhere bring their own rows; leave `sites` out"
+        return "name the steps whose data sets are the `sites`, or a transport to sites elsewhere"
+    twice = next((name for name in sites if sites.count(name) > 1), None)
+    return f"{twice!r} is named twice in `sites`" if twice else ""
+
+
+def find_answers_obstacle(number: int, least: int | None, *, secure: bool) -> str:
+    """Why so many sites cannot answer questions by counts, masked or not; empty when they can."""
+    if secure and number < LEAST_SITES:
+        return f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more"
+    if least is not None and least > number:
+        return f"there are {number} sites, and `least` is {least}"
+    if secure and least is not None and (why := check_least(number, least)):
+        return f"{why}; leave `least` out to wait for all of them"
+    return ""

@@ -27,7 +27,7 @@ from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.late import LateSettings, find_late_obstacle
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messaging.messages import LocalWork, dump_given_settings
-from luthier.federated.obstacles import find_federation_obstacle, find_refused_setting
+from luthier.federated.obstacles import find_federation_obstacle, find_refused_setting, find_sites_obstacle
 from luthier.federated.partition import PartitionSettings
 from luthier.federated.personal.part import PersonalPart
 from luthier.federated.privacy import (
@@ -172,14 +172,8 @@ class Federate(Step):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        remote = self.transport is not None and self.transport.remote
-        if remote == bool(self.sites):
-            what = "sites elsewhere bring their own rows; leave `sites` out" if remote else (
-                "name the steps whose data sets are the `sites`, or a transport to sites elsewhere"
-            )  # fmt: skip
-            raise ValueError(what)
-        if twice := next((name for name in self.sites if self.sites.count(name) > 1), None):
-            raise ValueError(f"{twice!r} is named twice in `sites`")
+        if why := find_sites_obstacle(self.sites, self.transport):
+            raise ValueError(why)
         if self.local.epochs is not None and (epochs := self.local.epochs * self.rounds) > MOST_EPOCHS:
             raise ValueError(f"{self.rounds} rounds are {epochs:g} epochs in all, at most {MOST_EPOCHS:g}")
         if why := find_refused_setting(self.tune, length=True):

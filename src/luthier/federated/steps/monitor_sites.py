@@ -14,9 +14,8 @@ from luthier.core.expressions import Seconds, format_duration
 from luthier.core.files import PathText, json_bytes, write_atomically
 from luthier.core.step import NotHashed, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.federated.messaging.messages import CountPrivacy
+from luthier.federated.obstacles import find_answers_obstacle
 from luthier.federated.queries.monitor import MonitorQuery
-from luthier.federated.secure_aggregation.dropout_masks import check_least
-from luthier.federated.secure_aggregation.masks import LEAST_SITES
 from luthier.federated.transport import Transport
 from luthier.monitor.alerts import Alert
 from luthier.monitor.plan import FILE, REFERENCES, parse_alert_rules
@@ -61,13 +60,8 @@ class MonitorSites(Step):
             raise ValueError("processes have no requests of their own; name folders in `sites`, or another transport")
         if (self.transport is None) != bool(self.sites):
             raise ValueError("name the folders with requests in `sites`, or a transport to sites elsewhere")
-        number = len(self.site_names)
-        if self.secure and number < LEAST_SITES:
-            raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
-        if self.least is not None and self.least > number:
-            raise ValueError(f"there are {number} sites, and `least` is {self.least}")
-        if self.secure and self.least is not None and (why := check_least(number, self.least)):
-            raise ValueError(f"{why}; leave `least` out to wait for all of them")
+        if why := find_answers_obstacle(len(self.site_names), self.least, secure=self.secure):
+            raise ValueError(why)
         return self
 
     @property

@@ -14,10 +14,9 @@ from luthier.core.step import NotHashed, PlanContext, Reads, Step, StepContext, 
 from luthier.data.check import Check, RowNames, format_percent
 from luthier.federated.analytics.run import SiteCounts
 from luthier.federated.messaging.messages import CountPrivacy
+from luthier.federated.obstacles import find_answers_obstacle, find_sites_obstacle
 from luthier.federated.queries.schema import NO, ROWS, SCHEMA_FILE, YES, SchemaQuery
 from luthier.federated.queries.validate import UNSUMMED, ValidateQuery, list_summed_checks
-from luthier.federated.secure_aggregation.dropout_masks import check_least
-from luthier.federated.secure_aggregation.masks import LEAST_SITES
 from luthier.federated.transport import Transport
 
 EACH_S = 2.0
@@ -72,21 +71,10 @@ class ValidateSites(Step):
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        remote = self.transport is not None and self.transport.remote
-        if remote == bool(self.sites):
-            what = "sites elsewhere bring their own rows; leave `sites` out" if remote else (
-                "name the steps whose data sets are the `sites`, or a transport to sites elsewhere"
-            )  # fmt: skip
-            raise ValueError(what)
-        if twice := next((name for name in self.sites if self.sites.count(name) > 1), None):
-            raise ValueError(f"{twice!r} is named twice in `sites`")
-        number = len(self.site_names)
-        if self.secure and number < LEAST_SITES:
-            raise ValueError(f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more")
-        if self.least is not None and self.least > number:
-            raise ValueError(f"there are {number} sites, and `least` is {self.least}")
-        if self.secure and self.least is not None and (why := check_least(number, self.least)):
-            raise ValueError(f"{why}; leave `least` out to wait for all of them")
+        if why := find_sites_obstacle(self.sites, self.transport):
+            raise ValueError(why)
+        if why := find_answers_obstacle(len(self.site_names), self.least, secure=self.secure):
+            raise ValueError(why)
         if why := ValidateQuery(checks=self.checks).refuses():
             raise ValueError(f"{why}; leave it out")
         return self
