@@ -10,7 +10,7 @@ import json
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -64,6 +64,18 @@ LEFT_OUT = "left_out.json"
 RECORD = "federation.json"
 _REPORTED_SITES = 20
 """Above so many, a round tells how far it is."""
+
+
+class RoundAnswers(NamedTuple):
+    """What sites answered in a round."""
+
+    updates: dict[str, FederationMessage]
+    """Those that are used, by site; without tensors where these were summed as they came."""
+    digests: dict[str, str]
+    names: set[str]
+    """The sites that answered."""
+    up_bytes: int
+    """Of the largest answer."""
 
 
 class Federation:
@@ -246,33 +258,9 @@ class Federation:
         sites = [name for name in state.sites if name in late.sent or name in chosen]
         requests = {name: message for name in sites if name not in late.sent}
         answers, masked_round = self._ask(channel, number, message, expected, requests, late)
-        updates: dict[str, FederationMessage] = {}
-        digests, up_bytes = dict[str, str](), 0
         total = WeightSum() if self._sum.sums_as_they_come else None
-        waiting = (
-            {name: late.find_question(name, question_digest) for name in sites} if self._step.late is not None else {}
-        )
-        for name, answer in answers:
-            waiting.pop(name, None)
-            try:
-                update = self._read(name, answer, RoundUpdate)
-                if (update.header.round, update.header.answers) != late.find_question(name, question_digest):
-                    what = f"site {name} sends its update of round {update.header.round} in round {number}"
-                    raise MessageError(what)
-                self._sum.check(name, update, expected)
-            except (MessageError, SiteRefusal) as error:
-                if self._step.least is None or self._step.secure is not None:
-                    raise
-                self._work.events.warning(f"site {name} is left out of round {number}: {error.message}")
-                continue
-            update = update._replace(tensors=late.bring_up(name, update.tensors, given))
-            digests[name], up_bytes = digest_message(answer), max(up_bytes, len(answer))
-            if total is not None:
-                total.add(update.tensors, update.header.rows)
-                update = update._replace(tensors={})
-            updates[name] = update
-            if len(sites) > _REPORTED_SITES:
-                self._work.events.progress(len(updates), len(sites), f"sites of round {number}")
+        received = self._take_answers(answers, sites, question_digest, expected, given, late, total)
+        updates = received.updates
         due = sites if masked_round is None else masked_round.list_sites(sites)
         self._require_sites(updates, due, f"answered in round {number}")
         found = self._sum.combine(updates, expected, given, total, masked_round)
@@ -293,23 +281,63 @@ class Federation:
                     rows=update.header.rows,
                     steps=update.header.steps,
                     loss=update.header.loss,
-                    digest=digests[name],
+                    digest=received.digests[name],
                     age=late.find_age(name),
                 )
                 for name, update in updates.items()
             },
             missing=[name for name in sites if name not in updates],
             down_bytes=len(message),
-            up_bytes=up_bytes,
+            up_bytes=received.up_bytes,
         )
+        silent = [name for name in sites if name not in received.names] if self._step.late is not None else []
         return state._replace(
             given=weights,
             server=server,
             rounds=(*state.rounds, record),
             variates={**state.variates, **shared},
             all_rows=all_rows,
-            waiting=waiting,
+            waiting={name: late.find_question(name, question_digest) for name in silent},
         )
+
+    def _take_answers(
+        self,
+        answers: Iterable[tuple[str, bytes]],
+        sites: Sequence[str],
+        question_digest: str,
+        expected: Mapping[str, Tensor],
+        given: Mapping[str, Tensor],
+        late: LateAnswers,
+        total: WeightSum | None,
+    ) -> RoundAnswers:
+        """Check each answer as it comes, and add its weights to `total` where there is one.
+
+        `MessageError` or `SiteRefusal` for one that cannot be used; with `least`, its site is left out of the round.
+        """
+        found = RoundAnswers({}, {}, set(), 0)
+        for name, answer in answers:
+            found.names.add(name)
+            try:
+                update = self._read(name, answer, RoundUpdate)
+                if (update.header.round, update.header.answers) != late.find_question(name, question_digest):
+                    what = f"site {name} sends its update of round {update.header.round} in round {late.number}"
+                    raise MessageError(what)
+                self._sum.check(name, update, expected)
+            except (MessageError, SiteRefusal) as error:
+                if self._step.least is None or self._step.secure is not None:
+                    raise
+                self._work.events.warning(f"site {name} is left out of round {late.number}: {error.message}")
+                continue
+            update = update._replace(tensors=late.bring_up(name, update.tensors, given))
+            found.digests[name] = digest_message(answer)
+            found = found._replace(up_bytes=max(found.up_bytes, len(answer)))
+            if total is not None:
+                total.add(update.tensors, update.header.rows)
+                update = update._replace(tensors={})
+            found.updates[name] = update
+            if len(sites) > _REPORTED_SITES:
+                self._work.events.progress(len(found.updates), len(sites), f"sites of round {late.number}")
+        return found
 
     def _ask(
         self,

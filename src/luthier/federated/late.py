@@ -74,7 +74,7 @@ class LateAnswers:
     ) -> None:
         """`waiting` has the round that sites were asked for, and the digest of its message; `number` is this round, and
         `find_number` gives the number of a round's message."""
-        self._settings, self._folder, self._number = settings, scratch / MESSAGES, number
+        self._settings, self._folder, self.number = settings, scratch / MESSAGES, number
         self._waiting = waiting
         self.sent: dict[str, SentMessage] = {}
         """What each of them was sent; those that are too late, or whose message is gone, are not among them."""
@@ -91,20 +91,20 @@ class LateAnswers:
     def keep(self, message: bytes) -> None:
         """Keep the message of this round, and those that are still waited for."""
         self._folder.mkdir(exist_ok=True)
-        kept = {self._number, *(self._waiting[name][0] for name in self.sent)}
+        kept = {self.number, *(self._waiting[name][0] for name in self.sent)}
         for path in self._folder.iterdir():
             if path.name.isdigit() and int(path.name) not in kept:
                 path.unlink()
-        write_atomically(self._folder / str(self._number), message)
+        write_atomically(self._folder / str(self.number), message)
 
     def find_question(self, name: str, digest: str) -> tuple[int, str]:
         """The round that a site was asked for, and the digest of its message, which is `digest` where it is not
         late."""
-        return self._waiting[name] if name in self.sent else (self._number, digest)
+        return self._waiting[name] if name in self.sent else (self.number, digest)
 
     def find_age(self, name: str) -> int:
         """How many rounds ago a site was asked."""
-        return self._number - self._waiting[name][0] if name in self.sent else 0
+        return self.number - self._waiting[name][0] if name in self.sent else 0
 
     def bring_up(self, name: str, tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
         """An update as one of this round, which began with `given`; one in time as it is. Control variates have no
