@@ -25,7 +25,7 @@ from luthier.federated.control_variates import add_variates, move_shared
 from luthier.federated.decontamination.settings import DecontaminationSettings
 from luthier.federated.errors import MessageError, SiteRefusal
 from luthier.federated.federation_state import FederationState, RoundRecord, SiteRound
-from luthier.federated.late import LateAnswers
+from luthier.federated.late_updates import LateAnswers
 from luthier.federated.local_training import FederatedTraining, SharedModel
 from luthier.federated.measure import PRODUCTS, pool_sums
 from luthier.federated.messaging.messages import (

@@ -15,7 +15,7 @@ from luthier.cli.app import run_command
 from luthier.core.component import components_by_kind
 from luthier.core.context import RunContext
 from luthier.core.expressions import Window
-from luthier.federated.analytics.answered import AnsweredQuestions
+from luthier.federated.analytics.answer_history import AnswerHistory
 from luthier.federated.analytics.query import QueryRows
 from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
 from luthier.federated.errors import OrderError
@@ -178,7 +178,7 @@ def test_a_window_that_is_not_over_is_not_counted(tmp_path: Path) -> None:
 
 
 def test_windows_that_share_seconds_have_one_answer(tmp_path: Path) -> None:
-    answered = AnsweredQuestions(tmp_path, b"secret")
+    answered = AnswerHistory(tmp_path, b"secret")
     assert answered.find_window(0, 100) == "0-100"
     assert answered.find_window(0, 100) == "0-100"
     assert answered.find_window(100, 200) == "100-200"

@@ -61,7 +61,7 @@ def collect_names(names: Iterable[str]) -> RowNames:
     )
 
 
-def place_name(salt: bytes, table: int, name: str) -> int:
+def find_bucket(salt: bytes, table: int, name: str) -> int:
     """The bucket of a name in a table."""
     digest = hmac.new(salt, bytes([table]) + name.encode(), hashlib.sha256).digest()
     return int.from_bytes(digest[:8], "big") % BUCKETS
@@ -72,7 +72,7 @@ def fill_tables(counts: Mapping[str, int], salt: bytes) -> list[int]:
     cells = [0] * (TABLES * BUCKETS)
     for name, rows in counts.items():
         for table in range(TABLES):
-            cells[table * BUCKETS + place_name(salt, table, name)] += rows
+            cells[table * BUCKETS + find_bucket(salt, table, name)] += rows
     return cells
 
 
@@ -93,7 +93,7 @@ def spell_names(counts: Mapping[str, int], salt: bytes, heavy: Sequence[Sequence
     starts = [sum(map(len, heavy[:table])) for table in range(len(heavy))]
     cells = [0] * (WIDTH * sum(map(len, heavy)))
     for name, rows in counts.items():
-        buckets = [place_name(salt, table, name) for table in range(len(heavy))]
+        buckets = [find_bucket(salt, table, name) for table in range(len(heavy))]
         if not all(bucket in own for bucket, own in zip(buckets, indices, strict=True)):
             continue
         text = name.encode().ljust(NAME_BYTES, b"\0")

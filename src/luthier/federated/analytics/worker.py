@@ -16,7 +16,7 @@ from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.data.check import RowNames
-from luthier.federated.analytics.answered import AnsweredQuestions, SiteAnswer
+from luthier.federated.analytics.answer_history import AnswerHistory, SiteAnswer
 from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_tellable_names, spell_names
 from luthier.federated.analytics.query import QueryRows, SiteQuery, list_paths
 from luthier.federated.errors import MessageError, OrderError
@@ -74,7 +74,7 @@ def find_name_threshold(noise: float, delta: float) -> float:
 class QueryWorker(SiteWorker):
     """Answers the questions of one coordinator at one site."""
 
-    answered: AnsweredQuestions | None = None
+    answered: AnswerHistory | None = None
     """What was answered before, by any federation; None at sites of the coordinator's own machine."""
     traffic: Path | None = None
     """Where the site keeps requests to a served model."""

@@ -120,7 +120,7 @@ class Order(_Header):
         """The number of the message that ends the federation."""
         return self.comparisons + self.rounds * self.stages + 1
 
-    def place_of(self, number: int) -> tuple[int, int]:
+    def find_stage(self, number: int) -> tuple[int, int]:
         """Round (from 1) and stage (from 0) of a message by its number; round 0 and below before the first."""
         before, stage = divmod(number - 1 - self.comparisons, self.stages)
         return before + 1, stage

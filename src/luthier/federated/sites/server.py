@@ -16,7 +16,7 @@ from luthier.core.errors import InputError, LuthierError, SourceLocation, System
 from luthier.core.events import StepEventEmitter
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.step import StepContext
-from luthier.federated.analytics.answered import AnsweredQuestions
+from luthier.federated.analytics.answer_history import AnswerHistory
 from luthier.federated.analytics.worker import ASKED_FILE, QueryWorker, read_query
 from luthier.federated.decontamination.site import count_left_out
 from luthier.federated.errors import MessageError, OrderError
@@ -237,7 +237,7 @@ class SiteServer:
         worker = QueryWorker(*self._describe_site(header))
         worker.traffic, worker.references = self._inputs.traffic, self._inputs.references
         if self._policy is not None:
-            worker.answered = AnsweredQuestions(self._folder, self._identity.secret)
+            worker.answered = AnswerHistory(self._folder, self._identity.secret)
         return worker
 
     def _worker(self, header: EnvelopeHeader) -> SiteWorker:

@@ -211,7 +211,7 @@ class SiteWorker:
             if not isinstance(header, COMPARISONS[number - 1]):
                 raise MessageError(f"message {number} compares rows, and is of kind {header.kind!r}")
             return self._decontaminate(order, number, message)
-        round_number, stage = order.place_of(number)
+        round_number, stage = order.find_stage(number)
         if type(header) in COMPARISONS:
             raise MessageError(f"message {number} compares rows by a message {header.kind!r}, and trains")
         if header.round != round_number or round_number > order.rounds or not isinstance(header, STAGES[stage]):
@@ -375,7 +375,7 @@ class SiteWorker:
         order = self.order
         if (privacy := order.privacy) is None:
             return None
-        round_number, stage = order.place_of(number) if number else (None, 0)
+        round_number, stage = order.find_stage(number) if number else (None, 0)
         if stage or not 1 <= (round_number or 1) <= order.rounds:
             return None
         if privacy.unit == SITE:

@@ -24,7 +24,7 @@ from luthier.federated.aggregator import Aggregator, RoundNumbers
 from luthier.federated.aggregators.ffa import FrozenDownAggregator
 from luthier.federated.control_variates import find_variate_obstacle
 from luthier.federated.decontamination.settings import DecontaminationSettings
-from luthier.federated.late import LateSettings, find_late_obstacle
+from luthier.federated.late_updates import LateSettings, find_late_obstacle
 from luthier.federated.measure import find_metric_obstacle
 from luthier.federated.messaging.messages import LocalWork, dump_given_settings
 from luthier.federated.obstacles import find_federation_obstacle, find_refused_setting, find_sites_obstacle

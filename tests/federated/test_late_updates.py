@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from federations import Sites
 from luthier.federated.control_variates import split_variates
-from luthier.federated.late import LateSettings
+from luthier.federated.late_updates import LateSettings
 from luthier.federated.messaging import envelopes
 from luthier.federated.messaging.keys import FederationIdentity
 from luthier.federated.messaging.mailbox import FolderMailbox

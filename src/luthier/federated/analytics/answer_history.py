@@ -28,7 +28,7 @@ class SiteAnswer(NamedTuple):
     names: tuple[str, ...] = ()
 
 
-class AnsweredQuestions:
+class AnswerHistory:
     """The answers that a site gave, in a folder of its own."""
 
     def __init__(self, folder: Path, secret: bytes) -> None:
