@@ -36,18 +36,18 @@ from luthier.federated.messaging.messages import (
     Final,
     KeyList,
     LeaveOutRequest,
+    LeaveOutResponse,
     LocalWork,
     Measured,
     Order,
-    Question,
     Rejection,
-    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
     ShareList,
     SharesRevealed,
     SharesSent,
+    SiteQuestion,
     SurvivorList,
     SurvivorSignature,
     UnmaskRequest,
@@ -60,7 +60,7 @@ from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import SiteChannel
 
 COUNT = count()
-ANY = (*QUESTIONS, Question, *ANSWERS)
+ANY = (*QUESTIONS, SiteQuestion, *ANSWERS)
 QUICK = settings(
     max_examples=60, deadline=None, derandomize=True,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
@@ -90,11 +90,13 @@ EVERY: list[FederationMessage] = [
     FederationMessage(ComparisonRequest()),
     FederationMessage(EvaluatedRows()),
     FederationMessage(LeaveOutRequest()),
-    FederationMessage(RemainingRows()),
+    FederationMessage(LeaveOutResponse()),
     FederationMessage(Counted(answers="0" * 64)),
     FederationMessage(Final(), TENSORS),
     FederationMessage(
-        Question(federation=FEDERATION, query={"kind": "classes"}, stage="counts", code="c" * 64, seed=3, least_rows=5)
+        SiteQuestion(
+            federation=FEDERATION, query={"kind": "classes"}, stage="counts", code="c" * 64, seed=3, least_rows=5
+        )
     ),
     FederationMessage(Measured(rows=3, sums={"accuracy": [1.0, 2.0]})),
 ]

@@ -214,3 +214,8 @@ def test_a_site_behind_flower_names_its_socket(places: Path, capsys: pytest.Capt
     assert SitePolicy.read(places / "north").flower == str(places / "n.sock")
     assert run_command(["site", "flower", "app", "--json"]) == 0
     assert run_command(["site", "flower", "app"]) == 2
+
+
+def test_a_log_of_no_site_is_an_error(places: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["site", "log", "nowhere"]) == 2
+    assert "there is no site here" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from typing import Any
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
-from luthier.core.files import write_atomically
+from luthier.core.files import translate_write_errors, write_atomically
 from luthier.federated.measure import describe_folder
 from luthier.federated.messaging.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.messaging.mailbox import open_mailbox
@@ -163,11 +163,12 @@ def write_flower_app(folder: Path) -> list[Path]:
         raise InputError("is not an empty folder", where=SourceLocation(file=str(folder)), hint="name a new folder")
     source = resources.files("luthier.federated") / "flower_app"
     written = []
-    for name in FLOWER_APP_FILES:
-        path = folder / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes((source / name).read_bytes())
-        written.append(path)
+    with translate_write_errors(folder, "another folder"):
+        for name in FLOWER_APP_FILES:
+            path = folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes((source / name).read_bytes())
+            written.append(path)
     return written
 
 
@@ -205,5 +206,8 @@ def list_site_models(workspace: Workspace, folder: Path) -> list[dict[str, Any]]
 
 
 def read_log(folder: Path) -> list[dict[str, Any]]:
-    """All messages that the site's log tells of, its chain checked."""
+    """All messages that the site's log tells of, its chain checked; `InputError` where there is no site."""
+    if not (folder / CARD_FILE).is_file():
+        hint = "name the folder that `luthier site init` made"
+        raise InputError("there is no site here", where=SourceLocation(file=str(folder)), hint=hint)
     return [entry.model_dump(mode="json") for entry in SiteLedger(folder).read()]

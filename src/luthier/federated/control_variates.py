@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from luthier.federated.aggregator import Aggregator
 from luthier.federated.errors import MessageError
 from luthier.federated.privacy import SITE, FederatedPrivacy
-from luthier.federated.sites.state import KeptState
+from luthier.federated.sites.state import SavedSiteState
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -59,7 +59,7 @@ def move_shared(
 class SiteVariates:
     """The control variates of one site in one round."""
 
-    def __init__(self, kept: KeptState, counted: int, shared: Mapping[str, Tensor]) -> None:
+    def __init__(self, kept: SavedSiteState, counted: int, shared: Mapping[str, Tensor]) -> None:
         """`counted` is the last round (from 1) in which an update of this site was part of a sum; 0: none.
         `MessageError` for a round that this site did not train."""
         from luthier.tune.training.gradient_pull import ControlVariatePull

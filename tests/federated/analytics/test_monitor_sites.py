@@ -16,7 +16,7 @@ from luthier.core.component import components_by_kind
 from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.federated.analytics.answer_history import AnswerHistory
-from luthier.federated.analytics.query import QueryRows
+from luthier.federated.analytics.query import SiteRows
 from luthier.federated.analytics.watch import SiteAlertEvaluator, SiteMonitoring
 from luthier.federated.errors import OrderError
 from luthier.federated.queries.monitor import MonitorQuery
@@ -174,7 +174,7 @@ def test_a_window_that_is_not_over_is_not_counted(tmp_path: Path) -> None:
     from luthier.data.check import RowNames
 
     with pytest.raises(OrderError, match="not over"):
-        query.count(QueryRows(None, traffic=tmp_path / "log.jsonl"), RowNames())
+        query.count(SiteRows(None, traffic=tmp_path / "log.jsonl"), RowNames())
 
 
 def test_windows_that_share_seconds_have_one_answer(tmp_path: Path) -> None:
@@ -291,9 +291,9 @@ def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: 
 def test_a_site_needs_a_word_in_its_policy() -> None:
     given = {"name": "north", "coordinator": "card.json", "recipe": "recipe.yaml"}
     query = MonitorQuery.model_validate({"signals": ["latency"], "since": 0, "until": 60})
-    from luthier.federated.messaging.messages import Question
+    from luthier.federated.messaging.messages import SiteQuestion
 
-    question = Question(federation="ab" * 16, query=query.settings(), stage="counts", code="", seed=0, least_rows=1)
+    question = SiteQuestion(federation="ab" * 16, query=query.settings(), stage="counts", code="", seed=0, least_rows=1)
     with pytest.raises(OrderError, match="questions of the kind monitor are not answered"):
         SitePolicy.model_validate(given).check_question(question, query, None)
     allowed = SitePolicy.model_validate({**given, "queries": ["monitor"]})

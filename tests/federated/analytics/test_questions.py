@@ -20,7 +20,7 @@ from luthier.core.step import StepContext
 from luthier.federated.analytics.names import find_name_obstacle
 from luthier.federated.messaging.keys import FederationIdentity
 from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
-from luthier.federated.messaging.messages import Counted, FederationMessage, Question, RoundUpdate
+from luthier.federated.messaging.messages import Counted, FederationMessage, RoundUpdate, SiteQuestion
 from luthier.federated.queries.schema import SchemaQuery
 from luthier.federated.sites.ledger import SiteLedger
 from luthier.federated.sites.policy import HttpAddress, SitePolicy
@@ -223,14 +223,14 @@ def test_a_question_waits_for_a_person(served: Served) -> None:
     assert server.answer_waiting() == 1
 
 
-def build_question(**changes: Any) -> Question:
+def build_question(**changes: Any) -> SiteQuestion:
     from luthier.federated.analytics.worker import compute_query_code
 
     given = {
         "federation": "ab" * 16, "query": {"kind": "schema"}, "stage": "names", "seed": 3, "least_rows": 1,
         "code": compute_query_code(SchemaQuery()),
     }  # fmt: skip
-    return Question.model_validate({**given, **changes})
+    return SiteQuestion.model_validate({**given, **changes})
 
 
 def test_what_a_coordinator_sends_is_checked(served: Served) -> None:
@@ -255,7 +255,7 @@ def throw(served: Served, content: bytes, federation: str) -> str:
     """What a site says to a question: the words of its refusal, in its answer or in its log."""
     from luthier.federated.messaging.messages import Rejection
 
-    header = FederationMessage.decode(content, Question).header.model_copy(update={"federation": federation})
+    header = FederationMessage.decode(content, SiteQuestion).header.model_copy(update={"federation": federation})
     box = FolderMailbox(served.root / "box", "north")
     folder = served.root / "box" / federation
     folder.mkdir(parents=True)
@@ -286,10 +286,10 @@ def test_rows_with_personal_data_in_a_class_are_not_named(tmp_path: Path) -> Non
         return row.model_copy(update={"meta": {"anna.meier@example.com": "x", "channel": "mail"}})
 
     from luthier.federated.analytics.names import list_tellable_names
-    from luthier.federated.analytics.query import QueryRows
+    from luthier.federated.analytics.query import SiteRows
 
     sites = build_sites(tmp_path, {"north": [named(row, at) for at, row in enumerate(examples(24))]})
-    counts = SchemaQuery().count_names(QueryRows(sites.data["north"]))
+    counts = SchemaQuery().count_names(SiteRows(sites.data["north"]))
     assert "field:anna.meier@example.com" in counts
     assert "field:channel" in list_tellable_names(counts)
     assert "field:anna.meier@example.com" not in list_tellable_names(counts)

@@ -20,7 +20,7 @@ MOST_ROWS = 50_000
 
 
 @dataclass(frozen=True)
-class QueryRows:
+class SiteRows:
     """What a site has to count."""
 
     artifact: Artifact | None
@@ -60,10 +60,10 @@ class SiteQuery(Component):
         """What is counted."""
 
     @abstractmethod
-    def count(self, rows: QueryRows, names: RowNames) -> Counts:
+    def count(self, rows: SiteRows, names: RowNames) -> Counts:
         """The counts of one site's rows."""
 
-    def count_names(self, rows: QueryRows) -> dict[str, int]:
+    def count_names(self, rows: SiteRows) -> dict[str, int]:
         """How many rows have each name, which begins with what it names; none where no names are asked for."""
         return {}
 
@@ -75,7 +75,7 @@ class SiteQuery(Component):
         """Why a site cannot answer it; empty when it can."""
         return ""
 
-    def list_row_ids(self, rows: QueryRows) -> Iterable[str]:
+    def list_row_ids(self, rows: SiteRows) -> Iterable[str]:
         """What names each row that is counted."""
         return (row.id for row in rows.data.rows)
 

@@ -32,10 +32,10 @@ from luthier.federated.messaging.messages import (
     FederationMessage,
     Final,
     Measured,
-    Question,
     QuestionStage,
     Rejection,
     RoundUpdate,
+    SiteQuestion,
     check_weights,
     digest_message,
     dump_given_settings,
@@ -203,9 +203,9 @@ class QueryRun:
             found[name] = (message.header, message.tensors)
         return found
 
-    def _build(self, query: SiteQuery, stage: QuestionStage, **about: Any) -> Question:
+    def _build(self, query: SiteQuery, stage: QuestionStage, **about: Any) -> SiteQuestion:
         settings = self._settings
-        return Question(
+        return SiteQuestion(
             federation=self._work.digest,
             query=dump_given_settings(query),
             stage=stage,

@@ -18,7 +18,7 @@ from luthier.core.revision import code_revision
 from luthier.data.check import RowNames
 from luthier.federated.analytics.answer_history import AnswerHistory, SiteAnswer
 from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_tellable_names, spell_names
-from luthier.federated.analytics.query import QueryRows, SiteQuery, list_paths
+from luthier.federated.analytics.query import SiteQuery, SiteRows, list_paths
 from luthier.federated.errors import MessageError, OrderError
 from luthier.federated.messaging.messages import (
     ANSWERS,
@@ -27,9 +27,9 @@ from luthier.federated.messaging.messages import (
     FederationMessage,
     Final,
     Measured,
-    Question,
     Rejection,
     RoundUpdate,
+    SiteQuestion,
     digest_message,
 )
 from luthier.federated.privacy import PrivacySpending
@@ -51,7 +51,7 @@ SALT_NUMBER = 0
 """The number of the message in which the first site of a group makes a salt."""
 
 
-def read_query(question: Question) -> SiteQuery:
+def read_query(question: SiteQuestion) -> SiteQuery:
     """The query of a question; `MessageError` where its settings are none."""
     try:
         return SiteQuery.parse(question.query)
@@ -86,10 +86,10 @@ class QueryWorker(SiteWorker):
         header, digest = message.header, digest_message(content)
         if isinstance(header, Final):
             return FederationMessage(Measured(rows=0)).encode()
-        if not isinstance(header, Question):
+        if not isinstance(header, SiteQuestion):
             if header.round != self._open_masks().about.round:
                 raise MessageError(f"message {number} goes on with the sum of message {header.round}")
-            return self._advance(self._read_asked(), header)
+            return self._advance(self._read_question(), header)
         query = read_query(header)
         self._check(header, query)
         write_atomically(self._work.scratch / ASKED_FILE, content)
@@ -110,7 +110,7 @@ class QueryWorker(SiteWorker):
         if not isinstance(FederationMessage.decode(reply, *ANSWERS).header, Rejection):
             super()._keep(number, digest, reply)
 
-    def plan_question(self, question: Question) -> PrivacySpending | None:
+    def plan_question(self, question: SiteQuestion) -> PrivacySpending | None:
         """What answering costs the rows: nothing without noise, or where the same was answered before."""
         query = read_query(question)
         if question.noise is None or question.privacy is None or question.stage == "salt":
@@ -124,7 +124,7 @@ class QueryWorker(SiteWorker):
         delta = question.privacy.delta / 2 if names else 0.0
         return PrivacySpending(unit=ROW, noise=question.noise, sampling=1.0, steps=max(1, steps), delta=delta)
 
-    def compute_answer(self, question: Question, query: SiteQuery) -> SiteAnswer:
+    def compute_answer(self, question: SiteQuestion, query: SiteQuery) -> SiteAnswer:
         """The numbers and names of an answer before masks: those of the first time, where it was given before."""
         salt = b"" if question.stage in ("salt", "counts") or not question.sealed else self._open_salt(question)
         digest, what = _digest_question(question, salt), _describe(query, question)
@@ -143,7 +143,7 @@ class QueryWorker(SiteWorker):
             self.answered.keep(rows, what, digest, answer)
         return answer
 
-    def _check(self, question: Question, query: SiteQuery) -> None:
+    def _check(self, question: SiteQuestion, query: SiteQuery) -> None:
         """`OrderError` for what is not answered here."""
         if self._order is not None:
             raise MessageError("a question comes in the federation of an order")
@@ -171,7 +171,7 @@ class QueryWorker(SiteWorker):
             what = f"the code that counts here is {code[:12]}, and that of the coordinator {question.code[:12]}"
             raise OrderError(what, hint="install the same version of Luthier at both")
 
-    def _check_masks(self, question: Question) -> None:
+    def _check_masks(self, question: SiteQuestion) -> None:
         """`OrderError` for another group of sites than this one and its peers, or one that is too small."""
         whole = [] if self._masks is None else self._masks.group
         if question.group != whole:
@@ -187,7 +187,7 @@ class QueryWorker(SiteWorker):
             raise MessageError("this site has no peers to mask its counts towards")
         return DropoutMasks(self._masks.identity, self._masks.peers, self._work.scratch)
 
-    def _count(self, question: Question, query: SiteQuery, salt: bytes) -> SiteAnswer:
+    def _count(self, question: SiteQuestion, query: SiteQuery, salt: bytes) -> SiteAnswer:
         names, least = _read_names(question), self._find_least(question)
         if question.stage == "counts":
             groups = query.list_groups(names)
@@ -213,7 +213,7 @@ class QueryWorker(SiteWorker):
             return SiteAnswer(tuple(spell_names(found, salt, question.heavy)))
         return SiteAnswer(names=tuple(sorted(found)))
 
-    def _find_least(self, question: Question) -> int:
+    def _find_least(self, question: SiteQuestion) -> int:
         """Rows below which a count of this site is not told: under masks it may be part of a sum over all sites, where
         the policy says so."""
         if question.group and (self._policy is None or self._policy.pooled_counts):
@@ -222,10 +222,10 @@ class QueryWorker(SiteWorker):
         return max(own, question.least_rows)
 
     @cached_property
-    def _rows(self) -> QueryRows:
-        return QueryRows(self._work.inputs.get("data"), traffic=self.traffic, references=self.references)
+    def _rows(self) -> SiteRows:
+        return SiteRows(self._work.inputs.get("data"), traffic=self.traffic, references=self.references)
 
-    def _find_rows(self, query: SiteQuery, question: Question) -> str:
+    def _find_rows(self, query: SiteQuery, question: SiteQuestion) -> str:
         assert self.answered is not None, "only then answers are kept"
         if query.window is not None:
             window = self.answered.find_window(*query.window)
@@ -240,7 +240,7 @@ class QueryWorker(SiteWorker):
             )
         return found
 
-    def _seal_salt(self, number: int, question: Question) -> dict[str, str]:
+    def _seal_salt(self, number: int, question: SiteQuestion) -> dict[str, str]:
         """A salt for each other site, by the first site of the group alone."""
         if self._masks is None or number != SALT_NUMBER or self._masks.own != question.group[0]:
             return {}
@@ -256,7 +256,7 @@ class QueryWorker(SiteWorker):
         ids = digest_of(sorted(row.id for row in self._rows.data.rows))
         return hashlib.sha256(self._masks.identity.secret + b"salt of names 1" + ids.encode()).digest()
 
-    def _open_salt(self, question: Question) -> bytes:
+    def _open_salt(self, question: SiteQuestion) -> bytes:
         assert self._masks is not None, "only under masks there is a salt"
         if self._masks.own == question.group[0]:
             return self._make_salt()
@@ -267,7 +267,7 @@ class QueryWorker(SiteWorker):
         first = self._masks.peers[question.group[0]]
         return self._masks.identity.open(envelope, first, question.federation, SALT_NUMBER)
 
-    def _mask(self, question: Question, number: int, answer: SiteAnswer) -> bytes:
+    def _mask(self, question: SiteQuestion, number: int, answer: SiteAnswer) -> bytes:
         import numpy
         import torch
 
@@ -280,21 +280,23 @@ class QueryWorker(SiteWorker):
         update = RoundUpdate(round=max(1, number), answers=digest)
         return FederationMessage(update, {MASKED: torch.from_numpy(masked.view(numpy.int64))}).encode()
 
-    def _read_asked(self) -> Question:
-        header: Question = FederationMessage.decode((self._work.scratch / ASKED_FILE).read_bytes(), Question).header
+    def _read_question(self) -> SiteQuestion:
+        header: SiteQuestion = FederationMessage.decode(
+            (self._work.scratch / ASKED_FILE).read_bytes(), SiteQuestion
+        ).header
         return header
 
 
-def _read_names(question: Question) -> RowNames:
+def _read_names(question: SiteQuestion) -> RowNames:
     return RowNames(tuple(question.classes), tuple(question.fields))
 
 
-def _describe(query: SiteQuery, question: Question) -> str:
+def _describe(query: SiteQuery, question: SiteQuestion) -> str:
     """What has one answer: a stage of a kind of question."""
     return f"{query.kind}-{question.stage}"
 
 
-def _digest_question(question: Question, salt: bytes) -> str:
+def _digest_question(question: SiteQuestion, salt: bytes) -> str:
     """What decides an answer: all but the federation, and the salt itself in place of its envelope."""
     content = question.model_dump(mode="json", exclude={"federation", "sealed", "code"})
     return digest_of([content, salt.hex()])
@@ -311,6 +313,6 @@ def count_steps(query: SiteQuery) -> int:
     return len(query.list_groups(RowNames(classes=("any",)))) + int(query.asks_names)
 
 
-def digest_for_masks(question: Question) -> str:
+def digest_for_masks(question: SiteQuestion) -> str:
     """What masks are bound to: the question, as it is the same at all sites."""
     return digest_of(question.model_dump(mode="json", exclude={"sealed"}))

@@ -17,7 +17,7 @@ from luthier.federated.messaging.messages import (
     EvaluatedRows,
     FederationMessage,
     LeaveOutRequest,
-    RemainingRows,
+    LeaveOutResponse,
 )
 from luthier.federated.transport import SiteChannel
 
@@ -57,7 +57,7 @@ class DecontaminationExchange:
         remaining = self._exchange(
             FIRST + 2,
             {name: FederationMessage(LeaveOutRequest(), answers[name]).encode() for name in sites},
-            RemainingRows,
+            LeaveOutResponse,
         )
         return {name: message.header.left_out for name, message in remaining.items()}
 

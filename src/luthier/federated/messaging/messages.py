@@ -166,7 +166,7 @@ class LeaveOutRequest(_Header):
     kind: Literal["leave_out_request"] = "leave_out_request"
 
 
-class RemainingRows(_Header):
+class LeaveOutResponse(_Header):
     """A site left out what it had to."""
 
     kind: Literal["remaining_rows"] = "remaining_rows"
@@ -301,7 +301,7 @@ QuestionStage = Literal["salt", "tables", "names", "counts"]
 have names of each hash, and the names. Without, in the last of them alone."""
 
 
-class Question(_Header):
+class SiteQuestion(_Header):
     """Asks for counts of a site's rows, or for the names of what is counted."""
 
     kind: Literal["question"] = "question"
@@ -349,8 +349,8 @@ class Counted(_Header):
 
 
 Header = (
-    Order | Question | Enrolled | Counted | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
-    | LeaveOutRequest | RemainingRows | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent
+    Order | SiteQuestion | Enrolled | Counted | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
+    | LeaveOutRequest | LeaveOutResponse | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent
     | ShareList | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
@@ -358,13 +358,13 @@ STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorLis
 COMPARISONS: tuple[type[_Header], ...] = (BlindRequest, ComparisonRequest, LeaveOutRequest)
 """What a coordinator sends before the first round where rows are compared."""
 QUESTIONS: tuple[type[_Header], ...] = (Order, *COMPARISONS, *STAGES, Final)
-ASKED: tuple[type[_Header], ...] = (Question, *STAGES[1:], Final)
+ASKED: tuple[type[_Header], ...] = (SiteQuestion, *STAGES[1:], Final)
 """What a coordinator sends where sites answer by counts."""
 ANSWERS: tuple[type[_Header], ...] = (
-    Enrolled, Counted, BlindedRows, EvaluatedRows, RemainingRows,
+    Enrolled, Counted, BlindedRows, EvaluatedRows, LeaveOutResponse,
     RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
 )  # fmt: skip
-_ALL: list[type[_Header]] = [Question, *QUESTIONS, *ANSWERS]
+_ALL: list[type[_Header]] = [SiteQuestion, *QUESTIONS, *ANSWERS]
 _KINDS: dict[str, type[_Header]] = {kind.model_fields["kind"].default: kind for kind in _ALL}
 
 

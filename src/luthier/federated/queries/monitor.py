@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.context import RunContext
 from luthier.data.check import RowNames
-from luthier.federated.analytics.query import QueryRows, SiteQuery
+from luthier.federated.analytics.query import SiteQuery, SiteRows
 from luthier.federated.errors import OrderError
 from luthier.metrics.counts import CountGroup, Counts
 from luthier.monitor.signal import Signal, SignalRow
@@ -56,7 +56,7 @@ class MonitorQuery(SiteQuery):
         """The counts of all signals."""
         return [group for signal in self.signals for group in signal.list_count_groups()]
 
-    def count(self, rows: QueryRows, names: RowNames) -> Counts:
+    def count(self, rows: SiteRows, names: RowNames) -> Counts:
         """The same of one site's traffic; `OrderError` where it has none, or the window is not over."""
         if rows.traffic is None or not rows.traffic.exists():
             raise OrderError("no requests are kept here")
@@ -70,7 +70,7 @@ class MonitorQuery(SiteQuery):
             found.update(signal.count(values, folders[signal.called], context))
         return found
 
-    def _find_reference(self, signal: Signal, rows: QueryRows) -> Path:
+    def _find_reference(self, signal: Signal, rows: SiteRows) -> Path:
         """The folder with what a signal learnt here."""
         if not (signal.learns or signal.needs_report):
             return Path()

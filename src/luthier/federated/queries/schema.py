@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 from luthier.artifacts.dataset import MADE
 from luthier.data.check import RowNames
 from luthier.federated.analytics.names import CLASS, FIELD
-from luthier.federated.analytics.query import QueryRows, SiteQuery
+from luthier.federated.analytics.query import SiteQuery, SiteRows
 from luthier.metrics.counts import CountGroup, Counts
 
 SCHEMA_FILE = "schema.json"
@@ -40,7 +40,7 @@ class SchemaQuery(SiteQuery):
             *(CountGroup(f"field/{name}", (YES, NO)) for name in names.fields),
         ]
 
-    def count(self, rows: QueryRows, names: RowNames) -> Counts:
+    def count(self, rows: SiteRows, names: RowNames) -> Counts:
         """The same of one site."""
         counts: dict[str, Counter[str]] = {group.name: Counter() for group in self.list_groups(names)}
         classes = set(names.classes)
@@ -64,7 +64,7 @@ class SchemaQuery(SiteQuery):
                 counts[f"field/{name}"][NO if row.meta.get(name) in EMPTY_VALUES else YES] += 1
         return counts
 
-    def count_names(self, rows: QueryRows) -> dict[str, int]:
+    def count_names(self, rows: SiteRows) -> dict[str, int]:
         """Rows of each class, and rows with a value in each column."""
         found = Counter(f"{CLASS}{row.label}" for row in rows.data.rows if row.label)
         for row in rows.data.rows:

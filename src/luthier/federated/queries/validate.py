@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.artifacts.findings import Finding
 from luthier.core.component import components_by_kind
 from luthier.data.check import Check, RowNames
-from luthier.federated.analytics.query import QueryRows, SiteQuery
+from luthier.federated.analytics.query import SiteQuery, SiteRows
 from luthier.metrics.counts import CountGroup, Counts
 
 UNSUMMED: Mapping[str, str] = {
@@ -46,7 +46,7 @@ class ValidateQuery(SiteQuery):
         groups = {group.name: group for check in self.checks for group in check.list_count_groups(names)}
         return list(groups.values())
 
-    def count(self, rows: QueryRows, names: RowNames) -> Counts:
+    def count(self, rows: SiteRows, names: RowNames) -> Counts:
         """The same of one site; what its rows lack is not counted."""
         lacks, found = rows.data.lacks(), dict[str, Mapping[str, int]]()
         for check in self.checks:

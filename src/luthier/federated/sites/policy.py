@@ -18,7 +18,7 @@ from luthier.federated.aggregator import Aggregator
 from luthier.federated.analytics.query import SiteQuery
 from luthier.federated.errors import MessageError, OrderError, explain_settings
 from luthier.federated.messaging.keys import Name, PublicCard
-from luthier.federated.messaging.messages import Order, Question, dump_given_settings
+from luthier.federated.messaging.messages import Order, SiteQuestion, dump_given_settings
 from luthier.federated.obstacles import find_federation_obstacle, find_refused_setting
 from luthier.federated.privacy import (
     SITE,
@@ -248,7 +248,7 @@ class SitePolicy(BaseModel):
         if order.rounds > self.rounds:
             raise self.build_refusal("rounds", f"at most {self.rounds} rounds, got {order.rounds}")
 
-    def check_question(self, question: Question, query: SiteQuery, rows: int | None) -> None:
+    def check_question(self, question: SiteQuestion, query: SiteQuery, rows: int | None) -> None:
         """`SitePolicyError`, with the line, for a question that is not allowed; `rows` are those of the data
         set that it is about, if it is about one."""
         if query.kind not in self.queries:
@@ -267,7 +267,7 @@ class SitePolicy(BaseModel):
             raise self.build_refusal("least_rows", "there are too few rows here to count")
 
     def check_privacy(
-        self, order: Order | Question, spent: Sequence[PrivacySpending], planned: PrivacySpending | None
+        self, order: Order | SiteQuestion, spent: Sequence[PrivacySpending], planned: PrivacySpending | None
     ) -> None:
         """`SitePolicyError` for what is not within the budget; `spent` is what the log tells, `planned` comes next."""
         if self.epsilon is None:

@@ -36,12 +36,12 @@ from luthier.federated.messaging.messages import (
     Counted,
     FederationMessage,
     Final,
+    LeaveOutResponse,
     Measured,
     Order,
-    Question,
     Rejection,
-    RemainingRows,
     RoundStart,
+    SiteQuestion,
     digest_message,
 )
 from luthier.federated.personal.site_model import FEDERATIONS, MODEL
@@ -142,7 +142,7 @@ class SiteServer:
         try:
             header = verify_envelope(envelope, self._coordinator)
             content = self._identity.open(envelope, self._coordinator, header.federation, header.number)
-            message = FederationMessage.decode(content, *QUESTIONS, Question)
+            message = FederationMessage.decode(content, *QUESTIONS, SiteQuestion)
         except MessageError as error:
             self._refuse(envelope, digest, error)
             return False
@@ -153,7 +153,7 @@ class SiteServer:
         try:
             self._refuse_lost_answer(header)
             spent, refusal = self._plan_spending(header, message)
-            about = describe_question(message.header) if isinstance(message.header, Question) else ""
+            about = describe_question(message.header) if isinstance(message.header, SiteQuestion) else ""
             self._write(header, "in", kind, content, spent=spent, why=about)
             reply = refusal or self._compute(header, message, content)
         except MessageError as error:
@@ -162,7 +162,7 @@ class SiteServer:
         seconds = time.monotonic() - started
         answer = FederationMessage.decode(reply, *ANSWERS).header
         why = ""
-        if isinstance(answer, RemainingRows):
+        if isinstance(answer, LeaveOutResponse):
             why = f"{count_left_out(self._folder / FEDERATIONS / header.federation)} training rows left out"
         if isinstance(answer, Counted) and answer.names:
             why = f"{len(answer.names)} names of classes and columns sent"
@@ -181,7 +181,7 @@ class SiteServer:
     def _compute(self, header: EnvelopeHeader, message: FederationMessage, content: bytes) -> bytes:
         order = message.header
         try:
-            if isinstance(order, Order | Question) and order.federation != header.federation:
+            if isinstance(order, Order | SiteQuestion) and order.federation != header.federation:
                 raise MessageError(f"a message {order.kind!r} names another federation than its envelope")
             if self._is_question(header, order):
                 return self._query_worker(header).answer(header.number, content)
@@ -207,13 +207,13 @@ class SiteServer:
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
         """What training a round will cost the rows, and the refusal where the budget does not hold it."""
-        if self._policy is None or not isinstance(message.header, RoundStart | Question):
+        if self._policy is None or not isinstance(message.header, RoundStart | SiteQuestion):
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
-        request: Order | Question
+        request: Order | SiteQuestion
         try:
-            if isinstance(message.header, Question):
+            if isinstance(message.header, SiteQuestion):
                 request, spent = message.header, self._query_worker(header).plan_question(message.header)
                 if spent is None:
                     return None, None
@@ -230,7 +230,9 @@ class SiteServer:
 
     def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
         """Whether a message asks for counts, or goes on with masks of such a one."""
-        return isinstance(request, Question) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
+        return (
+            isinstance(request, SiteQuestion) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
+        )
 
     def _query_worker(self, header: EnvelopeHeader) -> QueryWorker:
         """What answers questions; with a policy, each about the same rows once."""
@@ -264,13 +266,13 @@ class SiteServer:
         """Whether an order waits for a person's word."""
         if self._policy is None or self._policy.approval == "never":
             return False
-        if not isinstance(message.header, Order | Question):
+        if not isinstance(message.header, Order | SiteQuestion):
             return False
         if header.federation in read_approved(self._folder):
             return False
         if header.federation not in self._waiting:
             self._waiting.add(header.federation)
-            order, what = message.header, "a question" if isinstance(message.header, Question) else "an order"
+            order, what = message.header, "a question" if isinstance(message.header, SiteQuestion) else "an order"
             path = self._folder / f"order-{header.federation[:12]}.json"
             write_atomically(path, order.model_dump_json(indent=1).encode())
             self._say(
@@ -317,7 +319,7 @@ class SiteServer:
         )  # fmt: skip
 
 
-def describe_question(question: Question) -> str:
+def describe_question(question: SiteQuestion) -> str:
     """What a question asks for, as the log tells it."""
     how = [word for word, holds in (("masked", question.group), ("with noise", question.noise)) if holds]
     return ", ".join([f"{str(question.query.get('kind'))[:40]}: {question.stage}", *how])

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PREFIX = "state-"
 
 
-class KeptState(NamedTuple):
+class SavedSiteState(NamedTuple):
     """What a site kept after a round."""
 
     round: int
@@ -36,18 +36,18 @@ class SiteState:
     def __init__(self, scratch: Path) -> None:
         self._scratch = scratch
 
-    def read(self, round_number: int) -> KeptState:
+    def read(self, round_number: int) -> SavedSiteState:
         """What was kept after the last round before a round (from 1); `CorruptArtifact` where a byte of it differs."""
         before = [number for number in self._list() if number < round_number]
         if not before:
-            return KeptState(0, {})
+            return SavedSiteState(0, {})
         path = self._find(before[-1])
         sealed = path.read_bytes()
         if hashlib.sha256(sealed[32:]).digest() != sealed[:32]:
             hint = "restore it, or delete the federation's folder and leave the federation"
             where = SourceLocation(file=str(path))
             raise CorruptArtifact("what this site kept differs from what was written", where=where, hint=hint)
-        return KeptState(before[-1], unpack_tensors(sealed[32:]))
+        return SavedSiteState(before[-1], unpack_tensors(sealed[32:]))
 
     def write(self, round_number: int, tensors: Mapping[str, Tensor]) -> None:
         """Keep tensors after a round; those of the round before stay, earlier ones go."""

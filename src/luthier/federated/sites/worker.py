@@ -41,18 +41,18 @@ from luthier.federated.messaging.messages import (
     FederationMessage,
     Final,
     KeyList,
+    LeaveOutResponse,
     LocalWork,
     Measured,
     Order,
-    Question,
     Rejection,
-    RemainingRows,
     RoundKeys,
     RoundStart,
     RoundUpdate,
     ShareList,
     SharesRevealed,
     SharesSent,
+    SiteQuestion,
     SurvivorList,
     SurvivorSignature,
     check_weights,
@@ -297,7 +297,7 @@ class SiteWorker:
         count = comparison.leave_out(number - 1, message.tensors, self._policy)
         least = self._policy.least_class_rows if self._policy is not None else 0
         shared = count >= least and order.masks is None and order.privacy is None
-        return FederationMessage(RemainingRows(left_out=count if shared else None)).encode()
+        return FederationMessage(LeaveOutResponse(left_out=count if shared else None)).encode()
 
     def _require_comparison(self, order: Order) -> None:
         """`OrderError` for a round that leaves out the comparison of rows, which was agreed."""
@@ -397,7 +397,7 @@ class SiteWorker:
         key, label = NoiseKey.load(self._work.scratch), f"site/{number}"
         return encode_change(change, order.masks, sites, privacy.clip, noise, order.least or sites, key, label)
 
-    def _offer_keys(self, order: Order | Question, number: int, digest: str, encoded: Any) -> bytes:
+    def _offer_keys(self, order: Order | SiteQuestion, number: int, digest: str, encoded: Any) -> bytes:
         """Keep what is to be masked, and make keys for the round."""
         import numpy
         import torch
@@ -412,7 +412,7 @@ class SiteWorker:
         (self._work.scratch / UNMASKED).chmod(0o600)
         return FederationMessage(RoundKeys(keys=keys)).encode()
 
-    def _advance(self, order: Order | Question, header: Any) -> bytes:
+    def _advance(self, order: Order | SiteQuestion, header: Any) -> bytes:
         """A later stage of a masked round."""
         import numpy
         import torch
