@@ -360,17 +360,22 @@ def _looks(
     while True:
         now = time.time()
         messages = [*working.take(following.fresh(datetime.fromtimestamp(now, UTC))), *working.advance(now)]
-        working.remember()
-        if exposed is not None:
-            exposed.take(now)
-        working.send()
-        states = working.watcher.states.items()
-        yield AlertEvaluation(
-            messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
-        )
+        yield _end_look(working, exposed, messages, now)
         if once:
             return
         time.sleep(max(0.05, every - time.time() % every))
+
+
+def _end_look(working: AlertManager, exposed: Any, messages: Sequence[AlertMessage], now: float) -> AlertEvaluation:
+    """Keep the states of alerts, show them to who scrapes them, and send what is due."""
+    working.remember()
+    if exposed is not None:
+        exposed.take(now)
+    working.send()
+    states = working.watcher.states.items()
+    return AlertEvaluation(
+        messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
+    )
 
 
 def _site_looks(opened: RecipeMonitor, say: Say, port: int | None, *, once: bool) -> Iterator[AlertEvaluation]:
@@ -386,14 +391,7 @@ def _site_looks(opened: RecipeMonitor, say: Say, port: int | None, *, once: bool
     while True:
         now = time.time() - LATE.total_seconds()
         messages = working.advance(now)
-        working.remember()
-        if exposed is not None:
-            exposed.take(now)
-        working.send()
-        states = working.watcher.states.items()
-        yield AlertEvaluation(
-            messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
-        )
+        yield _end_look(working, exposed, messages, now)
         if once:
             return
         time.sleep(max(0.05, window - now % window))
