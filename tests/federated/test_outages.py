@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from faulty_relay import FaultyRelay
-from federated.test_late import ADAPTER, NAMES, Rounds, build_again, federate, rounds
+from federated.test_late_updates import ADAPTER, NAMES, Rounds, build_again, federate, rounds
 from federations import Sites
 from luthier.core.errors import CorruptArtifact, DataError, ModelError, OutOfMemory, SystemResourceError
 from luthier.federated.federation_state import FederationState
