@@ -61,9 +61,10 @@ RETRY_S = 5.0
 class SiteInputs:
     """What a site has of its own."""
 
-    data: Artifact
+    data: Artifact | None
+    """None where requests to a served model alone are counted."""
     model: Artifact | None
-    """None where questions about rows alone are answered."""
+    """None where questions alone are answered."""
     kept: Path | None = None
     traffic: Path | None = None
     """Where requests to a served model are kept."""
