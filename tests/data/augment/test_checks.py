@@ -10,8 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.chat.messages import Message
-from luthier.data.augment.checks import DraftChecker, DraftChecks
-from luthier.data.augment.judge import TfidfLabelClassifier
+from luthier.data.augment.checks import DraftChecker, DraftChecks, TfidfLabelClassifier
 from luthier.data.augment.words import swaps_speaker
 from luthier.data.augmenter import AugmentedDraft, AugmentRequest, with_last_user_text
 from luthier.data.dedup.near import NearDuplicateIndex, similarity
