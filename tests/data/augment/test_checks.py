@@ -14,7 +14,7 @@ from luthier.data.augment.checks import DraftChecker, DraftChecks, TfidfLabelCla
 from luthier.data.augment.words import swaps_speaker
 from luthier.data.augmenter import AugmentedDraft, AugmentRequest, with_last_user_text
 from luthier.data.dedup.near import NearDuplicateIndex, similarity
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
 from tests.augmenting import Bench

@@ -17,7 +17,7 @@ from luthier.core.files import write_atomically
 from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
 from luthier.data.adjudicators.generative_models import LabelModel
-from luthier.data.annotation.label_model import Votes, label_function_stats, votes_to_annotations
+from luthier.data.annotation.label_function_stats import Votes, label_function_stats, votes_to_annotations
 from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.engine.tables import dump_cell_json
 from luthier.data.label_function import LabelFunction, name_label_functions
