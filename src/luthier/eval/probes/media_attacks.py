@@ -122,7 +122,7 @@ def speak_order(ground: tuple[np.ndarray[Any, Any], int] | None, how: str, text:
 
 MediumKind = Literal["image", "audio"]
 _NAMES = {"image": "pictures", "audio": "sounds"}
-_TABLES = {"image": "tables/typographic", "audio": "safety/spoken"}
+_TABLES = {"image": "tables/typographic", "audio": "tables/spoken"}
 _REPEATED = 0.6
 """An answer that repeats so much of an order tells what it saw or heard, and does not obey."""
 _QUESTIONS = {
