@@ -81,10 +81,10 @@ def rollout(policy: PolicyObjective, script: Script, model: Any) -> RolloutBatch
     count = len(script.prompts)
     rows = [TokenRow(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
     asked = PromptDataset(lambda number: [rows[number]], lambda numbers: [examples(count)[at] for at in numbers], count)
-    course = BatchSampler(seed=0, count=count, epochs=1, batch_size=count, first=_in_order(count), first_epochs=1)
+    sampler = BatchSampler(seed=0, count=count, epochs=1, batch_size=count, first=_in_order(count), first_epochs=1)
     critic: Any = Guess() if isinstance(policy, ActorCritic) else None
     actor: Any = Actor(script, model)
-    return RolloutBatchSource(policy, actor, asked, course, 1 << 14, warn=_refuse, critic=critic)
+    return RolloutBatchSource(policy, actor, asked, sampler, 1 << 14, warn=_refuse, critic=critic)
 
 
 def written(model: Any, script: Script) -> list[list[list[float]]]:

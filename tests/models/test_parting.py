@@ -87,7 +87,7 @@ def test_what_is_common_is_the_longest_prefix(one: list[int], other: list[int], 
 
 
 @pytest.mark.parametrize("mates", [1, 2])
-def test_lessons_are_never_parted(mates: int) -> None:
+def test_examples_are_never_parted(mates: int) -> None:
     rows = [
         TokenRow([at, at, 3, at + way, 7], [0, 0, 0, 1, 1], f"{at}", mates) for at in range(12) for way in range(mates)
     ]

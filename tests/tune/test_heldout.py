@@ -102,8 +102,8 @@ def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
     held = set(learnt.filter(polars.col("nothing") == HELD_OUT)["id"])
     model, text = open_merged(made, torch.float32), ChatTokenizer.load(shop.base.folder)
     right = list[bool]()
-    for lesson in Sft().build_training_examples([one for one in examples(48) if one.id in held], text):
-        (row,) = lesson.rows
+    for example in Sft().build_training_examples([one for one in examples(48) if one.id in held], text):
+        (row,) = example.rows
         said = model(torch.tensor([row.ids])).logits[0].argmax(-1)
         right += [int(said[at - 1]) == row.ids[at] for at in row.targets]
     assert lines[-1]["held_out_token_accuracy"] == pytest.approx(sum(right) / len(right), abs=0.01)

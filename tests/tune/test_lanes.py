@@ -133,7 +133,7 @@ def test_a_row_longer_than_half_of_what_fits_stands_alone() -> None:
 def test_the_gradient_is_the_same_side_by_side(
     shop: Bench, tmp_path: Path, technique: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pupil = Pupil(shop, tmp_path / "lessons", technique, "token")
+    pupil = Pupil(shop, tmp_path / "examples", technique, "token")
     read: list[str] = []
     within = pack_reader.compute_pack_logprobs
 
@@ -152,7 +152,7 @@ def test_the_gradient_is_the_same_side_by_side(
 
 
 def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pupil, chance = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token"), random.Random(1)
+    pupil, chance = Pupil(shop, tmp_path / "examples", Lora(r=4), "token"), random.Random(1)
     within = pack_reader.compute_pack_logprobs
 
     def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Lessons come back from disk as they were written, a teacher's choices included."""
+"""Tokenized examples come back from disk as they were written, a teacher's choices included."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ PLAIN = [
 ]
 
 
-def taught(lesson: TrainingExample) -> TrainingExample:
+def taught(example: TrainingExample) -> TrainingExample:
     rows = [
         replace(row, choices=[[7, at] for at in row.targets], teacher=[[-0.5, -1.5] for _ in row.targets])
-        for row in lesson.rows
+        for row in example.rows
     ]
-    return replace(lesson, rows=tuple(rows))
+    return replace(example, rows=tuple(rows))
 
 
-@pytest.mark.parametrize("given", [PLAIN, [taught(lesson) for lesson in PLAIN]], ids=["plain", "taught"])
-def test_lessons_come_back_as_they_were(given: list[TrainingExample], tmp_path: Path) -> None:
-    made = TokenizedDataset.write(tmp_path / "lessons", given, "key")
+@pytest.mark.parametrize("given", [PLAIN, [taught(example) for example in PLAIN]], ids=["plain", "taught"])
+def test_examples_come_back_as_they_were(given: list[TrainingExample], tmp_path: Path) -> None:
+    made = TokenizedDataset.write(tmp_path / "examples", given, "key")
     assert [tuple(made.rows(number)) for number in range(len(made))] == [one.rows for one in given if one.rows]
     assert (made.counts.examples, made.counts.trained_examples, made.counts.trained_tokens) == (3, 2, 4)
 
 
 def test_choices_of_an_earlier_writing_are_gone(tmp_path: Path) -> None:
-    TokenizedDataset.write(tmp_path / "lessons", [taught(lesson) for lesson in PLAIN], "one")
-    assert TokenizedDataset.write(tmp_path / "lessons", PLAIN, "two").rows(0)[0].choices == ()
+    TokenizedDataset.write(tmp_path / "examples", [taught(example) for example in PLAIN], "one")
+    assert TokenizedDataset.write(tmp_path / "examples", PLAIN, "two").rows(0)[0].choices == ()

@@ -82,7 +82,7 @@ def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
     shop = bench(tmp_path)
     step = Tune(data="data", max_train_samples=20)
     text = ChatTokenizer.load(shop.base.folder)
-    lessons = Sft.build_training_examples
+    dataset = Sft.build_training_examples
     with monkeypatch.context() as patch:
         patch.setattr(
             Sft, "build_training_examples", lambda self, some, text, about: (_ for _ in ()).throw(KeyboardInterrupt)
@@ -92,7 +92,7 @@ def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
     assert len(TrainingData(step, shop.work(step), text).dataset) == 20
     monkeypatch.setattr(Sft, "build_training_examples", lambda self, some, text, about: pytest.fail("read twice"))
     assert len(TrainingData(step, shop.work(step), text).dataset) == 20
-    assert lessons is not Sft.build_training_examples
+    assert dataset is not Sft.build_training_examples
 
 
 def test_what_the_template_cannot_show_is_said_once_and_only_when_rows_have_it(tmp_path: Path) -> None:

@@ -44,8 +44,8 @@ def shop(tmp_path: Path) -> Bench:
 def test_the_other_answer_of_a_pair_is_counted(shop: Bench) -> None:
     """A pair is its conversation and the other answer, as the prompt is read once."""
     text, objective = ChatTokenizer.load(shop.base.folder), DpoObjective()
-    lessons = [lesson.rows for lesson in objective.build_training_examples(pairs(24), text)]
-    answers = sum(len(rows[0].ids) + len(rows[1].targets) for rows in lessons)
+    dataset = [example.rows for example in objective.build_training_examples(pairs(24), text)]
+    answers = sum(len(rows[0].ids) + len(rows[1].targets) for rows in dataset)
     found, single = told(shop, objective), told(shop, Sft())
     assert found.tokens == pytest.approx(answers, rel=0.15)
     assert (found.tokens or 0) > 1.05 * (single.tokens or 0)
@@ -54,8 +54,8 @@ def test_the_other_answer_of_a_pair_is_counted(shop: Bench) -> None:
 
 def test_rows_that_are_too_long_are_not_counted_or_as_what_is_left_of_them(shop: Bench) -> None:
     longest = max(
-        len(lesson.rows[0].ids)
-        for lesson in Sft().build_training_examples(pairs(24), ChatTokenizer.load(shop.base.folder))
+        len(example.rows[0].ids)
+        for example in Sft().build_training_examples(pairs(24), ChatTokenizer.load(shop.base.folder))
     )
     whole, left = told(shop, Sft()), told(shop, Sft(max_length=longest - 1))
     cut = told(shop, Sft(max_length=longest - 1, truncation="right"))

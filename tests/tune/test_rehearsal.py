@@ -76,7 +76,7 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
     def broken(beside: tuple[Pack, ...]) -> None:
         raise RuntimeError("shapes do not match")
 
-    class Lessons:
+    class Dataset:
         sizes = torch.tensor([3]).numpy()
 
         def rows(self, number: int) -> list[Any]:
@@ -86,9 +86,9 @@ def test_other_errors_are_not_taken_for_a_lack_of_memory(shop: Bench) -> None:
 
     from luthier.tune.training.schedule import BatchSampler
 
-    course = BatchSampler(seed=0, count=1, epochs=1, batch_size=1)
+    sampler = BatchSampler(seed=0, count=1, epochs=1, batch_size=1)
     with pytest.raises(RuntimeError, match="shapes"):
-        probe_memory(lambda tokens, lanes: find_largest_packs(Lessons(), course, tokens, lanes), 100, 1, broken)
+        probe_memory(lambda tokens, lanes: find_largest_packs(Dataset(), sampler, tokens, lanes), 100, 1, broken)
 
 
 def test_a_resumed_training_keeps_what_fitted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

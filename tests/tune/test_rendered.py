@@ -46,10 +46,10 @@ def test_ids_and_trained_tokens_are_those_of_the_training(shop: Bench, objective
 
 
 def _same(rows: list[RenderedRow], material: TrainingData) -> None:
-    for row, lesson in zip(rows, material.dataset.first(4), strict=True):
-        assert row.id == lesson.id
-        assert (row.cut, row.nothing) == (lesson.cut, lesson.nothing)
-        for sequence, read in zip(row.sequences, lesson.rows, strict=True):
+    for row, example in zip(rows, material.dataset.first(4), strict=True):
+        assert row.id == example.id
+        assert (row.cut, row.nothing) == (example.cut, example.nothing)
+        for sequence, read in zip(row.sequences, example.rows, strict=True):
             assert [token.id for token in sequence.tokens] == list(read.ids)
             assert [at for at, token in enumerate(sequence.tokens) if token.trained] == read.targets
 

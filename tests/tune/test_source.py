@@ -1,4 +1,4 @@
-"""Where a step's rows come from: stored lessons, or whatever another source draws; the loop asks and obeys."""
+"""Where a step's rows come from: stored examples, or whatever another source draws; the loop asks and obeys."""
 
 from __future__ import annotations
 

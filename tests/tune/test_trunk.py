@@ -334,7 +334,9 @@ def test_the_order_of_rows_does_not_depend_on_where_training_ends(max_steps: int
     whole = BatchSampler(seed=1, count=13, epochs=3, batch_size=5)
     short = BatchSampler(seed=1, count=13, epochs=3, batch_size=5, max_steps=max_steps)
     assert short.steps == min(8, max_steps)
-    assert [short.lessons_of(at) for at in range(short.steps)] == [whole.lessons_of(at) for at in range(short.steps)]
+    assert [short.get_batch_indices(at) for at in range(short.steps)] == [
+        whole.get_batch_indices(at) for at in range(short.steps)
+    ]
 
 
 def test_training_ends_after_max_steps_or_with_its_epochs(tmp_path: Path, steps: list[int]) -> None:

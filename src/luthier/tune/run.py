@@ -407,9 +407,7 @@ class TrainingRun:
 
         if (privacy := self._step.privacy) is None or not isinstance(sampler, PoissonSampler):
             return None
-        unit_by_row = {
-            material.dataset.keys[lesson]: unit for unit, some in enumerate(sampler.units) for lesson in some
-        }
+        unit_by_row = {material.dataset.keys[index]: unit for unit, some in enumerate(sampler.units) for index in some}
         units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
         noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.whole_steps)
         self._work.events.note(
@@ -446,7 +444,7 @@ class TrainingRun:
         }
 
     def _choose_parts(self, material: TrainingData, sampler: BatchSampler) -> int:
-        """The parts of each step; `auto` looks at steps of the whole course. `RecipeError` where ranks are more."""
+        """The parts of each step; `auto` looks at steps of the whole training. `RecipeError` where ranks are more."""
         parts = self._step.parts
         if parts == "auto":
             from luthier.tune.training.memory import read_step_rows
@@ -642,7 +640,7 @@ class TrainingRun:
         }
         if kept:
             rows = {
-                step: [material.dataset.keys[lesson] for lesson in examples]
+                step: [material.dataset.keys[index] for index in examples]
                 for step, examples in training.iterate_steps_seen(len(training.log))
             }
             write_kept_states(self._work.folder, kept, training.log, rows, self._rate_of)

@@ -49,7 +49,7 @@ def find_trunk_obstacle(step: Tune) -> str:
 def digest_prefix(step: Tune, work: StepContext, rate: float, warmup_steps: int, *, reads_packs: bool) -> str:
     """Name all that decides the states of the trunk: the step without what says where it ends, and the machine.
 
-    `reads_packs`: whether the technique began by reading packs of the course, which may come to its end.
+    `reads_packs`: whether the technique began by reading packs of the training, which may come to its end.
     """
     import torch
 

@@ -107,7 +107,7 @@ class Technique(TechniqueBase):
         """
 
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
-        """Set new weights from the first packs of the course; called once after `adapt`, before the first update.
+        """Set new weights from the first packs of the training; called once after `adapt`, before the first update.
 
         Must follow from the model and the packs alone, and take no more packs than it needs.
         """

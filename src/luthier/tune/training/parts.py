@@ -33,7 +33,7 @@ Job = tuple[int, list[Pack]]
 
 
 def deal_rows(rows: Sequence[TokenRow], parts: int) -> list[list[TokenRow]]:
-    """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where lessons do not
+    """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where examples do not
     suffice. It depends on the rows alone."""
     found = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
     return found + [[] for _ in range(parts - len(found))]
@@ -103,7 +103,7 @@ class PartReader:
         self, rows: Mapping[int, Sequence[TokenRow]], span: range, denominator: float, *, tokens: int, step: int
     ) -> tuple[list[StepGradient | None], GradientSum | None]:
         """What each part of a span gives in order (None: it has no rows), and the sum of their gradients along the
-        tree. The packs of all parts hold at most so many tokens, as far as lessons let them."""
+        tree. The packs of all parts hold at most so many tokens, as far as examples let them."""
         most = max(1, tokens // self.parts)
         packs = {
             part: [pack for some in schedule_parallel_packs(rows[part], most, 1) for pack in some]

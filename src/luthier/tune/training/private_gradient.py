@@ -46,7 +46,7 @@ class PrivateBatchSource(PreparedBatchSource):
 
     def draw(self, step: int) -> TrainingBatch:
         """The rows of the units that the step draws; the denominator is each unit's own."""
-        return TrainingBatch(read_step_rows(self._lessons, self._course, step), 1.0)
+        return TrainingBatch(read_step_rows(self._dataset, self._sampler, step), 1.0)
 
 
 class PrivateReader:
