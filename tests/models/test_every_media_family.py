@@ -23,7 +23,7 @@ SAME = {"smolvlm": "idefics3"}
 @pytest.mark.parametrize("model_type", list_family_types())
 def test_each_type_has_a_tiny_model(model_type: str) -> None:
     """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`,
-    `test_speech_packs.py`), or row by row (`test_media_alone.py`)."""
+    `test_speech_packs.py`), or row by row (`test_media_rows.py`)."""
     tinies = ALONE if explain_alone(model_type) else {**FAMILIES, **NEEDS_TIMM}
     assert SAME.get(model_type, model_type) in {
         *(tiny.type for tiny in tinies.values()),

@@ -25,7 +25,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training import parallel
 from policies import REGEX
-from tune.test_trouble import spiking
+from tune.test_loss_spikes import spiking
 from tuning import Bench, bench, examples, pairs, thumbs
 
 pytestmark = pytest.mark.usefixtures("two_cores")

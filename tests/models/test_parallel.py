@@ -18,8 +18,8 @@ from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forwar
 from luthier.models.packing.pack import Pack, TokenRow, build_packs
 from luthier.models.packing.parallel import run_packs
 from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
-from models.test_begun import asked
 from models.test_generate import llama, mamba, opened
+from models.test_prefix_cache import asked
 
 TOKENS = 4096
 

@@ -23,7 +23,7 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training.ranks import LocalRanks
-from tune.test_lanes_everywhere import OBJECTIVES, WAYS, files, objective_of, shop_for, step_of
+from tune.test_every_part_in_parallel import OBJECTIVES, WAYS, files, objective_of, shop_for, step_of
 from tuning import Bench
 
 TECHNIQUES = sorted(kind for kind, found in components_by_kind(TechniqueBase).items() if issubclass(found, Technique))

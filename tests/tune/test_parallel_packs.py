@@ -30,7 +30,7 @@ from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.trainer import Trainer
 from models.architectures import Double
 from tune.test_gradients import Pupil, same
-from tune.test_rehearsal import NO_MEMORY
+from tune.test_memory_probe import NO_MEMORY
 from tuning import Bench, adapted, bench, interrupted
 
 pytestmark = pytest.mark.usefixtures("two_cores")
