@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.models.packing.pack import TokenRow
-from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import PolicyObjective
+from luthier.tune.policy import ActorCritic, PolicyObjective
 from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt
 from luthier.tune.rollout.rollout import RolloutBatchSource
 from luthier.tune.rollout.sampler import PromptDataset

@@ -18,9 +18,8 @@ from luthier.core.component import components_by_kind
 from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_packs
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
-from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, PolicyLoss, PolicyObjective
+from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, ActorCritic, PolicyLoss, PolicyObjective
 from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora

@@ -27,8 +27,8 @@ from luthier.models.media.towers import attach_media, gather_leaves, learn_media
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_packs
 from luthier.models.sequence_head import add_sequence_head
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext, Teacher
+from luthier.tune.policy import ActorCritic
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs

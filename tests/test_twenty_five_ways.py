@@ -65,7 +65,7 @@ from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forwar
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
 from luthier.tune.dataset.tokenized import TokenizedDataset
 from luthier.tune.dataset.training_data import TrainingData
-from luthier.tune.hosted import HostedTechnique
+from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.objective import Loss, TrainingExample
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.muon import Muon
@@ -74,7 +74,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
-from luthier.tune.training import pack_reader
+from luthier.tune.training import pack_gradient
 from luthier.tune.training.schedule import Curriculum, permute_examples
 from luthier.tune.training.trainer import Trainer
 from tests.chat.families import byte_level, dressed, family
@@ -476,7 +476,7 @@ def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The largest pack of all steps runs before the first step: memory fails there, and smaller packs follow."""
     read: list[int] = []
-    honest, room = pack_reader.compute_pack_logprobs, 10**9
+    honest, room = pack_gradient.compute_pack_logprobs, 10**9
     rows = examples(24)
     rows[permute_examples(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
     shop = bench(tmp_path, rows)
@@ -487,7 +487,7 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         read.append(made.tokens)
         return honest(model, made, **more)
 
-    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", watched)
+    monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", watched)
     shop.tune(Tune(**QUICK), seed=18)
     assert read[0] == max(read) > max(read[1:-1])
     room = read[0] - 1

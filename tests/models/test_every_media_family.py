@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.media.counts import count_image, read_media_settings
+from luthier.models.media.cost import count_image, read_media_settings
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
 from pictured import ALONE, FAMILIES, picture, tiny_pictured
 from pictured_families import NEEDS_TIMM
@@ -75,6 +75,6 @@ def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Pat
 def test_a_plan_asks_families_without_torch() -> None:
     code = (
         "import sys; from luthier.models.media.family import explain_alone, list_family_types; list_family_types();"
-        "import luthier.models.media.counts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "import luthier.models.media.cost; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

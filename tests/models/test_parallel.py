@@ -13,10 +13,10 @@ import torch
 
 from luthier.models.generate import compute_loglikelihoods
 from luthier.models.packing import parallel
-from luthier.models.packing.lanes import LANES
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import Pack, TokenRow, build_packs
 from luthier.models.packing.parallel import run_packs
+from luthier.models.packing.parallel_plan import LANES
 from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
 from models.test_generate import llama, mamba, opened
 from models.test_prefix_cache import asked

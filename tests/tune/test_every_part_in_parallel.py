@@ -16,11 +16,11 @@ import pytest
 
 from luthier.core.component import components_by_kind
 from luthier.core.errors import ModelError
-from luthier.models.packing.lanes import LANES
 from luthier.models.packing.pack import Pack
 from luthier.models.packing.parallel import WorkerThreads
-from luthier.tune.actor_critic import ActorCritic
+from luthier.models.packing.parallel_plan import LANES
 from luthier.tune.objective import Objective
+from luthier.tune.policy import ActorCritic
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training import parallel

@@ -13,7 +13,7 @@ from luthier.core.errors import ModelError
 from luthier.models.packing.pack import Pack
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from luthier.tune.training import pack_reader
+from luthier.tune.training import pack_gradient
 from luthier.tune.training.memory import find_largest_packs, probe_memory
 from luthier.tune.training.trainer import Trainer
 from tuning import Bench, bench, interrupted
@@ -29,7 +29,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] = RuntimeError) -> list[Pack]:
     read: list[Pack] = []
-    logprobs = pack_reader.compute_pack_logprobs
+    logprobs = pack_gradient.compute_pack_logprobs
 
     def small(model: Any, pack: Pack, **more: Any) -> torch.Tensor:
         if pack.tokens > most:
@@ -37,7 +37,7 @@ def bounded(monkeypatch: pytest.MonkeyPatch, most: int, error: type[Exception] =
         read.append(pack)
         return logprobs(model, pack, **more)
 
-    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", small)
+    monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", small)
     return read
 
 

@@ -13,10 +13,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.models.packing.lanes import LANES, plan_parallel_packs
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import Pack, TokenRow, build_pack
 from luthier.models.packing.parallel import WorkerThreads, count_parallel_packs
+from luthier.models.packing.parallel_plan import LANES, plan_parallel_packs
 from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
@@ -25,7 +25,7 @@ from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.prefix import PrefixTuning
 from luthier.tune.techniques.qlora import Qlora
-from luthier.tune.training import pack_reader, parallel
+from luthier.tune.training import pack_gradient, parallel
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.trainer import Trainer
 from models.architectures import Double
@@ -135,14 +135,14 @@ def test_the_gradient_is_the_same_side_by_side(
 ) -> None:
     pupil = Pupil(shop, tmp_path / "examples", technique, "token")
     read: list[str] = []
-    within = pack_reader.compute_pack_logprobs
+    within = pack_gradient.compute_pack_logprobs
 
     def noted(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         read.append(threading.current_thread().name)
         with Double():  # a thread does not know of the one around it
             return within(model, one, **more)
 
-    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", noted)
+    monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", noted)
     found = [pupil.gradient(pupil.rows, tokens) for tokens in (4096, 400)]
     assert {name.partition("_")[0] for name in read} == {"learning"}
     monkeypatch.setattr(parallel, "LEAST_TOKENS", 1 << 20)
@@ -153,13 +153,13 @@ def test_the_gradient_is_the_same_side_by_side(
 
 def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pupil, chance = Pupil(shop, tmp_path / "examples", Lora(r=4), "token"), random.Random(1)
-    within = pack_reader.compute_pack_logprobs
+    within = pack_gradient.compute_pack_logprobs
 
     def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         threading.Event().wait(chance.choice([0.0, 0.02]))
         return within(model, one, **more)
 
-    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", sometimes_late)
+    monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", sometimes_late)
     first, *others = [pupil.gradient(pupil.rows, 300) for _ in range(5)]
     for other in others:
         assert other[0] == first[0]
@@ -224,14 +224,14 @@ def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch
 def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    within = pack_reader.compute_pack_logprobs
+    within = pack_gradient.compute_pack_logprobs
 
     def small(model: Any, one: Pack, **more: Any) -> torch.Tensor:
         if threading.current_thread() is not threading.main_thread():
             raise RuntimeError(NO_MEMORY)
         return within(model, one, **more)
 
-    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", small)
+    monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", small)
     shop.tune(Tune(**TWO), seed=12)
     assert any("one after another, since" in said for said in shop.said("note"))
 

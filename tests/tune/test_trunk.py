@@ -16,11 +16,11 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import SystemResourceError
-from luthier.tune.share import ENDINGS, digest_prefix
 from luthier.tune.steps.tune import Tune
 from luthier.tune.training import checkpoint, trunk
 from luthier.tune.training.schedule import BatchSampler
 from luthier.tune.training.trainer import Trainer
+from luthier.tune.training.trunk import ENDINGS, digest_prefix
 from test_twenty_five_ways import TUNE_OTHERWISE
 from tuning import Bench, bench, examples, interrupted, pairs, reopened
 

@@ -434,7 +434,7 @@ def write_stacked_adapter(model: Any, base: Mapping[str, Factors], folder: Path,
     """Write the adapter's product and what was added to the base as one adapter over the untouched base."""
     import torch
 
-    from luthier.tune.peft_files import adapter_weights, write_adapter
+    from luthier.tune.technique import adapter_weights, write_adapter
 
     own = adapter_weights(model)
     scale = get_adapter_scale(model)

@@ -31,7 +31,7 @@ from luthier.tune.privacy.settings import Privacy
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
-from luthier.tune.training.pack_reader import PackReader
+from luthier.tune.training.pack_gradient import PackGradientComputer
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
 from luthier.tune.training.schedule import BatchSampler
@@ -53,7 +53,7 @@ def private(**settings: Any) -> Tune:
 
 def reader_of(model: Any, steps: PrivateSteps, optimizer: Optimizer) -> tuple[PrivateReader, MixedPrecisionOptimizer]:
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=None))
-    packs = PackReader(model, Sft(), updater)
+    packs = PackGradientComputer(model, Sft(), updater)
     return PrivateReader(packs, updater, Sft(), steps, lambda rows: [0.0] * len(rows), seed=1), updater
 
 
@@ -243,7 +243,7 @@ class _Heard:
     def find_median_norm(self) -> float:
         """Half of the units are clipped to it."""
         updater = MixedPrecisionOptimizer(self.model, OptimizerSettings(optimizer=AdamW(), clip=None))
-        packs = PackReader(self.model, self.objective, updater)
+        packs = PackGradientComputer(self.model, self.objective, updater)
         units = dict[int, list[Any]]()
         for row in self.rows:
             units.setdefault(self.steps.unit_of(row.key), []).append(row)
@@ -254,7 +254,7 @@ class _Heard:
 
     def gather(self, together: bool) -> tuple[list[torch.Tensor], Any, PrivateReader]:
         updater = MixedPrecisionOptimizer(self.model, OptimizerSettings(optimizer=AdamW(), clip=None))
-        packs = PackReader(self.model, self.objective, updater)
+        packs = PackGradientComputer(self.model, self.objective, updater)
         reader = PrivateReader(packs, updater, self.objective, self.steps, lambda rows: [0.0] * len(rows), seed=1)
         reader._units.applies = reader._units.applies and together
         told = reader.gradient(self.rows, 4096, 0)
@@ -286,4 +286,4 @@ def test_units_read_together_are_those_read_one_by_one(shop: Bench, dtype: str, 
 def test_what_is_no_linear_layer_is_read_one_by_one(shop: Bench) -> None:
     model = AutoModelForCausalLM.from_pretrained(shop.base.folder)
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=None))
-    assert not PackReader(model, Sft(), updater).build_unit_reader().applies
+    assert not PackGradientComputer(model, Sft(), updater).build_unit_reader().applies

@@ -15,10 +15,10 @@ from luthier.core.errors import ModelError
 from luthier.models.load import open_folder
 from luthier.models.packing.pack import TokenRow
 from luthier.tune.rollout.generate import RolloutPrompt, create_random_stream
+from luthier.tune.rollout_generators.endpoint import EndpointRolloutGenerator
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import compute_row_logprobs
-from luthier.tune.writers.endpoint import EndpointRolloutGenerator
 from policies import REGEX
 from tests.serving import Served, serving
 from tuning import Bench, bench, examples

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.packing.pack import TokenRow
     from luthier.tune.environment import Environment
-    from luthier.tune.writer import RolloutGenerator
+    from luthier.tune.rollout_generator import RolloutGenerator
 
 Examples = Callable[[Sequence[int]], list["Example"]]
 """Examples of the data by the indices of their training examples."""

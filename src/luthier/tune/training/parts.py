@@ -14,13 +14,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from luthier.models.packing.lanes import LEAST_TOKENS
 from luthier.models.packing.pack import Pack, TokenRow, build_pack, split_rows
 from luthier.models.packing.parallel import WorkerThreads
+from luthier.models.packing.parallel_plan import LEAST_TOKENS
 from luthier.tune.training.group import RankGroup
 from luthier.tune.training.memory import AllocatorCacheTrimmer
 from luthier.tune.training.mixed_precision import GradientSum, MixedPrecisionOptimizer
-from luthier.tune.training.pack_reader import PackReader, StepGradient
+from luthier.tune.training.pack_gradient import PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 
 AGAIN = 0.05
@@ -92,7 +92,9 @@ def sum_tree(
 class PartReader:
     """Computes parts of a step in one process."""
 
-    def __init__(self, reader: PackReader, updater: MixedPrecisionOptimizer, *, seed: int, parts: int) -> None:
+    def __init__(
+        self, reader: PackGradientComputer, updater: MixedPrecisionOptimizer, *, seed: int, parts: int
+    ) -> None:
         self._reader, self._updater, self._seed = reader, updater, seed
         self.parts = parts
         self.threads = WorkerThreads(1, "learning", threads=1)

@@ -18,7 +18,7 @@ from luthier.tune.privacy.accountant import PrivacyAccount
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.training.memory import read_step_rows
 from luthier.tune.training.mixed_precision import GradientSum, MixedPrecisionOptimizer
-from luthier.tune.training.pack_reader import PackReader, StepGradient
+from luthier.tune.training.pack_gradient import PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.parts import mix_seed
 
@@ -54,7 +54,7 @@ class PrivateReader:
 
     def __init__(
         self,
-        reader: PackReader,
+        reader: PackGradientComputer,
         updater: MixedPrecisionOptimizer,
         objective: Objective,
         steps: PrivateSteps,

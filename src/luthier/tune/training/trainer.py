@@ -35,14 +35,14 @@ from luthier.tune.training.gradient_pull import GradientPull
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
 from luthier.tune.training.memory import AllocatorCacheTrimmer, RehearsedMemory, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
-from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
+from luthier.tune.training.pack_gradient import PackGradient, PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.parts import PartReader, mix_seed
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.ranks import PartLeader, RankHost, get_local_share
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, enable_dropout
 from luthier.tune.training.schedule import BatchSampler, Shape, count_trunk_steps
-from luthier.tune.training.trunk import TrunkStates
+from luthier.tune.training.trunk_states import TrunkStates
 
 
 class ExponentialMovingAverage:
@@ -190,7 +190,7 @@ class Trainer:
         self._tokens = args.max_tokens_per_microbatch
         settings = OptimizerSettings(optimizer=args.optimizer, clip=args.clip, rate_of=args.rate_of)
         self._updater = MixedPrecisionOptimizer(model, settings)
-        self._reader = PackReader(model, objective, self._updater, teacher, critic)
+        self._reader = PackGradientComputer(model, objective, self._updater, teacher, critic)
         self._parts: PartLeader | None = None
         self._lanes = WorkerThreads(
             count_parallel_packs(model) if critic is None else 1, "learning"

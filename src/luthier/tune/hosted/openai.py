@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from luthier.tune.hosted import (
+from luthier.tune.hosted.client import ProviderClient
+from luthier.tune.hosted.technique import (
     HostedEvent,
     HostedJob,
     HostedRequest,
@@ -18,7 +19,6 @@ from luthier.tune.hosted import (
     read_records,
     read_text,
 )
-from luthier.tune.hosted_client import ProviderClient
 
 _STATES: Mapping[str, JobState] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
 """All others are on the way: `validating_files`, `queued`, `running`, `paused`."""

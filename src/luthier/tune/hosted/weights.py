@@ -15,8 +15,8 @@ from luthier.core.hashing import file_digest
 from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate
 from luthier.models.describe import read_json_object
 from luthier.models.load import ADAPTER, get_model_name, require_planned_weights
-from luthier.tune.hosted import HostedJob, PreferenceHostedTechnique
-from luthier.tune.hosted_client import ProviderClient
+from luthier.tune.hosted.client import ProviderClient
+from luthier.tune.hosted.technique import HostedJob, PreferenceHostedTechnique
 from luthier.tune.technique import write_settings
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_validator, model_validator
 
 from luthier.artifacts.training import TrainingRecord
 from luthier.chat.provider_rules import ProviderRules
@@ -31,13 +31,14 @@ from luthier.models.describe import ModelDescription
 from luthier.models.load import ENDPOINT, MODEL_CARD, Dtype
 from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.models.token_counts import count_row_tokens
-from luthier.tune.hosted_client import BusyError, LostRequestError, ProviderClient, ProviderRefusalError, is_missing
-from luthier.tune.hosted_rows import format_rows, list_counted_turns, refuse_personal_data, write_rows
+from luthier.tune.hosted.client import BusyError, LostRequestError, ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.hosted.rows import format_rows, list_counted_turns, refuse_personal_data, write_rows
 from luthier.tune.technique import StandaloneTechnique, write_settings
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
     from luthier.core.artifact import Artifact
+
 
 JOB_FILE = "job.json"
 """The record of the provider's job in the artifact."""
@@ -533,3 +534,23 @@ def read_records(record: Mapping[str, Any], name: str = "data") -> list[dict[str
     """The objects of a list in a provider's answer."""
     found = record.get(name)
     return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+
+
+StorageUrl = Annotated[str, AfterValidator(check_url)]
+"""Where the API of a bucket begins."""
+
+
+class BucketTechnique(HostedTechnique):
+    """A technique of a cloud that reads rows from a bucket, and lists no events of a job."""
+
+    region: Annotated[str, Field(pattern="^[a-z0-9-]{1,32}$")]
+    """The cloud's region, such as `us-east-1` (AWS) or `us-central1` (Google Cloud)."""
+
+    def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
+        """The cloud lists none."""
+        return []
+
+    @property
+    def _api(self) -> str:
+        """Where the API of the region begins."""
+        return self.url.replace("{region}", self.region).rstrip("/")

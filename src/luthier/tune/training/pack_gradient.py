@@ -58,7 +58,7 @@ class PackGradient(NamedTuple):
     """The same for the features of each medium, where what reads it learns."""
 
 
-class PackReader:
+class PackGradientComputer:
     """Reads packs with a model that learns, and with what its objective needs beside it."""
 
     def __init__(

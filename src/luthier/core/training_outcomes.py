@@ -18,7 +18,7 @@ _MOST_BYTES = 1_000_000
 """A larger file is none of ours."""
 
 
-class OutcomeRecord(BaseModel):
+class TrainingOutcome(BaseModel):
     """One model on its held-out rows: what was trained on, how, and what came of it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -46,12 +46,12 @@ class OutcomeRecord(BaseModel):
 class RememberedOutcomes(NamedTuple):
     """The outcomes that are remembered, the newest first."""
 
-    records: tuple[OutcomeRecord, ...]
+    records: tuple[TrainingOutcome, ...]
     note: str = ""
     """What of the memory was left out, and why."""
 
 
-def record_outcomes(records: list[OutcomeRecord]) -> None:
+def record_outcomes(records: list[TrainingOutcome]) -> None:
     """Remember outcomes, each evaluation's once; where the cache cannot be written, nothing is kept."""
     if not records:
         return
@@ -83,7 +83,7 @@ def read_outcomes() -> RememberedOutcomes:
     records, spoilt = [], 0
     for entry in found[:KEPT]:
         try:
-            records.append(OutcomeRecord.model_validate(entry))
+            records.append(TrainingOutcome.model_validate(entry))
         except ValidationError:
             spoilt += 1
     note = f"{spoilt} of {len(found)} outcomes in {file} are not as they were written and are not counted"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from luthier.core.outcomes import KEPT, OutcomeRecord, get_outcomes_path, read_outcomes, record_outcomes
+from luthier.core.training_outcomes import KEPT, TrainingOutcome, get_outcomes_path, read_outcomes, record_outcomes
 
 
 @pytest.fixture(autouse=True)
@@ -15,8 +15,8 @@ def _own_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path / "cache"))
 
 
-def outcome(digest: str = "a", metric: str = "accuracy", value: float = 0.8) -> OutcomeRecord:
-    return OutcomeRecord(
+def outcome(digest: str = "a", metric: str = "accuracy", value: float = 0.8) -> TrainingOutcome:
+    return TrainingOutcome(
         digest=digest, task="label", train_rows=200, classes=5, prompt_words=12, technique="lora",
         settings={"epochs": 4.0, "learning_rate": "auto"}, metric=metric, value=value, low=0.7, high=0.9, rows=100,
         plain=0.7,

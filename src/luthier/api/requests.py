@@ -1,4 +1,4 @@
-"""How a door asks: beside the event loop, and with nothing in the request's address that it does not know."""
+"""Requests to these routes: blocking work beside the event loop, and no unknown query parameter."""
 
 from __future__ import annotations
 

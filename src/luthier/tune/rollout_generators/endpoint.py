@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.sources.endpoint import EndpointModelSource as Address
-from luthier.tune.writer import RolloutGenerator
+from luthier.tune.rollout_generator import RolloutGenerator
 
 if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer

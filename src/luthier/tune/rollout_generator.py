@@ -23,7 +23,7 @@ class RolloutGenerator(Component):
     itself."""
 
     role: ClassVar[str] = "writer"
-    home: ClassVar[str] = "luthier.tune.writers"
+    home: ClassVar[str] = "luthier.tune.rollout_generators"
 
     @abstractmethod
     def write(
