@@ -29,7 +29,7 @@ from luthier.models.cost import (
 )
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.load import cpu_has_bf16, has_network, is_remote_input
-from luthier.models.media.encoder_cost import forecast_encoder
+from luthier.models.media.cost import forecast_encoder
 from luthier.models.token_counts import count_branch_tokens
 
 if TYPE_CHECKING:

@@ -24,12 +24,13 @@ from luthier.models.lm.base import (
     GenerateRequest,
     LanguageModel,
     LoglikelihoodRequest,
+    Normalize,
+    normalize_log_scores,
 )
 from luthier.models.lm.cached import AnswerCache
 from luthier.models.lm.local import LocalLM, ModelCache
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import is_endpoint
-from luthier.models.options import Normalize, normalize_log_scores
 from luthier.models.sequence_head import REWARD
 
 if TYPE_CHECKING:

@@ -20,14 +20,14 @@ Morris 1983, J. Am. Stat. Assoc. 78 (its interval).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from luthier.artifacts.search import SearchComparison, SearchVerdict, ShrunkenGain
-from luthier.auto.search.preference import Preference
 from luthier.auto.search.scores import PLAIN, ScoreTable, compute_half_width, compute_mean_pair_variance
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.eval.report import formatting
 from luthier.metrics.paired import PairedComparison, adjust_comparisons_holm
@@ -254,3 +254,34 @@ def _plain_sentence(looked: _Comparisons, taken: int) -> list[str]:
 
 def _name(trial: int) -> str:
     return f"Trial {trial}"
+
+
+MEASURES = {"smallest": "parameters", "quickest": "latency", "cheapest": "price"}
+"""Which aim each word compares; of all of them less is preferred."""
+_FORM = re.compile(r"([A-Za-z]+) within (\d{1,6}(?:\.\d{1,6})?) (points?)")
+_HINT = "write for example `smallest within 1 point`, `quickest within 2 points` or `cheapest within 0.5 points`"
+
+
+class Preference(NamedTuple):
+    """A measure of which less is preferred, as long as the metric is not worse by more than so many points."""
+
+    text: str
+    measure: str
+    points: float
+
+    def margin(self, whole: float) -> float:
+        """The points on the scale of a metric of which 100 % is `whole`: hundredths of it."""
+        return self.points / 100 * whole
+
+
+def parse_preference(text: str, field: str = "prefer") -> Preference:
+    """Read a preference; `RecipeError` says what is wrong with it."""
+    where = SourceLocation(field=field)
+    match = _FORM.fullmatch(" ".join(text.split()))
+    if match is None:
+        raise RecipeError(f"expected a preference, got {text!r}", where=where, hint=_HINT)
+    word = match[1].lower()
+    if word not in MEASURES:
+        what = f"expected {', '.join(MEASURES)}, got {match[1]!r}"
+        raise RecipeError(what, where=where, hint=did_you_mean(word, MEASURES))
+    return Preference(f"{word} within {match[2]} {match[3]}", MEASURES[word], float(match[2]))

@@ -13,8 +13,7 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
 from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
-from luthier.models.lm.base import get_loglikelihoods
-from luthier.models.options import normalize_option_scores
+from luthier.models.lm.base import get_loglikelihoods, normalize_option_scores
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
