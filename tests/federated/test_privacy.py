@@ -218,9 +218,7 @@ def test_a_model_with_a_part_without_noise_says_that_it_promises_nothing(fresh: 
     made = fresh.federate(fresh.step(["north", "south"], sum="mean", privacy=whole, personal="lora_b", rounds=1))
     folder = made.path(made.read_json("federation.json")["personal"]["sites"]["north"])
     told = describe_privacy(TrainingRecord.model_validate_json((folder / "training.json").read_text()))
-    assert told == (
-        "no promise of differential privacy for each site: a part of this model was trained without noise"
-    )
+    assert told == ("no promise of differential privacy for each site: a part of this model was trained without noise")
 
 
 def test_a_sites_log_counts_its_own_training_too(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
