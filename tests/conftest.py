@@ -26,6 +26,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.system.packages import cached_wheel
 from luthier.core.system.process import set_thread_wait_policy
 from luthier.models.catalog import CATALOG, ENCODERS
+from tests import ready
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
@@ -41,6 +42,8 @@ settings.register_profile(
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("busy machine")
+# Processes of this program that it starts itself begin where the imports have ended.
+subprocess.Popen = ready.Relative  # type: ignore[misc]
 os.environ.pop("HF_HUB_OFFLINE", None)  # tests of the hub speak with a fake one on this machine
 
 
