@@ -27,9 +27,37 @@ _LOADED = (
     "torch", "torch.fx.experimental.symbolic_shapes", "transformers", "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.generation",
     "transformers.models.bert.modeling_bert", "peft", "fastapi", "uvicorn", "sqlalchemy", "jinja2", "luthier.cli.app",
-    "scipy.stats",
+    "scipy.stats", "luthier.recipe.step_process", "luthier.federated.sites.process", "luthier.tune.run",
 )  # fmt: skip
 """What commands that tune, evaluate and serve import; not polars, pyarrow and scikit-learn, which start threads."""
+
+
+def _load() -> None:
+    """Import all that commands import, with every part of the program, and make what they make first."""
+    import importlib
+    import tempfile
+
+    for one in _LOADED:
+        importlib.import_module(one)
+
+    from luthier.core import component
+    from luthier.core.db.runs import Ledger
+    from luthier.core.step import Step
+    from luthier.eval.report import html
+    from tests.remembered_migrations import remember_migrations
+
+    known, homes = set[str](), {Step.home}
+    while homes - known:
+        for home in homes - known:
+            component._discover(home)
+        known |= homes
+        homes = {role.home for role in component.roles_by_name().values()}
+    remember_migrations()
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.db"):
+        pass
+    for template in html._environment().list_templates(["jinja"]):
+        html._environment().get_template(template)
+    component._plugins.cache_clear()  # those that a process finds installed are its own
 
 
 class Popen(subprocess.Popen[Any]):
@@ -215,8 +243,6 @@ def _run(how: str, what: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    import importlib
-
-    for one in _LOADED:
-        importlib.import_module(one)
+    sys.path[0] = str(Path(__file__).parents[1])
+    _load()
     _run(*_asked(int(sys.argv[1])))
