@@ -80,9 +80,9 @@ def _remember_migrations() -> None:
 
     from luthier.core.db import migrate
 
-    if hasattr(migrate._run, "once"):
+    if hasattr(migrate._run_migrations, "once"):
         return
-    once, known = migrate._run, list[tuple[str, tuple[Any, ...]]]()
+    once, known = migrate._run_migrations, list[tuple[str, tuple[Any, ...]]]()
 
     def run(connection: Connection, target: str, *, down: bool) -> None:
         is_new = connection.dialect.name == "sqlite" and target == migrate.latest_revision()
@@ -105,7 +105,7 @@ def _remember_migrations() -> None:
             known[:] = made  # at once: threads may make the first ones side by side
 
     run.once = once  # type: ignore[attr-defined]  # what `tests/core` puts back
-    migrate._run = run
+    migrate._run_migrations = run
 
 
 _modules = 0

@@ -40,7 +40,9 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each ledger by its migrations."""
     if migrate := sys.modules.get("luthier.core.db.migrate"):
-        monkeypatch.setattr(migrate, "_run", getattr(migrate._run, "once", migrate._run))
+        monkeypatch.setattr(
+            migrate, "_run_migrations", getattr(migrate._run_migrations, "once", migrate._run_migrations)
+        )
 
 
 @pytest.fixture(scope="session")

@@ -150,9 +150,9 @@ class PolicyObjective(Objective):
     ) -> list[TrainingExample]:
         """For each example its prompt; what is learnt is written later."""
         prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
-        return [self._asked(example, ids) for example, ids in zip(examples, prompts, strict=True)]
+        return [self._build_prompt_example(example, ids) for example, ids in zip(examples, prompts, strict=True)]
 
-    def _asked(self, example: Example, ids: list[int]) -> TrainingExample:
+    def _build_prompt_example(self, example: Example, ids: list[int]) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
         limit = self.rollout.max_prompt_length

@@ -88,7 +88,7 @@ class TrackerCallback:
             tracked = TrackedTraining(name=self._name, settings=self._settings, done=stepped.step - 1)
             self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
         now = time.monotonic()
-        values = {**_numbers(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
+        values = {**_build_log_record(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
         for writer in self._writers:
             writer.step(stepped.step, values)
         self._last = time.monotonic()  # what trackers take is no time of the next step
@@ -102,7 +102,7 @@ class TrackerCallback:
             writer.end(how)
 
 
-def _numbers(stepped: StepMetrics) -> dict[str, float]:
+def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
     """What the log says of a step, as far as it is numbers."""
     record = json.loads(stepped.line())
     return {
@@ -329,7 +329,7 @@ class TrainingRun:
         if warning := self._technique.warning(self._description):
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
-        self._say(how.why, numbers, tokens, sampler)
+        self._report_plan(how.why, numbers, tokens, sampler)
         if how.media_alone and find_towers(plain) is not None:
             self._work.events.note(
                 f"rows with pictures are read one by one, as {how.media_alone}: the same result, more slowly"
@@ -593,7 +593,7 @@ class TrainingRun:
         )
         return max(fits, dataset.longest)
 
-    def _say(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
+    def _report_plan(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
         """What was decided for the user, and why."""
         note = self._work.events.note
         note(
@@ -703,7 +703,9 @@ def write_full_model(model: Any, folder: Path, base: Path) -> None:
 
     state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     for tied in sorted(getattr(model, "_tied_weights_keys", None) or ()):
-        source = next((key for key, value in state.items() if _same(value, state.get(tied)) and key != tied), None)
+        source = next(
+            (key for key, value in state.items() if _share_memory(value, state.get(tied)) and key != tied), None
+        )
         if source is not None:
             del state[tied]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -717,5 +719,5 @@ def write_full_model(model: Any, folder: Path, base: Path) -> None:
             shutil.copyfile(base / file, folder / file)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _share_memory(one: Any, other: Any) -> bool:
     return other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape

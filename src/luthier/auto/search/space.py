@@ -128,7 +128,7 @@ class SearchSpace:
             if not self._is_used(self.of.technique.kind, path):
                 continue
             try:
-                found[path] = self._read(self.of, path)
+                found[path] = self._read_setting(self.of, path)
             except RecipeError:  # a field of another technique, or of a part that is not there
                 continue
             if path == RATE and found[path] == AUTO:
@@ -141,7 +141,7 @@ class SearchSpace:
         found: dict[str, Any] = {TECHNIQUE: kind}
         for path in self.branches[kind]:
             try:
-                found[path] = self._read(of, path)
+                found[path] = self._read_setting(of, path)
             except RecipeError:  # a field of a part that is not there
                 continue
             if path == RATE:
@@ -238,7 +238,7 @@ class SearchSpace:
     def _step(self, name: str, of: Tune) -> Step:
         return of if name == OF else self.steps[name]
 
-    def _read(self, of: Tune, path: str) -> Any:
+    def _read_setting(self, of: Tune, path: str) -> Any:
         step, segments = locate_setting(of, self.steps, path)
         return read_setting(self._step(step, of), segments, path)
 
@@ -282,7 +282,7 @@ class SearchSpace:
     def _include_own(self, of: Tune, path: str, offered: ParamDistribution) -> ParamDistribution:
         """What a part offers, with the searched step's own value among it."""
         try:
-            own = self._read(of, path)
+            own = self._read_setting(of, path)
         except RecipeError:  # of a part that only the search adds
             return offered
         is_own = of.technique.kind == self.of.technique.kind
@@ -306,7 +306,7 @@ class SearchSpace:
         if tried == AUTO:
             return {
                 name: self._include_own(of, name, distribution)
-                for name, distribution in self._offered(step, segments, path).items()
+                for name, distribution in self._list_offered_settings(step, segments, path).items()
             }
         if not segments:
             raise refuse_path(path, "is a whole step", "name a setting in it, or write `auto`")
@@ -334,7 +334,7 @@ class SearchSpace:
         read_setting(whole, segments, path)
         return get_owner(whole, segments, path)
 
-    def _offered(self, step: Step, segments: Sequence[str], path: str) -> dict[str, ParamDistribution]:
+    def _list_offered_settings(self, step: Step, segments: Sequence[str], path: str) -> dict[str, ParamDistribution]:
         """What the part at a path offers, or the part that has the field."""
         part: Any = step
         if segments:
@@ -409,7 +409,7 @@ def _read_data_sets(step: Step) -> list[str]:
 
 def _sample_corners(branch: Branch) -> Iterator[dict[str, Any]]:
     """Settings of listed values and bounds: all of them where they are few, otherwise some, always the same."""
-    ends = [_ends(distribution) for distribution in branch.values()]
+    ends = [_list_end_points(distribution) for distribution in branch.values()]
     if math.prod(map(len, ends)) <= _LOOKED_AT:
         yield from (dict(zip(branch, point, strict=True)) for point in itertools.product(*ends))
         return
@@ -446,7 +446,7 @@ def _distribution(path: str, **given: Any) -> ParamDistribution:
         raise refuse_path(path, f"is no range: {error}", "write {low: 1, high: 8}, or a list of values") from error
 
 
-def _ends(distribution: ParamDistribution) -> Sequence[Any]:
+def _list_end_points(distribution: ParamDistribution) -> Sequence[Any]:
     if distribution.values:
         return distribution.values
     ends = (distribution.low, distribution.high)

@@ -71,10 +71,10 @@ def run(program: str, limits: SandboxLimits) -> SandboxResult:
             process.kill()
             process.communicate()
             return SandboxResult(False, f"stopped after {limits.wall_s:g} s")
-    return _read(output, word, process.returncode)
+    return _parse_result(output, word, process.returncode)
 
 
-def _read(output: bytes, word: str, code: int) -> SandboxResult:
+def _parse_result(output: bytes, word: str, code: int) -> SandboxResult:
     if not output.startswith(_LOCKED):
         why = output.decode(errors="replace").removeprefix("unlocked: ") or f"ended with {code} before it was locked"
         raise InputError(f"programs cannot be run safely here: {why}", hint="run them on Linux (x86_64) with seccomp")

@@ -47,9 +47,9 @@ def answer_rows(
     from luthier.chat.messages import answer_of, user_text_of
 
     labelled = bool(options or pair.after.classes)
-    after = _ask(pair.after, examples, options, max_new_tokens)
+    after = _generate_answers(pair.after, examples, options, max_new_tokens)
     with pair.use_base():
-        before = _ask(pair.before, examples, options, max_new_tokens)
+        before = _generate_answers(pair.before, examples, options, max_new_tokens)
     return [
         PairedAnswer(
             row=example.id,
@@ -63,7 +63,9 @@ def answer_rows(
     ]
 
 
-def _ask(lm: LanguageModel, examples: Sequence[Example], options: dict[str, str], max_new_tokens: int) -> list[str]:
+def _generate_answers(
+    lm: LanguageModel, examples: Sequence[Example], options: dict[str, str], max_new_tokens: int
+) -> list[str]:
     from luthier.chat.messages import prompt_of
 
     if not examples:
@@ -94,7 +96,7 @@ def _prompt_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
     with_word = Counter(word for own in words for word in own)
     with_both = Counter(word for own, answer in zip(words, answers, strict=True) if answer.changed for word in own)
     tested = []
-    for word, count in _tested(with_word, rows):
+    for word, count in _list_testable_words(with_word, rows):
         both = with_both[word]
         table = [[both, count - both], [changed - both, rows - count - changed + both]]
         p = float(fisher_exact(table).pvalue)
@@ -111,12 +113,12 @@ def _answer_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
         came.update(after - before)
         went.update(before - after)
     tested = []
-    for word, count in _tested(came + went, None):
+    for word, count in _list_testable_words(came + went, None):
         tested.append((word, came[word], count, 0.5, mcnemar(came[word], went[word])))
     return _corrected("answer", tested)
 
 
-def _tested(counts: Counter[str], rows: int | None) -> list[tuple[str, int]]:
+def _list_testable_words(counts: Counter[str], rows: int | None) -> list[tuple[str, int]]:
     enough = [
         (word, count) for word, count in counts.items() if count >= FEWEST and (rows is None or rows - count >= FEWEST)
     ]

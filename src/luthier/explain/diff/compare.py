@@ -122,7 +122,7 @@ def compare_models(
         words=tuple(find_telling_words(answers, written=not labelled)[:SHOWN_WORDS]),
         sentence="",
     )
-    return ModelComparison(summary.model_copy(update={"sentence": _sentence(summary)}), _columns(readings, texts))
+    return ModelComparison(summary.model_copy(update={"sentence": _summarize(summary)}), _columns(readings, texts))
 
 
 def _read_rows(
@@ -375,7 +375,7 @@ def _columns(readings: PairReadings, texts: _Texts) -> dict[str, Any]:
     }
 
 
-def _sentence(diff: ModelDiff) -> str:
+def _summarize(diff: ModelDiff) -> str:
     """What changed, in plain words."""
     over = f"over {format_counted_noun(diff.rows, 'row')}"
     if diff.identical:

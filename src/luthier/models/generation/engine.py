@@ -270,7 +270,7 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
         return None
     if inner not in _MANNERS:
         with torch.no_grad():
-            _MANNERS[inner] = _tried(kernels, model)
+            _MANNERS[inner] = _try_kernel_attention(kernels, model)
     past.manners |= _MANNERS[inner]
     try:
         return CompiledDecoder(kernels, model, find_decoder(inner), past) if _MANNERS[inner] else None
@@ -278,7 +278,7 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
         return None
 
 
-def _tried(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
+def _try_kernel_attention(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
     """How a model's layers attend, when reading it lean gives what its modules give."""
     inner = unwrap_peft_model(model)
     plain = KVCache(2)
@@ -410,7 +410,7 @@ class BatchedReader:
             some = [portions[at] for at in indices]
             ids, visit, lasts = self._laid_out(some)
             with activate_adapter(self._whole, adapter):
-                states = self._plugged.read(ids, visit, self._turned(some), self._cross(some))
+                states = self._plugged.read(ids, visit, self._compute_media_positions(some), self._cross(some))
                 rows = self._logits(states.index_select(0, lasts))
             logits |= dict(zip([at for at in indices if portions[at].last], rows, strict=True))
         width = self._head.linear.weight.shape[0]
@@ -418,7 +418,7 @@ class BatchedReader:
             torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width, dtype=torch.float32)
         )
 
-    def _turned(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
+    def _compute_media_positions(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
         """(3, 1, T) positions of the new tokens, where media turn them by their grids."""
         if not uses_mrope(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
             return None
@@ -575,7 +575,9 @@ class ContinuousBatchingDecoder:
         lasts = [portion.line for portion in portions if portion.last]
         for line, count in portions:
             line.read += count
-        return [self._write(line, choice) for line, choice in zip(lasts, self._chosen(logits, lasts), strict=True)]
+        return [
+            self._write(line, choice) for line, choice in zip(lasts, self._choose_tokens(logits, lasts), strict=True)
+        ]
 
     @torch.no_grad()
     def prompt_logprobs(self, ids: Sequence[int], top: int, adapter: str | None) -> list[SampledToken]:
@@ -635,7 +637,7 @@ class ContinuousBatchingDecoder:
         waiting = [line for line in self._lines.values() if not line.is_prefilled]
         return going + self._reader.portions(waiting, self._portion if going else max(self._portion, PORTION_ALONE))
 
-    def _chosen(self, logits: Tensor, lines: list[SequenceState]) -> Sequence[SampledToken]:
+    def _choose_tokens(self, logits: Tensor, lines: list[SequenceState]) -> Sequence[SampledToken]:
         return choose_next_tokens(logits, lines) if lines else ()
 
     def _write(self, line: SequenceState, choice: SampledToken) -> TokenOutput:

@@ -36,10 +36,10 @@ class CodeEnvironment(Environment):
                 [_PRINTED.format(program=program) for program in programs if program is not None], self.wall_s
             )
         )
-        return [None if program is None else _told(next(ran)) for program in programs]
+        return [None if program is None else _format_result(next(ran)) for program in programs]
 
 
-def _told(ran: object) -> str:
+def _format_result(ran: object) -> str:
     from luthier.core.system.sandbox import SandboxResult
 
     assert isinstance(ran, SandboxResult), "programs are run by the sandbox"

@@ -51,7 +51,8 @@ class PythonFunctionEnvironment(Environment):
         """What the function says in each conversation."""
         source = self._file(recipe_dir).read_text(encoding="utf-8")
         ran = run_sandbox_programs(
-            [source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s
+            [source + _CALL.format(turns=_serialize_conversation(talk), function=self.function) for talk in talks],
+            self.wall_s,
         )
         found: list[str | None] = []
         for talk, sandbox_result in zip(talks, ran, strict=True):
@@ -70,7 +71,7 @@ class PythonFunctionEnvironment(Environment):
         return path
 
 
-def _told(talk: EnvironmentConversation) -> str:
+def _serialize_conversation(talk: EnvironmentConversation) -> str:
     from luthier.chat.messages import answer_of
 
     turns = [{"role": turn.role, "content": turn.content} for turn in talk.whole]

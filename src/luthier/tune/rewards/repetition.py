@@ -20,8 +20,8 @@ class RepetitionReward(Reward):
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """From 0 down to almost -1 for each answer."""
-        return [-self._repeated(attempt.text.lower().split()) for attempt in attempts]
+        return [-self._repeated_share(attempt.text.lower().split()) for attempt in attempts]
 
-    def _repeated(self, words: list[str]) -> float:
+    def _repeated_share(self, words: list[str]) -> float:
         runs = [tuple(words[at : at + self.n]) for at in range(len(words) - self.n + 1)]
         return 1 - len(set(runs)) / len(runs) if runs else 0.0

@@ -213,10 +213,14 @@ class TorchRankGroup(RankGroup):
         posted: list[tuple[int, Any]] = []
         for rank, value in incoming.items():
             with _name_lost(rank):
-                posted += [(rank, self._over(value).recv([piece], rank, 0)) for piece in _cut(value)]
+                posted += [
+                    (rank, self._get_process_group(value).recv([piece], rank, 0)) for piece in _split_chunks(value)
+                ]
         for rank, value in outgoing.items():
             with _name_lost(rank):
-                posted += [(rank, self._over(value).send([piece], rank, 0)) for piece in _cut(value)]
+                posted += [
+                    (rank, self._get_process_group(value).send([piece], rank, 0)) for piece in _split_chunks(value)
+                ]
         for rank, work in posted:
             with _name_lost(rank):
                 work.wait(timedelta(seconds=wait_s))
@@ -225,7 +229,7 @@ class TorchRankGroup(RankGroup):
         """Whether a tensor goes through memory: both sides answer alike."""
         return self._mailbox is not None and not value.is_cuda and value.nbytes >= SHARED_BYTES
 
-    def _over(self, value: Tensor) -> Any:
+    def _get_process_group(self, value: Tensor) -> Any:
         return self._nccl if value.is_cuda else self._gloo
 
 
@@ -235,7 +239,7 @@ def _open_loopback() -> Any:
     return ProcessGroupGloo.create_device(hostname="127.0.0.1")
 
 
-def _cut(value: Tensor) -> Sequence[Tensor]:
+def _split_chunks(value: Tensor) -> Sequence[Tensor]:
     """Pieces that are on the way at once: one is read while the next is written."""
     return torch.split(value.view(-1), max(1, PIECE_BYTES // value.element_size()))
 

@@ -168,7 +168,7 @@ class StepMetrics:
         own["computed"] = round(self.taken.tokens)
         record = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
         record |= {name: some for name, some in (("samples", self.samples), ("instead", self.instead)) if some}
-        return json.dumps({name: _finite(value) for name, value in record.items()}, sort_keys=True)
+        return json.dumps({name: _drop_nonfinite(value) for name, value in record.items()}, sort_keys=True)
 
 
 class Trainer:
@@ -281,13 +281,13 @@ class Trainer:
         ):
             stack.callback(self._lanes.close)
             if first_step < self._sampler.steps:
-                self._rehearse(say)
+                self._probe_memory(say)
             if trunk_states is not None and not first_step:
                 first_step = self._begin_on_trunk(trunk_states, keeper, say)
             if self._parts is not None:
                 self._parts.start(kernels=bool(self._kernels))
             for step in range(first_step, self._sampler.steps):
-                if why := self._over():
+                if why := self._find_stop_reason():
                     self.stopped = f"after step {step}: {why}"
                     say(f"stopped {self.stopped}")
                     break
@@ -296,15 +296,15 @@ class Trainer:
                 if step > first_step and self._source.begins(step) and keeper.due(step, self._size):
                     keeper.write(self._state())
                 stepped = self._measured(self._step(step, keeper), keeper)
-                for epoch in self._ended(stepped.step):
+                for epoch in self._list_ended_epochs(stepped.step):
                     keeper.write_epoch(self._weights(), epoch, stepped.step)
                 if stepped.step in self._args.states:
                     keeper.write_kept(select_moments(self._find_state()), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
         try:
-            unmoved = self._unmoved()
-            self._settle(keeper)
+            unmoved = self._list_unchanged_parameters()
+            self._load_final_weights(keeper)
         finally:
             if self._parts is not None:
                 self._parts.end()
@@ -454,19 +454,21 @@ class Trainer:
         """The step with what was measured after it on held-out rows, when that is due."""
         if self._watch is None:
             return stepped
-        if not self._watch.held_out.due(stepped.step, self._sampler.steps) and not self._ended(stepped.step):
+        if not self._watch.held_out.due(stepped.step, self._sampler.steps) and not self._list_ended_epochs(
+            stepped.step
+        ):
             return stepped
         held_out, exam = self._watch
         weights, start = self._weights(), time.perf_counter()
         with use_weights(self._model, weights):
             found = exam.take(self._model, self._tokens)
         self.held_out_s += time.perf_counter() - start
-        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
+        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _drop_nonfinite(found[held_out.name]))
         if standing.step == stepped.step and held_out.keep == "best":
             keeper.write_best(weights, stepped.step)
         return replace(stepped, measures={**stepped.measures, **found})
 
-    def _ended(self, step: int) -> list[int]:
+    def _list_ended_epochs(self, step: int) -> list[int]:
         """The epochs whose weights are kept and that end with a step (from 1)."""
         return [epoch for epoch in self._args.epochs if self._sampler.end_of(epoch) == step]
 
@@ -481,7 +483,7 @@ class Trainer:
             value = record.get(self._watch.held_out.name)
             self._standing = update_best_checkpoint(self._watch.held_out, self._standing, record["step"], value)
 
-    def _over(self) -> str:
+    def _find_stop_reason(self) -> str:
         """Why training stops before its end: held-out measurements that do not become better, or the source's word."""
         patience = self._watch.held_out.patience if self._watch is not None else None
         if patience is not None and self._standing.since >= patience:
@@ -492,7 +494,7 @@ class Trainer:
         """The weights that answers are given with: what moves, or its average."""
         return self._average.values if self._average is not None else self._find_weights()
 
-    def _settle(self, keeper: CheckpointManager) -> None:
+    def _load_final_weights(self, keeper: CheckpointManager) -> None:
         """Give the model the weights that are to be saved."""
         weights = self._weights()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
@@ -535,7 +537,7 @@ class Trainer:
                 what, where=SourceLocation(field="resume_from"), hint="use the settings that it was made with"
             )
 
-    def _rehearse(self, say: Callable[[str], None]) -> None:
+    def _probe_memory(self, say: Callable[[str], None]) -> None:
         """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
         drawn, known, requested = False, self.rehearsed, (self._tokens, self._lanes.count)
         packs = self._source.largest(*requested)
@@ -572,7 +574,7 @@ class Trainer:
     def _size(self) -> int:
         return count_tensor_bytes(self._state().tensors)
 
-    def _unmoved(self) -> list[str]:
+    def _list_unchanged_parameters(self) -> list[str]:
         now = self._updater.fingerprints() if self._parts is None else self._parts.fingerprints()
         still = [name for name, before in self._begun.items() if now[name] == before]
         if len(still) == len(now):
@@ -591,5 +593,5 @@ def _named(losses: Mapping[str, float]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def _finite(value: Any) -> Any:
+def _drop_nonfinite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
