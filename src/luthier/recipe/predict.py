@@ -125,9 +125,9 @@ class RowPromptSettings:
         return Example(id=f"{number:016x}", origin=origin, kind="chat", messages=messages)
 
     def _turns(self, row: Row, location: SourceLocation) -> tuple[Message, ...]:
-        from luthier.data.columns.cells import UnusableRowError
         from luthier.data.columns.mapping import ColumnTemplate
         from luthier.data.columns.turns import cell_to_turns, parse_conversation_cell
+        from luthier.data.row import UnusableRowError
 
         try:
             if isinstance(row, str):

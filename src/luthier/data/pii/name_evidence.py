@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
-from luthier.data.pii.pseudonyms import known_names
+from luthier.data.pii.redaction import known_names
 from luthier.data.row import Row
 
 NamePosition = Literal["greeting", "signature", "introduction", "title"]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from luthier.data.pii.remembered import PiiFindingsCache
+from luthier.data.pii.findings_cache import PiiFindingsCache
 from luthier.pii.keeper import HmacKey
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import PiiSpan
@@ -84,7 +84,7 @@ def test_a_place_that_the_disk_has_changed_is_no_other_name(tmp_path: Path) -> N
 def test_where_nothing_can_be_kept_it_is_found_all_the_same(
     tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("luthier.data.pii.remembered._BUSY_S", 0.0)
+    monkeypatch.setattr("luthier.data.pii.findings_cache._BUSY_S", 0.0)
     path = tmp_path / "names" / "names.db"
     if what == "no folder":
         path.parent.write_text("a file")

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.data.ops.pii import Pii
-from luthier.data.pii.name_signs import find_name_evidence, find_possible_names, rows_with_names
+from luthier.data.pii.name_evidence import find_name_evidence, find_possible_names, rows_with_names
 from luthier.data.row import Row
 from luthier.data.suggest.profile import SourceProfile
 from luthier.data.suggest.trial import mask_pii

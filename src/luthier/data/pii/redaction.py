@@ -1,11 +1,4 @@
-"""Stand-ins of the same kind: the same value gets the same one, and none can belong to anybody.
-
-Names are drawn from Faker's lists of a locale, part by part, so that `Ann Lee`, `Ms Lee` and `ann.lee@…` stay one
-person. Numbers keep their dress and get digits that fail the checksum or lie in a range that is never given out:
-areas of 900 and more for social security, 555-01xx for phones of North America, 192.0.2.0/24, 2001:db8::/32, MACs of
-local administration, and mail at example.org (RFC 2606, 5737, 3849). So a stand-in is never a real person's number,
-and the final sweep does not take it for one.
-"""
+"""Redact personal data in rows: masks, and pseudonyms that stay the same for one value."""
 
 from __future__ import annotations
 
@@ -17,11 +10,32 @@ from importlib import import_module
 from itertools import accumulate
 from typing import Any
 
-from luthier.data.pii.shown import canonical_pii_value
 from luthier.pii import words
 from luthier.pii.detect import find_pii
 from luthier.pii.keeper import HmacKey
+from luthier.pii.patterns import to_ascii_digits
 from luthier.pii.span import HIGH_RISK, PiiKind, PiiSpan
+
+NUMBERS: tuple[PiiKind, ...] = ("phone", "card", "iban", "ssn", "national_id")
+_KEPT_BY_MASK = 4
+
+
+def canonical_pii_value(found: PiiSpan) -> str:
+    """The value without its dress, so that `0170 / 123` and `0170123` have one tag."""
+    if found.kind in NUMBERS:
+        return re.sub(r"[^0-9A-Za-z+]", "", to_ascii_digits(found.text)).upper()
+    if found.kind in ("email", "mac", "person", "organisation", "address"):
+        return " ".join(found.text.casefold().split())
+    return found.text
+
+
+def mask_pii_value(found: PiiSpan) -> str:
+    """Stars for all letters and digits, but the last four of numbers."""
+    indices = [index for index, char in enumerate(found.text) if char.isalnum()]
+    kept = _KEPT_BY_MASK if found.kind in NUMBERS and len(indices) > 2 * _KEPT_BY_MASK else 0
+    starred = set(indices[: len(indices) - kept])
+    return "".join("*" if index in starred else char for index, char in enumerate(found.text))
+
 
 LOCALES = {
     "en": "en_US", "de": "de_DE", "fr": "fr_FR", "es": "es_ES", "it": "it_IT", "nl": "nl_NL", "pt": "pt_BR",

@@ -1,4 +1,4 @@
-"""Files for a provider of fine-tuning: rows in its form and within its rules, and beside them what they cannot hold."""
+"""Exporters of JSONL for fine-tuning providers, checked against the rules of each."""
 
 from __future__ import annotations
 
@@ -8,7 +8,16 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from luthier.chat.openai_examples import ReadBytes, get_rejected_answer
-from luthier.chat.provider_rules import ProviderRules, format_provider_example
+from luthier.chat.provider_rules import (
+    AZURE,
+    BEDROCK,
+    FIREWORKS,
+    OPENAI,
+    TOGETHER,
+    VERTEX,
+    ProviderRules,
+    format_provider_example,
+)
 from luthier.core.errors import DataError, SourceLocation
 from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, write_lines
 from luthier.data.row import MESSAGES
@@ -94,3 +103,73 @@ def list_row_index(data: ExportDataset, split: str) -> Iterator[dict[str, Any]]:
     """What another form does not hold of each row: its number, `id`, `origin` and `meta`."""
     for number, line in enumerate(data.lines(split), start=1):
         yield {"line": number, **{name: line[name] for name in ("id", "origin", "meta")}}
+
+
+class OpenaiExporter(PreferenceProviderExporter):
+    """OpenAI fine-tuning JSONL, checked against OpenAI's rules; beside each file an index with what it cannot hold.
+
+    `SPLIT.jsonl` holds `messages` (and `tools`), or `input`, `preferred_output` and `non_preferred_output`; line by
+    line beside it, `SPLIT.index.jsonl` keeps `id`, `origin` and `meta`. Reasoning is left out.
+    """
+
+    kind: Literal["openai"] = "openai"
+
+    @property
+    def rules(self) -> ProviderRules:
+        """What OpenAI takes."""
+        return OPENAI
+
+
+class AzureExporter(PreferenceProviderExporter):
+    """Azure OpenAI fine-tuning JSONL, in OpenAI's form; beside each file an index with what it cannot hold."""
+
+    kind: Literal["azure"] = "azure"
+
+    @property
+    def rules(self) -> ProviderRules:
+        """What Azure OpenAI takes."""
+        return AZURE
+
+
+class BedrockExporter(ProviderExporter):
+    """Amazon Bedrock conversation JSONL (`bedrock-conversation-2024`), by the rules for Nova; an index beside it."""
+
+    kind: Literal["bedrock"] = "bedrock"
+
+    @property
+    def rules(self) -> ProviderRules:
+        """What Amazon Bedrock takes."""
+        return BEDROCK
+
+
+class FireworksExporter(PreferenceProviderExporter):
+    """Fireworks fine-tuning JSONL, in OpenAI's form and within Fireworks' rules; beside each file an index."""
+
+    kind: Literal["fireworks"] = "fireworks"
+
+    @property
+    def rules(self) -> ProviderRules:
+        """What Fireworks takes."""
+        return FIREWORKS
+
+
+class TogetherExporter(PreferenceProviderExporter):
+    """Together fine-tuning JSONL, in OpenAI's form and within Together's rules; beside each file an index."""
+
+    kind: Literal["together"] = "together"
+
+    @property
+    def rules(self) -> ProviderRules:
+        """What Together takes."""
+        return TOGETHER
+
+
+class VertexExporter(ProviderExporter):
+    """Vertex AI's JSONL for the supervised tuning of Gemini (`contents`); beside each file an index."""
+
+    kind: Literal["vertex"] = "vertex"
+
+    @property
+    def rules(self) -> ProviderRules:
+        """What Vertex AI takes."""
+        return VERTEX

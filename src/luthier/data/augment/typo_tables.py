@@ -1,12 +1,36 @@
-"""What scanners and recognisers of speech take for each other: small tables, written for Luthier.
-
-`OCR` holds shapes that lie close in common typefaces at low resolution. `SOUNDS` holds English words of one sound; the
-CMU Pronouncing Dictionary gives the words of each set at least one pronunciation in common (a test holds it to that).
-"""
+"""Tables of typical errors: neighboring keys, OCR confusions, words that sound alike."""
 
 from __future__ import annotations
 
 from functools import cache
+from math import hypot
+from typing import Literal
+
+Layout = Literal["qwerty", "qwertz", "azerty"]
+ROWS: dict[Layout, tuple[str, str, str]] = {
+    "qwerty": ("qwertyuiop", "asdfghjkl", "zxcvbnm"),
+    "qwertz": ("qwertzuiopü", "asdfghjklöä", "yxcvbnm"),
+    "azerty": ("azertyuiop", "qsdfghjklm", "wxcvbn"),
+}
+SHIFTS = (0.0, 0.25, 0.75)
+"""How far each row stands to the right."""
+REACH = 1.3
+
+
+@cache
+def neighbor_keys(layout: Layout) -> dict[str, str]:
+    """The letters around each letter, nearest first."""
+    coordinates = {
+        key: (SHIFTS[row] + column, float(row))
+        for row, keys in enumerate(ROWS[layout])
+        for column, key in enumerate(keys)
+    }
+    found: dict[str, str] = {}
+    for key, (x, y) in coordinates.items():
+        apart = {other: hypot(x - there[0], y - there[1]) for other, there in coordinates.items() if other != key}
+        found[key] = "".join(sorted((other for other in apart if apart[other] <= REACH), key=lambda o: (apart[o], o)))
+    return found
+
 
 OCR: dict[str, tuple[str, ...]] = {
     "rn": ("m",), "m": ("rn",), "cl": ("d",), "d": ("cl",), "vv": ("w",), "w": ("vv",), "nn": ("m",),

@@ -1,7 +1,8 @@
-"""Asking the step's model for rows: completions that are drawn, each with a seed of its own, and choices."""
+"""Draw completions from the step's language model, and strip what it wraps around an answer."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -42,3 +43,17 @@ def choose_options(
     """Which of several answers the model gives to each conversation; None where it names none of them."""
     chosen = lm.choose([ChoiceRequest(prompt=prompt, options=tuple(options)) for prompt in prompts])
     return [None if choice_response.index is None else options[choice_response.index] for choice_response in chosen]
+
+
+_QUOTES = {'"': '"', "'": "'", "“": "”", "„": "“", "«": "»", "`": "`"}
+_LEAD = re.compile(r"\A[^\n:]{0,80}:[ \t]*\n+(?=\S)")
+_BULLET = re.compile(r"\A(?:[-*•]|\d{1,2}[.)])[ \t]+")
+
+
+def strip_answer_wrapping(text: str) -> str:
+    """The answer without an announcing line (`Here it is:`), a bullet, or quotes around the whole."""
+    text = _LEAD.sub("", text.strip())
+    text = _BULLET.sub("", text).strip()
+    if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
+        text = text[1:-1].strip()
+    return text

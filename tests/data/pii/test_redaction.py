@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from luthier.data.pii.pseudonyms import LOCALES, PseudonymGenerator, _names
+from luthier.data.pii.redaction import LOCALES, PseudonymGenerator, _names
 from luthier.pii.detect import find_pii
 from luthier.pii.keeper import HmacKey
 from luthier.pii.span import HIGH_RISK, PiiSpan

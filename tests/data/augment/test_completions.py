@@ -9,7 +9,7 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact, Manifest, list_files
-from luthier.data.augment.ask import choose_options, draw_completions
+from luthier.data.augment.completions import choose_options, draw_completions
 from luthier.models.lm.cached import open_lm
 from luthier.models.lm.local import LocalLM
 from tests.augmenting import Bench

@@ -1,4 +1,4 @@
-"""Labelling functions weigh what they are worth."""
+"""Adjudicators that model the annotators: Dawid-Skene, and the label model of weak supervision."""
 
 from __future__ import annotations
 
@@ -12,6 +12,21 @@ from luthier.data.adjudicator import AdjudicationResult, Adjudicator, Votes
 
 if TYPE_CHECKING:
     from luthier.data.annotation.aggregate import Floats, VoteMatrix
+
+
+class DawidSkeneAdjudicator(Adjudicator):
+    """The likeliest label, when every annotator's mistakes are told from who agrees with whom (Dawid, Skene 1979)."""
+
+    kind: Literal["weighted"] = "weighted"
+    confidence: float = Field(default=0.5, ge=0.0, le=1.0)
+    """Items whose likeliest label is not more probable than this are left out."""
+
+    def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
+        """Estimate, and take the likeliest."""
+        from luthier.data.annotation.aggregate import dawid_skene
+        from luthier.data.annotation.confidence import decide_labels
+
+        return decide_labels(items, dawid_skene, self.confidence)
 
 
 class LabelModel(Adjudicator):
