@@ -470,7 +470,7 @@ class RemoteStore(Store):
     def _size(self, digest: str) -> int:
         return sum(self._sizes(digest).values())
 
-    def abandoned(self) -> list[str]:
+    def list_abandoned(self) -> list[str]:
         """Digests of sendings that were broken off more than a day ago: files without a manifest."""
         before, folders = time.time() - ABANDONED_S, self._folders()
         made = self._with_manifest(folders)

@@ -85,7 +85,7 @@ class SourceTree:
         return found
 
     @cached_property
-    def homes(self) -> dict[str, tuple[str, ...]]:
+    def role_modules(self) -> dict[str, tuple[str, ...]]:
         """The modules that hold the members of each role, by the name of the role's class."""
         found = {}
         for name in self.files:
@@ -122,7 +122,7 @@ class SourceTree:
             if len(inner) < len(members):
                 yield found["source"]
         for member in _MEMBERS.finditer(text):
-            yield from self.homes.get(member["role"], ())
+            yield from self.role_modules.get(member["role"], ())
 
     def closure(self, roots: Iterable[str]) -> frozenset[str]:
         """Some modules with all that they import, directly or not, as far as it can decide bytes."""

@@ -92,7 +92,7 @@ class ScratchBuffer(threading.local):
     def __init__(self) -> None:
         self._held: Tensor | None = None
 
-    def lend(self, rows: int, columns: int, like: Tensor) -> Tensor:
+    def get_buffer(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """(rows, columns) of `like`'s dtype and device; what the last borrower wrote is gone."""
         held = self._held
         if held is None or held.numel() < rows * columns or held.dtype != like.dtype or held.device != like.device:
@@ -186,12 +186,12 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
-        return layer.product(x, layer.write(layer.room.lend(layer.out_features, layer.in_features, x)))
+        return layer.product(x, layer.write(layer.room.get_buffer(layer.out_features, layer.in_features, x)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         layer = ctx.layer
-        return grads[0] @ layer.write(layer.room.lend(layer.out_features, layer.in_features, grads[0])), None
+        return grads[0] @ layer.write(layer.room.get_buffer(layer.out_features, layer.in_features, grads[0])), None
 
 
 class QuantizedLoraLinear(LoraLinear):  # type: ignore[misc]  # peft has no types
@@ -251,7 +251,7 @@ class _Joint(torch.autograd.Function):
 
 def _join_weights(layer: QuantizedLinear, up: Tensor, scale: float, like: Tensor) -> Tensor:
     """[W | s B] (out, in + rank), in the model's one buffer."""
-    room = layer.room.lend(layer.out_features, layer.in_features + up.shape[1], like)
+    room = layer.room.get_buffer(layer.out_features, layer.in_features + up.shape[1], like)
     layer.write(room[:, : layer.in_features])
     room[:, layer.in_features :] = up.detach() * scale
     return room

@@ -183,7 +183,7 @@ def build_optimizer_steps(
     found = []
     for number in range(sampler.steps):
         token_rows = [row for index in sampler.get_batch_indices(number) for row in row_groups[index]]
-        rows = objective.prepared(token_rows, partial(_refuse_asking, objective))
+        rows = objective.prepare_rows(token_rows, partial(_refuse_asking, objective))
         read = build_packs(rows, how.max_tokens_per_microbatch)
         found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return found

@@ -29,7 +29,6 @@ from pydantic import TypeAdapter, ValidationError
 from luthier.auto.search.paths import (
     OF,
     SettingChange,
-    change_part,
     check_value,
     describe_refusal,
     get_owner,
@@ -37,6 +36,7 @@ from luthier.auto.search.paths import (
     locate_setting,
     read_setting,
     refuse_path,
+    replace_component,
     write_setting,
 )
 from luthier.core.component import Component
@@ -165,7 +165,9 @@ class SearchSpace:
         unused = frozenset(name for name in base.model_fields_set if not self._is_used(kind, name))
         try:
             changed = {
-                name: change_part(self._step(name, self.of), tree.inner, without=unused if name == OF else frozenset())
+                name: replace_component(
+                    self._step(name, self.of), tree.inner, without=unused if name == OF else frozenset()
+                )
                 for name, tree in trees.items()
             }
         except ValidationError as error:
@@ -214,7 +216,7 @@ class SearchSpace:
                 waiting.append(upstream)
                 if isinstance(upstream, Prepare) and excluded not in upstream.ops:
                     change = {"ops": SettingChange([(*upstream.ops, excluded)])}
-                    found[name] = change_part(upstream, change)
+                    found[name] = replace_component(upstream, change)
         return found
 
     @property
@@ -330,7 +332,7 @@ class SearchSpace:
                 _, inside = locate_setting(self.of, self.steps, known)
                 if isinstance(get_owner(step, inside, known), tuple) and not read_setting(step, inside, known):
                     change.add(inside, value=True)
-        whole: Step = change_part(step, change.inner) if change.inner else step
+        whole: Step = replace_component(step, change.inner) if change.inner else step
         read_setting(whole, segments, path)
         return get_owner(whole, segments, path)
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.artifacts.model_diff import TellingWord
+from luthier.artifacts.model_diff import IndicativeWord
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ def _generate_answers(
     return [response.text.strip() for response in lm.generate(questions)]
 
 
-def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> list[TellingWord]:
+def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> list[IndicativeWord]:
     """Words of prompts that go with changed answers, and of `written` answers that come in or go."""
     found = _prompt_words(answers)
     if written:
@@ -86,7 +86,7 @@ def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> lis
     return sorted(found, key=lambda word: (word.p_holm, word.p, word.word))
 
 
-def _prompt_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
+def _prompt_words(answers: Sequence[PairedAnswer]) -> list[IndicativeWord]:
     from scipy.stats import fisher_exact
 
     rows, changed = len(answers), sum(answer.changed for answer in answers)
@@ -104,7 +104,7 @@ def _prompt_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
     return _corrected("prompt", tested)
 
 
-def _answer_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
+def _answer_words(answers: Sequence[PairedAnswer]) -> list[IndicativeWord]:
     from luthier.metrics.paired import mcnemar
 
     came, went = Counter[str](), Counter[str]()
@@ -125,12 +125,12 @@ def _list_testable_words(counts: Counter[str], rows: int | None) -> list[tuple[s
     return sorted(enough, key=lambda entry: (-entry[1], entry[0]))[:MOST_WORDS]
 
 
-def _corrected(part: str, tested: Sequence[tuple[str, int, int, float, float]]) -> list[TellingWord]:
+def _corrected(part: str, tested: Sequence[tuple[str, int, int, float, float]]) -> list[IndicativeWord]:
     from luthier.metrics.paired import adjust_holm
 
     adjusted = adjust_holm([p for *_, p in tested])
     return [
-        TellingWord(
+        IndicativeWord(
             word=word, part=part, count=count, of=of, share=count / of, otherwise=otherwise, p=min(1.0, p), p_holm=holm
         )
         for (word, count, of, otherwise, p), holm in zip(tested, adjusted, strict=True)

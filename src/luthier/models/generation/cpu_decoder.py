@@ -121,7 +121,7 @@ class CompiledDecoder:
         layers = [self._layer(at, layer) for at, layer in enumerate(self._decoder.layers)]
         self._layers = (DecoderLayerStruct * len(layers))(*layers)
         self._last = self._norm(self._decoder.norm)
-        self._room = max(self._rows.rooms(layer) for layer in layers)
+        self._room = max(self._rows.count_scratch_floats(layer) for layer in layers)
         linears = [getattr(layer, name) for layer in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
         self._widest = max(linear.base.width for linear in linears)
         ranks = [pair.down.outs for linear in linears if linear.pairs for pair in linear.pairs[: len(self._adapters)]]

@@ -85,7 +85,7 @@ class LayerOpKernels:
         )
         return d_gate, d_up
 
-    def rotated(self, x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
         """(1, heads, T, d) states turned by (T, d) angles, or back again; each token's heads lie side by side."""
         _, heads, tokens, width = x.shape
         x = x if x.stride(-1) == 1 else x.contiguous()

@@ -290,7 +290,7 @@ class RowKernels:
         """A visit's (T, width) fp32 states through the layers, in their place."""
         self._do.layers(layers, c_int64(len(layers)), byref(visit), _get_pointer(states), _get_pointer(low))
 
-    def rooms(self, layer: DecoderLayerStruct) -> int:
+    def count_scratch_floats(self, layer: DecoderLayerStruct) -> int:
         """Floats that a layer needs for each row between its products."""
         return int(self._do.rooms(byref(layer)))
 

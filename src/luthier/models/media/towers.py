@@ -59,7 +59,7 @@ class MediaFeatures(NamedTuple):
         """All of them."""
         return (self.embeddings, *self.deep)
 
-    def detached(self, *, leaves: bool = False) -> MediaFeatures:
+    def detach_features(self, *, leaves: bool = False) -> MediaFeatures:
         """The same numbers without their history; as leaves, with gradients of their own."""
         first, *others = (value.detach().requires_grad_(leaves) for value in self.tensors)
         return MediaFeatures(first, tuple(others))
@@ -105,7 +105,7 @@ class MediaTowers:
             return step.leaf(key)
 
         def read() -> MediaFeatures:  # alone: its numbers depend on no neighbour
-            return self.run(model, [key])[0].detached()
+            return self.run(model, [key])[0].detach_features()
 
         with self._lock, torch.no_grad():
             modules = list(_tower_modules(model))
@@ -356,9 +356,9 @@ class StepMedia:
         """The features of a medium for the pack that is read now, which gathers their gradients."""
         pack = _PACK.get()
         if pack is None:
-            return self._features[key].detached()
+            return self._features[key].detach_features()
         if key not in pack.leaves:
-            pack.leaves[key] = self._features[key].detached(leaves=True)
+            pack.leaves[key] = self._features[key].detach_features(leaves=True)
         return pack.leaves[key]
 
     def gather(self, gradients: Mapping[int, tuple[Tensor | None, ...]]) -> None:

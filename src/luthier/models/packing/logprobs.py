@@ -194,7 +194,7 @@ def compute_top_tokens(model: torch.nn.Module, pack: Pack, count: int, *, below:
 
 
 @torch.no_grad()
-def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
+def compute_logprobs_and_top1(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
     """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)

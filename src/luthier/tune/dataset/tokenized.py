@@ -93,7 +93,9 @@ class TokenizedDataset:
         first, last = self._get_bounds(self._example_ends, number)
         return [self._read_row(row, self.keys[number], last - first) for row in range(first, last)]
 
-    def refer(self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str) -> None:
+    def add_reference_logprobs(
+        self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str
+    ) -> None:
         """Keep what a model finds of each learnt token of some examples, each named once, as `told["reference"]` of
         their rows.
 

@@ -176,7 +176,7 @@ class TrainingData:
         kinds = {"id": polars.String, **numbers}
         polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
 
-    def refer(self, model: Any, sampler: BatchSampler) -> None:
+    def add_reference_logprobs(self, model: Any, sampler: BatchSampler) -> None:
         """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
         from luthier.tune.dataset.tokenized import READ_TOGETHER
         from luthier.tune.training.reference_logprobs import compute_row_logprobs
@@ -190,9 +190,9 @@ class TrainingData:
         self._work.events.note(
             f"computing reference log-probabilities ({format_counted_noun(len(example_indices), 'row')})"
         )
-        self.dataset.refer(example_indices, read, digest_of([key, len(example_indices)]))
+        self.dataset.add_reference_logprobs(example_indices, read, digest_of([key, len(example_indices)]))
         if self._step.validation is not None:
-            self._validation_dataset.refer(range(len(self._validation_dataset)), read, key)
+            self._validation_dataset.add_reference_logprobs(range(len(self._validation_dataset)), read, key)
 
     @cached_property
     def _split(self) -> HeldOutSplit:

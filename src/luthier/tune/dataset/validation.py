@@ -59,7 +59,7 @@ class ValidationSettings(BaseModel):
     def _known(cls, value: object) -> object:
         return refuse_unknown_settings(cls, value)
 
-    def due(self, step: int, steps: int) -> bool:
+    def is_due(self, step: int, steps: int) -> bool:
         """Whether there is a measurement after a step (from 1)."""
         return step % self.count_steps_between(steps) == 0 or step == steps
 

@@ -116,7 +116,7 @@ class InfluenceStudy:
 
     def prepare(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
         """Rows as the loss reads them."""
-        return self.objective.prepared(rows, lambda some: [0.0] * len(some))
+        return self.objective.prepare_rows(rows, lambda some: [0.0] * len(some))
 
     def rows_of(self, numbers: Sequence[int]) -> list[TokenRow]:
         """The token rows of some training rows."""
@@ -168,7 +168,7 @@ class InfluenceStudy:
         from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
         start, tokens = self._start_model(), self.run.count_pack_tokens(self.material)
-        dataset.refer(range(len(dataset)), lambda rows: compute_row_logprobs(start, rows, tokens), key)
+        dataset.add_reference_logprobs(range(len(dataset)), lambda rows: compute_row_logprobs(start, rows, tokens), key)
 
     def _start_model(self) -> Any:
         """The model as it was before it learnt."""

@@ -113,7 +113,7 @@ class Kto(Objective):
             return f"name the column that says whether an answer was good (`label: …`; now {self.label!r}), or use sft"
         return None
 
-    def prepared(
+    def prepare_rows(
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The answers of the step, each told the drift."""

@@ -37,7 +37,7 @@ GREATEST_NOISE = 1e4
 
 
 @dataclass(frozen=True)
-class PrivacyLoss:
+class PrivacyLossDistribution:
     """The distribution of what one unit's presence gives away, in one direction."""
 
     start: int
@@ -53,7 +53,7 @@ class PrivacyLoss:
         points: NDArray[np.float64] = np.arange(self.start, self.start + len(self.mass), dtype=np.float64)
         return points * INTERVAL
 
-    def compose(self, times: int) -> PrivacyLoss:
+    def compose(self, times: int) -> PrivacyLossDistribution:
         """The distribution after so many equal steps."""
         if times == 1:
             return self
@@ -64,15 +64,15 @@ class PrivacyLoss:
         powers = np.fft.irfft(spectrum**times, size)
         mass = np.take(powers, np.arange(low - times * self.start, high + 1 - times * self.start), mode="wrap")
         infinite = -math.expm1(times * math.log1p(-self.infinite)) + TAIL_MASS
-        return PrivacyLoss(low, np.maximum(mass, 0.0), infinite)
+        return PrivacyLossDistribution(low, np.maximum(mass, 0.0), infinite)
 
-    def join(self, other: PrivacyLoss) -> PrivacyLoss:
+    def join(self, other: PrivacyLossDistribution) -> PrivacyLossDistribution:
         """The distribution after the steps of both."""
         from scipy.signal import fftconvolve
 
         mass = np.maximum(fftconvolve(self.mass, other.mass), 0.0)
         infinite = 1 - (1 - self.infinite) * (1 - other.infinite)
-        return PrivacyLoss(self.start + other.start, mass, infinite)._truncate()
+        return PrivacyLossDistribution(self.start + other.start, mass, infinite)._truncate()
 
     def delta(self, epsilon: float) -> float:
         """δ at a given ε: the hockey-stick divergence."""
@@ -112,7 +112,7 @@ class PrivacyLoss:
             raise RecipeError(what, where=SourceLocation(field="privacy"), hint="ask for a smaller epsilon")
         return low, high
 
-    def _truncate(self) -> PrivacyLoss:
+    def _truncate(self) -> PrivacyLossDistribution:
         """Without the ends that hold `TAIL_MASS`: the lower one moves up, the upper one counts as infinite."""
         from_below, from_above = np.cumsum(self.mass), np.cumsum(self.mass[::-1])[::-1]
         first = int(np.searchsorted(from_below, TAIL_MASS))
@@ -120,16 +120,16 @@ class PrivacyLoss:
         mass = self.mass[first:last].copy()
         mass[0] += from_below[first - 1] if first else 0.0
         beyond = float(from_above[last]) if last < len(self.mass) else 0.0
-        return PrivacyLoss(self.start + first, mass, self.infinite + beyond)
+        return PrivacyLossDistribution(self.start + first, mass, self.infinite + beyond)
 
 
 @dataclass(frozen=True)
 class PrivacyAccount:
     """What the steps so far give away of one unit, in both directions."""
 
-    removed: PrivacyLoss
+    removed: PrivacyLossDistribution
     """Seen from data with the unit."""
-    added: PrivacyLoss
+    added: PrivacyLossDistribution
     """Seen from data without it."""
 
     @classmethod
@@ -150,7 +150,7 @@ class PrivacyAccount:
         return max(self.removed.delta(epsilon), self.added.delta(epsilon))
 
 
-def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> PrivacyLoss:
+def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> PrivacyLossDistribution:
     """The privacy loss of one step, pessimistic on the grid.
 
     With the unit, the sum is N(1, σ²) when it is drawn and N(0, σ²) when not. The mass between two points of the grid
@@ -176,7 +176,7 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
     within = float(mass.sum())
     below = max(0.0, 1.0 - within)  # what lies below the grid moves up to its first point
     mass[0] += below
-    return PrivacyLoss(start, mass, _tail_probability(noise))
+    return PrivacyLossDistribution(start, mass, _tail_probability(noise))
 
 
 @lru_cache(maxsize=64)

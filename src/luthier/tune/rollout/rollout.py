@@ -74,15 +74,15 @@ class RolloutBatchSource(BatchSource):
         self._tokens, self._drawing = tokens, objective.rollout
         self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[TokenRow]]] | None = None
         self._watched = PolicyTrainingMonitor(objective, warn)
-        self._start = _copy_trainable_weights(rollout_sampler.model) if objective.refers else {}
+        self._start = _copy_trainable_weights(rollout_sampler.model) if objective.needs_initial_policy else {}
 
-    def begins(self, step: int) -> bool:
+    def can_resume_at(self, step: int) -> bool:
         """Whether answers are drawn for this step."""
         return step % self._drawing.steps_per_generation == 0
 
-    def hear(self, record: Mapping[str, Any]) -> str:
+    def record_step(self, record: Mapping[str, Any]) -> str:
         """Let the cost of divergence follow it, and say when training is to stop."""
-        return self._watched.hear(record)
+        return self._watched.record_step(record)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """The largest packs when every answer is as long as it may be."""
@@ -94,7 +94,7 @@ class RolloutBatchSource(BatchSource):
         """The judged answers of a step as rows; those that move nothing are counted and not read."""
         groups, rows = self._sample_step(step)
         measures = self._measures(groups, rows)
-        moving = self._objective.arranged(rows)
+        moving = self._objective.arrange_rows(rows)
         samples = self._samples(step) if is_sample_step(step, self._sampler.steps) else ()
         nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
         taken = [group.index for group in groups]
@@ -180,7 +180,7 @@ class RolloutBatchSource(BatchSource):
 
     def _told_of_start(self, rows: list[TokenRow]) -> list[TokenRow]:
         """The rows with how likely they were to the model as it began, where that is asked for."""
-        if not self._objective.refers:
+        if not self._objective.needs_initial_policy:
             return rows
         with use_weights(self._rollout_sampler.model, self._start):
             found = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
@@ -200,7 +200,7 @@ class RolloutBatchSource(BatchSource):
 
     def _add_token_shares(self, rows: list[TokenRow]) -> list[TokenRow]:
         """The rows with each token's part in a mean over all tokens that are read."""
-        read = sum(len(row.targets) for row in rows if self._objective.moves(row))
+        read = sum(len(row.targets) for row in rows if self._objective.has_gradient(row))
         share = self._objective.denominator(rows) / max(1, read)
         return [_add_token_values(row, SHARE, [share] * len(row.targets)) for row in rows]
 
@@ -233,7 +233,7 @@ class RolloutBatchSource(BatchSource):
         }
         if self._drawing.environment is not None:
             found["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
-        if self._objective.refers:
+        if self._objective.needs_initial_policy:
             found["kl"] = _mean(apart for row in rows for apart in _compute_log_ratios(row))
         return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
 
@@ -291,7 +291,7 @@ class _Longest:
             )
             for at in range(count)
         ]
-        return self._objective.arranged(rows)
+        return self._objective.arrange_rows(rows)
 
 
 def _copy_trainable_weights(model: Any) -> dict[str, torch.Tensor]:

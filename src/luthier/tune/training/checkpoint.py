@@ -84,7 +84,7 @@ class CheckpointManager:
         """Where the best weights are kept."""
         return self.path.with_name("best.safetensors")
 
-    def due(self, step: int, size: int) -> bool:
+    def is_due(self, step: int, size: int) -> bool:
         """Whether it is time to write a state of so many bytes."""
         if self.every is not None:
             return step % self.every == 0

@@ -41,7 +41,7 @@ class RankLost(SystemResourceError):
     """The rank, where it is known."""
 
 
-def lose_rank(rank: int | None, why: str) -> RankLost:
+def build_rank_lost_error(rank: int | None, why: str) -> RankLost:
     """The error about a rank of the group that is gone."""
     which = f"rank {rank}" if rank is not None else "a rank"
     error = RankLost(
@@ -207,7 +207,7 @@ class TorchRankGroup(RankGroup):
                 for rank, value in shared.items():
                     self._mailbox.receive(rank, value, wait_s)
         except MailboxLost as error:
-            raise lose_rank(error.args[0], "it has ended or does not answer") from None
+            raise build_rank_lost_error(error.args[0], "it has ended or does not answer") from None
         incoming = {rank: value for rank, value in incoming.items() if rank not in shared}
         outgoing = {rank: value for rank, value in outgoing.items() if not self._shares(value)}
         posted: list[tuple[int, Any]] = []
@@ -251,7 +251,7 @@ def _name_lost(rank: int | None) -> Iterator[None]:
         yield
     except RuntimeError as error:
         line = str(error).split("\n", 1)[0].rpartition("cc:")[2]
-        raise lose_rank(rank, line.split(". ", 1)[0].partition("] ")[2] or line) from error
+        raise build_rank_lost_error(rank, line.split(". ", 1)[0].partition("] ")[2] or line) from error
 
 
 def connect_job_ranks() -> TorchRankGroup:

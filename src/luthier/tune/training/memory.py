@@ -54,7 +54,7 @@ class MemoryPlan(NamedTuple):
 
 
 @dataclass
-class RehearsedMemory:
+class ProbedMemory:
     """Packs that fitted into memory, for trainings that follow one another over one model: what is no larger is not
     tried again."""
 

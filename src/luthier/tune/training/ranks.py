@@ -40,8 +40,8 @@ from luthier.tune.training.group import (
     RankLost,
     SingleRank,
     TorchRankGroup,
+    build_rank_lost_error,
     connect_job_ranks,
-    lose_rank,
 )
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
 from luthier.tune.training.pack_gradient import StepGradient
@@ -185,9 +185,9 @@ class LocalMembership:
             self._store.set(f"{generation}/ready/{self._number}", "1")
             members = json.loads(self._store.get(f"{generation}/members"))
         except RuntimeError as error:
-            raise lose_rank(0, "it answers no more") from error
+            raise build_rank_lost_error(0, "it answers no more") from error
         if self._number not in members:
-            raise lose_rank(0, "it goes on without this rank")
+            raise build_rank_lost_error(0, "it goes on without this rank")
         store = PrefixStore(f"{generation}/gloo", self._store)
         return TorchRankGroup(store, members.index(self._number) + 1, len(members) + 1, loopback=True)
 

@@ -33,7 +33,7 @@ from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, c
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.gradient_pull import GradientPull
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
-from luthier.tune.training.memory import AllocatorCacheTrimmer, RehearsedMemory, probe_memory
+from luthier.tune.training.memory import AllocatorCacheTrimmer, ProbedMemory, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
 from luthier.tune.training.pack_gradient import PackGradient, PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
@@ -212,7 +212,7 @@ class Trainer:
         self._since = 0
         self._why_over = ""
         self._kernels = get_kernel_names(model)
-        self.rehearsed: RehearsedMemory | None = None
+        self.rehearsed: ProbedMemory | None = None
         """What trainings over the same model before this one saw to fit into memory."""
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
@@ -262,7 +262,7 @@ class Trainer:
 
     def run(
         self,
-        keeper: CheckpointManager,
+        checkpoints: CheckpointManager,
         on_step: Callable[[StepMetrics], None],
         say: Callable[[str], None],
         trunk_states: TrunkStates | None = None,
@@ -273,7 +273,7 @@ class Trainer:
         `on_step` hears of each step. Returns the names of parameters that were to move and did not (experts that no
         token chose, say); when none moved at all, that is a `ModelError`.
         """
-        first_step = self._resume(keeper, say)
+        first_step = self._resume(checkpoints, say)
         with (
             enable_dropout(self._model, self._objective),
             nullcontext() if self._kernels else disable_kernels(),
@@ -283,7 +283,7 @@ class Trainer:
             if first_step < self._sampler.steps:
                 self._probe_memory(say)
             if trunk_states is not None and not first_step:
-                first_step = self._begin_on_trunk(trunk_states, keeper, say)
+                first_step = self._begin_on_trunk(trunk_states, checkpoints, say)
             if self._parts is not None:
                 self._parts.start(kernels=bool(self._kernels))
             for step in range(first_step, self._sampler.steps):
@@ -292,19 +292,19 @@ class Trainer:
                     say(f"stopped {self.stopped}")
                     break
                 if trunk_states is not None and step == self._trunk and trunk_states.wants(step):
-                    self._keep_trunk(trunk_states, keeper)
-                if step > first_step and self._source.begins(step) and keeper.due(step, self._size):
-                    keeper.write(self._state())
-                stepped = self._measured(self._step(step, keeper), keeper)
+                    self._keep_trunk(trunk_states, checkpoints)
+                if step > first_step and self._source.can_resume_at(step) and checkpoints.is_due(step, self._size):
+                    checkpoints.write(self._state())
+                stepped = self._measured(self._step(step, checkpoints), checkpoints)
                 for epoch in self._list_ended_epochs(stepped.step):
-                    keeper.write_epoch(self._weights(), epoch, stepped.step)
+                    checkpoints.write_epoch(self._weights(), epoch, stepped.step)
                 if stepped.step in self._args.states:
-                    keeper.write_kept(select_moments(self._find_state()), stepped.step)
+                    checkpoints.write_kept(select_moments(self._find_state()), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
         try:
             unmoved = self._list_unchanged_parameters()
-            self._load_final_weights(keeper)
+            self._load_final_weights(checkpoints)
         finally:
             if self._parts is not None:
                 self._parts.end()
@@ -318,7 +318,9 @@ class Trainer:
         args = self._args
         return count_trunk_steps(self._sampler.steps, args.schedule, args.warmup_steps, args.decay)
 
-    def _begin_on_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
+    def _begin_on_trunk(
+        self, trunk_states: TrunkStates, checkpoints: CheckpointManager, say: Callable[[str], None]
+    ) -> int:
         """Take up the latest kept state that this training would have come to itself; returns how many steps are
         done."""
         ways = (count_threads(), self._tokens, self._kernels, self._lane_count)
@@ -332,7 +334,7 @@ class Trainer:
         }
         self._take(training_state)
         if best:
-            keeper.write_best(best, self._standing.step)
+            checkpoints.write_best(best, self._standing.step)
         say(
             f"goes on after step {training_state.step}, where an earlier training that begins as this one "
             "left its trunk"
@@ -344,11 +346,11 @@ class Trainer:
         """How many packs of a step are read at once, where bytes follow from it."""
         return self._lanes.count if self._parts is None else 1
 
-    def _keep_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager) -> None:
+    def _keep_trunk(self, trunk_states: TrunkStates, checkpoints: CheckpointManager) -> None:
         """Keep the state now, with the best weights so far where these may be saved in the end."""
         state = self._state()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
-            step, best = keeper.read_best() or (0, {})
+            step, best = checkpoints.read_best() or (0, {})
             if step != self._standing.step:  # a killed process had gone further, and its best ones took their place
                 return
             state = state._replace(tensors={**state.tensors, **{f"{_BEST}{name}": v for name, v in best.items()}})
@@ -385,7 +387,7 @@ class Trainer:
                 found.append(read._replace(gradients=[], media={}))
         return found
 
-    def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
+    def _step(self, step: int, checkpoints: CheckpointManager) -> StepMetrics:
         """One optimizer step over all of its rows."""
         training_batch = self._source.draw(step)
         rows = training_batch.rows
@@ -397,7 +399,7 @@ class Trainer:
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:
             skipped = f"{skipped}, on examples {_named(examples)}"
-            self._give_up_or_skip(step, skipped, keeper)
+            self._give_up_or_skip(step, skipped, checkpoints)
         elif not training_batch.nothing:
             self._update(rate, norm)
             if self._average is not None:
@@ -432,7 +434,7 @@ class Trainer:
         """Everything of the optimizer that a resumed run needs, from all ranks."""
         return self._updater.state() if self._parts is None else self._parts.state()
 
-    def _give_up_or_skip(self, step: int, what: str, keeper: CheckpointManager) -> None:
+    def _give_up_or_skip(self, step: int, what: str, checkpoints: CheckpointManager) -> None:
         """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
         if self._parts is not None:
             self._parts.drop()
@@ -441,20 +443,20 @@ class Trainer:
         often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
         if self._args.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
             return
-        keeper.write(self._state())
-        keeper.wait()
+        checkpoints.write(self._state())
+        checkpoints.wait()
         raise ModelError(
             f"training diverged at step {step + 1}: {what}",
-            where=SourceLocation(file=str(keeper.path)),
+            where=SourceLocation(file=str(checkpoints.path)),
             hint="lower learning_rate or set max_grad_norm; the state before this step is kept: "
-            f"`resume_from: {keeper.path}` goes on from it",
+            f"`resume_from: {checkpoints.path}` goes on from it",
         )
 
-    def _measured(self, stepped: StepMetrics, keeper: CheckpointManager) -> StepMetrics:
+    def _measured(self, stepped: StepMetrics, checkpoints: CheckpointManager) -> StepMetrics:
         """The step with what was measured after it on held-out rows, when that is due."""
         if self._watch is None:
             return stepped
-        if not self._watch.held_out.due(stepped.step, self._sampler.steps) and not self._list_ended_epochs(
+        if not self._watch.held_out.is_due(stepped.step, self._sampler.steps) and not self._list_ended_epochs(
             stepped.step
         ):
             return stepped
@@ -465,7 +467,7 @@ class Trainer:
         self.held_out_s += time.perf_counter() - start
         standing = update_best_checkpoint(held_out, self._standing, stepped.step, _drop_nonfinite(found[held_out.name]))
         if standing.step == stepped.step and held_out.keep == "best":
-            keeper.write_best(weights, stepped.step)
+            checkpoints.write_best(weights, stepped.step)
         return replace(stepped, measures={**stepped.measures, **found})
 
     def _list_ended_epochs(self, step: int) -> list[int]:
@@ -476,7 +478,7 @@ class Trainer:
         """Take a step's line into the log, and what later steps need to know of it."""
         self._log.append(line)
         record = json.loads(line)
-        self._why_over = self._source.hear(record)
+        self._why_over = self._source.record_step(record)
         if not record.get("skipped"):
             self._losses.append(record["loss"])
         if self._watch is not None and len(self._log) > self._since:
@@ -494,19 +496,19 @@ class Trainer:
         """The weights that answers are given with: what moves, or its average."""
         return self._average.values if self._average is not None else self._find_weights()
 
-    def _load_final_weights(self, keeper: CheckpointManager) -> None:
+    def _load_final_weights(self, checkpoints: CheckpointManager) -> None:
         """Give the model the weights that are to be saved."""
         weights = self._weights()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
-            found = keeper.read_best()
+            found = checkpoints.read_best()
             assert found is not None, "best weights reach the disk before any state that knows of them"
             weights = found[1]
         set_weights(self._model, weights)
-        keeper.wait()
+        checkpoints.wait()
 
-    def _resume(self, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
+    def _resume(self, checkpoints: CheckpointManager, say: Callable[[str], None]) -> int:
         """Take up the newest checkpoint, when there is one; returns how many steps are done."""
-        if (training_state := keeper.read()) is None:
+        if (training_state := checkpoints.read()) is None:
             return 0
         self._check(training_state.tensors)
         if training_state.kernels and training_state.kernels != self._kernels:
