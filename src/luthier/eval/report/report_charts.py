@@ -6,13 +6,11 @@ from collections.abc import Callable, Sequence
 
 from luthier.artifacts.findings import LEARNING_CURVE, MEASURED, Finding
 from luthier.artifacts.model_diff import ModelDiff
-from luthier.eval.report import search_pictures, wording
-from luthier.eval.report.charts.bars import Bar, draw_bar_chart
-from luthier.eval.report.charts.curve import draw_training_curves
-from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
+from luthier.eval.report import formatting, search_charts
+from luthier.eval.report.charts.bars import Bar, FlowBranch, draw_bar_chart, draw_flow_chart
+from luthier.eval.report.charts.classification import draw_confusion_heatmap, draw_reliability_diagram
+from luthier.eval.report.charts.curves import CurvePoint, draw_learning_curve, draw_training_curves
 from luthier.eval.report.charts.forest import ForestFrame, ForestRow, Mark, draw_forest_plot
-from luthier.eval.report.charts.learning import CurvePoint, draw_learning_curve
-from luthier.eval.report.charts.squares import draw_confusion_heatmap, draw_reliability_diagram
 from luthier.eval.report.facts.data import DataFacts
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import (
@@ -27,7 +25,7 @@ from luthier.eval.report.facts.models import (
 from luthier.eval.report.facts.report import CostFact
 from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.wording import classify_comparison
+from luthier.eval.report.formatting import classify_comparison
 
 WIDE, NARROW = 800, 372
 MOST_LINES = 25
@@ -109,7 +107,7 @@ class ReportCharts:
             Bar(
                 each.label,
                 tuple(each.rows.get(split, 0) for split in facts.splits),
-                " + ".join(wording.format_thousands(each.rows.get(split, 0)) for split in facts.splits),
+                " + ".join(formatting.format_thousands(each.rows.get(split, 0)) for split in facts.splits),
             )
             for each in sorted(facts.labels, key=lambda each: (-sum(each.rows.values()), each.label))[:MOST_LINES]
         ]
@@ -141,23 +139,23 @@ class ReportCharts:
 
     def search_rungs(self, facts: SearchFacts) -> str:
         """How far each trial of a search came."""
-        return self._pair(search_pictures.rung_picture(facts))
+        return self._pair(search_charts.rung_picture(facts))
 
     def search_differences(self, facts: SearchFacts) -> str:
         """The finalists of a search minus the settings that it began with."""
-        return self._pair(search_pictures.difference_picture(facts))
+        return self._pair(search_charts.difference_picture(facts))
 
     def search_fronts(self, facts: SearchFacts) -> list[str]:
         """The finalists of a search by two aims each."""
-        return [self._pair(draw) for draw in search_pictures.front_pictures(facts)]
+        return [self._pair(draw) for draw in search_charts.front_pictures(facts)]
 
     def search_importance(self, facts: SearchFacts) -> str:
         """How much each setting of a search matters."""
-        return self._pair(search_pictures.importance_picture(facts))
+        return self._pair(search_charts.importance_picture(facts))
 
     def search_spent(self, facts: SearchFacts) -> str:
         """What a search spent."""
-        return self._pair(search_pictures.spent_picture(facts))
+        return self._pair(search_charts.spent_picture(facts))
 
     def learning(self, finding: Finding) -> str:
         """The metric by training rows, where a finding has such a table; else nothing."""
@@ -237,7 +235,7 @@ def _metric_picture(facts: EvaluationFacts, metric: str) -> Callable[[int, str],
     lines = [_score_line(model, model.metrics[metric], metric) for model in facts.models if metric in model.metrics]
     summary = "; ".join(f"{line.label} {line.value_text}" for line in lines)
     better = " (lower is better)" if metric in LOWER_IS_BETTER else ""
-    frame = ForestFrame(f"{wording.get_metric_title(metric)}{better}", f"{summary}.", span=_span(lines, metric))
+    frame = ForestFrame(f"{formatting.get_metric_title(metric)}{better}", f"{summary}.", span=_span(lines, metric))
     return _forest(lines, frame)
 
 
@@ -250,8 +248,8 @@ def _measure_picture(facts: EvaluationFacts, measure: str) -> Callable[[int, str
 def _score_line(model: ModelFacts, score: ScoreFact, metric: str) -> ForestRow:
     mark: Mark = {"tuned": "tuned", "base": "base"}.get(model.role, "plain")  # type: ignore[assignment]  # keys are literals
     return ForestRow(
-        wording.capitalize_title(model.title),
-        wording.format_score_interval(score, metric),
+        formatting.capitalize_title(model.title),
+        formatting.format_score_interval(score, metric),
         score.value,
         score.low,
         score.high,
@@ -265,25 +263,25 @@ def _span(lines: Sequence[ForestRow], metric: str) -> tuple[float, float] | None
     if not ends or min(ends) < 0:
         return None
     top = max(ends)
-    to_one = metric not in wording.HUNDRED and metric not in wording.OPEN
+    to_one = metric not in formatting.HUNDRED and metric not in formatting.OPEN
     return (0, 1) if to_one and top > 0.4 else (0, top * 1.12 or 1)
 
 
 def _scale_of(each: ComparisonFact) -> tuple[bool, bool, bool]:
     """To 100, without end, lower is better: a task's scores are told by what stands behind its name."""
     last = each.metric.rpartition(".")[2].removeprefix("word_").removeprefix("byte_")
-    return each.metric in wording.HUNDRED, last in wording.OPEN, each.lower
+    return each.metric in formatting.HUNDRED, last in formatting.OPEN, each.lower
 
 
 def _difference_picture(facts: EvaluationFacts, group: Sequence[ComparisonFact]) -> Callable[[int, str], str]:
     lines: list[ForestRow] = []
     for metric in dict.fromkeys(each.metric for each in group):
-        lines.append(ForestRow(wording.get_metric_title(metric), "", None, mark="head"))
+        lines.append(ForestRow(formatting.get_metric_title(metric), "", None, mark="head"))
         lines += [_difference_line(facts, each) for each in group if each.metric == metric]
     lower = group[0].lower
     under = "← better · worse →" if lower else "← worse · better →"
     summary = "; ".join(
-        f"{wording.get_metric_title(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
+        f"{formatting.get_metric_title(each.metric)}, {_minus(facts, each, 'minus')}: {_difference_said(each)}"
         for each in group
     )
     frame = ForestFrame("Differences on the same rows", f"{summary}.", zero=True, under=under)
@@ -306,11 +304,13 @@ def _difference_line(facts: EvaluationFacts, each: ComparisonFact) -> ForestRow:
 
 
 def _minus(facts: EvaluationFacts, each: ComparisonFact, sign: str = "−") -> str:
-    return f"{wording.capitalize_title(facts.title(each.a))} {sign} {wording.capitalize_title(facts.title(each.b))}"
+    return (
+        f"{formatting.capitalize_title(facts.title(each.a))} {sign} {formatting.capitalize_title(facts.title(each.b))}"
+    )
 
 
 def _difference_said(each: ComparisonFact) -> str:
-    return wording.format_difference(each.difference, each.low, each.high, each.metric)
+    return formatting.format_difference(each.difference, each.low, each.high, each.metric)
 
 
 def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
@@ -323,7 +323,7 @@ def _class_lines(facts: EvaluationFacts) -> list[ForestRow]:
     return [
         ForestRow(
             each.label,
-            wording.format_score_interval(each.f1),
+            formatting.format_score_interval(each.f1),
             each.f1.value,
             each.f1.low,
             each.f1.high,
@@ -346,8 +346,8 @@ def _slice_lines(facts: EvaluationFacts, parts: Sequence[SliceFact]) -> list[For
         slice_facts, base_scores = [part for part in parts if part.model == parts[0].model], {}
     return [
         ForestRow(
-            f"{part.value} ({wording.format_thousands(part.rows)} rows)",
-            wording.format_score_interval(part.score, part.metric),
+            f"{part.value} ({formatting.format_thousands(part.rows)} rows)",
+            formatting.format_score_interval(part.score, part.metric),
             part.score.value,
             part.score.low,
             part.score.high,
@@ -360,7 +360,7 @@ def _slice_lines(facts: EvaluationFacts, parts: Sequence[SliceFact]) -> list[For
 
 def _slice_span(facts: EvaluationFacts) -> tuple[float, float] | None:
     metrics = {part.metric for part in facts.slices}
-    return None if metrics & (wording.HUNDRED | wording.OPEN | {"mcc"}) else (0, 1)
+    return None if metrics & (formatting.HUNDRED | formatting.OPEN | {"mcc"}) else (0, 1)
 
 
 def _reliability_picture(facts: EvaluationFacts, each: ReliabilityFacts) -> Callable[[int, str], str]:
@@ -377,7 +377,9 @@ def _reliability_picture(facts: EvaluationFacts, each: ReliabilityFacts) -> Call
 
 def _cost_said(cost: CostFact) -> str:
     if cost.predicted_seconds is None:
-        return wording.format_duration_words(cost.seconds)
+        return formatting.format_duration_words(cost.seconds)
     if cost.seconds is None:
-        return f"{wording.format_duration_words(cost.predicted_seconds)} predicted"
-    return f"{wording.format_duration_words(cost.seconds)} ({wording.format_duration_words(cost.predicted_seconds)})"
+        return f"{formatting.format_duration_words(cost.predicted_seconds)} predicted"
+    return (
+        f"{formatting.format_duration_words(cost.seconds)} ({formatting.format_duration_words(cost.predicted_seconds)})"
+    )

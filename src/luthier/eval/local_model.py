@@ -16,8 +16,8 @@ from luthier.chat.messages import Message, answer_of, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError, RecipeError
 from luthier.core.hashing import digest_of
+from luthier.eval.model import EvalModel
 from luthier.eval.task import FIRST, SECOND, AnswerPair, HeldOutTask, Reply, build_answer_pair, group_by_conversation
-from luthier.eval.voice import EvalModel
 from luthier.models.lm.base import (
     DIGITS,
     ChoiceRequest,
@@ -41,7 +41,7 @@ CHUNK = 32
 """Rows asked together."""
 CHOOSING = 64
 """The same of rows for which a label is chosen: quickly answered, and the quicker the more stand side by side."""
-_CODE = ("luthier.eval.ask", "luthier.eval.voice")
+_CODE = ("luthier.eval.local_model", "luthier.eval.model")
 
 
 @dataclass(frozen=True, kw_only=True)

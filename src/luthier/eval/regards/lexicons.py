@@ -1,4 +1,4 @@
-"""The valence of a text's words, by a list."""
+"""Regard scorers that read lists of words: swear words, and words with a valence."""
 
 from __future__ import annotations
 
@@ -7,13 +7,33 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from math import sqrt
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
 from luthier.eval.probe import read_probe_table
 from luthier.eval.regard import RegardScorer
+
+
+class SwearWordRegardScorer(RegardScorer):
+    """-1 for a text with a word on a list of swear words (the package `badwords-py`, extra `toxicity`), else 0.
+
+    No classifier of toxicity comes with Luthier, since none stands on a package index; a list finds an insult and the
+    report of one alike, and misses what is said politely.
+    """
+
+    kind: Literal["swearing"] = "swearing"
+    libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
+    languages: tuple[str, ...] = ("en",)
+    """Languages whose lists are used."""
+
+    def score(self, texts: Sequence[str], recipe_dir: Path) -> list[float]:
+        """Whether each text has such a word."""
+        from luthier.lang.lexicons import count_swear_words
+
+        return [-1.0 if count else 0.0 for count in count_swear_words(texts, self.languages)]
+
 
 _WORD = re.compile(r"[^\W\d_]+(?:[-'][^\W\d_]+)*")
 _NOT = frozenset({"not", "no", "never", "neither", "nor", "without", "hardly", "isn't", "wasn't", "don't", "doesn't"})
@@ -56,7 +76,7 @@ def _score(text: str, known: Mapping[str, float]) -> float:
 
 @cache
 def _own() -> Mapping[str, float]:
-    cells = [cell.split() for line in read_probe_table("regards/valence") for cell in line.split("|")]
+    cells = [cell.split() for line in read_probe_table("tables/valence") for cell in line.split("|")]
     return {word: float(valence) for word, valence in cells}
 
 

@@ -13,7 +13,7 @@ from luthier.chat.messages import Media, Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.hashing import digest_of
-from luthier.eval.ask import LocalEvalModel
+from luthier.eval.local_model import LocalEvalModel
 from luthier.eval.report.facts.models import BLIND
 from luthier.eval.task import HeldOutTask, Reply
 

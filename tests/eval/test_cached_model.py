@@ -13,13 +13,13 @@ from luthier.chat.messages import Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.eval import ask
-from luthier.eval import respondent as module
-from luthier.eval.ask import InferenceSettings, LocalEvalModel, open_answer_cache
+from luthier.eval import cached_model as module
+from luthier.eval import local_model
 from luthier.eval.baseline import Baseline
-from luthier.eval.respondent import CachedEvalModel
+from luthier.eval.cached_model import CachedEvalModel
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel, open_answer_cache
+from luthier.eval.model import EvalModel, TrainedBaseline
 from luthier.eval.task import read_held_out_task
-from luthier.eval.voice import EvalModel, TrainedBaseline
 from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response
 from luthier.models.lm.local import LocalLM
 
@@ -33,7 +33,7 @@ def model(base: Artifact) -> LocalEvalModel:
 
 
 @pytest.fixture
-def respondent(model: LocalEvalModel, labels: Artifact, tmp_path: Path) -> CachedEvalModel:
+def cached_model(model: LocalEvalModel, labels: Artifact, tmp_path: Path) -> CachedEvalModel:
     return of(model, labels, tmp_path)
 
 
@@ -44,16 +44,16 @@ def of(voice: EvalModel, data: Artifact, folder: Path, heard: list[RunEvent] | N
     )
 
 
-def test_answers_are_scored_after_a_conversation(respondent: CachedEvalModel) -> None:
-    one, other = respondent.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
+def test_answers_are_scored_after_a_conversation(cached_model: CachedEvalModel) -> None:
+    one, other = model.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
     assert [len(one), len(other)] == [2, 3]
     assert all((told.logprob or 0) < 0 and (told.tokens or 0) > 0 for told in (*one, *other))
-    ((no, yes),) = respondent.loglikelihoods([(ASKED[0], ("no", "yes"))])
+    ((no, yes),) = model.loglikelihoods([(ASKED[0], ("no", "yes"))])
     assert [yes.logprob, no.logprob] == pytest.approx([told.logprob for told in one], abs=1e-4)
 
 
 def test_finished_chunks_are_not_asked_again(
-    respondent: CachedEvalModel, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    cached_model: CachedEvalModel, labels: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(module.TOGETHER, GenerateRequest, 2)
     sizes: list[int] = []
@@ -67,10 +67,10 @@ def test_finished_chunks_are_not_asked_again(
 
     monkeypatch.setattr(LocalLM, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
-        respondent.generate(ASKED, 3)
-    found = respondent.generate(ASKED, 3)
+        model.generate(ASKED, 3)
+    found = model.generate(ASKED, 3)
     assert sizes == [2, 2, 1, 1]
-    assert of(respondent.voice, labels, tmp_path).generate(ASKED, 3) == found
+    assert of(model.voice, labels, tmp_path).generate(ASKED, 3) == found
     assert len(sizes) == 4
 
 
@@ -96,13 +96,13 @@ def test_a_killed_asking_goes_on(labels: Artifact, tmp_path: Path, monkeypatch: 
     assert (heard[-1].done, heard[-1].total, heard[-1].unit) == (18, 18, "riddles")
 
 
-def test_rows_that_are_not_held_out_are_answered_alike(respondent: CachedEvalModel) -> None:
+def test_rows_that_are_not_held_out_are_answered_alike(cached_model: CachedEvalModel) -> None:
     rows = label_examples(12)
-    replies = respondent.answer(rows)
+    replies = model.answer(rows)
     assert [reply.prediction for reply in replies] == [
-        reply.prediction for reply in respondent.voice.answer(rows, respondent.task)
+        reply.prediction for reply in model.voice.answer(rows, model.task)
     ]
-    assert ask.CHUNK == 32
+    assert local_model.CHUNK == 32
 
 
 def test_a_baseline_answers_and_does_nothing_else(labels: Artifact, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import junitparser
 import pytest
 
 from luthier.core.errors import SourceLocation
+from luthier.eval.report.ci import render_github_annotations, render_junit_xml
 from luthier.eval.report.facts.report import GateFacts, ReportFacts, RuleFacts
-from luthier.eval.report.verdicts import render_github_annotations, render_junit_xml
 from tests.eval.report import example
 
 

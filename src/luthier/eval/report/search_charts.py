@@ -7,7 +7,7 @@ from typing import Any
 
 from luthier.artifacts.search import BRANCH, AimRecord, FinalistRecord
 from luthier.core.hashing import canonical_json
-from luthier.eval.report import wording
+from luthier.eval.report import formatting
 from luthier.eval.report.charts.bars import Bar, draw_bar_chart
 from luthier.eval.report.charts.forest import ForestFrame, ForestRow, Mark, draw_forest_plot
 from luthier.eval.report.charts.search import (
@@ -42,13 +42,13 @@ def rung_picture(facts: SearchFacts) -> Draw:
     shown = sorted(values, key=lambda trial: (trial not in _marked(facts), -values[trial][-1][0], trial))[:MOST_LINES]
     lines = [TrialLine(f"trial {trial}", tuple(values[trial]), _kind(facts, trial)) for trial in shown]
     columns = [
-        RungColumn(describe_share(rung.share), f"{wording.format_thousands(rung.trials)} tried") for rung in rungs
+        RungColumn(describe_share(rung.share), f"{formatting.format_thousands(rung.trials)} tried") for rung in rungs
     ]
     summary = [
         f"at {describe_share(rung.share)} of the training, {rung.trials} trials, {rung.promoted} of them promoted"
         for rung in rungs
     ]
-    metric = wording.get_metric_title(facts.record.metric)
+    metric = formatting.get_metric_title(facts.record.metric)
     title = f"{metric} on the validation rows, by rung"
     desc = f"{'; '.join(summary)}."
     return lambda width, name: draw_rung_chart(lines, columns, width=width, name=name, title=title, desc=desc)
@@ -64,7 +64,9 @@ def importance_picture(facts: SearchFacts) -> Draw:
     """How much each setting matters in its branch."""
     rows = [
         Bar(
-            _setting(fact.branch, fact.setting), (round(fact.share * SCALED),), wording.format_percentage(fact.share, 1)
+            _setting(fact.branch, fact.setting),
+            (round(fact.share * SCALED),),
+            formatting.format_percentage(fact.share, 1),
         )
         for fact in facts.record.importance[:MOST_SETTINGS]
     ]
@@ -91,7 +93,7 @@ def difference_picture(facts: SearchFacts) -> Draw:
         if comparison.against == "of":
             marked = comparison.trial == record.verdict.winner and record.verdict.better
             mark: Mark = "tuned" if marked else "unclear"
-            shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, record.metric)
+            shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, record.metric)
             lines.append(
                 ForestRow(
                     f"Trial {comparison.trial}",
@@ -111,7 +113,7 @@ def difference_picture(facts: SearchFacts) -> Draw:
 
 def describe_share(share: float) -> str:
     """A share of the whole training: `25 %`."""
-    return wording.format_percentage(share, 1)
+    return formatting.format_percentage(share, 1)
 
 
 def describe_work(work: float) -> str:
@@ -127,16 +129,16 @@ def describe_settings(settings: Mapping[str, Any]) -> str:
 
 def describe_finalist(facts: SearchFacts, one: FinalistRecord) -> str:
     """`0.906 (0.886–0.923)`: the mean of the seeds on the test rows."""
-    return wording.format_score_interval(ScoreFact(value=one.value, low=one.low, high=one.high), facts.record.metric)
+    return formatting.format_score_interval(ScoreFact(value=one.value, low=one.low, high=one.high), facts.record.metric)
 
 
 def describe_aim(aim: AimRecord, one: FinalistRecord) -> str:
     """What was measured of a finalist, with its unit; a dash where nothing was."""
     value = one.aims.get(aim.name)
     if value is None:
-        return wording.MISSING
+        return formatting.MISSING
     if aim.unit == "bytes":
-        return wording.format_byte_size(value)
+        return formatting.format_byte_size(value)
     return f"{value:.4g} {aim.unit}".rstrip()
 
 
@@ -147,20 +149,20 @@ def list_search_figures(facts: SearchFacts) -> list[tuple[str, str]]:
         ("step", record.of),
         (
             "metric",
-            f"{wording.get_metric_title(record.metric)}{' (less is better)' if record.better == 'lower' else ''}",
+            f"{formatting.get_metric_title(record.metric)}{' (less is better)' if record.better == 'lower' else ''}",
         ),
-        ("branches", wording.join_words([branch for branch in sorted(record.space) if branch])),
-        ("trials", wording.format_thousands(record.trials) + (f", {record.failed} failed" if record.failed else "")),
+        ("branches", formatting.join_words([branch for branch in sorted(record.space) if branch])),
+        ("trials", formatting.format_thousands(record.trials) + (f", {record.failed} failed" if record.failed else "")),
         ("budget", describe_work(record.budget)),
         ("spent", describe_work(record.spent)),
         ("ended early", record.stopped),
         ("finalists", describe_work(record.spent_finalists) if record.spent_finalists else ""),
-        ("seeds of each finalist", wording.format_thousands(record.seeds)),
-        ("validation rows", wording.format_thousands(record.validation_rows)),
-        ("test rows", wording.format_thousands(record.test_rows)),
+        ("seeds of each finalist", formatting.format_thousands(record.seeds)),
+        ("validation rows", formatting.format_thousands(record.validation_rows)),
+        ("test rows", formatting.format_thousands(record.test_rows)),
         ("constraints", "; ".join(record.constraints)),
         ("preferred", record.prefer),
-        ("not surpassed in every aim", wording.join_words([f"trial {entry}" for entry in record.front])),
+        ("not surpassed in every aim", formatting.join_words([f"trial {entry}" for entry in record.front])),
     )
     return [(name, value) for name, value in known if value]
 
@@ -176,7 +178,7 @@ def _front(facts: SearchFacts, first: AimRecord, other: AimRecord) -> Draw:
         for finalist_record in _measured(facts, first, other)
     ]
     desc = "; ".join(f"{point.name}: {first.name} {point.y:.4g}, {other.name} {point.x:.4g}" for point in points) + "."
-    title = f"{wording.get_metric_title(first.name)} and {wording.get_metric_title(other.name)}"
+    title = f"{formatting.get_metric_title(first.name)} and {formatting.get_metric_title(other.name)}"
     frame = FrontFrame(title, desc, _axis(other), _axis(first))
     return lambda width, name: draw_front_chart(points, frame, width=width, name=name)
 
@@ -192,7 +194,7 @@ def _drawn(aim: AimRecord, one: FinalistRecord) -> float:
 
 def _axis(aim: AimRecord) -> str:
     unit = ", GiB" if aim.unit == "bytes" else f", {aim.unit}" if aim.unit else ""
-    return f"{wording.get_metric_title(aim.name)}{unit} ({'more' if aim.better == 'higher' else 'less'} is better)"
+    return f"{formatting.get_metric_title(aim.name)}{unit} ({'more' if aim.better == 'higher' else 'less'} is better)"
 
 
 def _on(facts: SearchFacts, trial: int) -> str:

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from luthier.core.errors import ModelError
 from luthier.core.events import StepEventEmitter
-from luthier.eval import ask
+from luthier.eval import local_model
+from luthier.eval.model import EvalModel, Verb
 from luthier.eval.task import HeldOutTask, Reply
-from luthier.eval.voice import EvalModel, Verb
 from luthier.models.lm.base import (
     DIGITS,
     GenerateRequest,
@@ -60,7 +60,9 @@ class CachedEvalModel:
         """Answers to rows of the same task that are not held out, such as changed ones."""
         if not self.is_model:  # a baseline learns anew for each call, so it is called once
             return self.voice.answer(examples, self.task)
-        return self._each(_chunks(examples), lambda chunk: ask.answer_chunk(self.voice, chunk, self.task, self.kept))
+        return self._each(
+            _chunks(examples), lambda chunk: local_model.answer_chunk(self.voice, chunk, self.task, self.kept)
+        )
 
     def loglikelihoods(self, requests: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
         """For each prompt the log-likelihood of each of its continuations; after messages, to the end token."""
@@ -116,7 +118,7 @@ class CachedEvalModel:
 
 
 def _chunks(requests: Sequence[Item]) -> list[Sequence[Item]]:
-    return [requests[start : start + ask.CHUNK] for start in range(0, len(requests), ask.CHUNK)]
+    return [requests[start : start + local_model.CHUNK] for start in range(0, len(requests), local_model.CHUNK)]
 
 
 def _rounded(responses: Sequence[Response]) -> list[Response]:
