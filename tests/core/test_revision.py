@@ -72,7 +72,7 @@ def deciding() -> dict[str, set[str]]:
         ("tune/cost.py", LEARNING),
         ("tune/techniques/lora.py", LEARNING),
         ("tune/techniques/prefix.py", set()),
-        ("tune/rewards/unit_tests.py", {"code"}),
+        ("tune/rewards/scorer.py", {"code"}),
         ("models/packing/pack.py", {*ASKING, "synonyms"}),
         ("models/kernels/linear.c", {*ASKING, "synonyms"}),
         ("models/gguf/reader.py", set()),
