@@ -1,4 +1,4 @@
-"""Annotation: projects, items, who has which, answers, comments; queues of requests under review; ratings of answers."""
+"""Annotation projects with items, assignments, answers and comments; queues of requests under review; ratings."""
 
 from __future__ import annotations
 
