@@ -109,6 +109,15 @@ class Lease:
         return other is not None and other.number == self.number and other.owner in (self.owner, "")
 
 
+def list_names(files: Any, folder: str) -> list[str]:
+    """The names in a folder of an fsspec file system, in order; none where there is no such folder."""
+    try:
+        found = files.ls(folder, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+
 class LeaseFolder:
     """The leases of a store behind a URL."""
 
@@ -198,11 +207,7 @@ class LeaseFolder:
     def names(self) -> list[str]:
         """The names that have a lease, held or given back."""
         with self._reach:
-            try:
-                found = self._files.ls(self._base, detail=False)
-            except FileNotFoundError:
-                return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+            return list_names(self._files, self._base)
 
     def remove(self, name: str) -> None:
         """Remove all leases of a name."""

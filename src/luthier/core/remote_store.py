@@ -46,6 +46,7 @@ from luthier.core.lease import (
     LeaseLost,
     StoreUnreachable,
     is_refusal,
+    list_names,
     persist,
 )
 from luthier.core.remote_work import WorkFolder, WorkSender
@@ -255,11 +256,7 @@ class RemoteStore(Store):
 
     def _folders(self) -> list[str]:
         with self._reach:
-            try:
-                found = self._files.ls(self._base, detail=False)
-            except FileNotFoundError:
-                return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+            return list_names(self._files, self._base)
 
     @contextmanager
     def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
