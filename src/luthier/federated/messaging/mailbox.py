@@ -112,8 +112,7 @@ class HttpMailbox(SiteMailbox):
         self.place = f"at {self._url}"
 
     def fetch(self) -> Iterator[bytes]:
-        """The envelope that waits, if one does; nothing where the coordinator does not answer, which `obstacle` tells.
-        """
+        """The envelope that waits, if one does; nothing where the coordinator does not answer, which `obstacle` tells."""
         import httpx
 
         try:
@@ -123,7 +122,8 @@ class HttpMailbox(SiteMailbox):
         except httpx.TransportError as error:
             self.obstacle = _explain_transport(error, self._url)
             return
-        self.obstacle = "" if status in (200, 204) else f"{self._url} answers {status}: is that the coordinator's `url`?"
+        is_known = status in (200, 204)
+        self.obstacle = "" if is_known else f"{self._url} answers {status}: is that the coordinator's `url`?"
         if content is not None:
             yield content
 
