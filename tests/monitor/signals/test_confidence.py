@@ -15,8 +15,7 @@ from scipy import stats
 from luthier.core.errors import DataError
 from luthier.monitor.baseline import FEWEST, compute_confidence, undo_temperature
 from luthier.monitor.signal import ReportRow, SignalValue, TrainingSample
-from luthier.monitor.signals.calibration import Calibration
-from luthier.monitor.signals.confidence import Confidence
+from luthier.monitor.signals.confidence import Calibration, Confidence
 from luthier.monitor.steps.monitor import Monitor
 from luthier.traces.record import Feedback, Trace
 from watching import label, measured, plan_of, trace, watcher

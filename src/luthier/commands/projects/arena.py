@@ -25,7 +25,7 @@ from luthier.annotation.project import (
     set_project_state,
 )
 from luthier.annotation.question import QuestionItem
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.trial import TrialModel, TrialQuestion, TrialServer, list_trial_models
 from luthier.core.db import Ledger

@@ -38,7 +38,7 @@ from luthier.data.pii.findings_cache import PiiFindingsCache, Recognise
 from luthier.data.pii.redaction import LOCALES, PseudonymGenerator, canonical_pii_value, mask_pii_value
 from luthier.data.row import Row
 from luthier.pii.detect import find_pii, hide_pii_tags
-from luthier.pii.keeper import KEY_VARIABLE, HmacKey
+from luthier.pii.hmac_key import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import (

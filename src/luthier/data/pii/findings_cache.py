@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 from luthier.pii.span import PiiSpan
 
 Recognise = Callable[[Sequence[str]], list[list[PiiSpan]]]

@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.pii import words
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 from luthier.pii.patterns import to_ascii_digits
 from luthier.pii.span import HIGH_RISK, PiiKind, PiiSpan
 

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from luthier.annotation.project import are_sides_swapped
-from luthier.annotation.question import QuestionItem
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import QuestionItem, RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.artifacts.findings import FindingNumber, FindingTable
 from luthier.core.artifact import Artifact
