@@ -37,10 +37,13 @@ def cached_model(model: LocalEvalModel, labels: Artifact, tmp_path: Path) -> Cac
     return of(model, labels, tmp_path)
 
 
-def of(voice: EvalModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvalModel:
+def of(eval_model: EvalModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvalModel:
     events = RunEventEmitter((heard if heard is not None else []).append).of("report")
     return CachedEvalModel(
-        voice=voice, task=read_held_out_task(data, "test", None), kept=open_answer_cache(folder), events=events
+        model=eval_model,
+        task=read_held_out_task(data, "test", None),
+        kept=open_answer_cache(folder),
+        events=events,
     )
 
 
@@ -70,7 +73,7 @@ def test_finished_chunks_are_not_asked_again(
         cached_model.generate(ASKED, 3)
     found = cached_model.generate(ASKED, 3)
     assert sizes == [2, 2, 1, 1]
-    assert of(cached_model.voice, labels, tmp_path).generate(ASKED, 3) == found
+    assert of(cached_model.model, labels, tmp_path).generate(ASKED, 3) == found
     assert len(sizes) == 4
 
 
@@ -100,7 +103,7 @@ def test_rows_that_are_not_held_out_are_answered_alike(cached_model: CachedEvalM
     rows = label_examples(12)
     replies = cached_model.answer(rows)
     assert [reply.prediction for reply in replies] == [
-        reply.prediction for reply in cached_model.voice.answer(rows, cached_model.task)
+        reply.prediction for reply in cached_model.model.answer(rows, cached_model.task)
     ]
     assert local_model.CHUNK == 32
 
