@@ -109,6 +109,16 @@ def test_from_a_dropped_file_to_a_recipe(browser: Browser, workspace: Path) -> N
     assert browser.get("/new/support").status_code == 404
 
 
+def test_what_is_only_marked_is_not_said_to_be_left_out(browser: Browser, workspace: Path) -> None:
+    texts = [f"when will the card number {n % 9} that I ordered in week 3 come to me" for n in range(40)]
+    rows = [f"{text},{'ab'[n % 2]}" for n, text in enumerate(texts)]
+    browser.submit("/new", name="mine", pasted="text,label\n" + "\n".join(rows) + "\nso  much   space,a\n")
+    seen = browser.get("/new/mine/proposal").text
+    assert "they are marked and stay" in seen
+    assert re.search(r"marks \d+: near duplicate", seen)
+    assert not re.search(r"leaves out \d+: near duplicate", seen)
+
+
 @pytest.mark.parametrize(
     ("pasted", "ending"),
     [("text,label\na b,x\n", "csv"), ('{"prompt": "a", "completion": "b"}\n', "jsonl"), ('[{"a": 1}]', "json")],
