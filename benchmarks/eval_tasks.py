@@ -62,7 +62,7 @@ def generation(quick: bool) -> Iterator[dict[str, Any]]:
 
 def generation_short(quick: bool) -> Iterator[dict[str, Any]]:
     """Sixteen plain questions, five before each that take 90 tokens in all: hardly anything is shared."""
-    from luthier.eval.forgetting.items import load_forgetting_questions
+    from luthier.eval.tasks.forgetting import load_forgetting_questions
 
     every = load_forgetting_questions()
     shown = "".join(f"Question: {one.question}\nAnswer: {one.right}\n\n" for one in every[:SHOTS])
@@ -134,7 +134,7 @@ def _task(folder: Path, **changes: Any) -> Path:
     """The questions of `forgetting` as a task of the harness, five of each kind to draw shots from."""
     import yaml
 
-    from luthier.eval.forgetting.items import load_forgetting_questions
+    from luthier.eval.tasks.forgetting import load_forgetting_questions
 
     rows = []
     for number, one in enumerate(load_forgetting_questions()):

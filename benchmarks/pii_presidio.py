@@ -220,7 +220,7 @@ def _show(
     title: str, rows: Sequence[LabeledRow], chosen: Sequence[int], finds: dict[str, list[list[Any]]], kind: str
 ) -> None:
     """A line for each reader: how many are wanted, recall, precision and F1."""
-    from luthier.data.pii.proof import LabeledPiiText, measure_precision_recall
+    from luthier.data.pii.benchmark import LabeledPiiText, measure_precision_recall
 
     sample = [LabeledPiiText(rows[at].text, rows[at].spans) for at in chosen]
     lines = list(_lines(measure_precision_recall, sample, chosen, finds, kind))

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from importlib import import_module
 from pathlib import Path
 
-from luthier.data.pii.proof import LabeledPiiText
+from luthier.data.pii.benchmark import LabeledPiiText
 from luthier.pii.span import PiiKind, PiiSpan
 
 SYNTH = Path(__file__).parents[2] / "shared" / "data" / "pii_synth_small" / "generated_large_600.json"

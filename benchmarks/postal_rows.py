@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from benchmarks.postal_sentences import LOOK_ALIKES, SENTENCES
 from benchmarks.postal_values import COUNTRIES, SCRIPTS, filled, value
 
-from luthier.data.pii.proof import LabeledPiiText
+from luthier.data.pii.benchmark import LabeledPiiText
 from luthier.pii.span import PiiSpan
 
 _NEUTRAL = 0.3

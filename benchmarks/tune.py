@@ -291,8 +291,8 @@ def order(count: int, steps: int, batch_size: int) -> list[int]:
     """Which rows the steps see, one after another: the same for ours and the peer."""
     from luthier.tune.training.schedule import BatchSampler
 
-    course = BatchSampler(seed=SEED, count=count, epochs=1, batch_size=batch_size)
-    return [at for step in range(steps) for at in course.lessons_of(step)]
+    sampler = BatchSampler(seed=SEED, count=count, epochs=1, batch_size=batch_size)
+    return [at for step in range(steps) for at in sampler.get_batch_indices(step)]
 
 
 def cpu_s() -> float:
@@ -373,18 +373,18 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
         made = shop.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     described = describe_model_folder(base.folder)
-    return [_products(job, described, lessons) for lessons in _lessons(job, rows, steps)], log
+    return [_products(job, described, dataset) for dataset in _tokenized_steps(job, rows, steps)], log
 
 
-def _lessons(job: Work, rows: Sequence[Any], steps: int) -> list[list[Any]]:
+def _tokenized_steps(job: Work, rows: Sequence[Any], steps: int) -> list[list[Any]]:
     """The rows that each optimizer step reads."""
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.objectives.sft import Sft
 
-    lessons = list(Sft().build_training_examples(rows, ChatTokenizer.load(model_folder())))
-    chosen = order(len(lessons), steps, job.batch_size)
+    dataset = list(Sft().build_training_examples(rows, ChatTokenizer.load(model_folder())))
+    chosen = order(len(dataset), steps, job.batch_size)
     return [
-        [row for at in chosen[begin : begin + job.batch_size] for row in lessons[at].rows]
+        [row for at in chosen[begin : begin + job.batch_size] for row in dataset[at].rows]
         for begin in range(0, len(chosen), job.batch_size)
     ]
 

@@ -492,4 +492,4 @@ ALONE: dict[str, TinyFamily] = {
         "paligemma", ["<image>"], "<image>", _paligemma, _paligemma_config, _PREFIXED, {"image_token": "<image>"}
     ),
 }
-"""Those whose rows with pictures are read one by one (`tests/models/test_media_alone.py`)."""
+"""Those whose rows with pictures are read one by one (`tests/models/test_media_rows.py`)."""

@@ -8,8 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from luthier.models.packing.pack import TokenRow
-from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import PolicyObjective
+from luthier.tune.policy import ActorCritic, PolicyObjective
 from luthier.tune.rollout.generate import RewardScores, RolloutCompletion, RolloutPrompt
 from luthier.tune.rollout.rollout import RolloutBatchSource
 from luthier.tune.rollout.sampler import PromptDataset
@@ -81,10 +80,10 @@ def rollout(policy: PolicyObjective, script: Script, model: Any) -> RolloutBatch
     count = len(script.prompts)
     rows = [TokenRow(ids, [0.0] * len(ids), f"prompt {at}") for at, ids in enumerate(script.prompts)]
     asked = PromptDataset(lambda number: [rows[number]], lambda numbers: [examples(count)[at] for at in numbers], count)
-    course = BatchSampler(seed=0, count=count, epochs=1, batch_size=count, first=_in_order(count), first_epochs=1)
+    sampler = BatchSampler(seed=0, count=count, epochs=1, batch_size=count, first=_in_order(count), first_epochs=1)
     critic: Any = Guess() if isinstance(policy, ActorCritic) else None
     actor: Any = Actor(script, model)
-    return RolloutBatchSource(policy, actor, asked, course, 1 << 14, warn=_refuse, critic=critic)
+    return RolloutBatchSource(policy, actor, asked, sampler, 1 << 14, warn=_refuse, critic=critic)
 
 
 def written(model: Any, script: Script) -> list[list[list[float]]]:

@@ -75,8 +75,8 @@ def hear_round(patch: Callable[..., Any], number: int = 1) -> list[HeardRound]:
 
 def list_row_tokens(sites: Sites, row: Example) -> set[int]:
     """The tokens that a training on one row reads."""
-    [lesson] = Sft().build_training_examples([row], ChatTokenizer.load(sites.base.folder))
-    return set(lesson.rows[0].ids[:-1])
+    [example] = Sft().build_training_examples([row], ChatTokenizer.load(sites.base.folder))
+    return set(example.rows[0].ids[:-1])
 
 
 def rebuild_tokens(sites: Sites, heard: HeardRound, change: Mapping[str, Tensor], count: int) -> set[int]:
@@ -118,8 +118,8 @@ def score_candidates(right: set[int], found: set[int]) -> float:
 def score_rows(sites: Sites, model: Any, rows: Sequence[Example]) -> numpy.ndarray[Any, Any]:
     """(rows,) the logit of each answer's probability by a model, as in LiRA."""
     opened = load_model(model, "float32")
-    lessons = Sft().build_training_examples(rows, ChatTokenizer.load(sites.base.folder))
-    sums = compute_row_logprob_sums(opened.model, [row for lesson in lessons for row in lesson.rows], 4096)
+    dataset = Sft().build_training_examples(rows, ChatTokenizer.load(sites.base.folder))
+    sums = compute_row_logprob_sums(opened.model, [row for example in dataset for row in example.rows], 4096)
     return numpy.asarray([value - math.log(max(1e-300, -math.expm1(min(value, -1e-12)))) for value in sums])
 
 

@@ -31,7 +31,7 @@ from luthier.core.component import components_by_kind
 from luthier.data.operator import Operator
 from luthier.models.describe import describe_model_folder
 from luthier.recipe.schema import Recipe
-from luthier.tune.hosted import HostedTechnique
+from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.objective import Objective
 from luthier.tune.technique import TechniqueBase
 from tests.recipe.test_chat_template import write_chats

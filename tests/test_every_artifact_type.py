@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from documented import undescribed
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import ArtifactType
 from luthier.core.component import components_by_kind
 from luthier.core.step import Step
 

@@ -204,12 +204,12 @@ def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, shop: B
     given = examples(2)
     text = ChatTokenizer.load(shop.base.folder)
     policy = policy_of(objective, Played.drawn(2, 2), rollout={"environment": made(kind, turns=2).settings()})
-    lessons = policy.build_training_examples(given, text)
-    asked = PromptDataset(lambda at: list(lessons[at].rows), lambda some: [given[at] for at in some], 2)
-    course = BatchSampler(seed=0, count=2, epochs=1, batch_size=2)
+    dataset = policy.build_training_examples(given, text)
+    asked = PromptDataset(lambda at: list(dataset[at].rows), lambda some: [given[at] for at in some], 2)
+    sampler = BatchSampler(seed=0, count=2, epochs=1, batch_size=2)
     worth = iter([1.0, 0.0, 1.0, 0.0])
     desk.judge = lambda rewards, some, answers: _scores([next(worth) for _ in answers])  # type: ignore[method-assign]
-    drawn = RolloutBatchSource(policy, desk, asked, course, 1 << 14, warn=pytest.fail).draw(0)
+    drawn = RolloutBatchSource(policy, desk, asked, sampler, 1 << 14, warn=pytest.fail).draw(0)
     assert drawn.measures["turns"] == 2.0
     for row in drawn.rows:
         assert sum(map(bool, row.loss_weights)) == drawn.measures["length"]

@@ -43,7 +43,7 @@ STEPS = """
 import os, signal, sys, time
 from typing import Any, ClassVar, Literal
 
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import ArtifactType
 from luthier.core.errors import DataError, Interrupted, SourceLocation
 from luthier.core.step import StepCostEstimate, Step
 

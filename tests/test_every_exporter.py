@@ -13,7 +13,7 @@ from documented import undescribed
 from luthier.artifacts.dataset import read_examples
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError
-from luthier.data.delivery.export import export_dataset, export_formats
+from luthier.data.export import export_dataset, export_formats
 from luthier.data.exporter import Exporter
 from tests.data.conftest import _own_key, make, write  # noqa: F401  # fixtures
 

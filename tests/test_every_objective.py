@@ -1,4 +1,4 @@
-"""What every objective promises: lessons in order, a pure loss that any split adds up to, and learning."""
+"""What every objective promises: training examples in order, a pure loss that any split adds up to, and learning."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
     ("reward", "center"): 0.1,
     ("reward", "max_length"): 60,
 }
-"""Another value for each field, which must change the lessons or the loss."""
+"""Another value for each field, which must change the examples or the loss."""
 ABOUT = ObjectiveContext(classes={name: name for name in ("account", "billing", "delivery")})
 CASES: list[tuple[str, dict[str, Any]]] = [
     *((kind, {}) for kind in KINDS), ("classify", {"head": "sequence"}), ("distil", {"logits": "live"}),
@@ -135,12 +135,14 @@ def test_it_is_documented(kind: str) -> None:
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
-def test_lessons_stand_in_the_order_of_the_examples(kind: str, extra: dict[str, Any], text: ChatTokenizer) -> None:
+def test_training_examples_stand_in_the_order_of_the_data(
+    kind: str, extra: dict[str, Any], text: ChatTokenizer
+) -> None:
     given = [*READS[kind](6), conversation(kind)]
-    lessons = made(kind, **extra).build_training_examples(given, text, ABOUT)
-    assert [lesson.id for lesson in lessons] == [example.id for example in given]
-    assert all(bool(lesson.rows) is not bool(lesson.nothing) for lesson in lessons)
-    assert all(row.targets for lesson in lessons for row in lesson.rows)
+    dataset = made(kind, **extra).build_training_examples(given, text, ABOUT)
+    assert [features.id for features in dataset] == [example.id for example in given]
+    assert all(bool(features.rows) is not bool(features.nothing) for features in dataset)
+    assert all(row.targets for features in dataset for row in features.rows)
 
 
 def student(objective: Objective, shop: Bench) -> Any:
@@ -190,7 +192,7 @@ def read(
 
 
 def rows_of(objective: Objective, given: list[Example], text: ChatTokenizer) -> list[TokenRow]:
-    return [row for lesson in objective.build_training_examples(given, text, ABOUT) for row in lesson.rows]
+    return [row for features in objective.build_training_examples(given, text, ABOUT) for row in features.rows]
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
@@ -258,7 +260,7 @@ def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path
 
 
 def effect(objective: Objective, text: ChatTokenizer, shop: Bench) -> tuple[Any, ...]:
-    """All that an objective's settings may change: lessons, loss, and whether the teacher is asked beforehand."""
+    """All that an objective's settings may change: examples, loss, and whether the teacher is asked beforehand."""
     kind = type(objective).model_fields["kind"].default
     rows = [*READS[kind](6), conversation(kind)]
     given = [one.model_copy(update={"meta": {**one.meta, "worth": float(at % 2)}}) for at, one in enumerate(rows)]

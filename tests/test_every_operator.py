@@ -19,7 +19,7 @@ from luthier.chat.messages import Message
 from luthier.chat.preference import REJECTED
 from luthier.core.component import components_by_kind
 from luthier.data.engine.batch import NamedOperator, apply_operator_result
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.engine.tables import batch_from_arrow, spill_schema, to_arrow
 from luthier.data.operator import Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion
 from luthier.data.row import Batch, Row

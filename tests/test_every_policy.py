@@ -18,9 +18,8 @@ from luthier.core.component import components_by_kind
 from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_packs
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
-from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, PolicyLoss, PolicyObjective
+from luthier.tune.policy import ADVANTAGE, OLD, RETURN, WRITTEN, ActorCritic, PolicyLoss, PolicyObjective
 from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
@@ -122,17 +121,17 @@ def test_it_is_documented(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_lessons_are_prompts_in_order(kind: str, shop: Bench) -> None:
+def test_examples_are_prompts_in_order(kind: str, shop: Bench) -> None:
     policy = policy_of(kind, Script.drawn(), rollout={"max_prompt_length": 80})
     text, given = ChatTokenizer.load(shop.base.folder), examples(8)
-    lessons = policy.build_training_examples(given, text)
-    assert [lesson.id for lesson in lessons] == [example.id for example in given]
-    for example, lesson in zip(given, lessons, strict=True):
-        if lesson.rows:
-            assert list(lesson.rows[0].ids) == text.prompt(example.messages[:-1])
+    dataset = policy.build_training_examples(given, text)
+    assert [features.id for features in dataset] == [example.id for example in given]
+    for example, features in zip(given, dataset, strict=True):
+        if features.rows:
+            assert list(features.rows[0].ids) == text.prompt(example.messages[:-1])
         else:
-            assert lesson.nothing == "its prompt is longer than 80 tokens"
-    assert {bool(lesson.rows) for lesson in lessons} == {True, False}
+            assert features.nothing == "its prompt is longer than 80 tokens"
+    assert {bool(features.rows) for features in dataset} == {True, False}
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)

@@ -42,7 +42,7 @@ OTHERWISE: dict[tuple[str, str], Any] = {
 }
 """Another value for each field, which must change what some answer is worth."""
 ELSEWHERE = {"kind", "weight", "label", "deadline_s", "on_fault"}
-"""What every reward has: `tests/tune/rollout/test_scoring.py`."""
+"""What every reward has: `tests/tune/rollout/test_reward_failures.py`."""
 ANSWERS = [
     ("4", 1, True),
     ("The answer is 4", 5, True),

@@ -25,7 +25,7 @@ from luthier.models.load import get_quantization_scheme, load_model, open_folder
 from luthier.models.quantization import dequantize, quantize
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.source import QuantizationScheme
-from luthier.tune.hosted import HostedTechnique
+from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.training.trainer import Trainer

@@ -27,8 +27,8 @@ from luthier.models.media.towers import attach_media, gather_leaves, learn_media
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_packs
 from luthier.models.sequence_head import add_sequence_head
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext, Teacher
+from luthier.tune.policy import ActorCritic
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
@@ -149,8 +149,8 @@ class Reading:
             torch.manual_seed(0)
             torch.nn.init.normal_(self.model.score.weight)
         given = rows(type(objective).model_fields["kind"].default)
-        lessons = objective.build_training_examples(given, self.text, ABOUT)
-        self.rows = [row for lesson in lessons for row in lesson.rows]
+        dataset = objective.build_training_examples(given, self.text, ABOUT)
+        self.rows = [row for example in dataset for row in example.rows]
         attach_media(self.model, self.text.media, self._read)
         attach_media(other, self.text.media, self._read)
         self.teacher = Teacher(other, self.text.vocabulary) if objective.needs_teacher else None
@@ -209,13 +209,13 @@ def test_a_picture_stands_once_for_all_rows_that_show_it_and_text_has_none(
     shop = benches("llava", kind)
     text = ChatTokenizer.load(shop.base.folder)
     objective = OBJECTIVES[kind].model_validate({"kind": kind})
-    lessons = objective.build_training_examples(rows(kind), text, ABOUT)
-    found: list[TokenRow] = [row for lesson in lessons for row in lesson.rows]
+    dataset = objective.build_training_examples(rows(kind), text, ABOUT)
+    found: list[TokenRow] = [row for example in dataset for row in example.rows]
     (pack,) = build_packs(found, 1 << 14)
     tokens = [token for token in pack.ids.tolist() if token >= MEDIA_IDS]
     assert len(tokens) == len(set(tokens)), "no token of a picture is computed twice"
     assert len(list_media_keys(tokens)) == len(PICTURES)
-    with_picture = [any(token >= MEDIA_IDS for token in row.ids) for lesson in lessons[:3] for row in lesson.rows[:1]]
+    with_picture = [any(token >= MEDIA_IDS for token in row.ids) for example in dataset[:3] for row in example.rows[:1]]
     assert with_picture == [True, True, False]
 
 

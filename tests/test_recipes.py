@@ -325,7 +325,7 @@ def test_the_support_recipe_reads_bitext(make: Make) -> None:
 def test_people_and_rules_label(tmp_path: Path) -> None:
     """`recipes/label` wants no model: what it makes is held to what its messages are about."""
     from luthier.artifacts.dataset import DatasetSummary, read_examples
-    from luthier.data.delivery.export import export_dataset
+    from luthier.data.export import export_dataset
 
     shutil.copytree(ROOT / "recipes" / "label", tmp_path / "label", ignore=shutil.ignore_patterns(".luthier"))
     result = Recipe.load(tmp_path / "label").run()

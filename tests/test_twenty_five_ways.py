@@ -22,7 +22,7 @@ That it fails was seen: what stands in the last column was written into the sour
 | 16 | a parameter that was to move did not | not said; no error when none moved |
 | 17 | NaN is learnt and saved | learnt; state not kept; kept after the step; no names |
 | 18 | memory runs out in the last batch | no rehearsal; the smallest pack; the first step's; no second try |
-| 19 | memory grows with the data set while tokenizing | lessons in a list before writing; all rows at once |
+| 19 | memory grows with the data set while tokenizing | examples in a list before writing; all rows at once |
 | 20 | a stale cache of tokens is read | key not compared; without template, text or objective; never found again |
 | 21 | importing loads torch | torch at the top of a module that plans, peft of a technique |
 | 22 | errors that say nothing, or tracebacks | unknown settings taken; bounds not checked |
@@ -65,7 +65,7 @@ from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forwar
 from luthier.models.packing.pack import TokenRow, build_pack, build_packs
 from luthier.tune.dataset.tokenized import TokenizedDataset
 from luthier.tune.dataset.training_data import TrainingData
-from luthier.tune.hosted import HostedTechnique
+from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.objective import Loss, TrainingExample
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.muon import Muon
@@ -74,7 +74,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
-from luthier.tune.training import pack_reader
+from luthier.tune.training import pack_gradient
 from luthier.tune.training.schedule import Curriculum, permute_examples
 from luthier.tune.training.trainer import Trainer
 from tests.chat.families import byte_level, dressed, family
@@ -287,13 +287,13 @@ def test_05_truncation_is_told(tmp_path: Path) -> None:
     )
     assert (row["seen"], row["cut"]) == (0, True)
     assert any("longer than 200 tokens" in said for said in shop.said("warning"))
-    (lesson,) = Sft(max_length=200, truncation="prompt").build_training_examples(
+    (example,) = Sft(max_length=200, truncation="prompt").build_training_examples(
         [long], ChatTokenizer.load(shop.base.folder)
     )
-    assert lesson.cut > 0
+    assert example.cut > 0
     shop.tune(Tune(**QUICK, objective=Sft(max_length=200, truncation="prompt")))
     assert any("1 row was cut to 200 tokens" in said for said in shop.said("warning"))
-    (kept,) = lesson.rows
+    (kept,) = example.rows
     text = ChatTokenizer.load(shop.base.folder)
     assert text.decode([kept.ids[at] for at in kept.targets]) == "billing<|im_end|>"
 
@@ -474,9 +474,9 @@ def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The largest pack of the whole course runs before the first step: memory fails there, and smaller packs follow."""
+    """The largest pack of all steps runs before the first step: memory fails there, and smaller packs follow."""
     read: list[int] = []
-    honest, room = pack_reader.compute_pack_logprobs, 10**9
+    honest, room = pack_gradient.compute_pack_logprobs, 10**9
     rows = examples(24)
     rows[permute_examples(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
     shop = bench(tmp_path, rows)
@@ -487,7 +487,7 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         read.append(made.tokens)
         return honest(model, made, **more)
 
-    monkeypatch.setattr(pack_reader, "compute_pack_logprobs", watched)
+    monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", watched)
     shop.tune(Tune(**QUICK), seed=18)
     assert read[0] == max(read) > max(read[1:-1])
     room = read[0] - 1
@@ -503,11 +503,11 @@ def test_19_memory_while_tokenizing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Eight times the rows take hardly more memory to write, and are made a batch at a time."""
 
     def peak(count: int) -> int:
-        lessons = (
+        dataset = (
             TrainingExample(id=str(at), rows=(TokenRow(list(range(200)), [1.0] * 200, str(at)),)) for at in range(count)
         )
         tracemalloc.start()
-        TokenizedDataset.write(tmp_path / str(count), lessons, "key")
+        TokenizedDataset.write(tmp_path / str(count), dataset, "key")
         found = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         return found
@@ -528,15 +528,15 @@ def test_19_memory_while_tokenizing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 def test_20_stale_cache(shop: Bench, tmp_path: Path) -> None:
     """Finished tokens are taken again for the same question only: another template or limit asks anew."""
 
-    def lessons(word: str) -> Iterator[TrainingExample]:
+    def dataset(word: str) -> Iterator[TrainingExample]:
         yield TrainingExample(id=word, rows=(TokenRow([1, 2], [0.0, 1.0], word),))
 
     def never() -> Iterator[TrainingExample]:
         yield pytest.fail("made again")
 
-    TokenizedDataset.write(tmp_path / "lessons", lessons("old"), "one")
-    assert TokenizedDataset.write(tmp_path / "lessons", never(), "one").keys == ["old"]
-    assert TokenizedDataset.write(tmp_path / "lessons", lessons("new"), "another").keys == ["new"]
+    TokenizedDataset.write(tmp_path / "examples", dataset("old"), "one")
+    assert TokenizedDataset.write(tmp_path / "examples", never(), "one").keys == ["old"]
+    assert TokenizedDataset.write(tmp_path / "examples", dataset("new"), "another").keys == ["new"]
     text = ChatTokenizer.load(shop.base.folder)
     other = ChatTokenizer.load(
         shop.base.folder, template=str(text.tokenizer.chat_template).replace("user", "User") + " "

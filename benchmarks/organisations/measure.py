@@ -21,8 +21,8 @@ from benchmarks.organisations.names import HERE
 from benchmarks.organisations.texts import SHARED, marked
 from benchmarks.pii_rows import synth
 
-from luthier.data.pii.proof import LabeledPiiText
-from luthier.data.pii.proof import measure_precision_recall as rightness
+from luthier.data.pii.benchmark import LabeledPiiText
+from luthier.data.pii.benchmark import measure_precision_recall as rightness
 from luthier.pii.detect import find_pii
 from luthier.pii.organization_reader import CHANGE, OrganizationRecognizer
 from luthier.pii.recognizer import Recognizer

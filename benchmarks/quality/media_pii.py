@@ -22,7 +22,7 @@ from benchmarks.pii_rows import look_alikes, made
 
 from luthier.data.ops.faces import FaceOperator
 from luthier.data.ops.image_pii import ImagePii
-from luthier.data.pii.proof import LabeledPiiText
+from luthier.data.pii.benchmark import LabeledPiiText
 from luthier.metrics.intervals import wilson_interval
 
 COVERED = 0.9

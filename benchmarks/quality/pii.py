@@ -22,8 +22,8 @@ from benchmarks.postal_rows import none_postal, postal
 from benchmarks.postal_values import LATIN, SCRIPTS, WEST
 
 from luthier.core.errors import MissingExtra
-from luthier.data.pii.proof import LabeledPiiText
-from luthier.data.pii.proof import measure_precision_recall as rightness
+from luthier.data.pii.benchmark import LabeledPiiText
+from luthier.data.pii.benchmark import measure_precision_recall as rightness
 from luthier.pii.detect import find_pii
 from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import NAME_KINDS, PATTERN_KINDS, PiiKind, PiiSpan

@@ -12,7 +12,7 @@ import httpx
 import openai
 import pytest
 
-from luthier.api.doors import build_fine_tuning_routes
+from luthier.api.fine_tuning import build_fine_tuning_routes
 from luthier.commands.jobs.service import JobService
 from luthier.commands.jobs.tunable import TunableModel
 from luthier.core.db import Ledger

@@ -12,7 +12,7 @@ import pytest
 
 from hosted import KEY, Provider, providing
 from luthier.cli.app import run_command
-from luthier.tune import hosted_client
+from luthier.tune.hosted import client as hosted_client
 from tests import ready
 from tests.commanded import command
 from tests.workshop import own_cache, tickets, tiny_model, write_csv

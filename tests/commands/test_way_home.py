@@ -16,7 +16,7 @@ import yaml
 
 from hosted import KEY, Answer, Provider, providing
 from luthier.cli.app import run_command
-from luthier.tune import hosted_client
+from luthier.tune.hosted import client as hosted_client
 from tests.commanded import command
 from tests.workshop import own_cache, tickets, tiny_model
 

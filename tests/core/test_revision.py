@@ -78,7 +78,7 @@ def deciding() -> dict[str, set[str]]:
         ("models/gguf/reader.py", set()),
         ("models/sources/folder.py", {"base"}),
         ("chat/tokenizer.py", {*ASKING, "synonyms"}),
-        ("eval/ask.py", {"evaluate", "gate"}),
+        ("eval/local_model.py", {"evaluate", "gate"}),
         ("eval/gate_vocabulary.py", {"gate"}),
         ("core/expressions.py", {"gate"}),
     ],

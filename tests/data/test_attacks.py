@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from luthier.core.errors import DataError
-from luthier.data.formats import sheet_size, sheets
+from luthier.data.formats import sheets, workbook_memory
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from tests.data.source_files import as_mail, write_xlsx
@@ -109,12 +109,12 @@ def test_a_binary_sheet_is_weighed_by_its_records(tmp_path: Path) -> None:
         return tmp_path / "t.xlsb"
 
     with write(2000).open("rb") as opened:
-        sheet_size.refuse_oversized_sheets(opened, sheets.MOST_BYTES, "t.xlsb")
+        workbook_memory.refuse_oversized_sheets(opened, sheets.MOST_BYTES, "t.xlsb")
     with (
         write(1_048_575).open("rb") as opened,
         pytest.raises(DataError, match="2 cells spread over 1048576 rows and 16384"),
     ):
-        sheet_size.refuse_oversized_sheets(opened, sheets.MOST_BYTES, "t.xlsb")
+        workbook_memory.refuse_oversized_sheets(opened, sheets.MOST_BYTES, "t.xlsb")
 
 
 @pytest.mark.parametrize("spoil", [b"<broken", b"&nothing;"])

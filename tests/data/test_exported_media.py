@@ -13,7 +13,7 @@ import pytest
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import DataError
-from luthier.data.delivery.export import export_dataset
+from luthier.data.export import export_dataset
 from luthier.data.exporter import Exporter
 from media import picture, sound
 

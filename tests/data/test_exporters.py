@@ -17,10 +17,9 @@ from luthier.chat.openai_examples import explain_chat_refusal, explain_preferenc
 from luthier.core.errors import DataError
 from luthier.core.spreadsheet import escape_formula
 from luthier.data.columns.layouts import OWN_TABLE
-from luthier.data.delivery.export import export_dataset
+from luthier.data.export import export_dataset
 from luthier.data.exporters.csv import COLUMNS
-from luthier.data.exporters.openai import OpenaiExporter
-from luthier.data.provider_export import format_export_row
+from luthier.data.exporters.providers import OpenaiExporter, format_export_row
 from luthier.data.suggest.propose import propose_recipe
 
 Make = Callable[..., Any]

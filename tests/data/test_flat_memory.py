@@ -17,8 +17,8 @@ from luthier.data.dedup import minhash
 from luthier.data.dedup.exact import find_exact_copies
 from luthier.data.dedup.minhash import PERMUTATIONS, PairSearchResources, choose_bands, propose_candidate_pairs
 from luthier.data.dedup.shingles import ComplementIndexSet
+from luthier.data.engine import external_sort
 from luthier.data.engine import occurrences as seen
-from luthier.data.engine import runs
 from luthier.data.split import Split, SplitKeys, assign_splits
 
 FEW, MANY = 20_000, 80_000
@@ -47,7 +47,11 @@ def digests(rows: int) -> NDArray[np.uint64]:
 
 
 def test_digests_and_keys_that_were_seen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name, few in ((seen, "_RUN", 1 << 11), (seen, "_FILTER_BITS", 1 << 16), (runs, "_BLOCK", 1 << 10)):
+    for module, name, few in (
+        (seen, "_RUN", 1 << 11),
+        (seen, "_FILTER_BITS", 1 << 16),
+        (external_sort, "_BLOCK", 1 << 10),
+    ):
         monkeypatch.setattr(module, name, few)
 
     def count(rows: int) -> None:

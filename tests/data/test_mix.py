@@ -19,7 +19,7 @@ from luthier.artifacts.dataset import DatasetSummary, read_examples
 from luthier.cli.app import run_command
 from luthier.core.errors import DataError
 from luthier.core.step import ArtifactSpec, PlanContext
-from luthier.data.engine.shares import MixtureSpec, compute_mixture_shares, mixture_row_counts
+from luthier.data.engine.mixture import MixtureSpec, compute_mixture_shares, mixture_row_counts
 from luthier.data.history.compare import compare_datasets
 from luthier.data.history.lineage import explain_example
 from luthier.data.steps.mix import Mix

@@ -11,7 +11,7 @@ import pytest
 
 from luthier.artifacts.dataset import has_split, list_splits, read_examples
 from luthier.core.errors import DataError, UnknownName
-from luthier.data.delivery.export import export_dataset
+from luthier.data.export import export_dataset
 from luthier.data.history.compare import compare_datasets
 from luthier.data.history.lineage import explain_example
 

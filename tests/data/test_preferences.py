@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.hashing import digest_of
 from luthier.core.store import Store
-from luthier.data.provider_export import format_export_row
+from luthier.data.exporters.providers import format_export_row
 from luthier.data.steps.preferences import Preferences
 
 

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from sqlalchemy import Connection, create_engine, text
 
 from luthier.core.errors import DataError, InputError, LuthierError, MissingExtra, RecipeError
-from luthier.data.database import contents, reading
+from luthier.data.database import reading, selection
 from luthier.data.database.selection import RowSelection
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.sql import Sql
@@ -325,14 +325,14 @@ def test_a_connection_that_drops_while_rows_are_looked_at_changes_nothing(
     fill(postgres_database)
     one = source(postgres_database)
     quiet = one.fingerprint(HERE)
-    reach, kills = contents._rows, iter([True, False])
+    reach, kills = selection._rows, iter([True, False])
 
     def dropping(connection: Connection, chosen: RowSelection) -> list[Any]:
         if next(kills):
             kill_backends(postgres_database)
         return reach(connection, chosen)
 
-    monkeypatch.setattr(contents, "_rows", dropping)
+    monkeypatch.setattr(selection, "_rows", dropping)
     assert quiet is not None
     assert one.fingerprint(HERE) == quiet
 

@@ -153,8 +153,8 @@ def infer_members(sites: Sites, step: Any, inside: list[Example], outside: list[
     """The advantage (share of members found less share of others taken for members) of the best threshold on losses."""
     opened = load_model(sites.federate(step, digest=digest * 16), "float32")
     text = ChatTokenizer.load(sites.base.folder)
-    lessons = Sft().build_training_examples([*inside, *outside], text)
-    sums = compute_row_logprob_sums(opened.model, [row for lesson in lessons for row in lesson.rows], 4096)
+    dataset = Sft().build_training_examples([*inside, *outside], text)
+    sums = compute_row_logprob_sums(opened.model, [row for example in dataset for row in example.rows], 4096)
     seen, unseen = sums[: len(inside)], sums[len(inside) :]
     return max(
         sum(value >= limit for value in seen) / len(seen) - sum(value >= limit for value in unseen) / len(unseen)

@@ -43,12 +43,12 @@ def test_so_is_one_by_lora(sites: Sites) -> None:
     assert files(made)[ADAPTER] == files(plain)[ADAPTER]
 
 
-def test_rounds_are_slices_of_one_course() -> None:
+def test_rounds_are_slices_of_one_training() -> None:
     whole = BatchSampler(seed=4, count=10, epochs=3.0, batch_size=4)
     rounds = [RoundSampler.for_round(whole, number, 3) for number in range(3)]
     assert sum(one.steps for one in rounds) == whole.steps
-    seen = [one.lessons_of(step) for one in rounds for step in range(one.steps)]
-    assert seen == [whole.lessons_of(step) for step in range(whole.steps)]
+    seen = [one.get_batch_indices(step) for one in rounds for step in range(one.steps)]
+    assert seen == [whole.get_batch_indices(step) for step in range(whole.steps)]
     rates = [one.compute_rate_factor(step, "linear", 1, 0.2) for one in rounds for step in range(one.steps)]
     assert rates == [whole.compute_rate_factor(step, "linear", 1, 0.2) for step in range(whole.steps)]
     assert len({one.seed for one in rounds}) == 3

@@ -52,7 +52,7 @@ def test_a_round_draws_units_by_chance_with_a_key_of_its_own() -> None:
     rounds = [RoundSampler.for_round(whole, number, 4) for number in range(4)]
     assert all(isinstance(one, PrivateRoundSampler) for one in rounds)
     assert sum(one.steps for one in rounds) == whole.steps == 20
-    drawn = [one.lessons_of(0) for one in rounds]
+    drawn = [one.get_batch_indices(0) for one in rounds]
     assert len({tuple(some) for some in drawn}) == 4
     noise = [one.key.draw_normal("noise/0", [3]) for one in rounds if isinstance(one, PrivateRoundSampler)]
     assert not torch.equal(noise[0], noise[1])

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.describe import read_config
-from luthier.models.media.counts import count_image, count_sound, estimate_tower_bytes, read_media_settings
+from luthier.models.media.cost import count_image, count_sound, estimate_tower_bytes, read_media_settings
 from luthier.models.token_counts import count_row_tokens
 from sounded import FAMILIES, SECONDS, played, sound, tiny_sounded
 

@@ -13,7 +13,7 @@ from luthier.models.cost import RowEstimate, count_decoder_parameters, estimate_
 from luthier.models.describe import describe_composition, describe_model_folder
 from luthier.models.media.compose import VisionEncoder
 from luthier.models.media.compose_shapes import describe_new_vision_encoder, predict_llava
-from luthier.models.media.encoder_cost import KEEP_BYTES, forecast_encoder
+from luthier.models.media.cost import KEEP_BYTES, forecast_encoder
 from spoken import tiny_speech
 from workshop import tiny_model
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from luthier.chat.tokenizer import ChatTokenizer
-from luthier.models.media.counts import count_image, read_media_settings
+from luthier.models.media.cost import count_image, read_media_settings
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
 from pictured import ALONE, FAMILIES, picture, tiny_pictured
 from pictured_families import NEEDS_TIMM
@@ -23,7 +23,7 @@ SAME = {"smolvlm": "idefics3"}
 @pytest.mark.parametrize("model_type", list_family_types())
 def test_each_type_has_a_tiny_model(model_type: str) -> None:
     """By which its reading is proven: in packs (`test_media_packs.py`, `test_audio_packs.py`,
-    `test_speech_packs.py`), or row by row (`test_media_alone.py`)."""
+    `test_speech_packs.py`), or row by row (`test_media_rows.py`)."""
     tinies = ALONE if explain_alone(model_type) else {**FAMILIES, **NEEDS_TIMM}
     assert SAME.get(model_type, model_type) in {
         *(tiny.type for tiny in tinies.values()),
@@ -75,6 +75,6 @@ def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Pat
 def test_a_plan_asks_families_without_torch() -> None:
     code = (
         "import sys; from luthier.models.media.family import explain_alone, list_family_types; list_family_types();"
-        "import luthier.models.media.counts; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
+        "import luthier.models.media.cost; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

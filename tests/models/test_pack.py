@@ -111,23 +111,23 @@ def test_splitting_keeps_every_row_and_the_limit(rows: list[list[int]], limit: i
 
 
 @given(st.lists(st.lists(TOKENS, min_size=1, max_size=4), min_size=1, max_size=6), st.integers(1, 20))
-def test_rows_of_one_lesson_are_never_parted(lessons: list[list[list[int]]], limit: int) -> None:
+def test_rows_of_one_example_are_never_parted(dataset: list[list[list[int]]], limit: int) -> None:
     rows = [
-        replace(learnt_at_end(ids, f"{at}"), group_size=len(lesson))
-        for at, lesson in enumerate(lessons)
-        for ids in lesson
+        replace(learnt_at_end(ids, f"{at}"), group_size=len(example))
+        for at, example in enumerate(dataset)
+        for ids in example
     ]
     made = build_packs(rows, limit, share_from=1)
     assert sum(one.rows for one in made) == len(rows)
     for one in made:
         for key in set(one.keys):
-            assert one.keys.count(key) == len(lessons[int(key)])
-            mine = [number for number, name in zip(one.lesson.tolist(), one.keys, strict=True) if name == key]
+            assert one.keys.count(key) == len(dataset[int(key)])
+            mine = [number for number, name in zip(one.example_index.tolist(), one.keys, strict=True) if name == key]
             assert len(set(mine)) == 1
         assert one.tokens <= limit or len(set(one.keys)) == 1
 
 
-def test_a_part_of_a_lesson_is_no_lesson() -> None:
+def test_a_part_of_a_example_is_no_example() -> None:
     with pytest.raises(ValueError, match="parted"):
         build_pack([replace(learnt_at_end([1]), group_size=2)])
 

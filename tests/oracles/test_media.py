@@ -80,8 +80,8 @@ class Ours:
         self.objective, self.text = objective, ChatTokenizer.load(folders[0])
         self.model, was = (open_folder(folder, torch.float64) for folder in folders)
         given = [row for row in rows(objective.kind) if row.messages[0].media]
-        lessons = objective.build_training_examples(given, self.text, NOTHING)
-        self.rows = [row for lesson in lessons for row in lesson.rows]
+        dataset = objective.build_training_examples(given, self.text, NOTHING)
+        self.rows = [row for example in dataset for row in example.rows]
         for one in (self.model, was):
             attach_media(one, self.text.media, CONTENTS.__getitem__)
         if objective.needs_reference:

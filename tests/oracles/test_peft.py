@@ -72,8 +72,8 @@ def in_plain_peft(model: Any, rows: list[TokenRow]) -> Tensor:
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda one: "-".join(map(str, one.settings().values())))
 def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None:
     objective = Sft()
-    lessons = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
-    rows = [row for lesson in lessons for row in lesson.rows]
+    dataset = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+    rows = [row for example in dataset for row in example.rows]
     plain, model = adapted(shop, technique), adapted(shop, technique)
     with Double(), silence_peft_warnings():
         wanted = in_plain_peft(plain, rows)

@@ -67,7 +67,7 @@ def text(shop: Bench) -> ChatTokenizer:
 
 def rows_of(objective: Objective, text: ChatTokenizer) -> list[TokenRow]:
     given = thumbs(MANY) if isinstance(objective, Kto) else pairs(MANY)
-    return [row for lesson in objective.build_training_examples(given, text, NOTHING) for row in lesson.rows]
+    return [row for example in objective.build_training_examples(given, text, NOTHING) for row in example.rows]
 
 
 def opened(shop: Bench) -> tuple[Any, Any]:

@@ -61,8 +61,8 @@ def shop_folder(model: Any) -> str:
 @pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path: Path) -> None:
     objective = Sft()
-    lessons = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
-    rows = [row for lesson in lessons for row in lesson.rows]
+    dataset = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+    rows = [row for example in dataset for row in example.rows]
     wanted, wanted_gradients = trl_step(adapted(shop, technique), rows, tmp_path)
     model = adapted(shop, technique)
     install_fused_lora(model)
@@ -102,8 +102,8 @@ def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
     """transformers' loss over micro-batches of 1, 3 and 2 rows with `num_items_in_batch`; ours over small packs."""
     rows = [
         row
-        for lesson in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
-        for row in lesson.rows
+        for example in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+        for row in example.rows
     ]
     items = sum(len(row.targets) for row in rows)
     model = adapted(shop, technique).double()
@@ -129,8 +129,8 @@ def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours
     """Plain gradient descent at rate 1: what TRL's trainer takes away in one accumulated step is our gradient."""
     rows = [
         row
-        for lesson in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
-        for row in lesson.rows
+        for example in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+        for row in example.rows
     ]
     theirs, ours = adapted(shop, Lora(r=4)), adapted(shop, Lora(r=4))
     before = {name: one.detach().clone() for name, one in theirs.named_parameters() if one.requires_grad}

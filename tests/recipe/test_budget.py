@@ -35,7 +35,7 @@ STEPS = """
 import time
 from typing import Any, Literal, ClassVar
 
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import ArtifactType
 from luthier.core.step import Step, StepCostEstimate
 
 

@@ -410,14 +410,14 @@ def test_a_number_of_steps_goes_before_epochs(
     Recipe.model_validate(yaml.safe_load(made.text))
     assert {name: step.get(name) for name in wanted} == wanted
     assert "max_train_samples" not in step
-    course = BatchSampler(
+    sampler = BatchSampler(
         seed=0,
         count=50,
         epochs=step["epochs"],
         batch_size=step["batch_size"],
         max_steps=step.get("max_steps"),
     )
-    assert course.steps == (change["max_steps"] if change["max_steps"] > 0 else 7)
+    assert sampler.steps == (change["max_steps"] if change["max_steps"] > 0 else 7)
 
 
 def test_muon_of_llamafactory_is_an_optimizer(place: Path) -> None:

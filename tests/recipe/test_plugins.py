@@ -41,7 +41,7 @@ STEPS = '''
 import json
 from typing import Annotated, Any, ClassVar, Literal
 
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import ArtifactType
 from luthier.core.step import DataRef, StepCostEstimate, Reads, Step
 from luthier.artifacts.dataset import read_examples
 

@@ -31,13 +31,13 @@ def text(shop: Bench) -> ChatTokenizer:
     return ChatTokenizer.load(shop.base.folder)
 
 
-def scores(shop: Bench, lessons: list[TrainingExample], normalize: str) -> torch.Tensor:
-    """(lessons, options) of each row scored by the road that evaluation takes."""
-    first = [lesson.rows[0].targets[0] for lesson in lessons]
-    prompts = [list(lesson.rows[0].ids[:at]) for lesson, at in zip(lessons, first, strict=True)]
+def scores(shop: Bench, dataset: list[TrainingExample], normalize: str) -> torch.Tensor:
+    """(examples, options) of each row scored by the road that evaluation takes."""
+    first = [features.rows[0].targets[0] for features in dataset]
+    prompts = [list(features.rows[0].ids[:at]) for features, at in zip(dataset, first, strict=True)]
     options = [
-        [list(row.ids[at : row.targets[-1] + 1]) for row in lesson.rows]
-        for lesson, at in zip(lessons, first, strict=True)
+        [list(row.ids[at : row.targets[-1] + 1]) for row in features.rows]
+        for features, at in zip(dataset, first, strict=True)
     ]
     found = torch.tensor(score_options(load_model(shop.base, "float32").model, prompts, options), dtype=torch.float64)
     lengths = torch.tensor([[len(ids) for ids in told] for told in options])
@@ -49,10 +49,10 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
     shop: Bench, text: ChatTokenizer, normalize: Any
 ) -> None:
     objective = Classify(normalize=normalize)
-    lessons = objective.build_training_examples(examples(6), text, ABOUT)
-    rows = [row for lesson in lessons for row in lesson.rows]
+    dataset = objective.build_training_examples(examples(6), text, ABOUT)
+    rows = [row for features in dataset for row in features.rows]
     model = load_model(shop.base, "float32").model
-    wanted = torch.nn.functional.cross_entropy(scores(shop, lessons, normalize), torch.zeros(6, dtype=torch.int64))
+    wanted = torch.nn.functional.cross_entropy(scores(shop, dataset, normalize), torch.zeros(6, dtype=torch.int64))
     parts = build_packs(rows, 60)
     assert len(parts) > 1
     for made in ([build_pack(rows)], parts):
@@ -60,7 +60,7 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
             found = [objective.loss(compute_pack_logprobs(model, one), one, None) for one in made]
         total = sum(float(loss.total) for loss in found) / objective.denominator(rows)
         assert total == pytest.approx(float(wanted), rel=1e-5)
-    hits = (scores(shop, lessons, normalize).argmax(1) == 0).double().mean()
+    hits = (scores(shop, dataset, normalize).argmax(1) == 0).double().mean()
     assert sum(float(loss.measures["accuracy"].sum()) for loss in found) / objective.denominator(rows) == pytest.approx(
         float(hits)
     )
@@ -68,14 +68,14 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
 
 def test_the_right_option_comes_first_and_others_are_drawn_by_the_seed(text: ChatTokenizer) -> None:
     about = ObjectiveContext(classes={**ABOUT.classes, **{f"class {n}": f"class {n}" for n in range(20)}})
-    lessons = Classify(options=4).build_training_examples(examples(8), text, about)
-    for lesson, example in zip(lessons, examples(8), strict=True):
-        told = [text.decode([row.ids[at] for at in row.targets]).removesuffix("<|im_end|>") for row in lesson.rows]
+    dataset = Classify(options=4).build_training_examples(examples(8), text, about)
+    for features, example in zip(dataset, examples(8), strict=True):
+        told = [text.decode([row.ids[at] for at in row.targets]).removesuffix("<|im_end|>") for row in features.rows]
         assert told[0] == about.classes[example.label or ""]
         assert len(set(told)) == 4
-    assert lessons == Classify(options=4).build_training_examples(examples(8), text, about)
+    assert dataset == Classify(options=4).build_training_examples(examples(8), text, about)
     other = ObjectiveContext(classes=about.classes, seed=1)
-    assert lessons != Classify(options=4).build_training_examples(examples(8), text, other)
+    assert dataset != Classify(options=4).build_training_examples(examples(8), text, other)
 
 
 def test_more_options_than_classes_are_all_classes(text: ChatTokenizer) -> None:
@@ -86,8 +86,8 @@ def test_more_options_than_classes_are_all_classes(text: ChatTokenizer) -> None:
 
 def test_rows_without_a_class_are_told(text: ChatTokenizer) -> None:
     for head in ("label", "sequence"):
-        (lesson,) = Classify(head=head).build_training_examples([chat("Hm?", "none")], text, ABOUT)
-        assert lesson.nothing == "it has no class"
+        (features,) = Classify(head=head).build_training_examples([chat("Hm?", "none")], text, ABOUT)
+        assert features.nothing == "it has no class"
 
 
 def test_data_without_classes_is_refused(text: ChatTokenizer) -> None:

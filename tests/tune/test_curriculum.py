@@ -34,7 +34,7 @@ def test_whole_passes_keep_the_order_and_later_ones_are_drawn(count: int, passes
         BatchSampler(seed=seed, count=count, epochs=passes + 1, batch_size=rows, first=order, first_epochs=passes)
         for order in (first, None)
     ]
-    kept, drawn = ([lesson for step in range(one.steps) for lesson in one.lessons_of(step)] for one in ways)
+    kept, drawn = ([index for step in range(one.steps) for index in one.get_batch_indices(step)] for one in ways)
     assert kept[: passes * count] == first.tolist() * passes
     assert kept[passes * count :] == drawn[passes * count :]
 
@@ -92,7 +92,7 @@ def rated(root: Path, values: list[str]) -> tuple[Bench, Artifact]:
 
 
 class Read:
-    """What `order_by_curriculum` asks of lessons: one for each training row, in source order."""
+    """What `order_by_curriculum` asks of examples: one for each training row, in source order."""
 
     def __init__(self, data: Artifact) -> None:
         self.keys = polars.read_parquet(data.path("examples/train.parquet"))["id"].to_list()
@@ -104,9 +104,9 @@ class Read:
 
 def test_columns_of_the_data_and_of_operators_decide(tmp_path: Path) -> None:
     _, data = rated(tmp_path, ["3", "1", "", "2", "1.5"])
-    lessons: Any = Read(data)
-    assert order_by_curriculum(Curriculum(by="meta.hard"), data, lessons, 0).tolist() == [1, 4, 3, 0, 2]
-    assert order_by_curriculum(Curriculum(by="meta.hard", first="highest"), data, lessons, 0).tolist() == [
+    dataset: Any = Read(data)
+    assert order_by_curriculum(Curriculum(by="meta.hard"), data, dataset, 0).tolist() == [1, 4, 3, 0, 2]
+    assert order_by_curriculum(Curriculum(by="meta.hard", first="highest"), data, dataset, 0).tolist() == [
         0,
         3,
         4,
@@ -114,27 +114,27 @@ def test_columns_of_the_data_and_of_operators_decide(tmp_path: Path) -> None:
         2,
     ]
     lengths = polars.read_parquet(data.path("attributes/length.parquet"))["length"].to_list()
-    found = order_by_curriculum(Curriculum(by="length.length", first="highest"), data, lessons, 0).tolist()
+    found = order_by_curriculum(Curriculum(by="length.length", first="highest"), data, dataset, 0).tolist()
     assert [lengths[at] for at in found] == sorted(lengths, reverse=True)
 
 
 def test_rows_alike_come_in_a_drawn_order(tmp_path: Path) -> None:
     _, data = rated(tmp_path, ["1"] * 12)
-    lessons: Any = Read(data)
-    orders = {tuple(order_by_curriculum(Curriculum(by="meta.hard"), data, lessons, seed).tolist()) for seed in range(3)}
+    dataset: Any = Read(data)
+    orders = {tuple(order_by_curriculum(Curriculum(by="meta.hard"), data, dataset, seed).tolist()) for seed in range(3)}
     assert len(orders) == 3
     assert {tuple(sorted(one)) for one in orders} == {tuple(range(12))}
 
 
 def test_what_cannot_order_rows_is_said(tmp_path: Path) -> None:
     _, data = rated(tmp_path, ["3", "hard", "1"])
-    lessons: Any = Read(data)
+    dataset: Any = Read(data)
     with pytest.raises(DataError, match=r"'hard' in 'meta.hard', which is no number"):
-        order_by_curriculum(Curriculum(by="meta.hard"), data, lessons, 0)
+        order_by_curriculum(Curriculum(by="meta.hard"), data, dataset, 0)
     with pytest.raises(DataError, match=r"no training row has a number in 'meta.easy'"):
-        order_by_curriculum(Curriculum(by="meta.easy"), data, lessons, 0)
+        order_by_curriculum(Curriculum(by="meta.easy"), data, dataset, 0)
     with pytest.raises(DataError, match=r"the rows have no 'length.lenght'") as caught:
-        order_by_curriculum(Curriculum(by="length.lenght"), data, lessons, 0)
+        order_by_curriculum(Curriculum(by="length.lenght"), data, dataset, 0)
     assert "length.length" in (caught.value.hint or "")
     with pytest.raises(ValidationError):
         Curriculum(epochs=0)

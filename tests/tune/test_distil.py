@@ -41,8 +41,8 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 @pytest.fixture(scope="module")
 def rows(shop: Bench) -> list[TokenRow]:
-    lessons = Distil().build_training_examples(examples(5), ChatTokenizer.load(shop.base.folder))
-    return [row for lesson in lessons for row in lesson.rows]
+    dataset = Distil().build_training_examples(examples(5), ChatTokenizer.load(shop.base.folder))
+    return [row for example in dataset for row in example.rows]
 
 
 @pytest.fixture(scope="module")
@@ -119,15 +119,15 @@ def test_a_teacher_that_is_the_student_leaves_nothing_to_learn(rows: list[TokenR
 
 def test_stored_words_are_those_of_the_live_teacher(rows: list[TokenRow], teacher: Teacher) -> None:
     objective = Distil(top_k=7)
-    lessons = [
+    dataset = [
         TrainingExample(id="none", nothing="too long"),
         TrainingExample(id="a", rows=(rows[0],)),
         TrainingExample(id="b", rows=(rows[1],)),
     ]
-    stored = list(add_teacher_logprobs(lessons, objective, teacher))
-    assert [lesson.id for lesson in stored] == ["none", "a", "b"]
+    stored = list(add_teacher_logprobs(dataset, objective, teacher))
+    assert [example.id for example in stored] == ["none", "a", "b"]
     live = objective.ready(build_pack(rows[:2]), teacher)
-    kept = objective.ready(build_pack([row for lesson in stored for row in lesson.rows]), None)
+    kept = objective.ready(build_pack([row for example in stored for row in example.rows]), None)
     assert live.choices is not None
     assert kept.choices is not None
     assert torch.equal(kept.choices.sort().values, live.choices.sort().values)

@@ -41,28 +41,28 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
 
 
 class Pupil:
-    """A tiny model in float64 with lessons, whose gradient can be asked for."""
+    """A tiny model in float64 with training examples, whose gradient can be asked for."""
 
     def __init__(self, shop: Bench, folder: Path, technique: Technique, average: Literal["token", "row"]) -> None:
         objective = Sft(average=average)
         taught = objective.build_training_examples(examples(10), ChatTokenizer.load(shop.base.folder))
-        self.lessons = TokenizedDataset.write(folder, taught, "one")
+        self.dataset = TokenizedDataset.write(folder, taught, "one")
         self.model: Any = technique.adapt(open_folder(shop.base.folder, torch.float64), 1).double()
         for name, value in self.model.named_parameters():
             if "lora_B" in name:  # at zero, A would have no gradient
                 value.data.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.02)
         install_fused_lora(self.model)
-        self.rows = [row for number in range(len(taught)) for row in self.lessons.rows(number)]
-        self.course = BatchSampler(seed=0, count=len(self.lessons), epochs=1, batch_size=10)
+        self.rows = [row for number in range(len(taught)) for row in self.dataset.rows(number)]
+        self.sampler = BatchSampler(seed=0, count=len(self.dataset), epochs=1, batch_size=10)
         self.objective = objective
-        self.source = PreparedBatchSource(self.lessons, self.course, objective, lambda rows: [])
+        self.source = PreparedBatchSource(self.dataset, self.sampler, objective, lambda rows: [])
 
     def gradient(self, rows: Sequence[TokenRow], tokens: int) -> tuple[float, dict[str, torch.Tensor]]:
         manner = TrainingArguments(
             rate=1.0, schedule="constant", warmup_steps=0, decay=DECAY, optimizer=AdamW(), clip=None,
             max_tokens_per_microbatch=tokens, rate_of=lambda name: 1.0,
         )  # fmt: skip
-        training = Trainer(self.model, self.objective, self.source, self.course, manner, None)
+        training = Trainer(self.model, self.objective, self.source, self.sampler, manner, None)
         with Double():
             loss = training.gradient(list(rows), self.objective.denominator(rows)).loss
         return loss, {name: value.clone() for name, value in training._updater._sums.items()}
@@ -97,7 +97,7 @@ def same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[st
 def test_the_gradient_is_the_same_however_rows_are_read(
     shop: Bench, tmp_path: Path, technique: Technique, average: Literal["token", "row"]
 ) -> None:
-    pupil = Pupil(shop, tmp_path / "lessons", technique, average)
+    pupil = Pupil(shop, tmp_path / "examples", technique, average)
     rows = pupil.rows
     whole = pupil.gradient(rows, 4096)
     for tokens in (400, 130, 90, 1):  # fewer tokens at once, down to every row alone: nothing is shared
@@ -109,7 +109,7 @@ def test_the_gradient_is_the_same_however_rows_are_read(
 
 
 def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pupil = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token")
+    pupil = Pupil(shop, tmp_path / "examples", Lora(r=4), "token")
     rows = pupil.rows
     whole = pupil.gradient(rows, 4096)
     how = detect_forward_mode(pupil.model)
@@ -122,7 +122,7 @@ def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monke
 
 
 def test_a_mean_of_means_would_be_another_gradient(shop: Bench, tmp_path: Path) -> None:
-    pupil = Pupil(shop, tmp_path / "lessons", Lora(r=4), "token")
+    pupil = Pupil(shop, tmp_path / "examples", Lora(r=4), "token")
     rows = pupil.rows
     long = [row for row in rows if len(row.targets) == max(len(row.targets) for row in rows)]
     short = [row for row in rows if row not in long]

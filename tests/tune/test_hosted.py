@@ -21,8 +21,8 @@ from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import get_model_name, is_endpoint, is_tuned
 from luthier.serve.engines.remote import RemoteEngine
-from luthier.tune import hosted_client
-from luthier.tune.hosted import HostedTechnique
+from luthier.tune.hosted import client as hosted_client
+from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
 from tuning import Bench, bench, chat, examples, pairs, preferring

@@ -17,8 +17,8 @@ from moto.server import ThreadedMotoServer
 
 from luthier.core.errors import DataError, ModelError
 from luthier.models.load import ENDPOINT, is_endpoint
-from luthier.tune import hosted_client
-from luthier.tune.hosted_client import ProviderClient
+from luthier.tune.hosted import client as hosted_client
+from luthier.tune.hosted.client import ProviderClient
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
 from luthier.tune.techniques.bedrock import BedrockTechnique

@@ -18,8 +18,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.step import PlanContext
 from luthier.models.load import get_model_name, is_adapter, is_endpoint, load_model
-from luthier.tune import hosted_client
-from luthier.tune.hosted_weights import SETTINGS, WEIGHTS
+from luthier.tune.hosted import client as hosted_client
+from luthier.tune.hosted.weights import SETTINGS, WEIGHTS
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
 from tuning import Bench, bench

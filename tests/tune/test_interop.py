@@ -56,8 +56,8 @@ def own_step(shop: Bench, technique: Any) -> tuple[float, dict[str, torch.Tensor
     model, objective = adapted(shop, technique), Sft()
     rows = [
         row
-        for lesson in objective.build_training_examples(ROWS, ChatTokenizer.load(shop.base.folder))
-        for row in lesson.rows
+        for example in objective.build_training_examples(ROWS, ChatTokenizer.load(shop.base.folder))
+        for row in example.rows
     ]
     made = build_pack(rows)
     loss = objective.loss(compute_pack_logprobs(model, made), made, None).total / objective.denominator(rows)
@@ -145,7 +145,7 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
 
 def test_labels_are_what_is_learnt_and_nothing_else(shop: Bench) -> None:
     text = ChatTokenizer.load(shop.base.folder)
-    rows = [lesson.rows[0] for lesson in Sft().build_training_examples(ROWS, text)]
+    rows = [example.rows[0] for example in Sft().build_training_examples(ROWS, text)]
     for told, row in zip(to_hf_dataset(Sft(), ROWS, text), rows, strict=True):
         assert told["input_ids"] == list(row.ids)
         assert [label != IGNORED for label in told["labels"]] == [weight > 0 for weight in row.loss_weights]

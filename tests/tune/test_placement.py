@@ -17,7 +17,7 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizers.adamw import AdamW
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
-from luthier.tune.training.pack_reader import PackReader
+from luthier.tune.training.pack_gradient import PackGradientComputer
 
 ELSEWHERE = torch.device("meta")
 TINY = LlamaConfig(
@@ -45,7 +45,7 @@ def test_all_that_a_step_reads_follows_the_model(
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=1.0))
     made = build_pack([TokenRow([1] * 20 + [2 + at] * 5 + [9], [0.0] * 25 + [1.0], str(at)) for at in range(3)])
     assert logprobs.compute_pack_logprobs(model, made, quick=quick).device == ELSEWHERE
-    read = PackReader(model, Sft(), updater).read(made, 3.0)
+    read = PackGradientComputer(model, Sft(), updater).read(made, 3.0)
     moved = [gradient for gradient in read.gradients if gradient is not None]
     assert len(moved) == 2 * 7 * TINY.num_hidden_layers
     updater.gather(read.gradients)

@@ -12,10 +12,9 @@ import torch
 
 from luthier.core.component import components_by_kind
 from luthier.models.packing.pack import TokenRow, build_pack
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.objective import REFERENCE, Objective
 from luthier.tune.objectives.ppo import Ppo
-from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, PolicyObjective
+from luthier.tune.policy import ADVANTAGE, KL, OLD, RETURN, SHARE, VALUE, WRITTEN, ActorCritic, PolicyObjective
 from luthier.tune.rollout.scores import RolloutBatch
 from policies import REGEX
 

@@ -1,4 +1,4 @@
-"""Preference data as lessons, and the losses of preference objectives against numbers that TRL 1.16 gave."""
+"""Preference data as training examples, and the losses of preference objectives against numbers that TRL 1.16 gave."""
 
 from __future__ import annotations
 
@@ -117,17 +117,17 @@ def odd() -> dict[str, Example]:
 @pytest.mark.parametrize("kind", ["dpo", "simpo", "cpo", "orpo", "reward"])
 def test_what_no_pair_can_teach_is_said(kind: str, text: ChatTokenizer) -> None:
     objective = components_by_kind(Objective)[kind].model_validate({"kind": kind, "max_length": 200})
-    lessons = objective.build_training_examples(list(odd().values()), text)
-    assert [lesson.nothing for lesson in lessons] == list(odd())
-    assert not any(lesson.rows for lesson in lessons)
+    dataset = objective.build_training_examples(list(odd().values()), text)
+    assert [example.nothing for example in dataset] == list(odd())
+    assert not any(example.rows for example in dataset)
 
 
 def test_both_answers_share_their_prompt_in_a_pack(text: ChatTokenizer) -> None:
-    (lesson,) = DpoObjective().build_training_examples(pairs(1), text)
-    chosen, rejected = lesson.rows
+    (example,) = DpoObjective().build_training_examples(pairs(1), text)
+    chosen, rejected = example.rows
     begin = chosen.targets[0]
     assert chosen.ids[:begin] == rejected.ids[:begin]
-    assert build_pack(lesson.rows).tokens <= len(chosen.ids) + len(rejected.ids) - begin
+    assert build_pack(example.rows).tokens <= len(chosen.ids) + len(rejected.ids) - begin
     assert text.decode(chosen.ids[begin:]).startswith(("account", "billing", "delivery"))
 
 
@@ -146,7 +146,13 @@ def test_kto_says_what_it_cannot_learn_from(text: ChatTokenizer) -> None:
     good = one.model_copy(update={"meta": {"label": True}})
     empty = chat("Where?", " ").model_copy(update={"meta": {"label": "down"}})
     given = [good, preferring(one, "delivery"), one, empty, thumbs(1)[0]]
-    assert [lesson.nothing for lesson in Kto().build_training_examples(given, text)] == ["", PAIRED, UNSAID, EMPTY, ""]
+    assert [example.nothing for example in Kto().build_training_examples(given, text)] == [
+        "",
+        PAIRED,
+        UNSAID,
+        EMPTY,
+        "",
+    ]
     assert Kto().build_training_examples([good], text)[0].nothing == ALONE
     assert Kto(loss_type="apo_zero").build_training_examples([good], text)[0].rows
 
@@ -156,7 +162,7 @@ def test_a_long_answer_leaves_out_its_own_row_and_no_neighbours(text: ChatTokeni
     rows[1] = chat("Where is my refund?", "billing " * 90).model_copy(update={"meta": {"label": True}})
     limit = 120
     whole, found = Kto().build_training_examples(rows, text), Kto(max_length=limit).build_training_examples(rows, text)
-    assert [lesson.nothing for lesson in found] == ["", f"longer than {limit} tokens", "", ""]
+    assert [example.nothing for example in found] == ["", f"longer than {limit} tokens", "", ""]
     assert found[1].cut == len(whole[1].rows[0].ids)
     (own, other), (_, plain) = found[2].rows, whole[2].rows
     assert own == whole[2].rows[0]
@@ -167,8 +173,8 @@ def test_a_long_answer_leaves_out_its_own_row_and_no_neighbours(text: ChatTokeni
 @pytest.mark.parametrize("value", [True, 1, "yes", "up", "True"])
 def test_a_yes_comes_in_many_ways(value: Any, text: ChatTokenizer) -> None:
     one = chat("Where is my refund?", "billing").model_copy(update={"meta": {"thumb": value}})
-    (lesson,) = Kto(loss_type="apo_zero", label="thumb").build_training_examples([one], text)
-    assert set(lesson.rows[0].token_values["wanted"]) == {1.0}
+    (example,) = Kto(loss_type="apo_zero", label="thumb").build_training_examples([one], text)
+    assert set(example.rows[0].token_values["wanted"]) == {1.0}
 
 
 @pytest.mark.parametrize(
@@ -259,7 +265,7 @@ def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: 
     base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=1, dtype=torch.float32)
     with silence_peft_warnings():
         plain = PeftModel.from_pretrained(base, made.folder / "adapter").eval()
-    rows = [row for lesson in RewardObjective().build_training_examples(pairs(4), text) for row in lesson.rows]
+    rows = [row for example in RewardObjective().build_training_examples(pairs(4), text) for row in example.rows]
     ours = [values[0] for values in compute_row_logprobs(open_model(made, "float32"), rows, 4096)]
     with torch.no_grad():
         theirs = [float(plain(torch.tensor([row.ids[:-1]])).logits[0, 0]) for row in rows]
@@ -273,8 +279,8 @@ def test_a_reward_model_needs_nothing_of_ours(shop: Bench, text: ChatTokenizer) 
     made = shop.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
     ids = [
         list(row.ids[:-1])
-        for lesson in RewardObjective().build_training_examples(pairs(4), text)
-        for row in lesson.rows
+        for example in RewardObjective().build_training_examples(pairs(4), text)
+        for row in example.rows
     ]
     ours = compute_model_rewards(open_model(made, "float32"), ids)
     told = json.dumps([str(shop.base.folder), str(made.folder / "adapter"), ids])
@@ -331,7 +337,7 @@ def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Pa
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
     made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
     text = ChatTokenizer.load(shop.base.folder)
-    learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows]
+    learnt = [row for example in RewardObjective().build_training_examples(rows, text) for row in example.rows]
     wanted = [values[0] for values in compute_row_logprobs(open_model(made, "float32"), learnt, 4096)]
     told = [pair for one in rows if isinstance(pair := pair_of(one), PreferencePair)]
     said = text.encode_many([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
@@ -362,7 +368,7 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
     template.write_text("{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}" + template.read_text())
     made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
     text = ChatTokenizer.load(shop.base.folder)
-    learnt = [row for lesson in RewardObjective().build_training_examples(rows, text) for row in lesson.rows[:1]]
+    learnt = [row for example in RewardObjective().build_training_examples(rows, text) for row in example.rows[:1]]
     wanted = compute_model_rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = RewardModel(made, "float32")
     context = Judging(recipe_dir=tmp_path, kept=tmp_path, models=Path, model=judge)
@@ -378,8 +384,8 @@ def test_what_is_asked_is_no_setting_of_a_sequence_head() -> None:
 def test_margins_and_ties_of_rewards(text: ChatTokenizer) -> None:
     given = pairs(3)  # margins 0, 1 and 2 in the column `row`
     dropped = RewardObjective(margin="row", scale=0.5).build_training_examples(given, text)
-    assert [lesson.nothing for lesson in dropped] == ["a tie: its row is 0", "", ""]
-    assert [lesson.rows[0].token_values["margin"] for lesson in dropped[1:]] == [[0.5], [1.0]]
+    assert [example.nothing for example in dropped] == ["a tie: its row is 0", "", ""]
+    assert [example.rows[0].token_values["margin"] for example in dropped[1:]] == [[0.5], [1.0]]
     rows = RewardObjective(margin="row", ties="learn").build_training_examples(given, text)[0].rows
     for given_rewards in ([1.0, -1.0], [-1.0, 1.0]):
         loss = (

@@ -51,7 +51,7 @@ def test_rows_are_dealt_by_their_contents_and_none_is_lost(parts: int) -> None:
     assert max(sizes) <= 1.6 * sum(sizes) / parts
 
 
-def test_parts_without_rows_are_empty_and_lessons_stay_whole() -> None:
+def test_parts_without_rows_are_empty_and_examples_stay_whole() -> None:
     rows = [row([5, 6, 7], "a", 2), row([5, 6, 8], "a", 2), row([9, 9, 9], "b")]
     deals = deal_rows(rows, 4)
     assert sorted(len(some) for some in deals) == [0, 0, 1, 2]

@@ -32,8 +32,8 @@ def talk(*turns: dict[str, Any], meta: dict[str, Any] | None = None) -> Example:
 
 def learnt(objective: Sft, example: Example, text: ChatTokenizer) -> str:
     """The text that an objective learns of an example, or why there is none."""
-    (lesson,) = objective.build_training_examples([example], text)
-    return "|".join(text.decode([row.ids[at] for at in row.targets]) for row in lesson.rows) or lesson.nothing
+    (features,) = objective.build_training_examples([example], text)
+    return "|".join(text.decode([row.ids[at] for at in row.targets]) for row in features.rows) or features.nothing
 
 
 TURNS = ({"content": "one", "tag": "gold"}, {"content": "two", "name": "anna"}, {"content": "three", "tag": "golden"})
@@ -77,8 +77,8 @@ def test_an_answer_that_nobody_wants_is_not_learnt(text: ChatTokenizer) -> None:
 def test_rows_weigh_what_their_column_says(average: Any, text: ChatTokenizer) -> None:
     objective = Sft(weight="worth", average=average)
     given = [talk({"content": "yes"}, meta={"worth": worth}) for worth in (0.5, "2", 1)]
-    rows = [row for lesson in objective.build_training_examples(given, text) for row in lesson.rows]
-    plain = [row for lesson in Sft(average=average).build_training_examples(given, text) for row in lesson.rows]
+    rows = [row for features in objective.build_training_examples(given, text) for row in features.rows]
+    plain = [row for features in Sft(average=average).build_training_examples(given, text) for row in features.rows]
     assert [sum(row.loss_weights) / sum(other.loss_weights) for row, other in zip(rows, plain, strict=True)] == [
         0.5,
         2,

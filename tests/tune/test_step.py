@@ -356,16 +356,16 @@ def test_a_technique_sets_the_rate_of_each_parameter(shop: Bench, monkeypatch: p
 
 
 @given(st.integers(1, 50), st.floats(0.1, 3), st.integers(1, 16), st.integers(0, 5))
-def test_every_lesson_is_seen_as_often_as_asked(count: int, epochs: float, rows: int, seed: int) -> None:
+def test_every_example_is_seen_as_often_as_asked(count: int, epochs: float, rows: int, seed: int) -> None:
     from luthier.tune.training.schedule import BatchSampler
 
-    course = BatchSampler(seed=seed, count=count, epochs=epochs, batch_size=rows)
-    seen = [lesson for step in range(course.steps) for lesson in course.lessons_of(step)]
-    assert len(seen) == course.total
+    sampler = BatchSampler(seed=seed, count=count, epochs=epochs, batch_size=rows)
+    seen = [index for step in range(sampler.steps) for index in sampler.get_batch_indices(step)]
+    assert len(seen) == sampler.total
     for begin in range(0, len(seen), count):
         part = seen[begin : begin + count]
         assert len(set(part)) == len(part)
-    assert course.lessons_of(0) == course.lessons_of(0)
+    assert sampler.get_batch_indices(0) == sampler.get_batch_indices(0)
 
 
 @pytest.mark.parametrize("technique", [FullFineTuning(), PartialFineTuning()], ids=["full", "layers"])

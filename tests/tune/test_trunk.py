@@ -16,11 +16,11 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.core.errors import SystemResourceError
-from luthier.tune.share import ENDINGS, digest_prefix
 from luthier.tune.steps.tune import Tune
 from luthier.tune.training import checkpoint, trunk
 from luthier.tune.training.schedule import BatchSampler
 from luthier.tune.training.trainer import Trainer
+from luthier.tune.training.trunk import ENDINGS, digest_prefix
 from test_twenty_five_ways import TUNE_OTHERWISE
 from tuning import Bench, bench, examples, interrupted, pairs, reopened
 
@@ -334,7 +334,9 @@ def test_the_order_of_rows_does_not_depend_on_where_training_ends(max_steps: int
     whole = BatchSampler(seed=1, count=13, epochs=3, batch_size=5)
     short = BatchSampler(seed=1, count=13, epochs=3, batch_size=5, max_steps=max_steps)
     assert short.steps == min(8, max_steps)
-    assert [short.lessons_of(at) for at in range(short.steps)] == [whole.lessons_of(at) for at in range(short.steps)]
+    assert [short.get_batch_indices(at) for at in range(short.steps)] == [
+        whole.get_batch_indices(at) for at in range(short.steps)
+    ]
 
 
 def test_training_ends_after_max_steps_or_with_its_epochs(tmp_path: Path, steps: list[int]) -> None:

@@ -11,7 +11,7 @@ from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from starlette.responses import JSONResponse, Response
 
-from luthier.api.asking import check_query_params
+from luthier.api.requests import check_query_params
 from luthier.artifacts.explanation import ExplanationRecord, PartKind, UnitKind
 from luthier.chat.messages import Message
 from luthier.commands.explain_service import ExplanationService

@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Path, Query, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 
-from luthier.api.asking import check_query_params, run_in_thread
-from luthier.api.shapes import file_json, page_json
-from luthier.api.upload import MultipartForm, parse_multipart_request
+from luthier.api.multipart import MultipartForm, parse_multipart_request
+from luthier.api.requests import check_query_params, run_in_thread
+from luthier.api.schemas import file_to_json, page_to_json
 from luthier.commands.jobs.check import validate_jsonl_file
 from luthier.commands.jobs.files import IncomingUpload
 from luthier.commands.jobs.records import Upload
@@ -42,7 +42,7 @@ File = Annotated[str, Path(min_length=1, max_length=100)]
 After = Annotated[str | None, Query(max_length=100)]
 
 
-def file_routes(service: JobService) -> APIRouter:
+def build_file_routes(service: JobService) -> APIRouter:
     """The routes for files."""
     router = APIRouter(prefix="/v1/files", tags=["files"])
     files = service.files
@@ -54,7 +54,7 @@ def file_routes(service: JobService) -> APIRouter:
         with files.receiving(get_caller(request).key) as incoming:
             form = await parse_multipart_request(request, incoming)
             expires_s = _check_fields(form)
-            return JSONResponse(file_json(await run_in_thread(_keep, incoming, form.filename, expires_s)))
+            return JSONResponse(file_to_json(await run_in_thread(_keep, incoming, form.filename, expires_s)))
 
     @router.get("", response_class=Response)
     async def listed(
@@ -70,12 +70,12 @@ def file_routes(service: JobService) -> APIRouter:
         uploads = await run_in_thread(
             files.listed, key, purpose=purpose, after=after, limit=limit + 1, newest=order == "desc"
         )
-        return JSONResponse(page_json(map(file_json, uploads[:limit]), more=len(uploads) > limit))
+        return JSONResponse(page_to_json(map(file_to_json, uploads[:limit]), more=len(uploads) > limit))
 
     @router.get("/{file_id}", response_class=Response)
     async def retrieve(request: Request, file_id: File) -> Response:
         """One of them."""
-        return JSONResponse(file_json(await run_in_thread(files.get, get_caller(request).key, file_id, "file_id")))
+        return JSONResponse(file_to_json(await run_in_thread(files.get, get_caller(request).key, file_id, "file_id")))
 
     @router.get("/{file_id}/content", response_class=Response)
     async def content(request: Request, file_id: File) -> Response:

@@ -89,8 +89,8 @@ def serve(  # noqa: PLR0913, PLR0917  # the options of a command
     as_json: Json = False,
 ) -> int:
     """Serve models over an OpenAI-compatible API until stopped; prints the address."""
-    from luthier.api.doors import build_fine_tuning_routes
     from luthier.api.explain import build_explain_routes
+    from luthier.api.fine_tuning import build_fine_tuning_routes
     from luthier.commands.serve import FineTuningServiceConfig
     from luthier.commands.serve import serve as serve_models
     from luthier.serve.server import ServerSettings

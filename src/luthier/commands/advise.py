@@ -24,7 +24,7 @@ from luthier.auto.advice.profile import AdviceProfile, build_advice_profile
 from luthier.auto.advice.training import count_training_rows, suggest_training_for_proposal
 from luthier.core.errors import InputError, LuthierError, SourceLocation, did_you_mean
 from luthier.core.expressions import parse_duration
-from luthier.core.outcomes import read_outcomes
+from luthier.core.training_outcomes import read_outcomes
 from luthier.recipe.workspace import Workspace
 
 if TYPE_CHECKING:

@@ -15,8 +15,8 @@ from luthier.core.errors import SourceLocation, UnknownName, did_you_mean
 
 _BASES = (
     "luthier.core.step",
-    "luthier.core.artifact_type",
-    "luthier.core.step_executor",
+    "luthier.core.artifact",
+    "luthier.core.step",
     "luthier.models.source",
     "luthier.models.merge",
     "luthier.models.embeddings.base",
@@ -35,7 +35,7 @@ _BASES = (
     "luthier.tune.objective",
     "luthier.tune.reward",
     "luthier.tune.environment",
-    "luthier.tune.writer",
+    "luthier.tune.rollout_generator",
     "luthier.tune.optimizer",
     "luthier.tune.tracker",
     "luthier.federated.aggregator",

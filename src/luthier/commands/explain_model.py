@@ -113,9 +113,8 @@ def _find_held_out_split(data: Artifact) -> str:
 def _explain_changes(
     model: Artifact, against: Artifact | None, data: Artifact, dtype: Dtype, seed: int
 ) -> ModelExplanation:
-    from luthier.explain.diff.compare import compare_models
+    from luthier.explain.diff.compare import compare_models, read_compared_rows
     from luthier.explain.diff.pair import open_model_pair
-    from luthier.explain.diff.rows import read_compared_rows
 
     pair = open_model_pair(model, against, dtype)
     split = _find_held_out_split(data)

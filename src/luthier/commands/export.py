@@ -88,12 +88,12 @@ def export_artifact(
     to = target.workspace.resolve(to)
     notes: list[str] = []
     if makes == "dataset":
-        from luthier.data.delivery.export import export_dataset as export_data
+        from luthier.data.export import export_dataset as export_data
 
         export_data(artifact_ref.artifact, to, chosen, notes.append)
         _write_card(artifact_ref, to, notes)
     elif makes == "findings":
-        from luthier.data.delivery.found_rows import write_finding_rows
+        from luthier.data.export import write_finding_rows
 
         write_finding_rows(artifact_ref.artifact, to)
     elif makes == "judgments":
@@ -152,7 +152,7 @@ def _usual(artifact: Artifact) -> dict[str, Any] | None:
 def _forms(makes: str) -> tuple[str, ...]:
     """The forms in which such an artifact goes out, the one that is meant when none is named first."""
     if makes == "dataset":
-        from luthier.data.delivery.export import export_formats
+        from luthier.data.export import export_formats
 
         return export_formats()
     if makes in ("findings", "judgments"):
@@ -162,7 +162,7 @@ def _forms(makes: str) -> tuple[str, ...]:
 
 def _write_card(found: ArtifactRef, to: Path, notes: list[str]) -> None:
     """The data card beside the rows; somebody's own README stays."""
-    from luthier.data.delivery.card import render_dataset_card
+    from luthier.data.dataset_card import render_dataset_card
 
     text = render_dataset_card(found.artifact, found.name, _findings(found)).encode()
     path = to / "README.md"

@@ -546,7 +546,7 @@ def _from_traces(
     """From the rows of traffic alone, over a base model; `served` are models that no recipe here makes, None where a
     base model was named."""
     from luthier.data.columns.layouts import Layout
-    from luthier.data.suggest.from_traces import propose_trace_recipe
+    from luthier.data.suggest.propose import propose_trace_recipe
     from luthier.traces.filter import TraceFilter
 
     if where is not None:

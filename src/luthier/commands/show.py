@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import yaml
 
 from luthier.artifacts.findings import DroppedRow, read_dropped_rows
-from luthier.core.artifact import Artifact
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import Artifact, ArtifactType
 from luthier.core.component import component_of_kind
 from luthier.core.db import Run
 from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you_mean

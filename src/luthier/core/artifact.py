@@ -6,13 +6,15 @@ What differs by nature between two makings of the same thing (times, host, memor
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from luthier.core.component import Component
 from luthier.core.errors import CorruptArtifact, DataError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import load_json_with_checksum
 from luthier.core.former_names import FORMER_FILES
@@ -159,3 +161,14 @@ def parse_manifest(value: dict[str, Any], path: Path | str) -> Manifest:
     except ValidationError as error:
         what = f"is a manifest of format {value.get('format')}, which this version of Luthier does not read"
         raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error
+
+
+class ArtifactType(Component):
+    """A type of artifact, by which a step says what it makes (`Step.makes`) and what it reads (`Reads`)."""
+
+    role: ClassVar[str] = "artifact type"
+    home: ClassVar[str] = "luthier.recipe.artifact_types"
+
+    @abstractmethod
+    def describe(self, artifact: Artifact) -> dict[str, Any]:
+        """What `luthier show` prints of one, by name."""

@@ -22,7 +22,13 @@ from luthier.core.context import RunContext
 from luthier.core.errors import RecipeError
 from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
-from luthier.core.step_executor import StepExecutor
+
+
+class StepExecutor(Component):
+    """Where the steps of a run are made."""
+
+    role: ClassVar[str] = "executor"
+    home: ClassVar[str] = "luthier.recipe.executors"
 
 
 @dataclass(frozen=True)

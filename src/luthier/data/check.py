@@ -1,4 +1,4 @@
-"""A check looks at a prepared data set and says what it found: rows, a severity, numbers with intervals, a remedy."""
+"""The role check: what it finds in a dataset, and how severe it is."""
 
 from __future__ import annotations
 
@@ -13,6 +13,33 @@ from luthier.metrics.counts import CountGroup, Counts
 
 if TYPE_CHECKING:
     from luthier.data.validate.context import CheckData, CheckRow
+
+
+def conclude_shares(check: Check, counts: Counts) -> Iterable[Finding]:
+    """The shares of a check over the rows of all data sets; nothing where no row was looked at. The first is judged."""
+    numbers = {}
+    for measure, about in check.measures.items():
+        found = counts.get(f"{check.kind}/{measure}", {})
+        marked, rest = found.get(MARKED, 0), found.get(REST, 0)
+        if marked + rest:
+            numbers[measure] = share_with_interval(marked, marked + rest, about)
+    if not numbers:
+        return
+    first = next(iter(numbers.values()))
+    values = check.settings()
+    severity = severity_of_share(first.value, values["warning"], values["serious"])
+    marked = round(first.value * first.rows)
+    yield Finding(
+        name=check.kind,
+        severity=severity,
+        title=check.summary().rstrip("."),
+        sentence=f"{marked:,} of {first.rows:,} rows ({format_percent(first.value)}), each site's rows looked at by "
+        "themselves: what lies between two sites is not seen.",
+        rows=marked,
+        numbers=numbers,
+        hint="Look at the rows where they are: `validate` at the site names them." if severity != "info" else "",
+    )
+
 
 Needs = Literal["labels", "texts", "test", "model", "groups"]
 """What a check cannot do without: classes, free answers, held-out rows, a model, a group of each row."""
@@ -101,7 +128,6 @@ class Check(Component):
 
     def conclude(self, counts: Counts, names: RowNames) -> Iterable[Finding]:
         """What summed counts say; of a check that looks within each data set, its shares."""
-        from luthier.data.validate.sums import conclude_shares
 
         yield from conclude_shares(self, counts)
 

@@ -1,12 +1,8 @@
-"""Rows of the data package: records, rows, batches, preference pairs and ratings, and limits on how many are held.
-
-A record is what a file holds, and a row is what operators see. Two rated answers to one prompt make a pair when one
-rating is higher by a margin. A batch is bounded by its number of rows and by its amount of text, so memory holds it
-however long a row is.
-"""
+"""Rows: a record of a source, a row, a batch of rows, pairs of answers."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, TypeVar
@@ -18,6 +14,25 @@ from luthier.chat.preference import REJECTED, column_number_of, desirable_label_
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.hashing import digest_of
 from luthier.data.cleaning.leaves import iter_leaves, iter_unusual_key_names, replace_text_at_pointer, text_at_pointer
+
+
+class UnusableRowError(Exception):
+    """A row that cannot become an example: what was wanted, what came."""
+
+    def __init__(self, problem: str, field: str | None = None, hint: str = "") -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.field = field
+        self.hint = hint
+
+
+def from_json(text: str, field: str) -> Any:
+    """JSON inside a cell."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise UnusableRowError("expected JSON in this cell", field) from error
+
 
 MESSAGES: TypeAdapter[tuple[Message, ...]] = TypeAdapter(tuple[Message, ...])
 

@@ -19,7 +19,6 @@ from luthier.core.errors import DataError, RecipeError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
 from luthier.core.system.net import redact_url
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task, choose_conversation_layout, choose_layout
 from luthier.data.columns.conversations import TurnColumns
 from luthier.data.columns.layouts import Layout
@@ -34,12 +33,12 @@ from luthier.data.columns.media import (
     looks_like_media,
 )
 from luthier.data.formats.files import SourceFile
-from luthier.data.formats.films import FrameSampling
 from luthier.data.formats.locations import list_matching_files
 from luthier.data.formats.media_files import MediaFolder
 from luthier.data.formats.pdf_pages import PageRendering
 from luthier.data.formats.sniff import FileSample, FormatMatch
-from luthier.data.row import BrokenRow, SourceRecord, count_record_characters, take_first_chunk
+from luthier.data.formats.video import FrameSampling
+from luthier.data.row import BrokenRow, SourceRecord, UnusableRowError, count_record_characters, take_first_chunk
 from luthier.data.suggest.profile import ColumnProfile
 from luthier.data.web.media import FetchedMedia, MediaFetchSettings, fetch_media
 

@@ -25,9 +25,9 @@ from luthier.core.hashing import canonical_json, digest_of
 from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.core.step import StepContext
 from luthier.eval.baseline import Baseline
+from luthier.eval.cached_model import CachedEvalModel
 from luthier.eval.probe import ProbeContext, ProbeMeasure
 from luthier.eval.report.facts.models import PLAIN
-from luthier.eval.respondent import CachedEvalModel
 from luthier.eval.task import DROP, BenchmarkTask, EvalTask, HeldOutTask, Reply, TaskContext, TaskResult
 from luthier.metrics.columns import RowScores
 from luthier.metrics.metric import Metric
@@ -37,9 +37,9 @@ from luthier.models.lm.base import find_ability
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
     from luthier.core.events import StepEventEmitter
-    from luthier.eval.ask import InferenceSettings
-    from luthier.eval.blind import EvalMedia
-    from luthier.eval.voice import EvalModel
+    from luthier.eval.local_model import InferenceSettings
+    from luthier.eval.media_ablation import EvalMedia
+    from luthier.eval.model import EvalModel
     from luthier.models.lm.cached import AnswerCache
     from luthier.models.reward_model import RewardModel
 
@@ -75,9 +75,9 @@ def build_evaluated_models(
 
     `media` holds the bytes of pictures and sounds; None: those of the data set.
     """
-    from luthier.eval.ask import LocalEvalModel
     from luthier.eval.baseline import ClassifierEvalModel
-    from luthier.eval.blind import BlindEvalModel, EvalMedia
+    from luthier.eval.local_model import LocalEvalModel
+    from luthier.eval.media_ablation import BlindEvalModel, EvalMedia
     from luthier.models.lm.local import ModelCache
     from luthier.models.load import is_plain_classifier
 
@@ -109,7 +109,7 @@ def apply_label_thresholds(voices: Sequence[EvalModel], thresholds: Artifact | N
 
 def open_evaluation_cache(work: StepContext) -> AnswerCache:
     """The answers that are known already."""
-    from luthier.eval.ask import open_answer_cache
+    from luthier.eval.local_model import open_answer_cache
 
     return open_answer_cache(work.kept or work.scratch / "answers")
 
@@ -123,7 +123,7 @@ def evaluate_language_models(
     seconds: dict[str, float],
 ) -> list[ModelResult]:
     """Ask each model every row that is not known; `seconds` is told how long each took."""
-    from luthier.eval.ask import collect_model_replies
+    from luthier.eval.local_model import collect_model_replies
 
     found = []
     for voice in voices:
@@ -139,7 +139,7 @@ def evaluate_language_models(
 def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[EvalModel]:
     """Each baseline with the rows that the tuned model learnt from."""
     from luthier.artifacts.dataset import has_split, read_examples
-    from luthier.eval.voice import TrainedBaseline
+    from luthier.eval.model import TrainedBaseline
 
     train = read_examples(data, "train") if baselines and has_split(data, "train") else []
     trained_examples = select_trained_rows(model, train)

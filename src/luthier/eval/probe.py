@@ -16,15 +16,15 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.context import RunContext
-from luthier.eval.respondent import CachedEvalModel
+from luthier.eval.cached_model import CachedEvalModel
+from luthier.eval.model import Verb
 from luthier.eval.task import HeldOutTask, find_last_turns, list_conversation_ids
-from luthier.eval.voice import Verb
 from luthier.metrics.metric import EvalPredictions
 from luthier.metrics.paired import PairedComparison
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
-    from luthier.eval.blind import EvalMedia
+    from luthier.eval.media_ablation import EvalMedia
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -132,6 +132,6 @@ def adjust_measure_p_values(members: Sequence[ProbeMeasure]) -> list[PairedCompa
 
 
 def read_probe_table(name: str) -> list[str]:
-    """The rows of a table by its place below this room, in order, without empty lines and those with # in front."""
+    """The rows of a table by its path below `eval`, in order, without empty lines and comments (`#`)."""
     text = (Path(__file__).parent / f"{name}.txt").read_text(encoding="utf-8")
     return [line for line in text.splitlines() if line.strip() and not line.startswith("#")]

@@ -18,7 +18,7 @@ from luthier.eval import analysis
 from luthier.eval.evaluator import ModelResult
 from luthier.eval.probe import ProbeContext, ProbeMeasure, adjust_measure_p_values
 from luthier.eval.report.facts import models as facts
-from luthier.eval.report.wording import find_best_baseline, verdict_sentence
+from luthier.eval.report.formatting import find_best_baseline, verdict_sentence
 from luthier.eval.task import HeldOutTask, find_last_turns, list_conversation_ids
 from luthier.metrics.columns import compare_paired_accuracy
 from luthier.metrics.metric import Metric

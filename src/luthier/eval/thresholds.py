@@ -14,9 +14,9 @@ from pydantic import BaseModel, ConfigDict
 
 from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
-from luthier.eval.bias.scores import softmax_scores
+from luthier.eval.model import EvalModel
+from luthier.eval.predictions import softmax_scores
 from luthier.eval.task import HeldOutTask, Reply
-from luthier.eval.voice import EvalModel
 
 if TYPE_CHECKING:
     import numpy as np

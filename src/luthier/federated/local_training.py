@@ -1,6 +1,6 @@
-"""One round of training at one site: a slice of a course that the rounds share, from given weights.
+"""One round of training at one site: a slice of a training that the rounds share, from given weights.
 
-The course of a site is that of a plain training over its rows: the same order, and a learning rate that has its shape
+The training of a site is a plain one over its rows: the same order, and a learning rate that has its shape
 over all rounds together. A round trains its slice from the weights that it is given, with fresh moments.
 """
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True)
 class RoundSampler(BatchSampler):
-    """The steps of one round out of the course of all rounds."""
+    """The steps of one round out of those of all rounds."""
 
     offset: int = 0
     """Steps of the rounds before."""
@@ -77,15 +77,15 @@ class RoundSampler(BatchSampler):
         return super().steps
 
     def compute_rate_factor(self, step: int, shape: Shape, warmup_steps: int, decay: float) -> float:
-        """The share of the full learning rate at a step of this round, by the course of all rounds."""
+        """The share of the full learning rate at a step of this round, by the steps of all rounds."""
         return compute_lr_factor(self.offset + step, self.whole_steps, shape, warmup_steps, decay)
 
-    def lessons_of(self, step: int) -> list[int]:
+    def get_batch_indices(self, step: int) -> list[int]:
         """Numbers of the rows that a step of this round sees."""
         begin = (self.offset + step) * self.batch_size
-        return [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+        return [self._example_index(at) for at in range(begin, min(begin + self.batch_size, self.total))]
 
-    def _lesson(self, at: int) -> int:
+    def _example_index(self, at: int) -> int:
         from luthier.tune.training.schedule import permute_examples
 
         if self.first is not None and at < self.first_epochs * self.count:
@@ -97,9 +97,9 @@ class RoundSampler(BatchSampler):
 class PrivateRoundSampler(RoundSampler, PoissonSampler):
     """The steps of one round of a private training, with a noise key of the round's own."""
 
-    def lessons_of(self, step: int) -> list[int]:
-        """The lessons of the units that a step draws."""
-        return PoissonSampler.lessons_of(self, step)
+    def get_batch_indices(self, step: int) -> list[int]:
+        """The examples of the units that a step draws."""
+        return PoissonSampler.get_batch_indices(self, step)
 
 
 class SiteUpdate(NamedTuple):
@@ -265,7 +265,7 @@ class FederatedTraining(TrainingRun):
         return material
 
     def plan_spending(self, rounds: int, round_number: int | None = None) -> PrivacySpending | None:
-        """What a round (from 0), or the whole course, costs the units of this site; None where steps have no noise."""
+        """What a round (from 0), or all of them, costs the units of this site; None where steps have no noise."""
         from luthier.tune.privacy.accountant import find_noise
 
         if (privacy := self._step.privacy) is None:
@@ -434,7 +434,7 @@ def write_stacked_adapter(model: Any, base: Mapping[str, Factors], folder: Path,
     """Write the adapter's product and what was added to the base as one adapter over the untouched base."""
     import torch
 
-    from luthier.tune.peft_files import adapter_weights, write_adapter
+    from luthier.tune.technique import adapter_weights, write_adapter
 
     own = adapter_weights(model)
     scale = get_adapter_scale(model)

@@ -1,6 +1,6 @@
 """Differential privacy of a federation: of rows or groups of rows by noise in each site's steps, or of whole sites.
 
-For rows and groups, each site trains by DP-SGD over the course of all rounds, and its own noise protects its own rows
+For rows and groups, each site trains by DP-SGD over the steps of all rounds, and its own noise protects its own rows
 against everybody else. For sites, each update is scaled down to a norm and cut to integers, and the sum gets discrete
 Gaussian noise: under masks each site adds its share, in the ring (Kairouz, Liu and Steinke 2021, "The Distributed
 Discrete Gaussian Mechanism"); without, the coordinator adds all of it.

@@ -67,7 +67,7 @@ def count_row_tokens(
     counts = _count(json.dumps(columns), folder, template)
     if folder is None:
         return counts
-    from luthier.models.media.counts import read_media_settings
+    from luthier.models.media.cost import read_media_settings
     from luthier.models.media.family import MediaSettings
 
     settings = read_media_settings(folder) if config is None else MediaSettings(config, {}, {})
@@ -81,7 +81,7 @@ def _add_media(counts: TokenCounts, rows: Sequence[Row], settings: MediaSettings
     media = [[one for one in some if _size_of(one) is not None] for some in every]
     if not any(media):
         return counts
-    from luthier.models.media.counts import count_image, count_sound
+    from luthier.models.media.cost import count_image, count_sound
 
     sizes = {size for some in media for one in some if (size := _size_of(one)) is not None}
     counts_by_size = {

@@ -23,8 +23,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import RunEventEmitter
 from luthier.core.remote_store import is_remote, open_store
-from luthier.core.step import StepCostEstimate
-from luthier.core.step_executor import StepExecutor
+from luthier.core.step import StepCostEstimate, StepExecutor
 from luthier.recipe.machine_task import MachineTask, is_machine_task
 from luthier.recipe.planner import PlannedStep, RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe

@@ -11,7 +11,7 @@ from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError
-from luthier.core.outcomes import OutcomeRecord, record_outcomes
+from luthier.core.training_outcomes import TrainingOutcome, record_outcomes
 from luthier.models.describe import describe_model_folder
 from luthier.models.load import find_base_folder, is_endpoint, is_plain_classifier
 from luthier.recipe.planner import PlannedStep, RecipePlan
@@ -30,7 +30,7 @@ def remember_outcomes(plan: RecipePlan, made: Iterable[PlannedStep]) -> None:
     record_outcomes(outcome_records)
 
 
-def _outcomes(plan: RecipePlan, planned: PlannedStep) -> Iterator[OutcomeRecord]:
+def _outcomes(plan: RecipePlan, planned: PlannedStep) -> Iterator[TrainingOutcome]:
     """The records of one evaluation: none of an endpoint, of few rows, and of a model that no recipe trained."""
     inputs = {field: plan.store.open(digest) for field, digest in planned.inputs.items() if plan.store.has(digest)}
     evaluation, model, data = plan.store.open(planned.digest), inputs.get("model"), inputs.get("data")
@@ -53,7 +53,7 @@ def _outcomes(plan: RecipePlan, planned: PlannedStep) -> Iterator[OutcomeRecord]
     for metric, score in scores.get(about.subject, {}).items():
         if not 0 <= score.low <= score.value <= score.high <= 1:
             continue
-        yield OutcomeRecord(
+        yield TrainingOutcome(
             digest=planned.digest,
             task=about.task,
             train_rows=rows,

@@ -125,9 +125,9 @@ class RowPromptSettings:
         return Example(id=f"{number:016x}", origin=origin, kind="chat", messages=messages)
 
     def _turns(self, row: Row, location: SourceLocation) -> tuple[Message, ...]:
-        from luthier.data.columns.cells import UnusableRowError
         from luthier.data.columns.mapping import ColumnTemplate
         from luthier.data.columns.turns import cell_to_turns, parse_conversation_cell
+        from luthier.data.row import UnusableRowError
 
         try:
             if isinstance(row, str):
@@ -201,8 +201,8 @@ def _answers(
     model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: RunEventEmitter, kept: Path | None
 ) -> list[Prediction]:
     from luthier.core.step import StepContext
-    from luthier.eval.ask import InferenceSettings, collect_model_replies, open_answer_cache
     from luthier.eval.evaluator import TUNED, build_evaluated_models
+    from luthier.eval.local_model import InferenceSettings, collect_model_replies, open_answer_cache
     from luthier.eval.steps.evaluate import Evaluate
     from luthier.eval.task import HeldOutTask
     from luthier.models.load import get_output_classes

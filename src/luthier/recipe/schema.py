@@ -26,7 +26,7 @@ from pydantic import (
 )
 from pydantic_core import to_jsonable_python
 
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import ArtifactType
 from luthier.core.component import add_field_descriptions, components_by_kind, full_schema, refuse_unknown_settings
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import PathText

@@ -156,7 +156,7 @@ class TrainingSpeedMeter:
     """Tells of each step as it is done, and measures how fast they are; `operations` of what a step computed."""
 
     def __init__(self, work: StepContext, sampler: BatchSampler, operations: Callable[[PackWorkload], float]) -> None:
-        self._work, self._course, self._operations = work, sampler, operations
+        self._work, self._sampler, self._operations = work, sampler, operations
         self._begun, self._begun_cpu = time.perf_counter(), time.process_time()
         self._rows = self._computed = self._tokens = 0
         self._flops = 0.0
@@ -166,12 +166,12 @@ class TrainingSpeedMeter:
         self._computed += round(stepped.taken.tokens)
         self._flops += self._operations(stepped.taken)
         self._tokens += stepped.tokens
-        done = min(stepped.step * self._course.batch_size, self._course.total)
+        done = min(stepped.step * self._sampler.batch_size, self._sampler.total)
         held_out = {name: round(value, 4) for name, value in stepped.measures.items() if name.startswith("held_out_")}
         loss = {"loss": round(stepped.loss, 4)}
         measures = {name: round(stepped.measures[name], 4) for name in SHOWN if name in stepped.measures}
         metrics = {**loss, **measures, **held_out}
-        stop = self._work.report(stepped.step, metrics, done=done, total=self._course.total, unit="rows")
+        stop = self._work.report(stepped.step, metrics, done=done, total=self._sampler.total, unit="rows")
         if stepped.skipped and stepped.rows:
             self._work.events.warning(f"step {stepped.step} was left out: {stepped.skipped}")
         if stop:

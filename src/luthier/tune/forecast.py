@@ -29,11 +29,9 @@ from luthier.models.cost import (
 )
 from luthier.models.describe import ModelDescription, estimate_activation_bytes
 from luthier.models.load import cpu_has_bf16, is_remote_input
-from luthier.models.media.counts import estimate_tower_bytes
-from luthier.models.media.encoder_cost import forecast_encoder
+from luthier.models.media.cost import estimate_tower_bytes, forecast_encoder
 from luthier.models.media.family import explain_alone
-from luthier.models.packing.lanes import plan_parallel_packs
-from luthier.tune.actor_critic import ActorCritic
+from luthier.models.packing.parallel_plan import plan_parallel_packs
 from luthier.tune.cost import (
     MOST_TOKENS,
     PackWorkload,
@@ -41,7 +39,7 @@ from luthier.tune.cost import (
     describe_in_dtype,
     estimate_peak_memory,
 )
-from luthier.tune.policy import PolicyObjective
+from luthier.tune.policy import ActorCritic, PolicyObjective
 from luthier.tune.preference import PairObjective
 from luthier.tune.rollout.settings import HELD_TOKENS, RolloutSettings
 from luthier.tune.techniques.lora import Lora

@@ -69,8 +69,8 @@ def _rows(objective: Objective, examples: Sequence[Example], text: ChatTokenizer
     _refuse_own_loop(objective)
     rows = [
         row
-        for lesson in objective.build_training_examples(examples, text, ObjectiveContext.of(examples))
-        for row in lesson.rows
+        for example in objective.build_training_examples(examples, text, ObjectiveContext.of(examples))
+        for row in example.rows
     ]
     if not rows:
         raise DataError("nothing can be learnt from any of these examples")
@@ -173,7 +173,7 @@ def build_optimizer_steps(
     _refuse_own_loop(objective)
     about = ObjectiveContext.of(examples, seed=how.seed)
     row_groups = [
-        list(lesson.rows) for lesson in objective.build_training_examples(examples, text, about) if lesson.rows
+        list(example.rows) for example in objective.build_training_examples(examples, text, about) if example.rows
     ]
     if not row_groups:
         raise DataError("nothing can be learnt from any of these examples")
@@ -182,7 +182,7 @@ def build_optimizer_steps(
     sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
     found = []
     for number in range(sampler.steps):
-        token_rows = [row for lesson in sampler.lessons_of(number) for row in row_groups[lesson]]
+        token_rows = [row for index in sampler.get_batch_indices(number) for row in row_groups[index]]
         rows = objective.prepared(token_rows, partial(_refuse_asking, objective))
         read = build_packs(rows, how.max_tokens_per_microbatch)
         found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
@@ -192,7 +192,7 @@ def build_optimizer_steps(
 def _referred(
     objective: Objective, row_groups: Sequence[list[TokenRow]], reference: Any, tokens: int
 ) -> list[list[TokenRow]]:
-    """The lessons with what the reference finds of their learnt tokens."""
+    """The examples with what the reference finds of their learnt tokens."""
     from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
     if reference is None:

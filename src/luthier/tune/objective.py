@@ -88,12 +88,12 @@ class LossTerms(NamedTuple):
     weights: Tensor | float
     """(n,) or one for all: how much a term counts in the sum over an optimizer step."""
     examples: Tensor
-    """(n,) int64: the number, within the pack, of the example that a term belongs to (`Pack.lesson`)."""
+    """(n,) int64: the number, within the pack, of the example that a term belongs to (`Pack.example_index`)."""
 
     @classmethod
     def of_tokens(cls, values: Tensor, weights: Tensor, pack: Pack) -> LossTerms:
         """Terms of the pack's learnt tokens, in their order."""
-        return cls(values, weights, pack.lesson.to(values.device)[pack.path.to(values.device)])
+        return cls(values, weights, pack.example_index.to(values.device)[pack.path.to(values.device)])
 
     @classmethod
     def of_examples(cls, values: Tensor, weights: Tensor | float = 1.0) -> LossTerms:
@@ -163,7 +163,7 @@ class Objective(Component):
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """One lesson for each example, in order."""
+        """One training example for each example of the data, in order."""
 
     def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
         """Names of the outputs of the sequence head that the model needs; none when it keeps its language head.
@@ -187,7 +187,7 @@ class Objective(Component):
 
     @property
     def stored(self) -> bool:
-        """Whether what the teacher says is written into the lessons once, instead of being asked at each step."""
+        """Whether what the teacher says is written into the examples once, instead of being asked at each step."""
         return False
 
     def prepared(
@@ -239,11 +239,11 @@ def row_sums(logp: Tensor, pack: Pack) -> Tensor:
 
 
 def group_rows_by_example(values: Tensor, pack: Pack, missing: float) -> Tensor:
-    """(lessons, most rows of one): each lesson's row values (R,) side by side in order, then `missing`."""
-    counts = pack.lesson.bincount()
-    column = pack.lesson.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.lesson]
+    """(examples, most rows of one): each example's row values (R,) side by side in order, then `missing`."""
+    counts = pack.example_index.bincount()
+    column = pack.example_index.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.example_index]
     table = values.new_full((len(counts), int(counts.max())), missing)
-    return table.index_put((pack.lesson.to(values.device), column.to(values.device)), values)
+    return table.index_put((pack.example_index.to(values.device), column.to(values.device)), values)
 
 
 def row_tokens(pack: Pack) -> Tensor:
@@ -271,7 +271,7 @@ class TrainingBatch(NamedTuple):
     samples: tuple[dict[str, Any], ...] = ()
     """Answers worth showing, with their prompts."""
     instead: tuple[int, ...] = ()
-    """The lessons that are learnt in place of the course's; empty where they are the course's own."""
+    """Indices of the examples that are trained on in place of the sampler's; empty where they are the sampler's own."""
 
 
 class BatchSource(ABC):
@@ -308,13 +308,13 @@ class PreparedBatchSource(BatchSource):
         read: Callable[[Sequence[TokenRow]], Sequence[float]],
     ) -> None:
         """`read` gives, under the weights as they are, the weighted sum of each row's log-probabilities."""
-        self._lessons, self._course, self._objective, self._read = dataset, sampler, objective, read
+        self._dataset, self._sampler, self._objective, self._read = dataset, sampler, objective, read
 
     def draw(self, step: int) -> TrainingBatch:
-        """The rows of the lessons that the course has for the step."""
+        """The token rows of the step's examples, as the sampler orders them."""
         from luthier.tune.training.memory import read_step_rows
 
-        rows = self._objective.prepared(read_step_rows(self._lessons, self._course, step), self._read)
+        rows = self._objective.prepared(read_step_rows(self._dataset, self._sampler, step), self._read)
         return TrainingBatch(rows, self._objective.denominator(rows), nothing="" if rows else NO_ROWS)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
@@ -324,5 +324,5 @@ class PreparedBatchSource(BatchSource):
         def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:
             return self._objective.prepared(rows, lambda some: [0.0] * len(some))
 
-        whole = replace(self._course, without=frozenset())
-        return find_largest_packs(self._lessons, whole, tokens, lanes, prepared)
+        whole = replace(self._sampler, without=frozenset())
+        return find_largest_packs(self._dataset, whole, tokens, lanes, prepared)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, ClassVar, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -240,3 +240,29 @@ class TokenPolicyLoss(PolicyLoss):
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The learnt tokens of the step."""
         return float(max(1, sum(len(row.targets) for row in rows)))
+
+
+class ActorCritic(TokenPolicyLoss):
+    """The base of policy objectives with a critic: an adapter and a head beside the policy's, over one frozen base
+    (`luthier.tune.training.critic`)."""
+
+    value_clip: float | None = Field(default=0.2, gt=0)
+    """How far a value may move, from what it was when answers were drawn, before it has no gradient. None: any way."""
+    value_weight: float = Field(default=0.5, gt=0)
+    """Weight of the critic's loss beside the policy's, which matters where `max_grad_norm` bounds both together."""
+    value_rate: float = Field(default=1.0, gt=0)
+    """How many times quicker than the policy its critic learns."""
+    value_start: Literal["auto", "zero"] = "auto"
+    """Where the critic begins. `auto`: with the adapter and the head of the step's `reward_model`, where that stands on
+    the model that is tuned, so that it knows from the first step what is good. `zero`: a new adapter, and all values
+    0."""
+
+    def value_loss(self, values: Tensor, pack: Pack) -> Loss:
+        """½ max((v - R)², (clip(v, V - ε, V + ε) - R)²) from (N,) values, one term a token; as a measure, its mean."""
+        token_values = {name: pack.token_values[name].to(values) for name in (RETURN, VALUE, SHARE)}
+        far = (values - token_values[RETURN]) ** 2
+        if self.value_clip is not None:
+            bounded = values.clamp(token_values[VALUE] - self.value_clip, token_values[VALUE] + self.value_clip)
+            far = far.maximum((bounded - token_values[RETURN]) ** 2)
+        weights = 0.5 * self.value_weight * pack.weights.to(values)
+        return Loss([LossTerms.of_tokens(far, weights, pack)], {"value_loss": 0.5 * far.detach() * token_values[SHARE]})

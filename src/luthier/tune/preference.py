@@ -1,4 +1,4 @@
-"""Pairs of answers as lessons: the preferred one first, both after one prompt, which a pack reads once."""
+"""Pairs of answers as training examples: the preferred one first, both after one prompt, which a pack reads once."""
 
 from __future__ import annotations
 

@@ -33,15 +33,15 @@ from luthier.models.load import ADAPTER
 from luthier.models.sequence_head import ends_in_sequence_head, get_head_config
 from luthier.models.shapes import find_part
 from luthier.models.source import write_config_dtype
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, estimate_max_pack_tokens
 from luthier.tune.dataset.preview import write_rendered_rows
 from luthier.tune.dataset.training_data import TrainingData
 from luthier.tune.objective import ObjectiveContext
-from luthier.tune.share import digest_prefix
+from luthier.tune.policy import ActorCritic
 from luthier.tune.technique import Technique, write_settings
 from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWriter
 from luthier.tune.training.schedule import DECAY, BatchSampler
+from luthier.tune.training.trunk import digest_prefix
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,7 @@ if TYPE_CHECKING:
     from luthier.tune.training.private_gradient import PrivateSteps
     from luthier.tune.training.ranks import RankHost
     from luthier.tune.training.trainer import StepMetrics, Trainer
-    from luthier.tune.training.trunk import TrunkStates
+    from luthier.tune.training.trunk_states import TrunkStates
 
 Plain = str | int | float | bool | None
 
@@ -407,9 +407,7 @@ class TrainingRun:
 
         if (privacy := self._step.privacy) is None or not isinstance(sampler, PoissonSampler):
             return None
-        unit_by_row = {
-            material.dataset.keys[lesson]: unit for unit, some in enumerate(sampler.units) for lesson in some
-        }
+        unit_by_row = {material.dataset.keys[index]: unit for unit, some in enumerate(sampler.units) for index in some}
         units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
         noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.whole_steps)
         self._work.events.note(
@@ -446,7 +444,7 @@ class TrainingRun:
         }
 
     def _choose_parts(self, material: TrainingData, sampler: BatchSampler) -> int:
-        """The parts of each step; `auto` looks at steps of the whole course. `RecipeError` where ranks are more."""
+        """The parts of each step; `auto` looks at steps of the whole training. `RecipeError` where ranks are more."""
         parts = self._step.parts
         if parts == "auto":
             from luthier.tune.training.memory import read_step_rows
@@ -475,7 +473,7 @@ class TrainingRun:
         from luthier.models.packing.logprobs import clear_forward_mode
         from luthier.tune.teacher import open_teacher
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
-        from luthier.tune.training.pack_reader import PackReader
+        from luthier.tune.training.pack_gradient import PackGradientComputer
         from luthier.tune.training.parts import PartReader
         from luthier.tune.training.ranks import PartFollower, agree_with_leader, pin_to_cores, receive_weights
         from luthier.tune.training.reference_logprobs import enable_dropout
@@ -503,7 +501,7 @@ class TrainingRun:
         teacher = None
         if objective.needs_teacher and not objective.stored:
             teacher = open_teacher(self._work.inputs["teacher"], step.dtype, text, read_media)
-        packs = PackReader(model, objective, updater, teacher, critic)
+        packs = PackGradientComputer(model, objective, updater, teacher, critic)
         reader = PartReader(packs, updater, seed=begin["seed"], parts=begin["parts"])
         with enable_dropout(model, objective):
             PartFollower(reader, updater, connect_again).run(group)
@@ -573,7 +571,7 @@ class TrainingRun:
 
     def _trunk_states(self, sampler: BatchSampler) -> TrunkStates | None:
         """Kept states of trainings that begin as this one; None where there are none."""
-        from luthier.tune.training.trunk import TrunkStates
+        from luthier.tune.training.trunk_states import TrunkStates
 
         step, work = self._step, self._work
         if step.find_trunk_obstacle():
@@ -642,7 +640,7 @@ class TrainingRun:
         }
         if kept:
             rows = {
-                step: [material.dataset.keys[lesson] for lesson in examples]
+                step: [material.dataset.keys[index] for index in examples]
                 for step, examples in training.iterate_steps_seen(len(training.log))
             }
             write_kept_states(self._work.folder, kept, training.log, rows, self._rate_of)

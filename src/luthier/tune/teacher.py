@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "auto"]
 TOGETHER = 64
-"""Lessons that the teacher reads together."""
+"""Examples that the teacher reads together."""
 PACK_TOKENS = 4096
 """Tokens that the teacher reads at once."""
 
@@ -67,13 +67,13 @@ def open_teacher(
 def add_teacher_logprobs(
     examples: Iterable[TrainingExample], objective: Objective, teacher: Teacher
 ) -> Iterator[TrainingExample]:
-    """The same lessons with what the teacher finds likely at each learnt token."""
+    """The same examples with what the teacher finds likely at each learnt token."""
     waiting = iter(examples)
     while some := list(islice(waiting, TOGETHER)):
-        rows = [row for lesson in some for row in lesson.rows]
+        rows = [row for example in some for row in example.rows]
         taught_rows = iter(_told(rows, objective, teacher))
-        for lesson in some:
-            yield replace(lesson, rows=tuple(islice(taught_rows, len(lesson.rows))))
+        for example in some:
+            yield replace(example, rows=tuple(islice(taught_rows, len(example.rows))))
 
 
 def _told(rows: list[TokenRow], objective: Objective, teacher: Teacher) -> list[TokenRow]:

@@ -19,13 +19,14 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, Merging, PlanContext, StepContext, StepCostEstimate
 from luthier.models.describe import ModelDescription, estimate_training_memory
-from luthier.models.load import Dtype
+from luthier.models.load import ADAPTER, Dtype
 
 if TYPE_CHECKING:
     import torch
 
     from luthier.chat.messages import Example
     from luthier.models.packing.pack import Pack
+
 
 HEAD_ROWS = 256
 """Positions at which the output head runs at once."""
@@ -107,7 +108,7 @@ class Technique(TechniqueBase):
         """
 
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
-        """Set new weights from the first packs of the course; called once after `adapt`, before the first update.
+        """Set new weights from the first packs of the training; called once after `adapt`, before the first update.
 
         Must follow from the model and the packs alone, and take no more packs than it needs.
         """
@@ -146,7 +147,6 @@ class Technique(TechniqueBase):
         By default PEFT's `adapter/` of PEFT's model, else a Hugging Face folder with all weights. `base` is the folder
         of the model that was tuned, `name` what people call it.
         """
-        from luthier.tune.peft_files import write_adapter
         from luthier.tune.run import write_full_model
 
         if hasattr(model, "peft_config"):
@@ -247,3 +247,32 @@ def write_settings(path: Path, values: Mapping[str, Any]) -> None:
     """JSON with sorted keys, as every artifact holds it."""
     text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
+
+
+def write_adapter(
+    model: Any, folder: Path, name: str, weights: Mapping[str, Any] | None = None, **changes: Any
+) -> None:
+    """Write `adapter/` into a folder: the active adapter's weights (or other ones) and its settings with `changes`.
+
+    `name` is what people call the base.
+    """
+    from safetensors.torch import save_file
+
+    adapter_dir = folder / ADAPTER
+    adapter_dir.mkdir()
+    found = adapter_weights(model) if weights is None else weights
+    save_file(
+        {key: value.detach().contiguous() for key, value in found.items()}, adapter_dir / "adapter_model.safetensors"
+    )
+    settings = model.peft_config[model.active_adapter].to_dict()
+    plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
+    base = {"base_model_name_or_path": name, "inference_mode": True}
+    write_settings(adapter_dir / "adapter_config.json", {**plain, **base, **changes})
+
+
+def adapter_weights(model: Any) -> dict[str, Any]:
+    """The active adapter's weights by PEFT's names, without a head or embeddings of the base, which never change."""
+    from peft import get_peft_model_state_dict
+
+    found: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return found

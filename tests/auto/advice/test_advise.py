@@ -16,7 +16,7 @@ from luthier.auto.advice.predict import TechniqueKind
 from luthier.cli.app import run_command
 from luthier.commands.advise import advise
 from luthier.core.errors import InputError
-from luthier.core.outcomes import OutcomeRecord, get_outcomes_path, read_outcomes, record_outcomes
+from luthier.core.training_outcomes import TrainingOutcome, get_outcomes_path, read_outcomes, record_outcomes
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from workshop import tickets, tiny_model, write_csv
@@ -143,7 +143,7 @@ def test_a_spoilt_memory_is_a_note(capsys: pytest.CaptureFixture[str]) -> None:
 def test_past_runs_are_evidence(capsys: pytest.CaptureFixture[str]) -> None:
     record_outcomes(
         [
-            OutcomeRecord(
+            TrainingOutcome(
                 digest=f"{number:064x}", task="label", train_rows=160, classes=5, prompt_words=8, technique="lora",
                 parameters=134_515_008, metric="accuracy", value=0.4, low=0.3, high=0.5, rows=100, plain=0.9,
             )

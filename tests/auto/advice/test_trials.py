@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from luthier.auto.advice.trials import suggest_first_trials
+from luthier.auto.search.initial_trials import suggest_first_trials
 from luthier.auto.search.space import SearchSpace
 from luthier.core.revision import SourceTree
 from luthier.models.describe import ModelDescription, describe_model_folder
@@ -60,6 +60,6 @@ def test_any_data_are_advised_on(rows: int, classes: int) -> None:
 
 def test_neither_past_runs_nor_speed_count() -> None:
     tree = SourceTree(ROOT)
-    modules = tree.closure(["luthier.auto.advice.trials"])
+    modules = tree.closure(["luthier.auto.search.initial_trials"])
     assert not {one for one in modules if "luthier.data" in one or one.startswith("luthier.models.cost")}
     assert "read_outcomes" not in "".join(tree.text(one) for one in modules)

@@ -11,9 +11,8 @@ import pytest
 from numpy.typing import NDArray
 
 from luthier.artifacts.search import SearchVerdict
-from luthier.auto.search.preference import parse_preference
 from luthier.auto.search.scores import PLAIN, Key, ScoreTable
-from luthier.auto.search.verdict import decide_winner, rank_trials, shrink_gain
+from luthier.auto.search.verdict import decide_winner, parse_preference, rank_trials, shrink_gain
 from luthier.core.errors import DataError, RecipeError
 from luthier.metrics.paired import adjust_holm
 

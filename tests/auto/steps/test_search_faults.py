@@ -13,8 +13,8 @@ import pytest
 from luthier.artifacts.search import read_trials
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, LuthierError, SystemResourceError
-from luthier.core.outcomes import get_outcomes_path
 from luthier.core.store import Store
+from luthier.core.training_outcomes import get_outcomes_path
 from luthier.recipe.schema import Recipe
 from search_recipe import LORA, files_of, run_command, write_recipe
 from workshop import own_cache, small_recipe, write_csv

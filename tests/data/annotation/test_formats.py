@@ -13,7 +13,7 @@ import pytest
 from luthier.core.errors import DataError
 from luthier.data.annotation.annotations import detect_class_separator
 from luthier.data.annotation.client import LabelChoices
-from luthier.data.delivery.export import export_dataset
+from luthier.data.export import export_dataset
 from luthier.data.exporters.label_studio import task
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source

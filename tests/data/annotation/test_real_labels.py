@@ -10,7 +10,7 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.data.adjudicator import Adjudicator
-from luthier.data.annotation.label_model import label_function_stats, votes_to_annotations
+from luthier.data.annotation.label_function_stats import label_function_stats, votes_to_annotations
 from luthier.data.label_function import LabelFunction, name_label_functions
 from luthier.data.row import Row
 from tests.data.conftest import real_data  # noqa: F401  # a fixture

@@ -10,12 +10,11 @@ from typing import Any
 import pytest
 
 from luthier.chat.messages import Message
-from luthier.data.augment.checks import DraftChecker, DraftChecks
-from luthier.data.augment.judge import TfidfLabelClassifier
+from luthier.data.augment.checks import DraftChecker, DraftChecks, TfidfLabelClassifier
 from luthier.data.augment.words import swaps_speaker
 from luthier.data.augmenter import AugmentedDraft, AugmentRequest, with_last_user_text
 from luthier.data.dedup.near import NearDuplicateIndex, similarity
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
 from tests.augmenting import Bench

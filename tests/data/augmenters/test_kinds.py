@@ -18,7 +18,7 @@ import pytest
 
 from luthier.artifacts.dataset import MADE
 from luthier.core.errors import DataError, LuthierError, ModelError
-from luthier.data.augment.alone import strip_answer_wrapping
+from luthier.data.augment.completions import strip_answer_wrapping
 from luthier.data.augment.translator import Translator
 from luthier.data.augmenter import AugmentedDraft, Augmenter
 from luthier.data.augmenters.image_noise import ImageNoise

@@ -12,8 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from luthier.data.augment.confusions import OCR, sound_alikes
-from luthier.data.augment.keyboard import ROWS, Layout, neighbor_keys
+from luthier.data.augment.typo_tables import OCR, ROWS, Layout, neighbor_keys, sound_alikes
 from luthier.data.augment.words import facts_to_preserve
 from luthier.data.augmenters.noise import TextNoise
 from luthier.lang.demographics.words import split_into_words, unprotected_word_indices
@@ -135,7 +134,7 @@ def test_words_that_sound_alike_share_a_pronunciation() -> None:
     def said(word: str) -> set[str]:
         return {"".join(char for char in " ".join(one) if not char.isdigit()) for one in told[word]}
 
-    from luthier.data.augment.confusions import _sounds
+    from luthier.data.augment.typo_tables import _sounds
 
     for word in _sounds():
         for other in sound_alikes(word):

@@ -19,9 +19,9 @@ from luthier.artifacts.dataset import read_examples
 from luthier.artifacts.media import MediaReader
 from luthier.chat.messages import MEDIA_MARK, Example
 from luthier.core.errors import DataError
-from luthier.data.formats import films, pdf_pages
-from luthier.data.formats.films import FrameSampling, read_film_frames
+from luthier.data.formats import pdf_pages, video
 from luthier.data.formats.pdf_pages import PageRendering, render_pdf_pages
+from luthier.data.formats.video import FrameSampling, read_film_frames
 from media import picture
 
 Make = Callable[..., Any]
@@ -75,11 +75,11 @@ def test_frames_are_evenly_spread_and_those_that_the_film_shows_then(container: 
 def test_a_long_film_is_sought_and_not_decoded_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     content = film(seconds=60, rate=5)
     whole = read_film_frames(content, FrameSampling(max_frames=5))
-    monkeypatch.setattr(films, "_MOST_DECODED", 120)  # of 300
+    monkeypatch.setattr(video, "_MOST_DECODED", 120)  # of 300
     assert read_film_frames(content, FrameSampling(max_frames=5)) == whole
     times = [(at + 0.5) * 12 for at in range(5)]
     assert [_light(frame) for frame in whole] == pytest.approx([5 * round(5 * time) % 256 for time in times], abs=12)
-    monkeypatch.setattr(films, "_MOST_DECODED", 3)
+    monkeypatch.setattr(video, "_MOST_DECODED", 3)
     with pytest.raises(DataError, match="more than 3 frames"):
         read_film_frames(content, FrameSampling(max_frames=5))
 
@@ -174,11 +174,11 @@ def test_what_cannot_be_read_is_told_by_its_line(
 
 def test_sizes_are_bounded_by_the_header(monkeypatch: pytest.MonkeyPatch) -> None:
     content = film(1)
-    monkeypatch.setattr(films, "MAX_PIXELS", 64 * 48 - 1)
+    monkeypatch.setattr(video, "MAX_PIXELS", 64 * 48 - 1)
     with pytest.raises(DataError, match="64 x 48 pixels"):
         read_film_frames(content, FrameSampling())
     monkeypatch.undo()
-    monkeypatch.setattr(films, "MAX_FILM_SECONDS", 0.5)
+    monkeypatch.setattr(video, "MAX_FILM_SECONDS", 0.5)
     with pytest.raises(DataError, match="lasts 1 seconds"):
         read_film_frames(content, FrameSampling())
     monkeypatch.setattr(pdf_pages, "MAX_PAGE_PIXELS", 1000)

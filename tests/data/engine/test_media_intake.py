@@ -20,7 +20,7 @@ from luthier.artifacts.media import MediaReader, list_media_files
 from luthier.chat.media_codec import keep_media
 from luthier.chat.messages import MEDIA_MARK, Example
 from luthier.core.errors import DataError
-from luthier.data.delivery.export import export_dataset
+from luthier.data.export import export_dataset
 from media import picture, sound
 
 Make = Callable[..., Any]

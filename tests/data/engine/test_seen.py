@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from luthier.data.engine import external_sort, reader
 from luthier.data.engine import occurrences as seen
-from luthier.data.engine import reader, runs
+from luthier.data.engine.external_sort import NUMBER, SortedRuns
 from luthier.data.engine.reader import SourceReader
-from luthier.data.engine.runs import NUMBER, SortedRuns
 from luthier.data.row import Batch
 from luthier.data.source import Source
 
@@ -21,7 +21,7 @@ from luthier.data.source import Source
 @pytest.mark.parametrize("spread", [50, 4000, 2**64 - 1])
 def test_it_counts_as_a_dictionary_does(spread: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(seen, "_RUN", 64)
-    monkeypatch.setattr(runs, "_BLOCK", 50)
+    monkeypatch.setattr(external_sort, "_BLOCK", 50)
     monkeypatch.setattr(seen, "_FILTER_BITS", 1 << 12)  # nearly every look-up passes the filter
     chance = random.Random(spread)
     counts: Counter[int] = Counter()
@@ -53,7 +53,7 @@ def test_it_tells_with_what_a_key_came_first(
 
 
 def test_runs_give_back_all_records_of_a_number(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runs, "_BLOCK", 3)
+    monkeypatch.setattr(external_sort, "_BLOCK", 3)
     kind = np.dtype([("number", "<u8"), ("value", "<i8")])
     found = SortedRuns(kind, tmp_path)
     largest = 2**64 - 1

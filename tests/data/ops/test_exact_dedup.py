@@ -9,7 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from luthier.chat.messages import Message, ToolCall
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.ops.exact_dedup import ExactDedup
 from luthier.data.row import Row
 

@@ -10,7 +10,7 @@ import pytest
 
 from luthier.chat.messages import Message
 from luthier.data.engine.batch import apply_edits
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.ops.boilerplate import Boilerplate
 from luthier.data.ops.markup import Markup
 from luthier.data.row import Row

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
 

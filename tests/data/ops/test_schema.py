@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from luthier.chat.messages import Message
 from luthier.core.errors import DataError
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.ops.schema import ColumnRule, SchemaOperator
 from luthier.data.row import Row
 

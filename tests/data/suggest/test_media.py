@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from luthier.artifacts.dataset import read_examples
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.media import COLUMNS, Medium, parse_media_part
-from luthier.data.delivery.export import export_dataset
+from luthier.data.export import export_dataset
+from luthier.data.row import UnusableRowError
 from luthier.data.sources.jsonl import Jsonl
 from luthier.data.split import Split
 from luthier.data.suggest.settings import predict_dataset_spec

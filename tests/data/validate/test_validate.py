@@ -17,8 +17,8 @@ from luthier.core.artifact import Artifact, Manifest, list_files
 from luthier.core.errors import DataError
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext
-from luthier.data.delivery.card import render_dataset_card
-from luthier.data.delivery.found_rows import write_finding_rows
+from luthier.data.dataset_card import render_dataset_card
+from luthier.data.export import write_finding_rows
 from luthier.data.steps.validate import Validate
 from luthier.data.validate.context import CheckData
 from workshop import tickets

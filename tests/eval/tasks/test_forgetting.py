@@ -14,11 +14,10 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.forgetting.items import load_forgetting_questions
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from luthier.eval.task import TaskContext
-from luthier.eval.tasks.forgetting import Forgetting
+from luthier.eval.tasks.forgetting import Forgetting, load_forgetting_questions
 from luthier.models.lm.base import Response
 
 

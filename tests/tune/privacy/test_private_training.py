@@ -31,7 +31,7 @@ from luthier.tune.privacy.settings import Privacy
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
-from luthier.tune.training.pack_reader import PackReader
+from luthier.tune.training.pack_gradient import PackGradientComputer
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
 from luthier.tune.training.schedule import BatchSampler
@@ -53,14 +53,14 @@ def private(**settings: Any) -> Tune:
 
 def reader_of(model: Any, steps: PrivateSteps, optimizer: Optimizer) -> tuple[PrivateReader, MixedPrecisionOptimizer]:
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=optimizer, clip=None))
-    packs = PackReader(model, Sft(), updater)
+    packs = PackGradientComputer(model, Sft(), updater)
     return PrivateReader(packs, updater, Sft(), steps, lambda rows: [0.0] * len(rows), seed=1), updater
 
 
 def test_the_sum_is_that_of_gradients_clipped_one_by_one(shop: Bench) -> None:
     model = AutoModelForCausalLM.from_pretrained(shop.base.folder, dtype=torch.float64)
-    lessons = Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
-    rows = [row for lesson in lessons for row in lesson.rows]
+    dataset = Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+    rows = [row for example in dataset for row in example.rows]
     sums = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
     norms = []
     for row in rows:
@@ -112,8 +112,8 @@ def test_a_step_draws_each_unit_by_chance_and_whole() -> None:
     plain = BatchSampler(seed=1, count=80, epochs=50.0, batch_size=8)
     sampler = PoissonSampler.of(plain, NoiseKey(b"k"), units)
     assert (sampler.steps, sampler.sampling, sampler.expected_units) == (500, 0.1, 4.0)
-    drawn = [sampler.lessons_of(step) for step in range(sampler.steps)]
-    assert all({lesson % 40 + 40 for lesson in some} <= set(some) for some in drawn)
+    drawn = [sampler.get_batch_indices(step) for step in range(sampler.steps)]
+    assert all({index % 40 + 40 for index in some} <= set(some) for some in drawn)
     sizes = [len(some) / 2 for some in drawn]
     assert abs(sum(sizes) / 500 - 4.0) < 0.4
     assert 2.5 < sum((size - 4.0) ** 2 for size in sizes) / 500 < 5.0  # 40 · 0.1 · 0.9 = 3.6
@@ -202,8 +202,8 @@ def _secrets(first: int) -> list[Example]:
 def _attack(shop: Bench, step: Tune, members: list[Example], strangers: list[Example]) -> float:
     """How often a row that was learnt has a smaller loss than one that was not: 0.5 for an attack that fails."""
     opened = load_model(shop.tune(step), "float32")
-    lessons = Sft().build_training_examples([*members, *strangers], ChatTokenizer.load(shop.base.folder))
-    sums = compute_row_logprob_sums(opened.model, [row for lesson in lessons for row in lesson.rows], 4096)
+    dataset = Sft().build_training_examples([*members, *strangers], ChatTokenizer.load(shop.base.folder))
+    sums = compute_row_logprob_sums(opened.model, [row for example in dataset for row in example.rows], 4096)
     seen, unseen = sums[: len(members)], sums[len(members) :]
     return sum(mine > its for mine in seen for its in unseen) / len(seen) / len(unseen)
 
@@ -243,7 +243,7 @@ class _Heard:
     def find_median_norm(self) -> float:
         """Half of the units are clipped to it."""
         updater = MixedPrecisionOptimizer(self.model, OptimizerSettings(optimizer=AdamW(), clip=None))
-        packs = PackReader(self.model, self.objective, updater)
+        packs = PackGradientComputer(self.model, self.objective, updater)
         units = dict[int, list[Any]]()
         for row in self.rows:
             units.setdefault(self.steps.unit_of(row.key), []).append(row)
@@ -254,7 +254,7 @@ class _Heard:
 
     def gather(self, together: bool) -> tuple[list[torch.Tensor], Any, PrivateReader]:
         updater = MixedPrecisionOptimizer(self.model, OptimizerSettings(optimizer=AdamW(), clip=None))
-        packs = PackReader(self.model, self.objective, updater)
+        packs = PackGradientComputer(self.model, self.objective, updater)
         reader = PrivateReader(packs, updater, self.objective, self.steps, lambda rows: [0.0] * len(rows), seed=1)
         reader._units.applies = reader._units.applies and together
         told = reader.gradient(self.rows, 4096, 0)
@@ -266,8 +266,8 @@ class _Heard:
 def test_units_read_together_are_those_read_one_by_one(shop: Bench, dtype: str, close: float, fused: bool) -> None:
     from luthier.models.kernels.lora import install_fused_lora
 
-    lessons = Sft().build_training_examples(examples(12), ChatTokenizer.load(shop.base.folder))
-    rows = [row for lesson in lessons for row in lesson.rows]
+    dataset = Sft().build_training_examples(examples(12), ChatTokenizer.load(shop.base.folder))
+    rows = [row for example in dataset for row in example.rows]
     rows.append(replace(rows[0], key="twin"))
     heard = _Heard(shop, Lora(r=4), Sft(), rows, dtype)
     if fused:
@@ -286,4 +286,4 @@ def test_units_read_together_are_those_read_one_by_one(shop: Bench, dtype: str, 
 def test_what_is_no_linear_layer_is_read_one_by_one(shop: Bench) -> None:
     model = AutoModelForCausalLM.from_pretrained(shop.base.folder)
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=None))
-    assert not PackReader(model, Sft(), updater).build_unit_reader().applies
+    assert not PackGradientComputer(model, Sft(), updater).build_unit_reader().applies

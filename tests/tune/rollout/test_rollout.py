@@ -108,7 +108,7 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
     once, learnt = RolloutBatchSource._rows, Counter[str]()
 
     def spied(self: RolloutBatchSource, groups: list[Any]) -> list[TokenRow]:
-        learnt.update(self._questions.rows(group.lesson)[0].key for group in groups)
+        learnt.update(self._questions.rows(group.index)[0].key for group in groups)
         return once(self, groups)
 
     reward = {"kind": "regex", "pattern": "^[aeiou]"}  # what the random model writes rarely

@@ -14,7 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from luthier.core.outcomes import OutcomeRecord
+from luthier.core.training_outcomes import TrainingOutcome
 
 EvidenceKind = Literal["measured", "published", "past run", "probe"]
 
@@ -136,7 +136,7 @@ def read_shipped_evidence() -> tuple[EvidenceRecord, ...]:
     return tuple(EvidenceRecord.model_validate(entry) for entry in json.loads(text))
 
 
-def convert_outcome(outcome: OutcomeRecord) -> EvidenceRecord:
+def convert_outcome(outcome: TrainingOutcome) -> EvidenceRecord:
     """A past run of this user's as evidence."""
     return EvidenceRecord(
         kind="past run",

@@ -232,7 +232,7 @@ def _part_curves(
     step: Curve, subject: CurveSubject, answers: CurveAnswers, seed: int
 ) -> Iterator[tuple[str, MeasuredCurve | None]]:
     """Each class or value with its curve, by name; None for one with too few measured rows."""
-    from luthier.metrics.kinds.one_label import F1
+    from luthier.metrics.kinds.binary_label import F1
 
     indices: dict[str, list[int]] = {}
     for at, example in enumerate(subject.held_out):

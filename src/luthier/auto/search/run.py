@@ -25,18 +25,17 @@ from luthier.artifacts.search import (
     write_trials,
 )
 from luthier.artifacts.training import TrainingRecord
-from luthier.auto.advice.trials import suggest_first_trials
 from luthier.auto.search.engine import SearchEngine, TrialRequest, TrialResult
 from luthier.auto.search.importance import measure_importance
+from luthier.auto.search.initial_trials import suggest_first_trials
 from luthier.auto.search.leaks import find_leaked_rows
 from luthier.auto.search.luck import measure_luck
 from luthier.auto.search.pareto import find_front, find_unmet
 from luthier.auto.search.paths import iter_differences
-from luthier.auto.search.preference import parse_preference
 from luthier.auto.search.rungs import RUNG_SETS
 from luthier.auto.search.scores import PLAIN, ScoreTable
 from luthier.auto.search.space import write_override
-from luthier.auto.search.verdict import decide_winner, rank_trials
+from luthier.auto.search.verdict import decide_winner, parse_preference, rank_trials
 from luthier.auto.search.work import WorkCounter
 from luthier.auto.steps.search import TEST, YARDSTICK, build_missing_split_error, require_tune
 from luthier.core.artifact import MANIFEST, TIMING, Artifact

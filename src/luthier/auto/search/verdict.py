@@ -20,16 +20,16 @@ Morris 1983, J. Am. Stat. Assoc. 78 (its interval).
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, NamedTuple
 
 from luthier.artifacts.search import SearchComparison, SearchVerdict, ShrunkenGain
-from luthier.auto.search.preference import Preference
 from luthier.auto.search.scores import PLAIN, ScoreTable, compute_half_width, compute_mean_pair_variance
-from luthier.core.errors import DataError
+from luthier.core.errors import DataError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
-from luthier.eval.report import wording
+from luthier.eval.report import formatting
 from luthier.metrics.paired import PairedComparison, adjust_comparisons_holm
 
 SURE = 0.05
@@ -208,31 +208,34 @@ def _outcome(looked: _Comparisons, winner: int, gain: ShrunkenGain | None) -> st
         if best is None:
             return f"{looked.of} stays as it is: no other finalist meets the constraints."
         comparison = looked.against_of[best]
-        shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, metric)
-        smallest = wording.format_number(comparison.detectable, wording.count_decimals(metric))
+        shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, metric)
+        smallest = formatting.format_number(comparison.detectable, formatting.count_decimals(metric))
         return (
             f"{looked.of} stays as it is: of {many} none is clearly better. The best, trial {best}, differs by {shown} "
-            f"in {wording.get_metric_title(metric)} ({wording.format_p_value(_p(comparison))} with Holm's correction); "
+            f"in {formatting.get_metric_title(metric)} "
+            f"({formatting.format_p_value(_p(comparison))} with Holm's correction); "
             f"{comparison.rows:,} test rows show a difference of {smallest} four times out of five."
         )
     comparison = looked.against_of[winner]
-    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, metric)
+    shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, metric)
     expected = ""
     if gain is not None and gain.kept < 1:
         sign = -1 if looked.table.lower_is_better else 1
-        decimals = wording.count_decimals(metric)
-        expected = f" That it was chosen among {many} allowed for, {wording.format_signed(sign * gain.value, decimals)}"
+        decimals = formatting.count_decimals(metric)
+        expected = (
+            f" That it was chosen among {many} allowed for, {formatting.format_signed(sign * gain.value, decimals)}"
+        )
         expected += " is to be expected."
     return (
-        f"{_name(winner)} is better than {looked.of}: {shown} in {wording.get_metric_title(metric)} on "
+        f"{_name(winner)} is better than {looked.of}: {shown} in {formatting.get_metric_title(metric)} on "
         f"{comparison.rows:,} test rows "
-        f"({wording.format_p_value(_p(comparison))} with Holm's correction over {many}).{expected}"
+        f"({formatting.format_p_value(_p(comparison))} with Holm's correction over {many}).{expected}"
     )
 
 
 def _preference_sentence(looked: _Comparisons, winner: int, taken: int, prefer: Preference) -> str:
     comparison = looked.table.compare(taken, winner)
-    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
+    shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     other = looked.of if winner == 0 else f"trial {winner}"
     name = looked.of if taken == 0 else _name(taken)
     return f"{name} is taken all the same, as the {prefer.text}: it differs from {other} by {shown}."
@@ -242,7 +245,7 @@ def _plain_sentence(looked: _Comparisons, taken: int) -> list[str]:
     comparison = looked.against_plain.get(taken)
     if comparison is None:
         return []
-    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
+    shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     better = looked.table.gain(taken, PLAIN) > 0
     if _p(comparison) < SURE:
         return [f"It is {'better' if better else 'worse'} than the plain baseline: {shown}."]
@@ -251,3 +254,34 @@ def _plain_sentence(looked: _Comparisons, taken: int) -> list[str]:
 
 def _name(trial: int) -> str:
     return f"Trial {trial}"
+
+
+MEASURES = {"smallest": "parameters", "quickest": "latency", "cheapest": "price"}
+"""Which aim each word compares; of all of them less is preferred."""
+_FORM = re.compile(r"([A-Za-z]+) within (\d{1,6}(?:\.\d{1,6})?) (points?)")
+_HINT = "write for example `smallest within 1 point`, `quickest within 2 points` or `cheapest within 0.5 points`"
+
+
+class Preference(NamedTuple):
+    """A measure of which less is preferred, as long as the metric is not worse by more than so many points."""
+
+    text: str
+    measure: str
+    points: float
+
+    def margin(self, whole: float) -> float:
+        """The points on the scale of a metric of which 100 % is `whole`: hundredths of it."""
+        return self.points / 100 * whole
+
+
+def parse_preference(text: str, field: str = "prefer") -> Preference:
+    """Read a preference; `RecipeError` says what is wrong with it."""
+    where = SourceLocation(field=field)
+    match = _FORM.fullmatch(" ".join(text.split()))
+    if match is None:
+        raise RecipeError(f"expected a preference, got {text!r}", where=where, hint=_HINT)
+    word = match[1].lower()
+    if word not in MEASURES:
+        what = f"expected {', '.join(MEASURES)}, got {match[1]!r}"
+        raise RecipeError(what, where=where, hint=did_you_mean(word, MEASURES))
+    return Preference(f"{word} within {match[2]} {match[3]}", MEASURES[word], float(match[2]))

@@ -120,7 +120,7 @@ class ModelSearch(Step):
     @model_validator(mode="after")
     def _agrees(self) -> Self:
         from luthier.auto.search.pareto import find_contradiction, parse_aim
-        from luthier.auto.search.preference import parse_preference
+        from luthier.auto.search.verdict import parse_preference
 
         if why := find_contradiction(self.constraints):
             raise ValueError(f"{why}; leave one of them out")

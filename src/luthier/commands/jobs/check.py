@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 from luthier.chat.messages import Message
 from luthier.commands.jobs.records import Method
 from luthier.core.errors import LuthierError
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.turns import parse_conversation_cell
+from luthier.data.row import UnusableRowError
 from luthier.serve.openai.protocol import APIError
 from luthier.serve.openai.responses import parse_strict_json
 

@@ -1,4 +1,4 @@
-"""What may be asked of files and jobs, by whoever holds a key; the doors (`luthier.api`, `luthier jobs`) ask here."""
+"""The operations on uploaded files and fine-tuning jobs, for `luthier.api` and `luthier jobs`."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ def find_near_twins(ledger: Ledger, project_id: str, items: Sequence[int]) -> li
 def suggest_decisions(found: Sequence[AnsweredItem], settings: ProjectSettings) -> dict[int, dict[str, str]]:
     """What a majority would decide about each item, by question, in the form in which answers are compared."""
     from luthier.artifacts.annotation import Annotation
-    from luthier.data.adjudicators.majority import MajorityAdjudicator
+    from luthier.data.adjudicators.votes import MajorityAdjudicator
 
     suggested: dict[int, dict[str, str]] = {answered_item.item.id: {} for answered_item in found}
     for name, question in settings.questions.items():

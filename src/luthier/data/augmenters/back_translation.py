@@ -13,8 +13,7 @@ from luthier.core.errors import did_you_mean
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import digest_of, files_digest
 from luthier.core.param_space import ParamDistribution
-from luthier.data.augment.alone import strip_answer_wrapping
-from luthier.data.augment.ask import draw_completions
+from luthier.data.augment.completions import draw_completions, strip_answer_wrapping
 from luthier.data.augment.translator import NLLB, MachineTranslation, Translator
 from luthier.data.augmenter import (
     AugmentContext,

@@ -12,8 +12,7 @@ from pydantic import Field
 from luthier.artifacts.dataset import MADE
 from luthier.chat.messages import Message
 from luthier.core.param_space import ParamDistribution
-from luthier.data.augment.alone import strip_answer_wrapping
-from luthier.data.augment.ask import choose_options, draw_completions
+from luthier.data.augment.completions import choose_options, draw_completions, strip_answer_wrapping
 from luthier.data.augmenter import (
     AugmentContext,
     AugmentedDraft,

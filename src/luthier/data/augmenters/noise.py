@@ -11,8 +11,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from luthier.core.param_space import ParamDistribution
-from luthier.data.augment.confusions import OCR, sound_alikes
-from luthier.data.augment.keyboard import Layout, neighbor_keys
+from luthier.data.augment.typo_tables import OCR, Layout, neighbor_keys, sound_alikes
 from luthier.data.augment.words import are_english, sample_indices
 from luthier.data.augmenter import (
     AugmentContext,

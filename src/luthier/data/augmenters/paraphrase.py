@@ -9,8 +9,7 @@ from pydantic import Field, field_validator
 
 from luthier.chat.messages import Message
 from luthier.core.param_space import ParamDistribution
-from luthier.data.augment.alone import strip_answer_wrapping
-from luthier.data.augment.ask import draw_completions
+from luthier.data.augment.completions import draw_completions, strip_answer_wrapping
 from luthier.data.augmenter import (
     AugmentContext,
     AugmentedDraft,

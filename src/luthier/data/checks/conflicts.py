@@ -76,7 +76,7 @@ class ConflictingAnswers(Check):
 
     def _clusters(self, data: CheckData) -> Iterable[list[CheckRow]]:
         """Rows whose prompts are twins, in the order of their ids."""
-        from luthier.data.engine.memory import InMemoryRows
+        from luthier.data.engine.corpus import InMemoryRows
         from luthier.data.ops.near_dedup import NearDedup
 
         rows = [row.row(number) for number, row in enumerate(data.rows)]

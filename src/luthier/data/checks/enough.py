@@ -9,8 +9,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable, Severity
 from luthier.data.check import Check, CheckResult, Needs, PlantedFaults
-from luthier.data.validate.context import CheckData, CheckRow
-from luthier.data.validate.groups import first_parent_id
+from luthier.data.validate.context import CheckData, CheckRow, first_parent_id
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,7 +11,7 @@ from luthier.chat.media_codec import decode_audio, encode_wav
 from luthier.core.errors import DataError
 from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
 from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
-from luthier.data.media.speech import measure_speech
+from luthier.data.media.measures import measure_speech
 from luthier.data.validate.context import CheckData, CheckRow
 
 _RATE = 16_000

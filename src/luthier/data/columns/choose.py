@@ -13,7 +13,6 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
 from luthier.data.annotation.annotations import detect_class_separator, labels_with_separator
 from luthier.data.columns import layouts
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.conversations import TurnColumns, parse_message_time
 from luthier.data.columns.headers import english_header_words
 from luthier.data.columns.layouts import Layout, decide_prompt_and_answer, recognize_layout
@@ -21,6 +20,7 @@ from luthier.data.columns.mapping import ColumnTemplate, column_repeated_in_answ
 from luthier.data.columns.media import MEDIA_NAMES
 from luthier.data.columns.turns import ROLES
 from luthier.data.ops.label_spelling import map_label_variants
+from luthier.data.row import UnusableRowError
 from luthier.data.suggest.profile import ColumnProfile
 
 _PROMPTS = (

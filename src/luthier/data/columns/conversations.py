@@ -23,11 +23,17 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.core.errors import did_you_mean
 from luthier.core.events import format_counted_noun
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import require_cell
 from luthier.data.columns.turns import ROLES, cell_to_text
-from luthier.data.row import MOST_CHARACTERS, BrokenRow, SourceRecord, count_record_characters, format_row_location
+from luthier.data.row import (
+    MOST_CHARACTERS,
+    BrokenRow,
+    SourceRecord,
+    UnusableRowError,
+    count_record_characters,
+    format_row_location,
+)
 
 SILENT = 10_000
 """A conversation is over when none of so many rows behind its last one is of it."""

@@ -15,7 +15,6 @@ from luthier.chat.messages import ExampleKind, Message
 from luthier.chat.preference import strip_prompt_from_rejected
 from luthier.core.errors import DataError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
-from luthier.data.columns.cells import UnusableRowError, from_json
 from luthier.data.columns.headers import english_header_words
 from luthier.data.columns.layouts import Layout, recognize_layout
 from luthier.data.columns.media import (
@@ -27,6 +26,7 @@ from luthier.data.columns.media import (
     put_marks_first,
 )
 from luthier.data.columns.turns import cell_to_text, cell_to_turns, parse_conversation_cell
+from luthier.data.row import UnusableRowError, from_json
 
 
 class ExportedIdentity(NamedTuple):

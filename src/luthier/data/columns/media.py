@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.chat.preference import REJECTED, parse_hh_transcript
-from luthier.data.columns.cells import UnusableRowError, from_json
+from luthier.data.row import UnusableRowError, from_json
 
 COLUMNS = {"image": "images", "audio": "audios", "video": "videos"}
 """The column of each kind of medium."""

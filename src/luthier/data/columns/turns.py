@@ -8,8 +8,8 @@ from typing import Any, get_args
 from luthier.chat.messages import Message, Role, ToolCall
 from luthier.chat.preference import parse_hh_transcript
 from luthier.core.errors import did_you_mean
-from luthier.data.columns.cells import UnusableRowError, from_json
 from luthier.data.columns.media import is_text, parse_media_part
+from luthier.data.row import UnusableRowError, from_json
 
 ROLES: Mapping[str, Role] = {
     "system": "system",

@@ -1,16 +1,19 @@
-"""What is read of a database: a table or a query, in an order that only the data decides, from any place in it."""
+"""Select rows of a database table, and digest what was selected."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
+import xxhash
 from sqlalchemy import (
     BindParameter,
     ColumnElement,
     Connection,
+    CursorResult,
     FromClause,
     Select,
     TableClause,
@@ -26,9 +29,16 @@ from sqlalchemy import (
     table,
     text,
 )
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.types import NullType
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
+from luthier.core.hashing import digest_of
+from luthier.data.database.address import DatabaseAddress
+from luthier.data.database.session import create_source_engine, is_connection_lost, open_snapshot_transaction
+
+FETCHED = 1000
+"""Rows that are held in memory at once."""
 
 _NAMES_ROWS = re.compile(r"(?i:(?:^|_)(?:id|key|uuid|number|no|nr|index)$)|Id$")
 Bound = int | float | str
@@ -197,3 +207,67 @@ def list_tables(connection: Connection) -> list[str]:
         before = f"{schema}." if schema else ""
         names += [f"{before}{name}" for name in (*inspector.get_table_names(schema), *inspector.get_view_names(schema))]
     return sorted(names)
+
+
+_TRIES = 3
+"""How often rows are looked at anew when the connection drops; a database that cannot be reached is not asked again."""
+_LOOKED_AT = 100
+
+
+def digest_selected_rows(address: DatabaseAddress, request: SqlRequest, *, by_cursor: bool) -> str | None:
+    """A digest of the rows that are meant, or of the cursor's reach; None when they cannot be read."""
+    for _ in range(_TRIES):
+        reached = False
+        try:
+            with open_snapshot_transaction(create_source_engine(address), address) as connection:
+                reached = True
+                chosen = build_selection(connection, request)
+                values = _reach(connection, chosen) if by_cursor else _rows(connection, chosen)
+                lacking = connection.execute(chosen.lacking()).scalar_one() if chosen.cursor else 0
+                return digest_of([*values, lacking])
+        except SQLAlchemyError as error:
+            if not (reached and is_connection_lost(error)):
+                return None
+    return None
+
+
+def estimate_selection_bytes(address: DatabaseAddress, request: SqlRequest) -> int | None:
+    """About how many bytes the rows have: their number times the mean of the first; None when that cannot be known."""
+    try:
+        with open_snapshot_transaction(create_source_engine(address), address) as connection:
+            chosen = build_selection(connection, request)
+            rows: int = connection.execute(chosen.count()).scalar_one()
+            streamed = connection.execution_options(stream_results=True, yield_per=_LOOKED_AT)
+            with closing(streamed.execute(chosen.ordered())) as result:
+                first = result.fetchmany(_LOOKED_AT)
+            return round(rows * sum(len(repr(tuple(row))) for row in first) / max(1, len(first)))
+    except SQLAlchemyError:
+        return None
+
+
+def _reach(connection: Connection, chosen: RowSelection) -> list[Any]:
+    return ["reach", *map(repr, connection.execute(chosen.reach()).one())]
+
+
+def _rows(connection: Connection, chosen: RowSelection) -> list[Any]:
+    if connection.dialect.name == "postgresql":
+        return _inside_postgres(connection, chosen)
+    result = connection.execution_options(stream_results=True, yield_per=FETCHED).execute(chosen.ordered())
+    state = xxhash.xxh3_128(repr(tuple(result.keys())).encode())
+    rows = 0
+    for row in result:
+        rows += 1
+        state.update(repr(tuple(row)).encode("utf-8", "surrogatepass"))
+    return ["rows", rows, state.hexdigest()]
+
+
+def _inside_postgres(connection: Connection, chosen: RowSelection) -> list[Any]:
+    """Summed hashes of the rows' texts, made by the server: nothing but the sums travels."""
+    rows = chosen.named("t")
+    sums: list[ColumnElement[Any]] = [
+        literal_column(f'sum(hashtextextended(t::text COLLATE "C", {seed})::numeric)') for seed in (0, 1)
+    ]
+    none: CursorResult[Any] = connection.execute(select(literal_column("*")).select_from(rows).limit(0))
+    description: Any = none.cursor.description if none.cursor else ()
+    columns = [[each[0], each[1]] for each in description]
+    return ["sums", columns, *map(str, connection.execute(select(func.count(), *sums).select_from(rows)).one())]

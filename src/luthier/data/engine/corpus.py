@@ -1,9 +1,10 @@
-"""What a set operator sees of the rows that a pass has left, and what it said about them, ready to be carried out."""
+"""The corpus that set operators read: spilled rows on disk, or a few rows in memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -24,7 +25,7 @@ from luthier.data.engine.columns import to_arrow_indices as rows_at
 from luthier.data.engine.spill import Spill
 from luthier.data.engine.tables import TALK_COLUMNS, arrow_type, batch_from_arrow, read_named_arrays, write_named_arrays
 from luthier.data.engine.workers import Workers
-from luthier.data.operator import Drop, Operator, OperatorResult, OperatorResultLike, TextEdit
+from luthier.data.operator import Drop, Operator, OperatorResult, OperatorResultLike, SetOperator, TextEdit
 from luthier.data.row import Row
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from luthier.data.row import Batch
-
 
 Asked = TypeVar("Asked")
 Made = TypeVar("Made")
@@ -246,3 +246,51 @@ def _taken_apart(
         batch, made = apply_operator_result(batch, operator_result.one, outcome, guards)
         events += made
     return batch, sorted(events, key=lambda numbered: numbered[0])
+
+
+class InMemoryRows:
+    """Rows in memory, as a set operator wants to see them."""
+
+    def __init__(self, operator: SetOperator, rows: list[Row]) -> None:
+        self._rows = rows
+        sketches = operator.sketch(rows)
+        width = len(sketches[0]) if sketches else 0
+        self._sketches = np.frombuffer(b"".join(sketches), np.uint8).reshape(len(rows), width)
+
+    @property
+    def sketches(self) -> NDArray[np.uint8]:
+        """(rows, width)."""
+        return self._sketches
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, index: int) -> Row:
+        """One row."""
+        return self._rows[index]
+
+    def id(self, index: int) -> str:
+        """The id of one row."""
+        return self._rows[index].id
+
+    def rows(self) -> Iterator[Row]:
+        """All rows."""
+        return iter(self._rows)
+
+    def judged(
+        self, job: Callable[[list[Row], Asked], Made], requests: Iterable[tuple[Sequence[int], Asked]]
+    ) -> Iterator[Made]:
+        """What a job makes of rows at some places, here."""
+        return (job([self._rows[index] for index in indices], value) for indices, value in requests)
+
+    def made(self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+        """What a job makes of each, here."""
+        return starmap(job, arg_tuples)
+
+    @property
+    def scratch(self) -> Path | None:
+        """A few rows leave no files worth a folder."""
+        return None
+
+    def tick(self, done: int, total: int) -> None:
+        """A few rows are done at once."""

@@ -24,8 +24,7 @@ from luthier.data.engine.batch import NamedOperator, Numbered, Tables, drop_cate
 from luthier.data.engine.cache import PassCache
 from luthier.data.engine.columns import SketchWriter, map_remaining_sketches
 from luthier.data.engine.corpus import SetOperatorResult, SpillCorpus, apply_set_operator_results
-from luthier.data.engine.ray_stage import run_ray_stage
-from luthier.data.engine.ray_workers import RayWorkers
+from luthier.data.engine.ray_workers import RayWorkers, run_ray_stage
 from luthier.data.engine.reader import SourceReader, external_fingerprints
 from luthier.data.engine.spill import Spill, SpillWriter, open_spill
 from luthier.data.engine.stage import Stage, StageInput, StageOutput, run_stage, split_into_stages

@@ -19,16 +19,15 @@ from luthier.chat.media_metadata import list_metadata
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError, MissingExtra
 from luthier.core.files import translate_write_errors
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.columns.media import parse_page_address, place_media
 from luthier.data.engine.columns import to_arrow_mask
-from luthier.data.formats.films import read_film_frames, sniff_film_format
 from luthier.data.formats.media_files import MediaFolder
 from luthier.data.formats.pdf_pages import is_pdf, render_pdf_pages
+from luthier.data.formats.video import read_film_frames, sniff_film_format
 from luthier.data.media.operator import MediaOperator
 from luthier.data.media.scratch import MediaScratch
-from luthier.data.row import MESSAGES, BrokenRow
+from luthier.data.row import MESSAGES, BrokenRow, UnusableRowError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

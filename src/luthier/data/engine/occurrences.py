@@ -13,7 +13,7 @@ import numpy as np
 
 from luthier.core.files import translate_write_errors
 from luthier.data.dedup.shingles import digest8
-from luthier.data.engine.runs import NUMBER, SortedRuns
+from luthier.data.engine.external_sort import NUMBER, SortedRuns
 
 _RUN = 1 << 15
 """Numbers or keys that are kept in memory until they make a run."""

@@ -22,13 +22,13 @@ from luthier.core.system.process import raise_malloc_thresholds, trim_malloc_hea
 from luthier.data.engine.batch import SOURCE, NamedOperator, drop_event, name_operators
 from luthier.data.engine.cache import PassCache
 from luthier.data.engine.columns import to_arrow_column, to_arrow_indices, to_arrow_mask
-from luthier.data.engine.crossing import drop_leaking_train_rows
 from luthier.data.engine.executor import BATCH_ROWS, OperatorEngine, PassStats
 from luthier.data.engine.final_check import refuse_leftover_pii
 from luthier.data.engine.ray_workers import RayWorkers
 from luthier.data.engine.reader import SourceReader
 from luthier.data.engine.remaining import RemainingRows
 from luthier.data.engine.spill import Spill
+from luthier.data.engine.split_leakage import drop_leaking_train_rows
 from luthier.data.engine.stage import bind_operator
 from luthier.data.engine.tables import (
     EXAMPLE_COLUMNS,

@@ -14,7 +14,6 @@ from luthier.chat.messages import example_id
 from luthier.core.component import digest_plugin_code, iter_components
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.mapping import ExportedIdentity, MappedRecord
 from luthier.data.columns.media import count_media
 from luthier.data.engine.batch import SOURCE, drop_event, id_from_location, opening_text_of
@@ -23,7 +22,7 @@ from luthier.data.engine.occurrences import FirstValueByKey, OccurrenceCounter
 from luthier.data.engine.stage import StageInput
 from luthier.data.engine.tables import RowEvent
 from luthier.data.operator import Drop
-from luthier.data.row import Batch, BrokenRow, Row, SourceRecord, chunk_by_size, count_row_characters
+from luthier.data.row import Batch, BrokenRow, Row, SourceRecord, UnusableRowError, chunk_by_size, count_row_characters
 from luthier.data.source import Source, build_broken_row
 
 EMPTY_ANSWER = "empty answer"

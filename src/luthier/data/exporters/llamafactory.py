@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from luthier.chat.openai_examples import get_rejected_answer
 from luthier.data.exporter import ExportDataset, Exporter, ExportRow, Say, write_array, write_lines
-from luthier.data.provider_export import list_row_index
+from luthier.data.exporters.providers import list_row_index
 
 _COLUMNS = {"image": "images", "audio": "audios"}
 _TAGS = {"role_tag": "role", "content_tag": "content", "user_tag": "user", "assistant_tag": "assistant"}

@@ -30,7 +30,7 @@ from luthier.data.columns.media import (
 )
 from luthier.data.formats import archives
 from luthier.data.formats.files import SourceFile, open_local_file
-from luthier.data.formats.films import MAX_FILM_BYTES
+from luthier.data.formats.video import MAX_FILM_BYTES
 
 if TYPE_CHECKING:
     from luthier.data.source import Source

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
-from luthier.data.formats import archives, dialect, merged_cells, sheet_size
+from luthier.data.formats import archives, dialect, merged_cells, workbook_memory
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.tables import to_json_value
 from luthier.data.row import BrokenRow, SourceRecord
@@ -77,7 +77,7 @@ def _refuse_bombs(file: SourceFile) -> None:
     if start == b"PK\x03\x04":
         with file.local() as path, path.open("rb") as archive:
             archives.refuse_oversized_document(archive, MOST_BYTES, file.name)
-            sheet_size.refuse_oversized_sheets(archive, MOST_BYTES, file.name)
+            workbook_memory.refuse_oversized_sheets(archive, MOST_BYTES, file.name)
 
 
 class _Table(NamedTuple):

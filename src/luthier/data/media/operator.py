@@ -19,7 +19,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.data.media.scratch import MediaScratch
 from luthier.data.operator import Drop, MediaEdit, OperatorResult, RowOperator
-from luthier.data.pii.remembered import FindingsFile
+from luthier.data.pii.findings_cache import FindingsFile
 from luthier.data.row import Row
 from luthier.pii.keeper import HmacKey
 

@@ -13,11 +13,11 @@ from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.core.hashing import canonical_json
 from luthier.core.param_space import ParamDistribution
 from luthier.data.decisions import DropReasons, Drops, SparseColumn
+from luthier.data.dedup.duplicates import DedupReport
 from luthier.data.dedup.exact import ExactCopies, find_exact_copies
 from luthier.data.dedup.exact import find_conflicting_rows as contested_rows
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.shingles import digest16, normalize_for_comparison, prompt_key
-from luthier.data.dedup.summary import DedupReport
 from luthier.data.engine.columns import build_text_column, to_arrow_column
 from luthier.data.engine.columns import to_arrow_indices as rows_at
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion

@@ -11,8 +11,8 @@ from pydantic import Field
 
 from luthier.chat.media_codec import KeptMedia, decode_image
 from luthier.core.component import BasicMarker
-from luthier.data.media.cover import average_boxes, encode_image
 from luthier.data.media.operator import MediaFinding, MediaOperator
+from luthier.data.media.redact import average_boxes, encode_image
 from luthier.data.operator import Column, Reads
 
 _CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml")

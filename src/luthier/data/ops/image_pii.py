@@ -7,8 +7,8 @@ from typing import Annotated, ClassVar, Literal
 
 from luthier.chat.media_codec import KeptMedia, decode_image
 from luthier.core.component import BasicMarker
-from luthier.data.media.cover import cover_boxes, encode_image
 from luthier.data.media.operator import MediaFinding, MediaOperator
+from luthier.data.media.redact import cover_boxes, encode_image
 from luthier.data.media.text import ImageText, read_image_text
 from luthier.data.operator import Column, Reads
 from luthier.pii.detect import find_pii

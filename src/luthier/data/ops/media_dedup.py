@@ -10,10 +10,9 @@ from pydantic import Field
 
 from luthier.core.events import format_rows_affected
 from luthier.core.param_space import ParamDistribution
-from luthier.data.dedup.duplicates import DuplicatePairs
+from luthier.data.dedup.duplicates import DedupReport, DuplicatePairs, report_duplicates
 from luthier.data.dedup.media import BYTES, cluster_fingerprints, fingerprints_of
 from luthier.data.dedup.shingles import digest16, prompt_text_key
-from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
 

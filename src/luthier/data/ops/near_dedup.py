@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.core.param_space import ParamDistribution
-from luthier.data.dedup.duplicates import DuplicateFinder
+from luthier.data.dedup.duplicates import DedupReport, DuplicateFinder, report_duplicates
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.minhash import PairSearchResources, choose_bands, compute_minhash_signatures, max_bands_for
 from luthier.data.dedup.shingles import (
@@ -30,7 +30,6 @@ from luthier.data.dedup.shingles import (
     text_to_compare,
     word_bags,
 )
-from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator, Suggestion
 from luthier.data.row import Row
 from luthier.data.suggest.profile import SHORT_ANSWER_WORDS

@@ -33,10 +33,9 @@ from luthier.data.operator import (
     Suggestion,
     TextEdit,
 )
-from luthier.data.pii.proof import measure_precision_recall, read_labeled_texts
-from luthier.data.pii.pseudonyms import LOCALES, PseudonymGenerator
-from luthier.data.pii.remembered import PiiFindingsCache, Recognise
-from luthier.data.pii.shown import canonical_pii_value, mask_pii_value
+from luthier.data.pii.benchmark import measure_precision_recall, read_labeled_texts
+from luthier.data.pii.findings_cache import PiiFindingsCache, Recognise
+from luthier.data.pii.redaction import LOCALES, PseudonymGenerator, canonical_pii_value, mask_pii_value
 from luthier.data.row import Row
 from luthier.pii.detect import find_pii, hide_pii_tags
 from luthier.pii.keeper import KEY_VARIABLE, HmacKey

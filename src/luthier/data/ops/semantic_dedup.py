@@ -12,10 +12,9 @@ import numpy as np
 from pydantic import Field, PrivateAttr, model_validator
 
 from luthier.core.param_space import ParamDistribution
-from luthier.data.dedup.duplicates import DuplicatePairs
+from luthier.data.dedup.duplicates import DedupReport, DuplicatePairs, report_duplicates
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.shingles import Compared, digest8, text_to_compare
-from luthier.data.dedup.summary import DedupReport, report_duplicates
 from luthier.data.operator import Column, Reads, RowCorpus, SetOperator
 from luthier.data.row import Row
 from luthier.models.embedders.lsa import LsaEmbedder

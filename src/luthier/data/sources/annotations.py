@@ -19,7 +19,7 @@ from luthier.core.errors import DataError, LuthierError, SourceLocation, did_you
 from luthier.core.files import EnvVarMarker, expand_env_vars
 from luthier.core.hashing import digest_of
 from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
-from luthier.data.adjudicators.majority import MajorityAdjudicator
+from luthier.data.adjudicators.votes import MajorityAdjudicator
 from luthier.data.annotation.annotations import JUDGMENTS, TOGETHER, judgment_to_json
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.layouts import Layout

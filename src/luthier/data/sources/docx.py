@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar, Literal
 
 from luthier.core.errors import DataError
-from luthier.data.columns.documents import DocumentSource, import_document_library
+from luthier.data.document_source import DocumentSource, import_document_library
 from luthier.data.formats import archives
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import SourceFile

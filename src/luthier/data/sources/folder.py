@@ -11,13 +11,13 @@ from pydantic import Field
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import expand_env_vars, resolve_path
-from luthier.data.columns.documents import DocumentSource
 from luthier.data.columns.recognize import (
     build_source_for_file,
     file_kinds,
     list_file_extensions,
     recognize_source_kind,
 )
+from luthier.data.document_source import DocumentSource
 from luthier.data.formats import files as guises
 from luthier.data.formats.files import SourceFile
 from luthier.data.formats.locations import glob_inside, is_url, list_matching_files

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from luthier.data.columns.documents import DocumentSource, import_document_library
+from luthier.data.document_source import DocumentSource, import_document_library
 from luthier.data.formats import documents
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import SourceFile

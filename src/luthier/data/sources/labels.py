@@ -14,7 +14,7 @@ from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.data.adjudicator import AdjudicationResult, Adjudicator
-from luthier.data.adjudicators.majority import MajorityAdjudicator
+from luthier.data.adjudicators.votes import MajorityAdjudicator
 from luthier.data.annotation.annotations import (
     JUDGMENTS,
     TOGETHER,

@@ -110,7 +110,7 @@ class Sql(Source):
         """A digest of the rows, or of the cursor's reach; None when they cannot be read (`read` says why)."""
         from luthier.core.errors import LuthierError
         from luthier.data.database.address import parse_database_address
-        from luthier.data.database.contents import digest_selected_rows
+        from luthier.data.database.selection import digest_selected_rows
 
         try:
             return digest_selected_rows(
@@ -123,7 +123,7 @@ class Sql(Source):
         """The number of rows times the mean length of the first ones."""
         from luthier.core.errors import LuthierError
         from luthier.data.database.address import parse_database_address
-        from luthier.data.database.contents import estimate_selection_bytes
+        from luthier.data.database.selection import estimate_selection_bytes
 
         try:
             return estimate_selection_bytes(parse_database_address(self.url, recipe_dir), self.sql_request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
-from luthier.data.columns.documents import DocumentSource
+from luthier.data.document_source import DocumentSource
 from luthier.data.formats import files
 from luthier.data.formats.documents import Paragraph
 from luthier.data.formats.files import SourceFile

@@ -18,8 +18,7 @@ from luthier.core.events import format_counted_noun, format_counts_by_name
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
-from luthier.data.augment.checks import DraftChecker, DraftChecks
-from luthier.data.augment.judge import TfidfLabelClassifier
+from luthier.data.augment.checks import DraftChecker, DraftChecks, TfidfLabelClassifier
 from luthier.data.augment.loop import AugmenterCounts, AugmentLoop
 from luthier.data.augment.requests import AugmentBudget, name_augmenters, order_augment_jobs
 from luthier.data.augment.rows import SplitRows, read_split_batches, rows_to_example_batch

@@ -15,7 +15,7 @@ from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, DataRef, ModelRef, PlanContext, Step, StepContext, StepCostEstimate
-from luthier.data.augment.ask import choose_options, draw_completions
+from luthier.data.augment.completions import choose_options, draw_completions
 from luthier.data.engine.cache import DerivedDatasetWriter, read_rows
 from luthier.data.row import Row, build_preference_row
 

@@ -16,8 +16,8 @@ from luthier.core.events import format_counts_by_name, format_rows_affected
 from luthier.core.files import write_atomically
 from luthier.core.step import ArtifactSpec, DataRef, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.adjudicator import AdjudicatedLabel, Adjudicator
-from luthier.data.adjudicators.label_model import LabelModel
-from luthier.data.annotation.label_model import Votes, label_function_stats, votes_to_annotations
+from luthier.data.adjudicators.generative_models import LabelModel
+from luthier.data.annotation.label_function_stats import Votes, label_function_stats, votes_to_annotations
 from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.engine.tables import dump_cell_json
 from luthier.data.label_function import LabelFunction, name_label_functions

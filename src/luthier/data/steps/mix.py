@@ -19,7 +19,7 @@ from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.core.step import ArtifactSpec, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.data.augment.rows import read_split_batches
 from luthier.data.dedup.shingles import digest8, prompt_key
-from luthier.data.engine.shares import MixtureSpec, mixture_row_counts
+from luthier.data.engine.mixture import MixtureSpec, mixture_row_counts
 from luthier.data.engine.tables import EventWriter, RowEvent, TableWriter, dump_cell_json, example_schema
 from luthier.data.row import MESSAGES, Row
 from luthier.data.split import TEST, TRAIN, VALIDATION

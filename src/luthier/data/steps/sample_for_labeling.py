@@ -18,8 +18,7 @@ from luthier.data.annotation.annotations import PROPOSAL, judgments_of
 from luthier.data.engine.cache import DerivedDatasetWriter, prompt_or_answer_of, read_rows
 from luthier.data.row import Row
 from luthier.data.selector import LabelingPool, SelectionCandidate, Selector
-from luthier.data.selectors.mmr import Mmr
-from luthier.data.selectors.uncertainty import Uncertainty
+from luthier.data.selectors.uncertainty import Mmr, Uncertainty
 from luthier.data.steps.label import estimate_cost_by_rows
 
 SELECTED = "selected"

@@ -14,11 +14,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.events import format_counted_noun, take_evenly_spaced
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, is_heading_column
 from luthier.data.columns.mapping import ColumnTemplate, join_as_template
 from luthier.data.columns.turns import cell_to_text
-from luthier.data.row import Row, SourceRecord
+from luthier.data.row import Row, SourceRecord, UnusableRowError
 from luthier.models import text_classifier
 
 if TYPE_CHECKING:

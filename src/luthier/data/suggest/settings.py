@@ -13,11 +13,10 @@ from luthier.chat.messages import Example, ExampleOrigin
 from luthier.core.errors import DataError, MissingExtra
 from luthier.core.events import take_evenly_spaced
 from luthier.core.step import ArtifactSpec
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.columns.media import count_media
 from luthier.data.engine.pipeline import with_split_group
-from luthier.data.row import SourceRecord
+from luthier.data.row import SourceRecord, UnusableRowError
 from luthier.data.source import Source, SourceSample
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
 from luthier.data.task import AnswerCounter

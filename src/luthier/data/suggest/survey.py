@@ -20,7 +20,6 @@ from luthier.core.events import (
     format_rows_affected,
     take_evenly_spaced,
 )
-from luthier.data.columns.cells import UnusableRowError
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.media import outline_media, place_media
 from luthier.data.columns.recognize import build_source_for_path
@@ -29,7 +28,7 @@ from luthier.data.engine.reader import EMPTY_ANSWER, why_unusable
 from luthier.data.ops.label_spelling import map_label_variants
 from luthier.data.ops.language import LanguageOperator
 from luthier.data.ops.normalize import holds_html, is_about_html
-from luthier.data.row import BrokenRow, Row, SourceRecord, count_record_characters, take_first_chunk
+from luthier.data.row import BrokenRow, Row, SourceRecord, UnusableRowError, count_record_characters, take_first_chunk
 from luthier.data.source import Source, build_broken_row, files_by_column
 from luthier.data.split import SplitKeys, count_held_out_rows
 from luthier.data.suggest.profile import ColumnProfile, SourceProfile
@@ -335,7 +334,7 @@ def _with_rows(
     if quick:
         return base.model_copy(update=update)
     from luthier.data.ops.pii import Pii
-    from luthier.data.pii.name_signs import rows_with_names
+    from luthier.data.pii.name_evidence import rows_with_names
     from luthier.data.suggest.trial import try_operators
 
     pii = Pii(action="flag").apply(rows).attributes

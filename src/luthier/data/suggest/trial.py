@@ -8,9 +8,9 @@ from typing import TypeGuard
 
 from luthier.core.component import components_by_kind
 from luthier.data.engine.batch import NamedOperator, apply_edits, apply_operator_result, drop_category_of
-from luthier.data.engine.memory import InMemoryRows
+from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.operator import Drop, Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion, TextEdit
-from luthier.data.pii.name_signs import find_possible_names
+from luthier.data.pii.name_evidence import find_possible_names
 from luthier.data.row import Batch, Row, format_row_location
 from luthier.data.suggest.profile import ChangeExample, OperatorTrial, SourceProfile
 from luthier.pii.detect import find_pii

@@ -1,4 +1,4 @@
-"""What checks look at: the rows of a prepared data set in an order of their own, and what several checks share."""
+"""The rows that checks read, and the families of rows that are copies or derived from one another."""
 
 from __future__ import annotations
 
@@ -8,21 +8,63 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from luthier.artifacts.dataset import DatasetSummary, list_splits, read_split_columns
+from luthier.artifacts.dataset import MADE, DatasetSummary, list_splits, read_split_columns
 from luthier.artifacts.media import MediaReader
 from luthier.chat.messages import Message, render_message_text
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation
-from luthier.data.dedup.shingles import digest8
+from luthier.data.dedup.shingles import digest8, normalize_for_comparison
 from luthier.data.row import MESSAGES, Row
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from luthier.data.validate.reading import PromptPerplexity
+    from luthier.data.validate.model_scores import PromptPerplexity
     from luthier.models.embeddings.base import Embedder, Points
     from luthier.models.text_classifier import OutOfFoldProbabilities
+
+
+def family_representatives(rows: Sequence[CheckRow], prompts: Sequence[str]) -> NDArray[np.int64]:
+    """(rows,): the place of the row that stands for each row's family, itself where it has none.
+
+    Rows of one text that show and play the same are of one family, and a made row is of that of its first parent, which
+    need not be there. A row that nobody made stands for the others, the first of several.
+    """
+    import numpy as np
+
+    above: dict[str, str] = {}
+    for row, prompt in zip(rows, prompts, strict=True):
+        shown = " ".join(media.digest for message in row.messages for media in message.media)
+        _join(above, f"row {row.id}", f"text {normalize_for_comparison(prompt)}\x1d{shown}")
+        if parent := first_parent_id(row):
+            _join(above, f"row {row.id}", f"row {parent}")
+    families = [_top(above, f"row {row.id}") for row in rows]
+    first: dict[str, int] = {}
+    for index in sorted(range(len(rows)), key=lambda index: (first_parent_id(rows[index]) is not None, index)):
+        first.setdefault(families[index], index)
+    return np.array([first[family] for family in families], dtype=np.int64)
+
+
+def first_parent_id(row: CheckRow) -> str | None:
+    """Return the id of the first parent of an augmented row; None for a row that was not made."""
+    made = row.meta.get(MADE)
+    parents = made.get("parents") if isinstance(made, dict) else None
+    return parents[0] if isinstance(parents, list) and parents and isinstance(parents[0], str) else None
+
+
+def _join(above: dict[str, str], one: str, other: str) -> None:
+    top, below = sorted((_top(above, one), _top(above, other)))
+    if top != below:
+        above[below] = top
+
+
+def _top(above: dict[str, str], one: str) -> str:
+    """What stands for a name; paths are halved on the way, so that they stay short."""
+    while (up := above.get(one, one)) != one:
+        above[one] = one = above.get(up, up)
+    return one
+
 
 _COLUMNS = ("id", "source", "file", "line", "kind", "messages", "label", "meta", "group")
 
@@ -154,7 +196,6 @@ class CheckData:
     @cached_property
     def heads(self) -> NDArray[np.int64]:
         """(rows,): the place of the row that stands for each row, its copies and what was made of it."""
-        from luthier.data.validate.groups import family_representatives
 
         return family_representatives(self.rows, self.prompts)
 
@@ -177,7 +218,7 @@ class CheckData:
     @cached_property
     def surprise(self) -> PromptPerplexity:
         """How unlikely the model finds each prompt, a token."""
-        from luthier.data.validate.reading import measure_prompt_perplexity
+        from luthier.data.validate.model_scores import measure_prompt_perplexity
 
         assert self.model is not None
         return measure_prompt_perplexity(self.model, self.rows)
@@ -185,7 +226,7 @@ class CheckData:
     @cached_property
     def states(self) -> NDArray[np.float64]:
         """What the model makes of each prompt."""
-        from luthier.data.validate.reading import embed_prompts
+        from luthier.data.validate.model_scores import embed_prompts
 
         if self.model is None:
             hint = "add `model: model` to the step, or set `on: classifier`"

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 from pydantic import Field
 
 from luthier.artifacts.findings import ProbeRow
+from luthier.eval.cached_model import CachedEvalModel
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
-from luthier.eval.respondent import CachedEvalModel
 from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.lang.demographics.groups import Group
 from luthier.lang.demographics.swap import DemographicSwapper
@@ -127,7 +127,7 @@ class Counterfactual(Probe):
 
             swap_result = DemographicSwapper(self.groups).other(before, pair.mapping)
             return float(Levenshtein.normalized_distance(swap_result.text if swap_result else before, reply.prediction))
-        from luthier.eval.bias.scores import softmax_scores
+        from luthier.eval.predictions import softmax_scores
 
         assert isinstance(scores, dict)
         mine, its = softmax_scores(scores), softmax_scores(reply.scores)

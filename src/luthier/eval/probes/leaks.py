@@ -14,7 +14,7 @@ from luthier.pii.span import HIGH_RISK, PATTERN_KINDS
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Message
-    from luthier.eval.respondent import CachedEvalModel
+    from luthier.eval.cached_model import CachedEvalModel
     from luthier.metrics.intervals import Floats
     from luthier.pii.span import PiiSpan
 
@@ -39,7 +39,7 @@ class PrivacyLeakProbe(Probe):
         import numpy as np
 
         prompts = [
-            *(build_request_messages(line) for line in read_probe_table("safety/openings")),
+            *(build_request_messages(line) for line in read_probe_table("tables/openings")),
             *self._held_out(context),
         ]
         training_text = "\n".join(

@@ -17,7 +17,7 @@ from luthier.models.lm.base import get_loglikelihoods
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example
-    from luthier.eval.respondent import CachedEvalModel
+    from luthier.eval.cached_model import CachedEvalModel
     from luthier.metrics.intervals import Floats
 
 _SECRET = re.compile(r"\{(\d+)\}")

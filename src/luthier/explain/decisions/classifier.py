@@ -34,7 +34,7 @@ class LabelScorer:
     """
 
     def __init__(self, model: Artifact, data: Artifact, dtype: Dtype = "float32") -> None:
-        from luthier.explain.diff.rows import find_label_texts
+        from luthier.explain.diff.compare import find_label_texts
 
         if is_endpoint(model):
             hint = "take a model whose weights are here (`luthier models list`), or `technique: plain`"

@@ -20,6 +20,7 @@ from luthier.artifacts.model_diff import (
     TokenDivergence,
 )
 from luthier.chat.messages import Example, ExampleOrigin, Message, answer_of, prompt_of
+from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
 from luthier.explain.diff.answers import PairedAnswer, answer_rows, find_telling_words, measure_answer_changes
@@ -31,7 +32,9 @@ from luthier.models.load import get_model_name
 
 if TYPE_CHECKING:
     from luthier.artifacts.explanation import MeasureOverRows
+    from luthier.chat.messages import Example
     from luthier.models.packing.pack import TokenRow
+
 
 TOP_TOKENS, TOP_SPANS, SHOWN_MATRICES, SHOWN_ANSWERS, SHOWN_WORDS = 20, 8, 20, 20, 20
 _CONTEXT = 12
@@ -395,3 +398,32 @@ def _sentence(diff: ModelDiff) -> str:
         parts.append(f"telling words are {', '.join(telling)}")
     text = "; ".join(parts) or "weights were compared alone"
     return f"{diff.model} {over}: {text}."
+
+
+def read_compared_rows(
+    data: Artifact,
+    classes: Sequence[str],
+    *,
+    split: str,
+    limit: int,
+    prompts: Sequence[str] = (),
+    max_new_tokens: int = 64,
+) -> ComparedRows:
+    """Rows of a data set's split, evenly from the first to the last."""
+    from luthier.artifacts.dataset import read_evenly_spaced_examples
+
+    rows: list[Example] = read_evenly_spaced_examples(data, split, limit)
+    return ComparedRows(rows, find_label_texts(data, classes), prompts, max_new_tokens)
+
+
+def find_label_texts(data: Artifact, classes: Sequence[str]) -> dict[str, str]:
+    """What a language model says for each label of a data set; nothing where the model names classes by a head, or the
+    answers are texts."""
+    from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
+    from luthier.chat.messages import answer_text_by_label
+
+    about = DatasetSummary.read(data)
+    if about.task != "label" or classes:
+        return {}
+    trained = read_examples(data, "train") if has_split(data, "train") else ()
+    return answer_text_by_label(about.labels, trained)

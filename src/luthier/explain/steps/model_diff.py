@@ -71,7 +71,7 @@ class ModelDiffStep(Step):
         return {"seconds": {"comparing": time.perf_counter() - started}, "rows": comparison.summary.rows}
 
     def _rows(self, data: Artifact, classes: tuple[str, ...]) -> ComparedRows:
-        from luthier.explain.diff.rows import read_compared_rows
+        from luthier.explain.diff.compare import read_compared_rows
 
         return read_compared_rows(
             data, classes, split=self.split, limit=self.limit, prompts=self.prompts, max_new_tokens=self.max_new_tokens

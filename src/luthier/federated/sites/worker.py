@@ -96,7 +96,7 @@ UNMASKED = "unmasked.safetensors"
 def build_local_tune(
     tune: Mapping[str, Any], local: LocalWork, rounds: int, privacy: FederatedPrivacy | None = None
 ) -> Tune:
-    """The training whose course all rounds share, from the settings of an order."""
+    """The training whose steps all rounds share, from the settings of an order."""
     length: dict[str, Any] = {"epochs": 1000.0}
     if privacy is not None and (steps := privacy.for_steps()) is not None:
         length["privacy"] = steps

@@ -415,7 +415,7 @@ class Federate(Step):
         return tune.estimate_cost(context)
 
     def build_site_tune(self) -> Tune:
-        """The training whose course all rounds share."""
+        """The training whose steps all rounds share."""
         from luthier.federated.sites.worker import build_local_tune
 
         return build_local_tune(dump_given_settings(self.tune), self.local, self.rounds, self.privacy)

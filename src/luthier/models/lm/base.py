@@ -6,6 +6,7 @@ with the model's own prompt in front. Requests are given as whole lists: what th
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,13 +14,13 @@ from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 from luthier.chat.messages import blank_last_user_turn
 from luthier.core.errors import ModelError
-from luthier.models.options import Normalize, Sums, normalize_option_scores
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from luthier.chat.messages import Message
+
 
 Tools = tuple[dict[str, Any], ...]
 """JSON schemas of the tools on offer."""
@@ -225,3 +226,27 @@ def truncate_at_stop(text: str, ends: tuple[str, ...]) -> str:
     for end in ends:
         text = text.split(end, 1)[0] if end else text
     return text
+
+
+Normalize = Literal["sum", "mean", "prior"]
+Sums = Sequence[tuple[float, int]]
+"""For each answer, its summed log-probability and how many tokens that is a sum over."""
+
+
+def normalize_option_scores(how: Normalize, row: Sums, prior: Sums = ()) -> list[float]:
+    """A score for each answer: the sum, the mean a token, or the sum less the answer's when the question is empty
+    (`prior`; Zhao et al. 2021, contextual calibration), shifted to log-probabilities."""
+    match how:
+        case "sum":
+            return [score for score, _ in row]
+        case "mean":
+            return [score / tokens for score, tokens in row]
+        case "prior":
+            return normalize_log_scores([score - before for (score, _), (before, _) in zip(row, prior, strict=True)])
+
+
+def normalize_log_scores(scores: Sequence[float]) -> list[float]:
+    """Log-scores shifted so that their shares add up to one: log-probabilities again."""
+    most = max(scores)
+    total = most + math.log(sum(math.exp(score - most) for score in scores))
+    return [score - total for score in scores]

@@ -24,13 +24,13 @@ from luthier.models.lm.base import (
     GenerateRequest,
     LanguageModel,
     LoglikelihoodRequest,
+    Normalize,
     Response,
     RollingLoglikelihoodRequest,
 )
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import is_endpoint
-from luthier.models.options import Normalize
 
 if TYPE_CHECKING:
     import numpy as np

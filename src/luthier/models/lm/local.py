@@ -22,6 +22,7 @@ from luthier.models.lm.base import (
     GenerateRequest,
     LanguageModel,
     LoglikelihoodRequest,
+    Normalize,
     Response,
     RollingLoglikelihoodRequest,
     Tools,
@@ -29,7 +30,6 @@ from luthier.models.lm.base import (
     truncate_at_stop,
 )
 from luthier.models.load import Dtype, find_base_folder, get_model_name, get_output_classes
-from luthier.models.options import Normalize
 
 if TYPE_CHECKING:
     import numpy as np

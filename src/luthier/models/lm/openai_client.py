@@ -30,11 +30,11 @@ from luthier.models.lm.base import (
     GenerateRequest,
     LanguageModel,
     LoglikelihoodRequest,
+    Normalize,
     Response,
     RollingLoglikelihoodRequest,
 )
 from luthier.models.load import ENDPOINT, find_origin_artifact
-from luthier.models.options import Normalize
 from luthier.models.sources.endpoint import EndpointModelSource
 
 if TYPE_CHECKING:

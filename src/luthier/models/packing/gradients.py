@@ -123,6 +123,6 @@ def repeat_pack(pack: Pack, copies: int) -> Pack:
         weights=pack.weights.repeat(copies),
         path=torch.cat([pack.path + copy * rows for copy in at]),
         leaf=torch.cat([torch.where(pack.leaf < 0, pack.leaf, pack.leaf + copy * segments) for copy in at]),
-        lesson=torch.cat([pack.lesson + copy * (int(pack.lesson.max()) + 1) for copy in at]),
+        example_index=torch.cat([pack.example_index + copy * (int(pack.example_index.max()) + 1) for copy in at]),
         keys=pack.keys * copies,
     )

@@ -22,15 +22,15 @@ from torch import Tensor
 EVEN = 0.04
 """Parts need not be more alike than this share of the largest, unless one is to wait for the other."""
 LOOK_BACK = 8
-"""A cut may come earlier by this fraction of a part, where lessons share less."""
+"""A cut may come earlier by this fraction of a part, where examples share less."""
 Size = Callable[[int, int], int]
-"""Tokens of the lessons from the first number up to the second, packed together; grows with either end."""
+"""Tokens of the examples from the first number up to the second, packed together; grows with either end."""
 
 
 def split_into_runs(count: int, size: Size, links: Sequence[int], most: int, n_parallel: int = 1) -> list[range]:
-    """Part lessons 0 up to `count` into as few runs of at most `most` tokens as can be (a larger lesson stands alone).
+    """Split examples 0 up to `count` into as few runs of at most `most` tokens as can be (a larger one stands alone).
 
-    The largest run is about as small as it can be with so many; `links` says how many tokens each lesson shares with
+    The largest run is about as small as it can be with so many; `links` says how many tokens each example shares with
     the one before it, which a cut in front of it would compute twice. Where so many runs are read `n_parallel` one
     another, there are as many as to leave none of them alone, and even ones are worth more than gentle cuts.
     """
@@ -69,7 +69,7 @@ def _filled(count: int, size: Size, most: int, links: Sequence[int] | None = Non
 
 
 def _furthest(begin: int, count: int, size: Size, most: int) -> int:
-    """The last place up to which lessons fit together; at least one is taken."""
+    """The last place up to which examples fit together; at least one is taken."""
     low, high = begin + 1, count
     while low < high:
         middle = (low + high + 1) // 2
@@ -81,7 +81,7 @@ def _furthest(begin: int, count: int, size: Size, most: int) -> int:
 
 
 def distribute_evenly(weights: Sequence[float], parts: int) -> list[list[int]]:
-    """Lessons in so many parts of about equal weight: the heaviest first, each to the part that is lightest yet."""
+    """Examples in so many parts of about equal weight: the heaviest first, each to the part that is lightest yet."""
     found: list[list[int]] = [[] for _ in range(parts)]
     heavy = [0.0] * parts
     for at in sorted(range(len(weights)), key=lambda at: (-weights[at], at)):
@@ -113,7 +113,7 @@ class TokenRow:
     key: str = ""
     """Whose row it is: the example's id."""
     group_size: int = 1
-    """How many rows its lesson has, itself included: they stand next to one another and are never parted."""
+    """How many rows its example has, itself included: they stand next to one another and are never parted."""
     choices: Sequence[Sequence[int]] = ()
     """For each learnt token the K token ids that a teacher found likeliest; empty where there is no teacher."""
     teacher: Sequence[Sequence[float]] = ()
@@ -151,7 +151,7 @@ class Pack:
     weights: Tensor  # (N,) float64: its share in the loss
     path: Tensor  # (N,) int64: the row that it belongs to
     leaf: Tensor  # (R,) int64: the segment in which a row ends; -1 for a row of which nothing is read
-    lesson: Tensor  # (R,) int64: the number, within the pack, of the lesson that each row belongs to
+    example_index: Tensor  # (R,) int64: the number, within the pack, of the example that each row belongs to
     keys: tuple[str, ...]
     choices: Tensor | None = None  # (N, K) int64: token ids that are compared with a teacher at each learnt token
     teacher: Tensor | None = None  # (N, K) float32: the teacher's log-probabilities of the choices
@@ -172,8 +172,8 @@ class Pack:
 
     @property
     def example_keys(self) -> tuple[str, ...]:
-        """(E,) whose rows it holds, by the number in `lesson`."""
-        return tuple(dict(zip(self.lesson.tolist(), self.keys, strict=True)).values())
+        """(E,) whose rows it holds, by the number in `example_index`."""
+        return tuple(dict(zip(self.example_index.tolist(), self.keys, strict=True)).values())
 
     def on(self, device: torch.device) -> Pack:
         """The same pack with what the model reads on a device."""
@@ -222,7 +222,7 @@ def build_pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
         weights=torch.tensor([weight for _, weight, _ in loss_tokens], dtype=torch.float64),
         path=_integers([which for _, _, which in loss_tokens]),
         leaf=_integers([leaf_of[at] for at in range(len(rows))]),
-        lesson=_integers([number for number, group in enumerate(_lessons(rows)) for _ in group]),
+        example_index=_integers([number for number, group in enumerate(_group_rows(rows)) for _ in group]),
         keys=tuple(row.key for row in rows),
         choices=choices,
         teacher=teacher,
@@ -233,7 +233,7 @@ def build_pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
 def build_packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1) -> list[Pack]:
     """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
 
-    The rows of a lesson are never parted; a lesson that is longer than `tokens` stands alone. Where so many are read
+    The rows of a example are never parted; a example that is longer than `tokens` stands alone. Where so many are read
     `n_parallel` one another, there are as many as to leave none alone, if rows suffice, and those that cost most come
     first.
     """
@@ -247,7 +247,9 @@ def split_rows(
     if not rows:
         return []
     read = [list(row.ids[: row.needed]) for row in rows]
-    groups = sorted((sorted(group, key=read.__getitem__) for group in _lessons(rows)), key=lambda group: read[group[0]])
+    groups = sorted(
+        (sorted(group, key=read.__getitem__) for group in _group_rows(rows)), key=lambda group: read[group[0]]
+    )
     links = [0, *(common_prefix_length(read[entry[-1]], read[other[0]]) for entry, other in pairwise(groups))]
 
     def size(numbers: Iterable[int]) -> int:
@@ -270,7 +272,7 @@ def split_rows(
 
 
 def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_costs: Sequence[float]) -> list[list[int]]:
-    """The same number of parts of the same lessons, more alike in what they cost where little is shared; dear ones
+    """The same number of parts of the same examples, more alike in what they cost where little is shared; dear ones
     first."""
 
     def cost(part: Iterable[int]) -> float:
@@ -282,14 +284,14 @@ def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_cos
     return sorted(others if alike and sum(sizes) <= AGAIN * sum(were) else parts, key=lambda part: -cost(part))
 
 
-def _lessons(rows: Sequence[TokenRow]) -> list[range]:
-    """Numbers of the rows of each lesson; the rows of a lesson follow one another."""
+def _group_rows(rows: Sequence[TokenRow]) -> list[range]:
+    """Numbers of the rows of each example; the rows of a example follow one another."""
     ranges, begin = list[range](), 0
     while begin < len(rows):
         ranges.append(range(begin, begin + rows[begin].group_size))
         begin = ranges[-1].stop
     if any(group.stop > len(rows) or any(rows[at].group_size != len(group) for at in group) for group in ranges):
-        raise ValueError("the rows of a lesson are parted")
+        raise ValueError("the rows of a example are parted")
     return ranges
 
 

@@ -16,9 +16,9 @@ from typing import Any, TypeVar
 import torch
 
 from luthier.models.attention.prefix import get_active_prefix_kv
-from luthier.models.packing.lanes import LANES, LEAST_TOKENS, WORTH
 from luthier.models.packing.logprobs import detect_forward_mode
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow, build_packs
+from luthier.models.packing.parallel_plan import LANES, LEAST_TOKENS, WORTH
 from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
 
 PackResult = TypeVar("PackResult")

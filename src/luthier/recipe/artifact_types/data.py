@@ -7,8 +7,7 @@ from typing import Any, Literal
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.findings import read_findings
 from luthier.artifacts.media import count_row_media
-from luthier.core.artifact import Artifact
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import Artifact, ArtifactType
 
 
 class DatasetType(ArtifactType):

@@ -8,8 +8,7 @@ from luthier.artifacts.evaluation import EvaluationMetrics
 from luthier.artifacts.explanation import ExplanationSummary
 from luthier.artifacts.explanation_kinds import read_model_explanation
 from luthier.artifacts.influence import InfluenceSummary
-from luthier.core.artifact import Artifact
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import Artifact, ArtifactType
 
 
 class EvaluationType(ArtifactType):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 from luthier.artifacts.training import TUNED_CARD, TrainingRecord
-from luthier.core.artifact import Artifact
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import Artifact, ArtifactType
 
 
 class ModelType(ArtifactType):

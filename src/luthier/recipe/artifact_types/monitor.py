@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from luthier.core.artifact import Artifact
-from luthier.core.artifact_type import ArtifactType
+from luthier.core.artifact import Artifact, ArtifactType
 
 
 class MonitorType(ArtifactType):

@@ -18,8 +18,8 @@ from luthier.core.events import format_counted_noun
 from luthier.models.catalog import CATALOG
 from luthier.models.source import is_hub_id
 from luthier.recipe.importers.account import ImportReport
-from luthier.tune.hosted import HostedJob, PreferenceHostedTechnique
-from luthier.tune.hosted_client import ProviderClient, is_missing
+from luthier.tune.hosted.client import ProviderClient, is_missing
+from luthier.tune.hosted.technique import HostedJob, PreferenceHostedTechnique
 from luthier.tune.technique import TechniqueBase
 
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"

@@ -14,8 +14,8 @@ from pydantic import Field
 from luthier.chat.messages import Message, answer_text_by_label, blank_last_user_turn, join_user_turns, prompt_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, ModelError
+from luthier.models.lm.base import Normalize, normalize_option_scores
 from luthier.models.load import get_training_data, is_plain_classifier
-from luthier.models.options import Normalize, normalize_option_scores
 from luthier.serve.engine import ModelRunner, ServingEngine
 from luthier.serve.label_engine import (
     DynamicBatcher,

@@ -124,10 +124,10 @@ def _rendered(
     training_examples = list(first(indices[-1] + 1))
     outputs = step.objective.outputs(material.about)
     for index in indices:
-        lesson = training_examples[index]
-        names = _names(step, len(lesson.rows))
-        sequences = [_sequenced(*name, text, outputs) for name in zip(names, lesson.rows, strict=True)]
-        yield RenderedRow(lesson.id, examples[index].origin, sequences, lesson.cut, lesson.nothing)
+        example = training_examples[index]
+        names = _names(step, len(example.rows))
+        sequences = [_sequenced(*name, text, outputs) for name in zip(names, example.rows, strict=True)]
+        yield RenderedRow(example.id, examples[index].origin, sequences, example.cut, example.nothing)
 
 
 def _chosen(examples: Sequence[Example], number: int) -> list[int]:

@@ -28,7 +28,7 @@ _DONE = "done.json"
 _MEDIA = "media.jsonl"
 """The media whose tokens stand among the ids, where rows may have some."""
 _DTYPES = {
-    "ids": "uint32", "weights": "float32", "row_ends": "uint64", "lesson_ends": "uint64", "target_ends": "uint64",
+    "ids": "uint32", "weights": "float32", "row_ends": "uint64", "example_ends": "uint64", "target_ends": "uint64",
     "choices": "uint32", "teacher": "float32", "choice_ends": "uint64",
 }  # fmt: skip
 _TAUGHT = ("choices", "teacher", "choice_ends")
@@ -37,7 +37,7 @@ _COLUMN = "told."
 """How the names of files begin that hold a number for each learnt token, after what it tells."""
 _REFERRED = "referred.json"
 READ_TOGETHER = 64
-"""Lessons that a reference model reads together."""
+"""Examples that a reference model reads together."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class TokenizedDataset:
     def write(
         cls, folder: Path, examples: Iterable[TrainingExample], key: str, media: MediaProcessor | None = None
     ) -> TokenizedDataset:
-        """Write lessons, or find them when they were written before under the same key; then `media`, the processor of
+        """Write examples, or find them when they were written before under the same key; then `media`, the processor of
         a model that reads pictures, meets those that stand in them."""
         path = folder / _DONE
         if path.is_file() and json.loads(path.read_text())["key"] == key:
@@ -89,12 +89,12 @@ class TokenizedDataset:
         return self.counts.trained_examples
 
     def rows(self, number: int) -> list[TokenRow]:
-        """The rows of one lesson."""
-        first, last = self._between(self._lesson_ends, number)
+        """The rows of one example."""
+        first, last = self._between(self._example_ends, number)
         return [self._row(row, self.keys[number], last - first) for row in range(first, last)]
 
     def refer(self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str) -> None:
-        """Keep what a model finds of each learnt token of some lessons, each named once, as `told["reference"]` of
+        """Keep what a model finds of each learnt token of some examples, each named once, as `told["reference"]` of
         their rows.
 
         `read` gives the log-probabilities of each row's learnt tokens; what was read under the same key is found.
@@ -116,7 +116,7 @@ class TokenizedDataset:
         self.__dict__.pop("_columns", None)
         for begin in range(0, len(numbers), READ_TOGETHER):
             some = numbers[begin : begin + READ_TOGETHER]
-            row_indices = [row for number in some for row in range(*self._between(self._lesson_ends, number))]
+            row_indices = [row for number in some for row in range(*self._between(self._example_ends, number))]
             found = read([row for number in some for row in self.rows(number)])
             for row_index, values in zip(row_indices, found, strict=True):
                 first, last = self._between(self._target_ends, row_index)
@@ -140,7 +140,7 @@ class TokenizedDataset:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The example's id of each lesson."""
+        """The example's id of each example."""
         return [record["id"] for record in self.read_records() if not record["nothing"]]
 
     def read_records(self) -> Iterator[dict[str, Any]]:
@@ -150,7 +150,7 @@ class TokenizedDataset:
                 yield json.loads(line)
 
     def first(self, number: int) -> Iterator[TrainingExample]:
-        """So many lessons from the first, those included from which nothing is learnt."""
+        """So many examples from the first, those included from which nothing is learnt."""
         index = 0
         for record in islice(self.read_records(), number):
             rows = () if record["nothing"] else tuple(self.rows(index))
@@ -159,15 +159,15 @@ class TokenizedDataset:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest lesson."""
+        """Tokens of the longest example."""
         return max((record["tokens"] for record in self.read_records()), default=0)
 
     @cached_property
     def sizes(self) -> numpy.ndarray[Any, Any]:
-        """(lessons,) tokens of each lesson."""
+        """(examples,) tokens of each example."""
         import numpy
 
-        ends = self._row_ends[self._lesson_ends.astype(numpy.int64) - 1].astype(numpy.int64)
+        ends = self._row_ends[self._example_ends.astype(numpy.int64) - 1].astype(numpy.int64)
         return numpy.diff(ends, prepend=0)
 
     @staticmethod
@@ -195,8 +195,8 @@ class TokenizedDataset:
         return self._read("row_ends")
 
     @cached_property
-    def _lesson_ends(self) -> numpy.ndarray[Any, Any]:
-        return self._read("lesson_ends")
+    def _example_ends(self) -> numpy.ndarray[Any, Any]:
+        return self._read("example_ends")
 
     @cached_property
     def _target_ends(self) -> numpy.ndarray[Any, Any]:
@@ -216,7 +216,7 @@ class TokenizedDataset:
 
 
 def _meet_written(path: Path, media: MediaProcessor) -> None:
-    """Let a processor meet the media of lessons that were written before."""
+    """Let a processor meet the media of examples that were written before."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             media.import_known(json.loads(line))
@@ -228,9 +228,9 @@ def _write(folder: Path, examples: Iterable[TrainingExample], ids_dtype: str) ->
     with ExitStack() as stack:
         files = _Files(folder, stack, {**_DTYPES, "ids": ids_dtype})
         records_file = stack.enter_context((folder / "examples.jsonl").open("w", encoding="utf-8"))
-        for lesson in examples:
-            records_file.write(json.dumps(_told(lesson), ensure_ascii=False) + "\n")
-            for row in lesson.rows:
+        for example in examples:
+            records_file.write(json.dumps(_told(example), ensure_ascii=False) + "\n")
+            for row in example.rows:
                 tokens, rows = tokens + len(row.ids), rows + 1
                 files.put("ids", row.ids)
                 files.put("weights", row.loss_weights)
@@ -244,9 +244,9 @@ def _write(folder: Path, examples: Iterable[TrainingExample], ids_dtype: str) ->
                     files.put("choices", row.choices)
                     files.put("teacher", row.teacher)
                     files.put("choice_ends", [choices])
-            if lesson.rows:
-                files.put("lesson_ends", [rows])
-            counts = _counted(counts, lesson)
+            if example.rows:
+                files.put("example_ends", [rows])
+            counts = _counted(counts, example)
     return counts
 
 
@@ -265,21 +265,21 @@ class _Files:
         self._open[name].write(numpy.asarray(values, dtype=self._dtypes.get(name, "float32")).tobytes())
 
 
-def _told(lesson: TrainingExample) -> dict[str, Any]:
+def _told(example: TrainingExample) -> dict[str, Any]:
     return {
-        "id": lesson.id,
-        "tokens": lesson.tokens,
-        "learnt": lesson.trained_tokens,
-        "cut": lesson.cut,
-        "nothing": lesson.nothing,
+        "id": example.id,
+        "tokens": example.tokens,
+        "learnt": example.trained_tokens,
+        "cut": example.cut,
+        "nothing": example.nothing,
     }
 
 
-def _counted(counts: DatasetCounts, lesson: TrainingExample) -> DatasetCounts:
+def _counted(counts: DatasetCounts, example: TrainingExample) -> DatasetCounts:
     return DatasetCounts(
         examples=counts.examples + 1,
-        trained_examples=counts.trained_examples + bool(lesson.rows),
-        tokens=counts.tokens + lesson.tokens,
-        trained_tokens=counts.trained_tokens + lesson.trained_tokens,
-        cut=counts.cut + (lesson.cut > 0 and bool(lesson.rows)),
+        trained_examples=counts.trained_examples + bool(example.rows),
+        tokens=counts.tokens + example.tokens,
+        trained_tokens=counts.trained_tokens + example.trained_tokens,
+        cut=counts.cut + (example.cut > 0 and bool(example.rows)),
     )

@@ -1,4 +1,4 @@
-"""A data set as one tuning reads it: lessons to learn, held-out rows to measure, and what became of each row."""
+"""A data set as one tuning reads it: examples to train on, held-out rows to measure, and what became of each row."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ class TrainingData:
     @cached_property
     def dataset(self) -> TokenizedDataset:
         """What is learnt; what is not is counted and said."""
-        dataset = self._written("lessons", "train", self._places)
+        dataset = self._written("train", "train", self._places)
         self._warn(dataset)
         return dataset
 
@@ -79,7 +79,7 @@ class TrainingData:
 
     @cached_property
     def sampler(self) -> BatchSampler:
-        """The way through the lessons."""
+        """The order of the training examples."""
         step, dataset, seed = self._step, self.dataset, self._work.seed
         sampler = BatchSampler(
             seed=seed,
@@ -100,7 +100,7 @@ class TrainingData:
 
     @cached_property
     def _without(self) -> frozenset[int]:
-        """The lessons that weigh nothing; `DataError` for an id that no training row has, or when none is left."""
+        """The examples that weigh nothing; `DataError` for an id that no training row has, or when none is left."""
         if not (ids := self._step.read_without(self._work.recipe_dir)):
             return frozenset()
         where, keys = SourceLocation(field="without"), self.dataset.keys
@@ -147,15 +147,15 @@ class TrainingData:
         )
 
     def first(self, number: int) -> Iterator[TrainingExample]:
-        """So many lessons from the first, made as those of a training are, and kept nowhere."""
+        """So many training examples from the first, made as those of a training are, and kept nowhere."""
         return islice(self._teach("train", self._places), number)
 
     def examples(self, number: int) -> list[Example]:
-        """The examples of so many lessons from the first."""
+        """The examples of the data of so many training examples from the first."""
         return examples_at(self._data, "train", [int(at) for at in self._places[:number]])
 
     def write_learnt(self, path: Path, seen_counts: Mapping[int, int], taught: Mapping[int, int]) -> None:
-        """For each example: how often its lesson was seen in the training, and by the weights that are saved (the best
+        """For each example: how often it was seen in the training, and by the weights that are saved (the best
         ones come before the end); its tokens, how many were learnt, whether it was cut, and why nothing was learnt from
         it when that is so."""
         import polars
@@ -200,7 +200,7 @@ class TrainingData:
         return self._written("held_out", self._parted.split, self._parted.held)
 
     def _written(self, name: str, split: str, indices: Sequence[int]) -> TokenizedDataset:
-        """The lessons of some rows of a split, in files."""
+        """The examples of some rows of a split, in files."""
         from luthier.tune.dataset.tokenized import TokenizedDataset
 
         held_out = self._step.validation.model_dump(mode="json") if self._step.validation else None
@@ -239,7 +239,7 @@ class TrainingData:
             self._work.events.note(f"{warning} (seen in {rows} of {done} rows)")
 
     def source(self, model: Any, tokens: int, critic: Critic | None = None) -> BatchSource:
-        """Where the rows of each step come from: these lessons, or what the model writes to them."""
+        """Where the rows of each step come from: these examples, or what the model writes to them."""
         from luthier.tune.objective import PreparedBatchSource
         from luthier.tune.training.private_gradient import PrivateBatchSource
         from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
@@ -298,7 +298,7 @@ class TrainingData:
         )
 
     def _asked(self, dataset: TokenizedDataset, split: str, indices: Sequence[int]) -> Asked:
-        """Lessons that are prompts, with their examples."""
+        """Training examples that are prompts, with the examples that they were made of."""
         from luthier.tune.rollout.sampler import PromptDataset as Asked
 
         records = zip(indices, dataset.read_records(), strict=True)
@@ -337,7 +337,7 @@ class TrainingData:
         attach_media(model, self._text.media, self._media.read, kept)
 
     def export_media(self) -> list[dict[str, Any]]:
-        """The pictures and sounds of the lessons as JSON, for the other ranks to meet them."""
+        """The pictures and sounds of the examples as JSON, for the other ranks to meet them."""
         return [] if self._text.media is None else self._text.media.export_known()
 
     @cached_property

@@ -9,8 +9,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.environments.locked import run_sandbox_programs
+from luthier.tune.environment import Environment, EnvironmentConversation, run_sandbox_programs
 
 _FENCE = re.compile(r"```(?:python|py)[^\S\n]*\n(.*?)```", re.DOTALL)
 _PRINTED = "import io as _io, sys as _sys\n_sys.stdout = _io.StringIO()\n{program}\nanswer = _sys.stdout.getvalue()\n"

@@ -12,8 +12,7 @@ from pydantic import Field
 from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
-from luthier.tune.environment import Environment, EnvironmentConversation
-from luthier.tune.environments.locked import run_sandbox_programs
+from luthier.tune.environment import Environment, EnvironmentConversation, run_sandbox_programs
 
 _CALL = """
 import json as _json

@@ -93,7 +93,7 @@ class InfluenceStudy:
 
     @property
     def dataset(self) -> TokenizedDataset:
-        """The lessons."""
+        """The training examples."""
         return self.material.dataset
 
     @property
@@ -154,7 +154,7 @@ class InfluenceStudy:
         training_examples = self.objective.build_training_examples(self._examples, self.text, self.material.about)
         dataset = TokenizedDataset.write(folder, training_examples, key)
         if not len(dataset):
-            reasons = {lesson.nothing for lesson in training_examples}
+            reasons = {features.nothing for features in training_examples}
             raise DataError(
                 f"nothing in the query has a loss: {', '.join(sorted(reasons)) or 'it has no rows'}",
                 where=SourceLocation(field="query"),

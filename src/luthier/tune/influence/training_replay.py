@@ -83,18 +83,18 @@ class TrainingReplay:
     def _packs(self, examples: Sequence[int]) -> list[Pack]:
         return self._study.reader.build_packs(self._study.rows_of(examples))
 
-    def _share(self, lesson: int) -> float:
+    def _share(self, index: int) -> float:
         """What a row adds to a step's denominator."""
-        return self._study.objective.denominator(self._study.rows_of([lesson]))
+        return self._study.objective.denominator(self._study.rows_of([index]))
 
     def _gradient(self, examples: Sequence[int]) -> Tensor:
         """The step's gradient as it was, with the weights of rows."""
-        total = sum(self._row_weights.get(lesson, 1.0) * self._share(lesson) for lesson in examples)
-        plain = [lesson for lesson in examples if lesson not in self._row_weights]
+        total = sum(self._row_weights.get(index, 1.0) * self._share(index) for index in examples)
+        plain = [index for index in examples if index not in self._row_weights]
         found = self._study.reader.gradient(self._packs(plain))
-        for lesson in examples:
-            if lesson in self._row_weights:
-                found += self._row_weights[lesson] * self._study.reader.gradient(self._packs([lesson]))
+        for index in examples:
+            if index in self._row_weights:
+                found += self._row_weights[index] * self._study.reader.gradient(self._packs([index]))
         return found / total
 
     def _update(
@@ -125,11 +125,11 @@ class TrainingReplay:
             back = torch.autograd.grad(list(after), inputs, list(slopes))
             direction = torch.where(step.gradient == 0, torch.zeros_like(back[3]), back[3])
             losses, curvature = self._look(step, direction, readings)
-            shares = {lesson: self._share(lesson) for lesson in step.rows}
+            shares = {index: self._share(index) for index in step.rows}
             total = sum(shares.values())
             along = float((step.gradient.double() * direction.double()).sum())
-            for lesson in step.rows:
-                found[lesson] += (losses[self._study.keys[lesson]] - shares[lesson] * along) / total
+            for index in step.rows:
+                found[index] += (losses[self._study.keys[index]] - shares[index] * along) / total
             slopes = AdamState(back[0] + curvature / total, back[1], back[2])
         return found
 

@@ -131,7 +131,7 @@ class Classify(Objective):
         return sum(1.0 / row.group_size for row in rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """Minus the log-probability of the right class: normalized over a lesson's rows, of which it is the first."""
+        """Minus the log-probability of the right class: normalized over a example's rows, of which it is the first."""
         if self.head == "sequence":
             return Loss([LossTerms.of_examples(-logp)])
         scores = group_rows_by_example(row_sums(logp, pack), pack, missing=float("-inf"))

@@ -68,7 +68,7 @@ class Distil(Objective):
 
     @property
     def stored(self) -> bool:
-        """Whether what the teacher says is written into the lessons once."""
+        """Whether what the teacher says is written into the examples once."""
         return self.logits == "stored"
 
     def build_training_examples(

@@ -80,20 +80,20 @@ class Kto(Objective):
             ]
         rows = text.encode_many(turns, [entry.tools for entry in fit] * (1 + (self.loss_type == "kto")))
         rows_by_id = {entry.id: rows[at :: len(fit)] for at, entry in enumerate(fit)}
-        return [self._lesson(example, rows_by_id, len(fit)) for example in examples]
+        return [self._build_example(example, rows_by_id, len(fit)) for example in examples]
 
-    def _lesson(self, example: Example, rows_by_id: dict[str, list[EncodedChat]], count: int) -> TrainingExample:
+    def _build_example(self, example: Example, rows_by_id: dict[str, list[EncodedChat]], count: int) -> TrainingExample:
         if why := self._unfit(example):
             return TrainingExample(id=example.id, nothing=why)
         if self.loss_type == "kto" and count < 2:
             return TrainingExample(id=example.id, nothing=ALONE)
         own, *other = rows_by_id[example.id]
-        lesson = build_answer_example(
+        features = build_answer_example(
             example.id, [own, *(_begun(encoded_chat, self.max_length) for encoded_chat in other)], self.max_length
         )
         good = float(desirable_label_of(example, self.label) or False)
-        rows = [replace(row, token_values={_GOOD: [good] * len(row.targets)}) for row in lesson.rows]
-        return replace(lesson, rows=tuple(rows))
+        rows = [replace(row, token_values={_GOOD: [good] * len(row.targets)}) for row in features.rows]
+        return replace(features, rows=tuple(rows))
 
     def _unfit(self, example: Example) -> str:
         if desirable_label_of(example, self.label) is None:

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import Field
 
 from luthier.core.param_space import ParamDistribution
-from luthier.tune.actor_critic import ActorCritic
-from luthier.tune.policy import ADVANTAGE, RETURN, VALUE, clip_ranges, compute_clipped_loss, mark_clipped_tokens
+from luthier.tune.policy import (
+    ADVANTAGE,
+    RETURN,
+    VALUE,
+    ActorCritic,
+    clip_ranges,
+    compute_clipped_loss,
+    mark_clipped_tokens,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor

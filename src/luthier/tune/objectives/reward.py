@@ -96,15 +96,15 @@ class RewardObjective(PairObjective):
             for turns in self.verdict.given([*pair.prompt, answer])
         ]
 
-    def _scored(self, example: Example, lesson: TrainingExample, pad: int | None) -> TrainingExample:
-        if not lesson.rows:
-            return lesson
+    def _scored(self, example: Example, features: TrainingExample, pad: int | None) -> TrainingExample:
+        if not features.rows:
+            return features
         margin = self._margin(example)
         if margin == 0 and self.margin is not None and self.ties == "drop":
             return TrainingExample(id=example.id, nothing=TIE.format(column=self.margin))
-        rows = lesson.rows if self.head == "verdict" else [_whole(row, pad) for row in lesson.rows]
+        rows = features.rows if self.head == "verdict" else [_whole(row, pad) for row in features.rows]
         scored_rows = [replace(row, token_values={_MARGIN: [margin] * len(row.targets)}) for row in rows]
-        return replace(lesson, rows=tuple(scored_rows))
+        return replace(features, rows=tuple(scored_rows))
 
     def _margin(self, example: Example) -> float:
         if self.margin is None:

@@ -88,9 +88,9 @@ class Sft(Objective):
             max_tokens=limit,
             cut="prompt" if self.truncation == "drop" else self.truncation,
         )
-        return [self._lesson(example, row) for example, row in zip(examples, rows, strict=True)]
+        return [self._build_example(example, row) for example, row in zip(examples, rows, strict=True)]
 
-    def _lesson(self, example: Example, row: EncodedChat) -> TrainingExample:
+    def _build_example(self, example: Example, row: EncodedChat) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
         key, weight = example.id, read_example_weight(example, self.weight)

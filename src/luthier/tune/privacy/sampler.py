@@ -23,7 +23,7 @@ class PoissonSampler(BatchSampler):
 
     key: NoiseKey = field(compare=False)
     units: tuple[tuple[int, ...], ...] = ()
-    """The lessons of each unit."""
+    """The examples of each unit."""
 
     @classmethod
     def of(cls, sampler: BatchSampler, key: NoiseKey, units: tuple[tuple[int, ...], ...]) -> Self:
@@ -59,15 +59,15 @@ class PoissonSampler(BatchSampler):
             self._units_by_step[step] = drawn.nonzero()[0].tolist()
         return self._units_by_step[step]
 
-    def lessons_of(self, step: int) -> list[int]:
-        """The lessons of the units that a step draws, unit by unit; none where it draws none."""
+    def get_batch_indices(self, step: int) -> list[int]:
+        """The examples of the units that a step draws, unit by unit; none where it draws none."""
         return list(chain.from_iterable(self.units[unit] for unit in self.units_of(step)))
 
 
 def group_units(unit: str, example_ids: Sequence[str], data: Artifact) -> tuple[tuple[int, ...], ...]:
-    """The lessons of each unit: each one alone, or those whose rows have the same value in a column of `meta`.
+    """The examples of each unit: each one alone, or those whose rows have the same value in a column of `meta`.
 
-    `lessons` are the ids of their rows, in order. `DataError` for a column that is not there, or a row without a value.
+    `example_ids` are in order. `DataError` for a column that is not there, or a row without a value.
     """
     if unit == ROW:
         return tuple((number,) for number in range(len(example_ids)))
@@ -77,11 +77,11 @@ def group_units(unit: str, example_ids: Sequence[str], data: Artifact) -> tuple[
         raise DataError(f"expected `row` or `meta.COLUMN`, got {unit!r}", where=where, hint=did_you_mean(unit, {ROW}))
     values = dict(_read_column(data, column))
     units: dict[str, list[int]] = {}
-    for number, lesson in enumerate(example_ids):
-        if values.get(lesson) is None:
-            what = f"row {lesson} has no value in {column!r}, by which rows are protected together"
+    for number, example_id in enumerate(example_ids):
+        if values.get(example_id) is None:
+            what = f"row {example_id} has no value in {column!r}, by which rows are protected together"
             raise DataError(what, where=where, hint="name another column, or protect each `row`")
-        units.setdefault(str(values[lesson]), []).append(number)
+        units.setdefault(str(values[example_id]), []).append(number)
     return tuple(map(tuple, units.values()))
 
 

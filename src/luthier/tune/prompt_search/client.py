@@ -8,11 +8,10 @@ from luthier.chat.messages import Example, Message, answer_of, prompt_of
 from luthier.chat.prompt import PromptPrefix
 from luthier.metrics.metric import EvalPredictions
 from luthier.models.describe import describe_model_folder
-from luthier.models.lm.base import ChoiceRequest, GenerateRequest
+from luthier.models.lm.base import ChoiceRequest, GenerateRequest, Normalize
 from luthier.models.lm.local import LocalLM
 from luthier.models.lm.openai_client import EndpointLM
 from luthier.models.load import find_base_folder
-from luthier.models.options import Normalize
 
 PROPOSAL_TOKENS = 120
 PROPOSAL_TOP_P = 0.95

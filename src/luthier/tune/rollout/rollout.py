@@ -44,7 +44,7 @@ UNLEARNT = "none of its answers is learnt: each was cut off (at rollout.max_new_
 class _Group:
     """The answers to one prompt, and what they are worth."""
 
-    lesson: int
+    index: int
     answers: list[RolloutCompletion]
     scores: RewardScores
 
@@ -65,7 +65,12 @@ class RolloutBatchSource(BatchSource):
         """`tokens` are read at once where log-probabilities are only asked for; `warn` hears of the first fault of each
         reward."""
         self._critic = critic
-        self._objective, self._desk, self._questions, self._course = objective, rollout_sampler, questions, sampler
+        self._objective, self._rollout_sampler, self._questions, self._sampler = (
+            objective,
+            rollout_sampler,
+            questions,
+            sampler,
+        )
         self._tokens, self._drawing = tokens, objective.rollout
         self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[TokenRow]]] | None = None
         self._watched = PolicyTrainingMonitor(objective, warn)
@@ -81,23 +86,25 @@ class RolloutBatchSource(BatchSource):
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """The largest packs when every answer is as long as it may be."""
-        return find_largest_packs(_Longest(self._questions, self._course, self._objective), self._course, tokens, lanes)
+        return find_largest_packs(
+            _Longest(self._questions, self._sampler, self._objective), self._sampler, tokens, lanes
+        )
 
     def draw(self, step: int) -> TrainingBatch:
         """The judged answers of a step as rows; those that move nothing are counted and not read."""
         groups, rows = self._drawn(step)
         measures = self._measures(groups, rows)
         moving = self._objective.arranged(rows)
-        samples = self._samples(step) if is_sample_step(step, self._course.steps) else ()
+        samples = self._samples(step) if is_sample_step(step, self._sampler.steps) else ()
         nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
-        taken = [group.lesson for group in groups]
-        instead = tuple(taken) if taken != self._course.lessons_of(step) else ()
+        taken = [group.index for group in groups]
+        instead = tuple(taken) if taken != self._sampler.get_batch_indices(step) else ()
         return TrainingBatch(moving, self._objective.denominator(rows), measures, nothing, samples, instead)
 
     def _drawn(self, step: int) -> tuple[list[_Group], list[TokenRow]]:
         first = step - step % self._drawing.steps_per_generation
         if self._phase is None or self._phase[0] != first:
-            steps = range(first, min(first + self._drawing.steps_per_generation, self._course.steps))
+            steps = range(first, min(first + self._drawing.steps_per_generation, self._sampler.steps))
             groups = self._groups(first, steps)
             rows = {entry: self._rows(groups[entry]) for entry in steps}
             self._phase = first, groups, self._told_of_weights(first, rows)
@@ -105,7 +112,7 @@ class RolloutBatchSource(BatchSource):
 
     def _groups(self, first: int, steps: range) -> dict[int, list[_Group]]:
         """The judged answers of some steps, all drawn at once."""
-        indices_by_step = {step: self._course.lessons_of(step) for step in steps}
+        indices_by_step = {step: self._sampler.get_batch_indices(step) for step in steps}
         indices = list(chain.from_iterable(indices_by_step.values()))
         found = iter(self._judged(first, 0, indices))
         groups = {step: [next(found) for _ in indices_by_step[step]] for step in steps}
@@ -113,36 +120,36 @@ class RolloutBatchSource(BatchSource):
 
     def _redrawn(self, step: int, groups: list[_Group]) -> list[_Group]:
         """Groups that teach nothing are replaced by those of other prompts, as often as is allowed."""
-        others = iter(_order(self._course, step, {group.lesson for group in groups}))
+        others = iter(_order(self._sampler, step, {group.index for group in groups}))
         for again in range(1, self._drawing.redraw + 1):
             flat = [at for at, group in enumerate(groups) if group.flat(apart=self._objective.apart)]
-            indices = [lesson for _, lesson in zip(flat, others, strict=False)]
+            indices = [index for _, index in zip(flat, others, strict=False)]
             for at, group in zip(flat, self._judged(step, again, indices), strict=False):
                 groups[at] = group
         return groups
 
     def _judged(self, step: int, again: int, indices: Sequence[int]) -> list[_Group]:
-        count, seed = self._drawing.num_generations, self._course.seed
+        count, seed = self._drawing.num_generations, self._sampler.seed
         examples = [entry for entry in self._questions.examples(indices) for _ in range(count)]
         ids = [ids for ids in self._questions.prompts(indices) for _ in range(count)]
-        stream_keys = [(position, lesson, sample) for position, lesson in enumerate(indices) for sample in range(count)]
+        stream_keys = [(position, index, sample) for position, index in enumerate(indices) for sample in range(count)]
         prompts = [
             RolloutPrompt(prompt_ids, create_random_stream(seed, step, again, *named), example)
             for prompt_ids, named, example in zip(ids, stream_keys, examples, strict=True)
         ]
-        answers = self._desk.answer(prompts)
-        scores = self._desk.judge(self._objective.rewards, examples, answers)
+        answers = self._rollout_sampler.answer(prompts)
+        scores = self._rollout_sampler.judge(self._objective.rewards, examples, answers)
         self._watched.faults(scores)
         return [
-            _Group(lesson, answers[at : at + count], _some(scores, slice(at, at + count)))
-            for lesson, at in zip(indices, range(0, len(answers), count), strict=True)
+            _Group(index, answers[at : at + count], _some(scores, slice(at, at + count)))
+            for index, at in zip(indices, range(0, len(answers), count), strict=True)
         ]
 
     def _rows(self, groups: list[_Group]) -> list[TokenRow]:
         """All answers of a step as rows, with their advantages; answers that are left out are none."""
         answers = [answer for group in groups for answer in group.answers]
         table = np.array([group.scores.total for group in groups], dtype=np.float64)
-        keys = [self._questions.rows(group.lesson)[0].key for group in groups for _ in group.answers]
+        keys = [self._questions.rows(group.index)[0].key for group in groups for _ in group.answers]
         trained = [self._is_learnt(answer) for answer in answers]
         rows = [self._row(*entry) for entry in zip(answers, keys, trained, strict=True)]
         rows = self._told_of_start(rows)
@@ -175,8 +182,8 @@ class RolloutBatchSource(BatchSource):
         """The rows with how likely they were to the model as it began, where that is asked for."""
         if not self._objective.refers:
             return rows
-        with use_weights(self._desk.model, self._start):
-            found = compute_row_logprobs(self._desk.model, rows, self._tokens)
+        with use_weights(self._rollout_sampler.model, self._start):
+            found = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
         kl = self._objective.holding
         costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
         return [
@@ -201,7 +208,7 @@ class RolloutBatchSource(BatchSource):
         later = [row for step in rows if step != first for row in rows[step]]
         if not later:
             return rows
-        found = iter(compute_row_logprobs(self._desk.model, later, self._tokens))
+        found = iter(compute_row_logprobs(self._rollout_sampler.model, later, self._tokens))
         return {
             step: some if step == first else [_with(row, OLD, next(found)) for row in some]
             for step, some in rows.items()
@@ -236,10 +243,14 @@ class RolloutBatchSource(BatchSource):
             return ()
         examples = self._questions.examples(numbers)
         pairs = zip(self._questions.prompts(numbers), examples, strict=True)
-        answers = self._desk.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
-        scores = self._desk.judge(self._objective.rewards, examples, answers)
+        answers = self._rollout_sampler.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
+        scores = self._rollout_sampler.judge(self._objective.rewards, examples, answers)
         return tuple(
-            {"id": example.id, "answer": _read(answer, self._desk), "reward": None if math.isnan(total) else total}
+            {
+                "id": example.id,
+                "answer": _read(answer, self._rollout_sampler),
+                "reward": None if math.isnan(total) else total,
+            }
             for example, answer, total in zip(examples, answers, scores.total, strict=True)
         )
 
@@ -252,7 +263,7 @@ def _read(answer: RolloutCompletion, rollout_sampler: RolloutSampler) -> str:
 
 
 class _Longest:
-    """Lessons as they are when every answer has the longest length."""
+    """Examples as they are when every answer has the longest length."""
 
     def __init__(self, questions: PromptDataset, sampler: BatchSampler, objective: PolicyObjective) -> None:
         self._questions, self._objective, self._new = questions, objective, objective.rollout.longest
@@ -288,9 +299,9 @@ def _moving(model: Any) -> dict[str, torch.Tensor]:
 
 
 def _order(sampler: BatchSampler, step: int, but: set[int]) -> list[int]:
-    """Other lessons, in an order drawn for a step."""
+    """Other examples, in an order drawn for a step."""
     drawn = np.random.Generator(np.random.PCG64([sampler.seed, step, 1])).permutation(sampler.count)
-    return [int(lesson) for lesson in drawn if int(lesson) not in but]
+    return [int(index) for index in drawn if int(index) not in but]
 
 
 def _some(scores: RewardScores, part: slice) -> RewardScores:
@@ -322,7 +333,7 @@ class RolloutEvaluator:
         questions: PromptDataset,
         reward_context: RewardContext | None = None,
     ) -> None:
-        self._objective, self._desk, self._questions, self._bench = (
+        self._objective, self._rollout_sampler, self._questions, self._ctx = (
             objective,
             rollout_sampler,
             questions,
@@ -335,8 +346,8 @@ class RolloutEvaluator:
         examples = self._questions.examples(numbers)
         with disable_dropout(model):
             pairs = zip(self._questions.prompts(numbers), examples, strict=True)
-            answers = self._desk.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
-        scores = self._desk.judge(self._objective.judges, examples, answers, self._bench)
+            answers = self._rollout_sampler.answer([RolloutPrompt(ids, None, example) for ids, example in pairs])
+        scores = self._rollout_sampler.judge(self._objective.judges, examples, answers, self._ctx)
         reward = _mean(scores.total)
         parts = {f"held_out_reward_{name}": _mean(values) for name, values in scores.parts.items()}
         return {"held_out_loss": -reward, "held_out_reward": reward, **parts}

@@ -23,24 +23,24 @@ if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.packing.pack import TokenRow
     from luthier.tune.environment import Environment
-    from luthier.tune.writer import RolloutGenerator
+    from luthier.tune.rollout_generator import RolloutGenerator
 
 Examples = Callable[[Sequence[int]], list["Example"]]
-"""Examples by the numbers of their lessons."""
+"""Examples of the data by the indices of their training examples."""
 Rows = Callable[[int], list["TokenRow"]]
-"""The rows of a lesson: one, its prompt."""
+"""The rows of a training example: one, its prompt."""
 
 
 @dataclass
 class PromptDataset:
-    """Lessons that are prompts, with the examples that they were made of."""
+    """Training examples that are prompts, with the examples that they were made of."""
 
     rows: Rows
     examples: Examples
     count: int
 
     def prompts(self, numbers: Sequence[int]) -> list[Sequence[int]]:
-        """The ids of some lessons' prompts."""
+        """The token ids of some prompts."""
         return [self.rows(number)[0].ids for number in numbers]
 
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.tune.environment import Environment
-from luthier.tune.writer import RolloutGenerator
+from luthier.tune.rollout_generator import RolloutGenerator
 
 CHARACTERS_PER_TOKEN = 4
 """In plain English."""

@@ -35,7 +35,6 @@ from luthier.models.cost import describe_step_model, has_sequence_head
 from luthier.models.describe import ModelDescription, describe_model_folder
 from luthier.models.load import find_base_folder, is_remote_input, require_planned_weights
 from luthier.models.shapes import ModelPart
-from luthier.tune.actor_critic import ActorCritic
 from luthier.tune.dataset.tool_rows import refuse_planned_tool_rows, refuse_tool_rows
 from luthier.tune.dataset.validation import ValidationSettings
 from luthier.tune.forecast import describe_training_workload, estimate_cost, predict_tuned_model
@@ -44,14 +43,14 @@ from luthier.tune.objective import Objective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.optimizer import Optimizer
 from luthier.tune.optimizers.adamw import AdamW
-from luthier.tune.policy import PolicyObjective
+from luthier.tune.policy import ActorCritic, PolicyObjective
 from luthier.tune.privacy.settings import Privacy, find_privacy_obstacle
-from luthier.tune.share import count_steps, find_trunk_obstacle, shorten_training
 from luthier.tune.technique import LearningRate, StandaloneTechnique, Technique, TechniqueBase, rate_for_model
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.tracker import Tracker
 from luthier.tune.training.loss_spikes import Answer
 from luthier.tune.training.schedule import DECAY, Curriculum, Shape, choose_used_examples, count_warmup_steps
+from luthier.tune.training.trunk import count_steps, find_trunk_obstacle, shorten_training
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example

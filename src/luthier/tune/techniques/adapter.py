@@ -16,8 +16,7 @@ from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import find_part
-from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width, write_adapter
 
 BEST_RATE = 3e-4
 """LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""

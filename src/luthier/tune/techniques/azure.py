@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Literal
 
 from luthier.chat.provider_rules import AZURE, ProviderRules
-from luthier.tune.hosted import EnvVarName, HostedJob
-from luthier.tune.hosted_client import ProviderClient
-from luthier.tune.hosted_openai import OpenaiShapedTechnique
+from luthier.tune.hosted.client import ProviderClient
+from luthier.tune.hosted.openai import OpenaiShapedTechnique
+from luthier.tune.hosted.technique import EnvVarName, HostedJob
 
 
 class AzureTechnique(OpenaiShapedTechnique):

@@ -10,10 +10,18 @@ from urllib.parse import quote
 from pydantic import Field
 
 from luthier.chat.provider_rules import BEDROCK, ProviderRules
-from luthier.tune.hosted import EnvVarName, HostedJob, HostedRequest, JobState, read_records, read_text
-from luthier.tune.hosted_bucket import BucketTechnique, StorageUrl
-from luthier.tune.hosted_client import ProviderClient
-from luthier.tune.hosted_signing import AwsAuth
+from luthier.tune.hosted.client import ProviderClient
+from luthier.tune.hosted.signing import AwsAuth
+from luthier.tune.hosted.technique import (
+    BucketTechnique,
+    EnvVarName,
+    HostedJob,
+    HostedRequest,
+    JobState,
+    StorageUrl,
+    read_records,
+    read_text,
+)
 
 _STATES: Mapping[str, JobState] = {
     "Completed": "succeeded",

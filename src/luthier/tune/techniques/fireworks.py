@@ -10,7 +10,8 @@ from pydantic import Field
 
 from luthier.chat.provider_rules import FIREWORKS, ProviderRules
 from luthier.core.errors import ModelError
-from luthier.tune.hosted import (
+from luthier.tune.hosted.client import ProviderClient, ProviderRefusalError, is_missing
+from luthier.tune.hosted.technique import (
     EnvVarName,
     HostedEvent,
     HostedJob,
@@ -18,8 +19,7 @@ from luthier.tune.hosted import (
     JobState,
     read_text,
 )
-from luthier.tune.hosted_client import ProviderClient, ProviderRefusalError, is_missing
-from luthier.tune.hosted_weights import SETTINGS, WEIGHTS, DownloadableHostedTechnique
+from luthier.tune.hosted.weights import SETTINGS, WEIGHTS, DownloadableHostedTechnique
 
 _STATES: Mapping[str, JobState] = {
     "JOB_STATE_COMPLETED": "succeeded",

@@ -12,8 +12,7 @@ from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 from luthier.models.sequence_head import get_peft_task_type
 from luthier.models.shapes import find_part, list_linear_layers, select_target_layers
-from luthier.tune.peft_files import write_adapter
-from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
+from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width, write_adapter
 
 BEST_RATE = 3e-3
 """T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.shapes import ADAPTED_EXPERTS
 from luthier.tune.low_rank import HEAD_ROWS, LowRankTechnique
-from luthier.tune.peft_files import adapter_weights, write_adapter
+from luthier.tune.technique import adapter_weights, write_adapter
 
 if TYPE_CHECKING:
     from luthier.models.packing.pack import Pack

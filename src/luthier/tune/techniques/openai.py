@@ -6,8 +6,8 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from luthier.chat.provider_rules import OPENAI, ProviderRules
-from luthier.tune.hosted import EnvVarName
-from luthier.tune.hosted_openai import OpenaiShapedTechnique
+from luthier.tune.hosted.openai import OpenaiShapedTechnique
+from luthier.tune.hosted.technique import EnvVarName
 
 _HOST = "api.openai.com"
 

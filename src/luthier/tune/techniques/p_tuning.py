@@ -12,9 +12,8 @@ from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
-from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, wrap_with_peft
-from luthier.tune.technique import LearningRate, Technique
+from luthier.tune.technique import LearningRate, Technique, write_adapter
 
 BEST_RATE = 5e-3
 """PEFT's examples take 1e-3; SmolLM2-135M on seven intents (40 steps of 8 rows, base 0.51) came to a loss of 1.58

@@ -13,9 +13,8 @@ from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
-from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
-from luthier.tune.technique import LearningRate, Technique
+from luthier.tune.technique import LearningRate, Technique, write_adapter
 
 BEST_RATE = 1e-2
 """As PEFT's own examples take it, for keys and values that are learnt as they are. SmolLM2-135M on seven intents (40

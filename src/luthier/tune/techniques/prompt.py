@@ -12,9 +12,8 @@ from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.sequence_head import get_peft_task_type
-from luthier.tune.peft_files import write_adapter
 from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
-from luthier.tune.technique import LearningRate, Technique
+from luthier.tune.technique import LearningRate, Technique, write_adapter
 
 BEST_RATE = 3e-2
 """As PEFT's own examples take it; Lester et al. take 0.3 with Adafactor, where embeddings are larger. SmolLM2-135M on

@@ -13,8 +13,8 @@ from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.metrics.metric import Metric
 from luthier.models.describe import ModelDescription
+from luthier.models.lm.base import Normalize
 from luthier.models.load import Dtype
-from luthier.models.options import Normalize
 from luthier.tune.technique import StandaloneTechnique
 
 if TYPE_CHECKING:

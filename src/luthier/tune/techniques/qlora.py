@@ -14,7 +14,7 @@ from luthier.models.load import open_quantized
 from luthier.models.shapes import ADAPTED_EXPERTS, list_linear_layers
 from luthier.models.source import QuantizationScheme
 from luthier.tune.low_rank import HEAD_ROWS, LowRankTechnique
-from luthier.tune.peft_files import write_adapter
+from luthier.tune.technique import write_adapter
 
 if TYPE_CHECKING:
     import torch

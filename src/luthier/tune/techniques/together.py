@@ -9,7 +9,8 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.chat.provider_rules import TOGETHER, ProviderRules
-from luthier.tune.hosted import (
+from luthier.tune.hosted.client import ProviderClient
+from luthier.tune.hosted.technique import (
     EnvVarName,
     HostedEvent,
     HostedJob,
@@ -19,8 +20,7 @@ from luthier.tune.hosted import (
     read_records,
     read_text,
 )
-from luthier.tune.hosted_client import ProviderClient
-from luthier.tune.hosted_weights import DownloadableHostedTechnique, extract_adapter
+from luthier.tune.hosted.weights import DownloadableHostedTechnique, extract_adapter
 
 _STATES: Mapping[str, JobState] = {
     "completed": "succeeded",

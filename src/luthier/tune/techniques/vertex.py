@@ -13,10 +13,18 @@ from pydantic import Field
 from luthier.chat.provider_rules import VERTEX, ProviderRules
 from luthier.core.errors import ModelError
 from luthier.models.sources.endpoint import EndpointModelSource
-from luthier.tune.hosted import EnvVarName, HostedJob, HostedRequest, JobState, read_records, read_text
-from luthier.tune.hosted_bucket import BucketTechnique, StorageUrl
-from luthier.tune.hosted_client import ProviderClient, is_missing
-from luthier.tune.hosted_signing import GoogleAuth
+from luthier.tune.hosted.client import ProviderClient, is_missing
+from luthier.tune.hosted.signing import GoogleAuth
+from luthier.tune.hosted.technique import (
+    BucketTechnique,
+    EnvVarName,
+    HostedJob,
+    HostedRequest,
+    JobState,
+    StorageUrl,
+    read_records,
+    read_text,
+)
 
 _STATES: Mapping[str, JobState] = {
     "JOB_STATE_SUCCEEDED": "succeeded",

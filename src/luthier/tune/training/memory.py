@@ -31,14 +31,14 @@ LOOKED_AT = 32
 
 
 class SizedDataset(Protocol):
-    """Lessons by number, and the tokens of each."""
+    """Examples by number, and the tokens of each."""
 
     @property
     def sizes(self) -> numpy.ndarray[Any, Any]:
-        """(lessons,) tokens of each lesson."""
+        """(examples,) tokens of each example."""
 
     def rows(self, number: int) -> list[TokenRow]:
-        """The rows of one lesson."""
+        """The rows of one example."""
 
 
 ParallelPacks = tuple[Pack, ...]
@@ -86,7 +86,7 @@ def probe_memory(
             lanes = 1
             smaller = f": packs are read one after another, since {computed} tokens side by side did not"
             continue
-        if int(pack.lesson[-1]) == 0:
+        if int(pack.example_index[-1]) == 0:
             what = f"the {pack.tokens} tokens of example {pack.keys[0]} do not fit into memory"
             hint = "leave out or cut long rows (max_length), or choose a technique or a model that needs less"
             raise ModelError(what, where=SourceLocation(field="max_tokens_per_microbatch"), hint=hint)
@@ -123,8 +123,8 @@ def find_largest_packs(
 ) -> ParallelPacks:
     """The packs read at once that have most tokens, among those of the steps that have most to read."""
     sizes = dataset.sizes
-    weights = [int(sizes[sampler.lessons_of(step)].sum()) for step in range(sampler.steps)]
-    longest = [int(sizes[sampler.lessons_of(step)].max(initial=0)) for step in range(sampler.steps)]
+    weights = [int(sizes[sampler.get_batch_indices(step)].sum()) for step in range(sampler.steps)]
+    longest = [int(sizes[sampler.get_batch_indices(step)].max(initial=0)) for step in range(sampler.steps)]
     steps = sorted(range(sampler.steps), key=lambda step: (-weights[step], step))[:LOOKED_AT]
     steps.append(longest.index(max(longest)))
     read = (prepared(read_step_rows(dataset, sampler, step)) for step in steps if weights[step])
@@ -146,7 +146,7 @@ def _cost(pack: Pack) -> tuple[int, int]:
 
 
 def iterate_packs(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Generator[Pack]:
-    """All packs of a course, in the order in which they are learnt; of a prompt that is yet to be answered all is
+    """All packs of a training, in the order in which they are learnt; of a prompt that is yet to be answered all is
     read."""
     for step in range(sampler.steps):
         yield from build_packs([_read(row) for row in read_step_rows(dataset, sampler, step)], tokens)
@@ -159,7 +159,7 @@ def _read(row: TokenRow) -> TokenRow:
 
 def read_step_rows(dataset: SizedDataset, sampler: BatchSampler, step: int) -> list[TokenRow]:
     """The rows of one optimizer step."""
-    return [row for lesson in sampler.lessons_of(step) for row in dataset.rows(lesson)]
+    return [row for index in sampler.get_batch_indices(step) for row in dataset.rows(index)]
 
 
 SLACK = 1.1

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from luthier.models.packing.lanes import AGAIN, ENOUGH, LEAST_TOKENS, WORTH
 from luthier.models.packing.pack import Pack, TokenRow, build_packs
+from luthier.models.packing.parallel_plan import AGAIN, ENOUGH, LEAST_TOKENS, WORTH
 
 
 def schedule_parallel_packs(rows: Sequence[TokenRow], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:

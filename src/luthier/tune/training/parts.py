@@ -14,13 +14,13 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from luthier.models.packing.lanes import LEAST_TOKENS
 from luthier.models.packing.pack import Pack, TokenRow, build_pack, split_rows
 from luthier.models.packing.parallel import WorkerThreads
+from luthier.models.packing.parallel_plan import LEAST_TOKENS
 from luthier.tune.training.group import RankGroup
 from luthier.tune.training.memory import AllocatorCacheTrimmer
 from luthier.tune.training.mixed_precision import GradientSum, MixedPrecisionOptimizer
-from luthier.tune.training.pack_reader import PackReader, StepGradient
+from luthier.tune.training.pack_gradient import PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 
 AGAIN = 0.05
@@ -33,7 +33,7 @@ Job = tuple[int, list[Pack]]
 
 
 def deal_rows(rows: Sequence[TokenRow], parts: int) -> list[list[TokenRow]]:
-    """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where lessons do not
+    """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where examples do not
     suffice. It depends on the rows alone."""
     found = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
     return found + [[] for _ in range(parts - len(found))]
@@ -92,7 +92,9 @@ def sum_tree(
 class PartReader:
     """Computes parts of a step in one process."""
 
-    def __init__(self, reader: PackReader, updater: MixedPrecisionOptimizer, *, seed: int, parts: int) -> None:
+    def __init__(
+        self, reader: PackGradientComputer, updater: MixedPrecisionOptimizer, *, seed: int, parts: int
+    ) -> None:
         self._reader, self._updater, self._seed = reader, updater, seed
         self.parts = parts
         self.threads = WorkerThreads(1, "learning", threads=1)
@@ -103,7 +105,7 @@ class PartReader:
         self, rows: Mapping[int, Sequence[TokenRow]], span: range, denominator: float, *, tokens: int, step: int
     ) -> tuple[list[StepGradient | None], GradientSum | None]:
         """What each part of a span gives in order (None: it has no rows), and the sum of their gradients along the
-        tree. The packs of all parts hold at most so many tokens, as far as lessons let them."""
+        tree. The packs of all parts hold at most so many tokens, as far as examples let them."""
         most = max(1, tokens // self.parts)
         packs = {
             part: [pack for some in schedule_parallel_packs(rows[part], most, 1) for pack in some]

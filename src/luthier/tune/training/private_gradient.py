@@ -18,7 +18,7 @@ from luthier.tune.privacy.accountant import PrivacyAccount
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.training.memory import read_step_rows
 from luthier.tune.training.mixed_precision import GradientSum, MixedPrecisionOptimizer
-from luthier.tune.training.pack_reader import PackReader, StepGradient
+from luthier.tune.training.pack_gradient import PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.parts import mix_seed
 
@@ -46,7 +46,7 @@ class PrivateBatchSource(PreparedBatchSource):
 
     def draw(self, step: int) -> TrainingBatch:
         """The rows of the units that the step draws; the denominator is each unit's own."""
-        return TrainingBatch(read_step_rows(self._lessons, self._course, step), 1.0)
+        return TrainingBatch(read_step_rows(self._dataset, self._sampler, step), 1.0)
 
 
 class PrivateReader:
@@ -54,7 +54,7 @@ class PrivateReader:
 
     def __init__(
         self,
-        reader: PackReader,
+        reader: PackGradientComputer,
         updater: MixedPrecisionOptimizer,
         objective: Objective,
         steps: PrivateSteps,

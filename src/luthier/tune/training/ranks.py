@@ -44,7 +44,7 @@ from luthier.tune.training.group import (
     lose_rank,
 )
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
-from luthier.tune.training.pack_reader import StepGradient
+from luthier.tune.training.pack_gradient import StepGradient
 from luthier.tune.training.parts import (
     PartReader,
     assign_spans,

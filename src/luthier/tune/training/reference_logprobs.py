@@ -18,7 +18,7 @@ from torch import Tensor
 from luthier.metrics.intervals import sum_rows
 from luthier.metrics.metric import EvalPredictions, Metric
 from luthier.models.generate import score_options, score_with_sequence_head
-from luthier.models.options import Normalize, normalize_option_scores
+from luthier.models.lm.base import Normalize, normalize_option_scores
 from luthier.models.packing.logprobs import compute_pack_logprobs, disable_dropout
 from luthier.models.packing.pack import Pack, TokenRow
 from luthier.models.packing.parallel import run_packs

@@ -36,17 +36,17 @@ class BatchSampler:
     epochs: float
     batch_size: int
     first: numpy.ndarray[Any, Any] | None = field(default=None, compare=False)
-    """(count,) numbers of the lessons in the order of the first passes; None: drawn, as in all others."""
+    """(count,) numbers of the examples in the order of the first passes; None: drawn, as in all others."""
     first_epochs: int = 0
     """How many passes keep that order."""
     max_steps: int | None = None
-    """Steps after which the course ends, when it has more; the order before is the same."""
+    """Steps after which training ends, when there are more; the order before is the same."""
     without: frozenset[int] = frozenset()
-    """Lessons that weigh nothing: their places in the order stay empty."""
+    """Examples that weigh nothing: their places in the order stay empty."""
 
     @property
     def total(self) -> int:
-        """Lessons seen in all, repeats included; at least one."""
+        """Examples seen in all, repeats included; at least one."""
         whole = max(1, round(self.count * self.epochs))
         return whole if self.max_steps is None else min(whole, self.max_steps * self.batch_size)
 
@@ -65,21 +65,21 @@ class BatchSampler:
         return compute_lr_factor(step, self.whole_steps, shape, warmup_steps, decay)
 
     def end_of(self, epoch: int) -> int:
-        """How many steps are done when all lessons were seen so many times; more than there are where the course ends
+        """How many steps are done when all examples were seen so many times; more than there are where training ends
         before."""
         return math.ceil(epoch * self.count / self.batch_size)
 
     def first_seen(self, number: int) -> list[int]:
-        """The lessons that come first, each once: so many, or all. They do not depend on where the course ends."""
-        return [self._lesson(at) for at in range(min(number, self.count))]
+        """The examples that come first, each once: so many, or all. They do not depend on where training ends."""
+        return [self._example_index(at) for at in range(min(number, self.count))]
 
-    def lessons_of(self, step: int) -> list[int]:
-        """Numbers of the lessons that a step (from 0) sees: each epoch goes through all of them in a new order."""
+    def get_batch_indices(self, step: int) -> list[int]:
+        """Numbers of the examples that a step (from 0) sees: each epoch goes through all of them in a new order."""
         begin = step * self.batch_size
-        examples = [self._lesson(at) for at in range(begin, min(begin + self.batch_size, self.total))]
-        return [lesson for lesson in examples if lesson not in self.without] if self.without else examples
+        examples = [self._example_index(at) for at in range(begin, min(begin + self.batch_size, self.total))]
+        return [index for index in examples if index not in self.without] if self.without else examples
 
-    def _lesson(self, at: int) -> int:
+    def _example_index(self, at: int) -> int:
         if self.first is not None and at < self.first_epochs * self.count:
             return int(self.first[at % self.count])
         return int(permute_examples(self.seed, at // self.count, self.count)[at % self.count])
@@ -87,7 +87,7 @@ class BatchSampler:
 
 @lru_cache(maxsize=2)
 def permute_examples(seed: int, epoch: int, count: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]:
-    """A permutation of `count` lessons, for one epoch."""
+    """A permutation of `count` examples, for one epoch."""
     import numpy
 
     return numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(count)
@@ -168,7 +168,7 @@ class Curriculum(BaseModel):
 def order_by_curriculum(
     curriculum: Curriculum, data: Artifact, dataset: TokenizedDataset, seed: int
 ) -> numpy.ndarray[Any, Any]:
-    """(lessons,) their numbers in the order of the curriculum: a pure function of the data and the seed."""
+    """(examples,) their numbers in the order of the curriculum: a pure function of the data and the seed."""
     import numpy
 
     values = numpy.asarray(dataset.sizes if curriculum.by == TOKENS else _values(curriculum.by, data, dataset), float)

@@ -35,14 +35,14 @@ from luthier.tune.training.gradient_pull import GradientPull
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
 from luthier.tune.training.memory import AllocatorCacheTrimmer, RehearsedMemory, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
-from luthier.tune.training.pack_reader import PackGradient, PackReader, StepGradient
+from luthier.tune.training.pack_gradient import PackGradient, PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.parts import PartReader, mix_seed
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.ranks import PartLeader, RankHost, get_local_share
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, enable_dropout
 from luthier.tune.training.schedule import BatchSampler, Shape, count_trunk_steps
-from luthier.tune.training.trunk import TrunkStates
+from luthier.tune.training.trunk_states import TrunkStates
 
 
 class ExponentialMovingAverage:
@@ -160,7 +160,7 @@ class StepMetrics:
     samples: tuple[dict[str, Any], ...] = ()
     """Answers worth showing."""
     instead: tuple[int, ...] = ()
-    """The lessons that were learnt in place of the course's."""
+    """Indices of the examples that were trained on in place of the sampler's."""
 
     def line(self) -> str:
         """The step as a line of `log.jsonl`; what is no number stands as null."""
@@ -186,11 +186,11 @@ class Trainer:
         critic: Critic | None = None,
     ) -> None:
         self._model, self._objective, self._source = model, objective, source
-        self._course, self._manner, self._watch = sampler, args, watch
+        self._sampler, self._args, self._watch = sampler, args, watch
         self._tokens = args.max_tokens_per_microbatch
         settings = OptimizerSettings(optimizer=args.optimizer, clip=args.clip, rate_of=args.rate_of)
         self._updater = MixedPrecisionOptimizer(model, settings)
-        self._reader = PackReader(model, objective, self._updater, teacher, critic)
+        self._reader = PackGradientComputer(model, objective, self._updater, teacher, critic)
         self._parts: PartLeader | None = None
         self._lanes = WorkerThreads(
             count_parallel_packs(model) if critic is None else 1, "learning"
@@ -237,14 +237,14 @@ class Trainer:
         return tuple(self._log)
 
     def count_examples_seen(self, steps: int) -> Counter[int]:
-        """How often each lesson was seen in the first so many steps, those that were left out aside."""
-        return Counter(lesson for _, example_numbers in self.iterate_steps_seen(steps) for lesson in example_numbers)
+        """How often each example was seen in the first so many steps, those that were left out aside."""
+        return Counter(index for _, example_numbers in self.iterate_steps_seen(steps) for index in example_numbers)
 
     def iterate_steps_seen(self, steps: int) -> Iterator[tuple[int, Sequence[int]]]:
-        """Each of the first so many steps (from 1) that moved something, with the lessons that it saw."""
+        """Each of the first so many steps (from 1) that moved something, with the examples that it saw."""
         for step, line in enumerate(map(json.loads, self._log[:steps])):
             if "skipped" not in line:
-                yield step + 1, line.get("instead") or self._course.lessons_of(step)
+                yield step + 1, line.get("instead") or self._sampler.get_batch_indices(step)
 
     @property
     def held_out(self) -> dict[str, Any] | None:
@@ -280,13 +280,13 @@ class Trainer:
             ExitStack() as stack,
         ):
             stack.callback(self._lanes.close)
-            if first_step < self._course.steps:
+            if first_step < self._sampler.steps:
                 self._rehearse(say)
             if trunk_states is not None and not first_step:
                 first_step = self._begin_on_trunk(trunk_states, keeper, say)
             if self._parts is not None:
                 self._parts.start(kernels=bool(self._kernels))
-            for step in range(first_step, self._course.steps):
+            for step in range(first_step, self._sampler.steps):
                 if why := self._over():
                     self.stopped = f"after step {step}: {why}"
                     say(f"stopped {self.stopped}")
@@ -298,7 +298,7 @@ class Trainer:
                 stepped = self._measured(self._step(step, keeper), keeper)
                 for epoch in self._ended(stepped.step):
                     keeper.write_epoch(self._weights(), epoch, stepped.step)
-                if stepped.step in self._manner.states:
+                if stepped.step in self._args.states:
                     keeper.write_kept(select_moments(self._find_state()), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
@@ -315,8 +315,8 @@ class Trainer:
     @property
     def _trunk(self) -> int:
         """How many steps a longer training has in common with this one; 0: none."""
-        args = self._manner
-        return count_trunk_steps(self._course.steps, args.schedule, args.warmup_steps, args.decay)
+        args = self._args
+        return count_trunk_steps(self._sampler.steps, args.schedule, args.warmup_steps, args.decay)
 
     def _begin_on_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
         """Take up the latest kept state that this training would have come to itself; returns how many steps are
@@ -363,7 +363,7 @@ class Trainer:
         step_gradient = StepGradient()
         with learn_media(self._model, lambda: list_row_media(rows)) as media:
             for number, parallel_packs in enumerate(schedule_parallel_packs(rows, self._tokens, self._lanes.count)):
-                torch.manual_seed(mix_seed(self._course.seed, step, number))  # only dropout asks for it
+                torch.manual_seed(mix_seed(self._sampler.seed, step, number))  # only dropout asks for it
                 self._leftovers.before(min(len(parallel_packs), self._lanes.count))
                 for pack, read in zip(parallel_packs, self._gather(parallel_packs, denominator, media), strict=True):
                     step_gradient = step_gradient.and_of(self._reader.describe(read, pack, denominator))
@@ -390,9 +390,9 @@ class Trainer:
         training_batch = self._source.draw(step)
         rows = training_batch.rows
         total, pack_workload, measures, examples = self.gradient(rows, training_batch.denominator, step)
-        args = self._manner
+        args = self._args
         norm = self._updater.norm() if self._parts is None else self._parts.norm()
-        rate = args.rate * self._course.compute_rate_factor(step, args.schedule, args.warmup_steps, args.decay)
+        rate = args.rate * self._sampler.compute_rate_factor(step, args.schedule, args.warmup_steps, args.decay)
         watched = args.on_loss_spike != "off" and not self._objective.draws  # a loss on own answers has no level
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:
@@ -407,7 +407,7 @@ class Trainer:
             loss=total,
             lr=rate,
             grad_norm=norm,
-            rows=len(self._course.lessons_of(step)),
+            rows=len(self._sampler.get_batch_indices(step)),
             tokens=sum(len(row.ids) for row in rows),
             taken=pack_workload,
             measures={**training_batch.measures, **measures},
@@ -439,7 +439,7 @@ class Trainer:
         else:
             self._updater.drop()
         often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
-        if self._manner.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
+        if self._args.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
             return
         keeper.write(self._state())
         keeper.wait()
@@ -454,7 +454,7 @@ class Trainer:
         """The step with what was measured after it on held-out rows, when that is due."""
         if self._watch is None:
             return stepped
-        if not self._watch.held_out.due(stepped.step, self._course.steps) and not self._ended(stepped.step):
+        if not self._watch.held_out.due(stepped.step, self._sampler.steps) and not self._ended(stepped.step):
             return stepped
         held_out, exam = self._watch
         weights, start = self._weights(), time.perf_counter()
@@ -468,7 +468,7 @@ class Trainer:
 
     def _ended(self, step: int) -> list[int]:
         """The epochs whose weights are kept and that end with a step (from 1)."""
-        return [epoch for epoch in self._manner.epochs if self._course.end_of(epoch) == step]
+        return [epoch for epoch in self._args.epochs if self._sampler.end_of(epoch) == step]
 
     def _note(self, line: str) -> None:
         """Take a step's line into the log, and what later steps need to know of it."""

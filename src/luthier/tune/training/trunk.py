@@ -1,131 +1,116 @@
-"""States at which trainings leave the trunk: the steps that a longer training has in common with a shorter one.
+"""The trunk of a training: the steps that it has in common with a longer one, and the digest of what decides them.
 
-With a rate that stays constant until it falls at the end (`wsd`; Hägele et al., 2024), the weights before the fall do
-not depend on where the training ends. Such a state is kept from run to run under a digest of all that decides it, and a
-longer training begins there, in the bytes of one that went the whole way. What is missing, spoilt or another's is made
-anew. All states together take at most `SHARE_OF_DISK` of what the disk has left; those that were used longest ago go.
+Up to where the learning rate falls, a training under `wsd` is the same however long it is. Its prefix is all that
+decides these steps; see `luthier.tune.training.trunk_states` for the states that are kept under it.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
+import platform
+from collections.abc import Mapping
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
 
-from safetensors import SafetensorError
+from luthier.core.hashing import digest_of
+from luthier.core.step import StepContext
+from luthier.core.system.process import cpu_features
+from luthier.tune.technique import StandaloneTechnique
+from luthier.tune.training.schedule import BatchSampler
 
-from luthier.core.errors import SystemResourceError
-from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes
+if TYPE_CHECKING:
+    from luthier.tune.steps.tune import Tune
 
-SHARE_OF_DISK = 0.1
-"""Share of the disk's free space, with what states take of it, that they may take."""
-_ENDING = ".safetensors"
+ENDINGS = frozenset(
+    {"epochs", "max_steps", "save_epochs", "lr_scheduler", "decay", "warmup_ratio", "warmup_steps", "learning_rate"}
+)
+"""Settings that the trunk does not depend on, or on what follows from them alone."""
+_LIBRARIES = ("torch", "transformers", "peft")
 
 
-@dataclass
-class TrunkStates:
-    """The kept states of trainings that begin alike, one file for each step at which one was kept."""
+def find_trunk_obstacle(step: Tune) -> str:
+    """Why no longer training can go on from a state of a training; empty when one can."""
+    validation = step.validation
+    obstacles = {
+        f"{step.technique.kind} trains no network": isinstance(step.technique, StandaloneTechnique),
+        f"under `lr_scheduler: {step.shape}` each step depends on their number, other than under wsd": (
+            step.shape not in ("wsd", "constant")
+        ),
+        f"which answers the log of {step.objective.kind} shows depends on the number of steps": step.objective.draws,
+        "a training that resumes from another's state begins as no other does": step.resume_from is not None,
+        "save_epochs keeps weights of earlier steps": step.save_epochs > 0,
+        "keep_states keeps states of earlier steps": step.keep_states > 0,
+        "validation.every is a share of all steps; give a number of steps": (
+            validation is not None and not isinstance(validation.every, int)
+        ),
+    }
+    return next((reason for reason, holds in obstacles.items() if holds), "")
 
-    home: Path
-    """Holds a folder for each beginning."""
-    prefix: str
-    """Digest of all that decides the states."""
-    keep: bool
-    """Whether this training keeps its own."""
-    say: Callable[[str], None]
-    _written: CheckpointManager | None = field(default=None, init=False)
 
-    @property
-    def folder(self) -> Path:
-        """Where the states with this beginning are."""
-        return self.home / self.prefix
+def digest_prefix(step: Tune, work: StepContext, rate: float, warmup_steps: int, *, reads_packs: bool) -> str:
+    """Name all that decides the states of the trunk: the step without what says where it ends, and the machine.
 
-    def read(self, most: int, fits: Callable[[TrainingState], bool]) -> TrainingState | None:
-        """The latest whole state after at most so many steps that fits this machine's way of computing; else None."""
-        for step in sorted((step for step in self._steps() if 0 < step <= most), reverse=True):
-            state = self._manager(step).read()
-            if state is not None and state.step == step == len(state.log) and fits(state):
-                self._mark_used(step)
-                return state
-        return None
+    `reads_packs`: whether the technique began by reading packs of the training, which may come to its end.
+    """
+    import torch
 
-    def _mark_used(self, step: int) -> None:
-        try:
-            os.utime(self._path(step))
-        except OSError:
-            return  # removed by another training since it was read, or not ours to touch
+    apart = {*ENDINGS, *step.reads()}
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else ""
+    prefix: Mapping[str, Any] = {
+        "settings": {name: value for name, value in step.hashed_settings().items() if name not in apart},
+        "learning_rate": rate,
+        "warmup_steps": warmup_steps,
+        "epochs": step.epochs if reads_packs else None,
+        "inputs": {name: artifact.digest for name, artifact in work.inputs.items()},
+        "reads": step.contents(work.recipe_dir),
+        "code": step.code(),
+        "seed": work.seed,
+        "machine": [platform.machine(), cpu_features(), gpu, *map(version, _LIBRARIES)],
+    }
+    return digest_of(prefix)
 
-    def wants(self, step: int) -> bool:
-        """Whether the state after a step is to be kept, and is not yet."""
-        return self.keep and not self._path(step).is_file()
 
-    def write(self, state: TrainingState) -> None:
-        """Take a state, which is written beside the training; where there is no room for it, it is not kept."""
-        size = count_tensor_bytes(state.tensors)
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            if not self._make_room(size):
-                self.say(f"the state after step {state.step} is not kept: its {size:,} bytes are too many for the disk")
-                return
-            self._written = self._manager(state.step)
-            self._written.write(state)
-        except (OSError, SafetensorError, SystemResourceError) as error:
-            self._fail(error)
+def _count_used(step: Tune, rows: int) -> int:
+    return rows if step.max_train_samples is None else min(rows, step.max_train_samples)
 
-    def close(self, trunk: int) -> None:
-        """At the end of a training with so many steps in the trunk: wait for what was taken, and remove the states that
-        it has passed, but for its own that is kept."""
-        try:
-            if self._written is not None:
-                self._written.wait()
-            if not self.keep:
-                self._drop(trunk + 1)
-            elif self._path(trunk).is_file():
-                self._drop(trunk)
-        except (OSError, SafetensorError, SystemResourceError) as error:
-            self._fail(error)
 
-    def _fail(self, error: Exception) -> None:
-        self._written = None
-        self.say(f"the state at the end of the trunk could not be kept: {error}")
+def count_steps(step: Tune, rows: int) -> int:
+    """Optimizer steps of a training for so many training rows; 0 under a technique without steps."""
+    if isinstance(step.technique, StandaloneTechnique):
+        return 0
+    count = _count_used(step, rows)
+    return BatchSampler(
+        seed=0, count=count, epochs=step.epochs, batch_size=step.batch_size, max_steps=step.max_steps
+    ).steps
 
-    def _drop(self, below: int) -> None:
-        """Remove the states after fewer steps."""
-        for step in self._steps():
-            if step < below:
-                self._path(step).unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> bool:
-        """Remove states, those first that were used longest ago, until so many bytes more are within the share."""
-        found = sorted(self._files())
-        taken = sum(bytes_ for _, bytes_, _ in found)
-        most = SHARE_OF_DISK * (shutil.disk_usage(self.home).free + taken)
-        if size > most:
-            return False
-        for _, bytes_, path in found:
-            if taken + size <= most:
-                break
-            path.unlink(missing_ok=True)
-            taken -= bytes_
-        return True
+def shorten_training(step: Tune, share: float, rows: int) -> Tune:
+    """A training of a share (0, 1] of the steps, or without steps of the budget or the rows; the step itself for 1."""
+    if not 0 < share <= 1:
+        raise ValueError(f"a share is above 0 and at most 1, got {share:g}")
+    if share == 1:
+        return step
+    if isinstance(step.technique, StandaloneTechnique):
+        smaller = step.technique.at_share(share)
+        if smaller is not None:
+            return _changed(step, {"technique": smaller})
+        return _changed(step, {"max_train_samples": max(1, round(share * _count_used(step, rows)))})
+    whole = count_steps(step, rows)
+    changes: dict[str, Any] = {
+        "max_steps": max(1, round(share * whole)),
+        "lr_scheduler": "constant" if step.shape == "constant" else "wsd",
+        "warmup_steps": step.count_warmup_steps(whole),
+        "warmup_ratio": type(step).model_fields["warmup_ratio"].default,
+        "save_epochs": 0,
+        "keep_states": 0,
+        "keep_trunk": False,
+    }
+    if step.validation is not None:
+        every = step.validation.count_steps_between(whole)
+        changes["validation"] = step.validation.model_copy(update={"every": every})
+    shorter = _changed(step, changes)
+    return shorter.model_copy(update={"keep_trunk": not shorter.find_trunk_obstacle()})
 
-    def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """All states of all trainings, and what is left of writing that was killed: last use, bytes and path."""
-        for path in self.home.glob("*/*"):
-            try:
-                stat = path.stat()
-            except FileNotFoundError:  # another training has removed it
-                continue
-            yield stat.st_mtime, stat.st_size, path
 
-    def _steps(self) -> list[int]:
-        names = [path.stem for path in self.folder.glob(f"*{_ENDING}")]
-        return [int(name) for name in names if name.isascii() and name.isdigit()]
-
-    def _path(self, step: int) -> Path:
-        return self.folder / f"{step}{_ENDING}"
-
-    def _manager(self, step: int) -> CheckpointManager:
-        return CheckpointManager(self._path(step), self.prefix)
+def _changed(step: Tune, changes: Mapping[str, Any]) -> Tune:
+    """The step with other settings, checked together."""
+    return type(step).model_validate({**dict(step), **changes})

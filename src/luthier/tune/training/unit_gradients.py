@@ -107,7 +107,7 @@ class UnitReader:
         """(E,) the unit of each of the pack's examples, and that unit's denominator."""
         of_row = [number for number, unit in enumerate(units) for _ in unit]
         owner = [0] * len(pack.example_keys)
-        for row, example in enumerate(pack.lesson.tolist()):
+        for row, example in enumerate(pack.example_index.tolist()):
             owner[example] = of_row[row]
         own = [self._objective.denominator(unit) for unit in units]
         return torch.tensor(owner), torch.tensor([own[number] for number in owner], dtype=torch.float64)
@@ -117,7 +117,7 @@ def _divide(values: Tensor, pack: Pack, denominators: Tensor) -> float:
     """The sum of a measure's terms, one for each example or learnt token, each divided by its unit's denominator."""
     by = denominators.to(values.device)
     if len(values) != len(by):
-        by = by[pack.lesson.to(values.device)[pack.path.to(values.device)]]
+        by = by[pack.example_index.to(values.device)[pack.path.to(values.device)]]
     return float((values.double() / by).sum())
 
 

@@ -1,1 +1,0 @@
-"""Export of data sets with a card, and of findings as files."""

@@ -1,0 +1,115 @@
+"""How many tokens and patches pictures and sounds come to, told by a model's files alone, without torch."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from luthier.chat.speech import SPEECH_TYPES
+from luthier.models.describe import ModelDescription
+from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings, find_family
+from luthier.models.shapes import find_part, parse_layer_index
+
+
+def count_image(settings: MediaSettings, width: int, height: int) -> ImageCount | None:
+    """What a picture of so many pixels comes to for a model; None for one that sees nothing.
+
+    For a type of models that no family names it is guessed from the encoder's own size.
+    """
+    if not settings.vision:
+        return None
+    if settings.max_pixels is not None and width * height > settings.max_pixels:
+        share = (settings.max_pixels / (width * height)) ** 0.5
+        width, height = max(1, int(width * share)), max(1, int(height * share))
+    family = find_family(str(settings.config.get("model_type"))) or MediaFamily()
+    return family.count_image(settings, width, height)
+
+
+def count_sound(settings: MediaSettings, seconds: float) -> ImageCount | None:
+    """What a sound of so many seconds comes to for a model; None for one that hears nothing.
+
+    For a type of models that no family names it is guessed.
+    """
+    if not settings.audio:
+        return None
+    most = settings.max_seconds
+    family = find_family(str(settings.config.get("model_type"))) or MediaFamily()
+    return family.count_sound(settings, seconds if most is None else min(seconds, most))
+
+
+def read_media_settings(folder: Path) -> MediaSettings:
+    """What the files of a model in a folder say of pictures and sounds."""
+    config, processor, images, card = (
+        _object(folder / name)
+        for name in ("config.json", "processor_config.json", "preprocessor_config.json", "model.json")
+    )
+    return MediaSettings(
+        config, processor, processor.get("image_processor") or images, card.get("max_pixels"), card.get("max_seconds")
+    )
+
+
+def _object(path: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return found
+
+
+def estimate_tower_bytes(config: Mapping[str, Any], patches: float, width: int) -> int:
+    """Bytes that autograd keeps of a model's encoder between forward and backward (`width` bytes a number).
+
+    Per patch of a layer, in numbers: the inputs of two norms and of what follows them (4 hidden), queries, keys, values
+    and the attention's result (4 hidden), and the MLP before and after its activation (2 intermediate).
+    """
+    settings = MediaSettings(config, {}, {})
+    encoder_settings = settings.vision or settings.audio
+    hidden = int(next((encoder_settings[name] for name in _WIDTHS if encoder_settings.get(name)), 1024))
+    layers = int(next((encoder_settings[name] for name in _DEPTHS if encoder_settings.get(name)), 24))
+    inner = int(encoder_settings.get("intermediate_size") or encoder_settings.get("encoder_ffn_dim") or 4 * hidden)
+    return int(patches * layers * (8 * hidden + 2 * inner) * width)
+
+
+_WIDTHS, _DEPTHS = (
+    ("hidden_size", "embed_dim", "d_model", "hidden_dim"),
+    ("num_hidden_layers", "depth", "encoder_layers"),
+)
+"""What encoders call the width of their states and the number of their layers."""
+
+
+KEEP_BYTES = 1 << 30
+"""Features that are kept of one model."""
+_USUAL_STATES = 420
+"""States of a sound of ten seconds, where the encoder does not fill it up to a fixed length (Moonshine)."""
+
+
+class EncoderForecast(NamedTuple):
+    """One reading of one sound."""
+
+    states: int
+    """How many states the encoder makes of a sound."""
+    width: int
+    flops: float
+
+    def kept_bytes(self, sounds: float, width: int) -> int:
+        """Bytes of the states that are kept of so many sounds, `width` bytes a number."""
+        return int(min(KEEP_BYTES, sounds * self.states * self.width * width))
+
+
+def forecast_encoder(model: ModelDescription) -> EncoderForecast | None:
+    """What a model's encoder computes for each sound; None for a model that does not transcribe.
+
+    Two operations for each weight of a linear layer and state, those of the convolutions before them (the first at
+    twice the rate), and 4 S² d for the attention of each layer.
+    """
+    if model.model_type not in SPEECH_TYPES or not model.tensors:
+        return None
+    shapes = {name: shape for name, shape in model.tensors.items() if find_part(name) == "audio"}
+    fixed = next((shape[0] for name, shape in shapes.items() if name.endswith("embed_positions.weight")), None)
+    states = fixed or _USUAL_STATES
+    layers = {parse_layer_index(name) for name in shapes} - {None}
+    linear = sum(math.prod(shape) for name, shape in shapes.items() if len(shape) == 2 and "embed" not in name)
+    convolved = [math.prod(shape) for _, shape in sorted(shapes.items()) if len(shape) == 3]
+    before = sum(2**index * size for index, size in enumerate(reversed(convolved)))
+    flops = 2.0 * states * (linear + before) + 4.0 * states**2 * model.hidden_size * len(layers)
+    return EncoderForecast(states, model.hidden_size, flops)

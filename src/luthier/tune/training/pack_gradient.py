@@ -1,0 +1,122 @@
+"""One pack forward and backward: its loss, what is measured beside it, and the gradient of all that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from luthier.chat.media import list_media_keys
+from luthier.models.media.towers import PackLeaves, StepMedia, gather_leaves, learn_media
+from luthier.models.packing.logprobs import compute_pack_logprobs
+from luthier.models.packing.pack import Pack
+from luthier.tune.cost import PackWorkload
+from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, read_pack_logprobs
+from luthier.tune.training.critic import Critic
+from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
+from luthier.tune.training.unit_gradients import UnitReader
+
+
+class StepGradient(NamedTuple):
+    """What is known of a step, or of a part of it, once its gradient is gathered; its terms are divided by the step's
+    denominator."""
+
+    loss: float = 0.0
+    computed: PackWorkload = PackWorkload()
+    measures: dict[str, float] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
+    example_losses: dict[str, float] = {}  # noqa: RUF012
+    """What each example adds to the loss, by its id."""
+
+    def and_of(self, other: StepGradient) -> StepGradient:
+        """Both together."""
+        return StepGradient(
+            self.loss + other.loss,
+            self.computed.and_of(other.computed),
+            _both(self.measures, other.measures),
+            _both(self.example_losses, other.example_losses),
+        )
+
+
+def _both(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+    return {**one, **{name: one.get(name, 0.0) + value for name, value in other.items()}}
+
+
+class PackGradient(NamedTuple):
+    """What one pack adds to the sums of an optimizer step; nothing here has a gradient."""
+
+    total: Tensor
+    examples: Tensor
+    """(E,) the share of each of the pack's examples."""
+    measures: dict[str, Tensor]
+    gradients: list[Tensor | None]
+    """How the pack's share of the step's mean falls with each parameter that moves; None where it does not depend on
+    it."""
+    media: dict[int, tuple[Tensor | None, ...]] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
+    """The same for the features of each medium, where what reads it learns."""
+
+
+class PackGradientComputer:
+    """Reads packs with a model that learns, and with what its objective needs beside it."""
+
+    def __init__(
+        self,
+        model: Any,
+        objective: Objective,
+        updater: MixedPrecisionOptimizer,
+        teacher: Teacher | None = None,
+        critic: Critic | None = None,
+    ) -> None:
+        self._model, self._objective, self._updater = model, objective, updater
+        self._teacher, self._critic = teacher, critic
+
+    def build_unit_reader(self) -> UnitReader:
+        """A reader of many units' gradients in one pass, for the same model."""
+        return UnitReader(self._model, self._objective, self._updater.parameters)
+
+    def prepare(self, pack: Pack) -> Pack:
+        """The pack with what a teacher says of it, where there is one."""
+        return self._objective.ready(pack, self._teacher)
+
+    def learn_media(self, packs: Sequence[Pack]) -> AbstractContextManager[StepMedia | None]:
+        """Let some packs read their media as leaves of a tower that learns; None where none does."""
+        ids = (token for pack in packs for token in pack.ids.tolist())
+        return learn_media(self._model, lambda: list_media_keys(ids))
+
+    def read(self, pack: Pack, denominator: float) -> PackGradient:
+        """One pack forward and backward."""
+        with gather_leaves() as leaves:
+            logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
+        loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
+        read = self._reduce(loss, pack, denominator, leaves)
+        return read if self._critic is None else self._add_critic(self._critic, pack, denominator, read)
+
+    def _add_critic(self, critic: Critic, pack: Pack, denominator: float, read: PackGradient) -> PackGradient:
+        """With what the critic learns of the same pack, once the policy's part is out of memory."""
+        own = self._reduce(critic.loss(pack), pack, denominator, PackLeaves())
+        both = [
+            gradient if other is None else other for gradient, other in zip(read.gradients, own.gradients, strict=True)
+        ]
+        return read._replace(measures={**read.measures, **own.measures}, gradients=both)
+
+    def _reduce(self, loss: Loss, pack: Pack, denominator: float, leaves: PackLeaves) -> PackGradient:
+        """The sums of a pack's terms, and the gradient of their share in the step's mean."""
+        total = loss.total
+        with torch.no_grad():
+            examples = loss.by_example(pack)
+        gradients = self._updater.gradients(total / denominator, leaves.tensors)
+        measures = {name: value.sum() for name, value in loss.measures.items()}
+        count = len(gradients) - len(leaves.tensors)
+        return PackGradient(total.detach(), examples, measures, gradients[:count], leaves.name(gradients[count:]))
+
+    def describe(self, read: PackGradient, pack: Pack, denominator: float) -> StepGradient:
+        """What a pack that was read adds to what is known of its step."""
+        keyed = zip(pack.example_keys, read.examples.tolist(), strict=True)
+        return StepGradient(
+            float(read.total) / denominator,
+            PackWorkload.of(pack, times=1 if self._critic is None else 2),
+            {name: float(value) / denominator for name, value in read.measures.items()},
+            {key: value / denominator for key, value in keyed},
+        )
