@@ -131,6 +131,21 @@ def test_rows_are_pasted_and_removed_again(browser: Browser, workspace: Path, pa
     assert not (workspace / "mine").exists()
 
 
+def test_columns_are_chosen_where_several_could_be_the_answer(browser: Browser, workspace: Path) -> None:
+    """The page said which, and let nobody choose."""
+    rows = [f"where is parcel {n} of mine,{'xy'[n % 2]},{'pqr'[n % 3]}" for n in range(40)]
+    browser.submit("/new", name="mine", pasted="what,first,second\n" + "\n".join(rows) + "\n")
+    page = browser.get("/new/mine/proposal").text
+    assert "could be the answer: first, second" in page
+    assert '<option value="second">' in page
+    assert re.search(r'<input name="answer" list="columns" value="">', page)
+    chosen = browser.get("/new/mine/proposal?prompt=what&answer=second").text
+    assert 'value="second"' in chosen
+    assert "What should be cleaned" in chosen
+    refused = browser.get("/new/mine/proposal?prompt=what&answer=third").text
+    assert "Look at them as they are" in refused
+
+
 def test_rows_that_cannot_be_read_are_said(browser: Browser, workspace: Path) -> None:
     browser.submit("/new", name="mine", pasted="{not json\n")
     assert "cannot be read" in browser.get("/new/mine/proposal").text
