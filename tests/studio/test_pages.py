@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from luthier.commands.projects.queue import QueueRunner
 from luthier.recipe.schema import Recipe
 from luthier.studio.state import Studio
+from media import picture
 from studio.conftest import RECIPE, Browser, write_rows
 
 PAGES = [
@@ -129,6 +132,20 @@ def test_rows_are_pasted_and_removed_again(browser: Browser, workspace: Path, pa
     assert browser.get("/new/mine/proposal").status_code == 200
     browser.submit("/new/mine/discard")
     assert not (workspace / "mine").exists()
+
+
+def test_pictures_come_in_a_zip(browser: Browser, workspace: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(24):
+            archive.writestr(f"{('coats', 'boots')[number % 2]}/{number}.png", picture(seed=number))
+    browser.submit("/new", name="shop", files={"file": ("shop.zip", packed.getvalue())})
+    page = browser.get("/new/shop/proposal").text
+    assert "hold a picture" in page
+    assert "A tuned language model" in page
+    assert "A plain classifier" not in page
+    assert browser.submit("/new/shop", shown="[]", technique="lora").url.path == "/projects/shop"
+    assert "eyes" in Recipe.load(workspace / "shop/recipe.yaml").steps
 
 
 def test_columns_are_chosen_where_several_could_be_the_answer(browser: Browser, workspace: Path) -> None:
