@@ -156,9 +156,13 @@ def main() -> int:
         sys.stderr.write(f"{error}\n")
         return NOT_POSSIBLE
     results = [json.loads((one.folder / "result.json").read_text()) for one in (whole, apart)]
-    logs = {name: apart.read_numbers(name, "out") for name in NAMES}
-    chains = {name: len(SiteLedger(apart.folder / name).read()) for name in NAMES}
-    found = {"same": results[0] == results[1], "said": said, "answered": logs, "logs": chains}
+    answers = {
+        name: sorted(
+            {(entry.number, entry.digest) for entry in SiteLedger(apart.folder / name).read() if entry.way == "out"}
+        )
+        for name in NAMES
+    }
+    found = {"same": results[0] == results[1], "said": said, "answered": answers}
     sys.stdout.write(f"{json.dumps(found)}\n")
     return 0
 

@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from scipy.stats import kstest
 
-from federated.test_transports import FEDERATION, Attack, build_attack
 from federations import Sites
 from luthier.artifacts.training import TrainingRecord, describe_privacy
 from luthier.core.errors import LuthierError
@@ -42,6 +41,7 @@ from luthier.tune.privacy.accountant import PrivacyAccount
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.privacy.sampler import PoissonSampler
 from luthier.tune.training.schedule import BatchSampler
+from site_attacks import FEDERATION, Attack, build_attack
 
 ADAPTER = "adapter/adapter_model.safetensors"
 OFF = {"on_loss_spike": "off"}

@@ -27,4 +27,5 @@ def test_a_link_that_goes_down_in_a_round_changes_no_byte(tmp_path: Path) -> Non
     found = json.loads(ended.stdout.splitlines()[-1])
     assert found["same"], "the bytes of a federation whose network was whole"
     assert "nothing was lost: it is tried again" in found["said"]
-    assert found["answered"] == {"north": [0, 1, 2, 3, 4], "south": [0, 1, 2, 3, 4]}, "each message once"
+    numbers = {name: [number for number, _ in answers] for name, answers in found["answered"].items()}
+    assert numbers == {name: [0, 1, 2, 3, 4] for name in ("north", "south")}, "each message has one answer"
