@@ -234,14 +234,18 @@ GROUPS = {"apart": ((0.62, 0.72, 0.86), (0.65, 0.7, 0.75)), "alike": ((0.72,) * 
 
 def groups() -> Family:
     """Gaps between groups, which differ or do not; a group that is told has 20 rows, so that 60 are the fewest."""
-    from luthier.eval.bias import bounds, gaps
+    from luthier.eval import group_gaps
     from luthier.metrics.paired import compare_row_statistics
 
-    values = {"gap": gaps.compute_share_spread, "ratio": gaps.compute_share_ratio, "worst": gaps.compute_lowest_share}
+    values = {
+        "gap": group_gaps.compute_share_spread,
+        "ratio": group_gaps.compute_share_ratio,
+        "worst": group_gaps.compute_lowest_share,
+    }
     ends = {
-        "gap": bounds.compute_spread_interval,
-        "ratio": bounds.compute_ratio_interval,
-        "worst": bounds.bound_lowest_share,
+        "gap": group_gaps.compute_spread_interval,
+        "ratio": group_gaps.compute_ratio_interval,
+        "worst": group_gaps.bound_lowest_share,
     }
 
     def trial(rows: int, seed: int) -> dict[str, Span]:
@@ -253,7 +257,8 @@ def groups() -> Family:
             hard = chance.random(count)
             right = [(0.5 * (hard + chance.random(count)) < _point(np.array(own)[group])) for own in models]
             a, b = (
-                gaps.build_group_columns(one.astype(float), np.ones(count), group.astype(float), 3) for one in right
+                group_gaps.build_group_columns(one.astype(float), np.ones(count), group.astype(float), 3)
+                for one in right
             )
             for what, value in values.items():
                 sums = a.sum(axis=0, keepdims=True)

@@ -62,7 +62,7 @@ def generation(quick: bool) -> Iterator[dict[str, Any]]:
 
 def generation_short(quick: bool) -> Iterator[dict[str, Any]]:
     """Sixteen plain questions, five before each that take 90 tokens in all: hardly anything is shared."""
-    from luthier.eval.forgetting.items import load_forgetting_questions
+    from luthier.eval.tasks.forgetting import load_forgetting_questions
 
     every = load_forgetting_questions()
     shown = "".join(f"Question: {one.question}\nAnswer: {one.right}\n\n" for one in every[:SHOTS])
@@ -134,7 +134,7 @@ def _task(folder: Path, **changes: Any) -> Path:
     """The questions of `forgetting` as a task of the harness, five of each kind to draw shots from."""
     import yaml
 
-    from luthier.eval.forgetting.items import load_forgetting_questions
+    from luthier.eval.tasks.forgetting import load_forgetting_questions
 
     rows = []
     for number, one in enumerate(load_forgetting_questions()):
@@ -167,8 +167,8 @@ def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[flo
     from luthier.eval.task import TaskContext
     from luthier.eval.tasks.lm_eval import LmEvalTask
 
-    (exam,) = LmEvalTask(path=str(file), limit=rows).exams(TaskContext(recipe_dir=file.parent, examples=()))
-    graded = exam.run(model.ask)
+    (benchmark,) = LmEvalTask(path=str(file), limit=rows).benchmarks(TaskContext(recipe_dir=file.parent, examples=()))
+    graded = benchmark.run(model.ask)
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 
 

@@ -235,7 +235,7 @@ def _peer_answers(bench: Bench, result: RunResult, adapter: Path) -> EvalPredict
 
     from luthier.core.events import RunEventEmitter
     from luthier.core.hashing import digest_of, files_digest
-    from luthier.eval.ask import InferenceSettings, LocalEvalModel, collect_model_replies, open_answer_cache
+    from luthier.eval.local_model import InferenceSettings, LocalEvalModel, collect_model_replies, open_answer_cache
     from luthier.eval.task import read_held_out_task
 
     recipe = Recipe.load(bench.folder / "recipe.yaml")

@@ -12,10 +12,10 @@ from eval.probing import bench_of, data_of, pairs_of, pictured_voices, real_voic
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.store import Store
-from luthier.eval.blind import EvalMedia
 from luthier.eval.gate_vocabulary import parse_rule
+from luthier.eval.media_ablation import EvalMedia
+from luthier.eval.model import EvalModel
 from luthier.eval.probe import Probe, ProbeMeasure
-from luthier.eval.voice import EvalModel
 
 KINDS = sorted(components_by_kind(Probe))
 SETTINGS: dict[str, dict[str, Any]] = {

@@ -11,13 +11,13 @@ from luthier.chat.messages import Example, Message, user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.events import RunEventEmitter
 from luthier.core.store import Store
-from luthier.eval.ask import InferenceSettings, LocalEvalModel, open_answer_cache
 from luthier.eval.baseline import Baseline
-from luthier.eval.blind import EvalMedia
+from luthier.eval.cached_model import CachedEvalModel
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel, open_answer_cache
+from luthier.eval.media_ablation import EvalMedia
+from luthier.eval.model import EvalModel, TrainedBaseline
 from luthier.eval.probe import ProbeContext
-from luthier.eval.respondent import CachedEvalModel
 from luthier.eval.task import HeldOutTask, Reply, read_held_out_task
-from luthier.eval.voice import EvalModel, TrainedBaseline
 from luthier.models.lm.base import Ability, GenerateRequest, LanguageModel, LoglikelihoodRequest, Response
 from luthier.models.lm.local import ModelCache
 from pictured import tiny_pictured
@@ -112,13 +112,13 @@ def bench_of(
     return ProbeContext(
         media=media or EvalMedia(data),
         task=task,
-        answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
+        answers={eval_model.name: task.answers(eval_model.answer(task.examples, task)) for eval_model in voices},
         recipe_dir=folder,
         seed=seed,
         data=data,
         model=model,
-        respondents={
-            one.name: CachedEvalModel(voice=one, task=task, kept=open_answer_cache(folder), events=events)
+        eval_models={
+            one.name: CachedEvalModel(model=one, task=task, kept=open_answer_cache(folder), events=events)
             for one in voices
         },
     )

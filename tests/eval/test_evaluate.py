@@ -22,7 +22,7 @@ from luthier.core.errors import DataError, RecipeError
 from luthier.core.events import RunEvent
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.store import Store
-from luthier.eval import ask
+from luthier.eval import local_model
 from luthier.eval.cost import _ALONE_READING_BYTES, _READING_BYTES, estimate_overhead_seconds
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
@@ -132,7 +132,7 @@ def test_neighbours_and_chunks_change_nothing(
     store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = pl.read_parquet(about_labels.path("predictions.parquet"))
-    monkeypatch.setattr(ask, "CHOOSING", 5)
+    monkeypatch.setattr(local_model, "CHOOSING", 5)
     monkeypatch.setattr(local, "PACK_TOKENS", 200)
     few = made(store, Evaluate(data="data", model="tune", limit=11, dtype="float32"), {"data": labels, "model": tuned})
     part = pl.read_parquet(few.path("predictions.parquet"))
@@ -151,7 +151,7 @@ class Killed(BaseException):
 def test_a_killed_evaluation_ends_in_the_same_bytes(
     store: Store, labels: Artifact, tuned: Artifact, about_labels: Artifact, monkeypatch: pytest.MonkeyPatch, after: int
 ) -> None:
-    monkeypatch.setattr(ask, "CHOOSING", 8)
+    monkeypatch.setattr(local_model, "CHOOSING", 8)
     step, inputs = Evaluate(data="data", model="tune", dtype="float32"), {"data": labels, "model": tuned}
     undisturbed = work_of(store, step, inputs, seed=8)[1]
     step.make(undisturbed)
@@ -160,15 +160,15 @@ def test_a_killed_evaluation_ends_in_the_same_bytes(
     undisturbed.scratch.mkdir()
 
     asked: list[int] = []
-    answer = ask.LocalEvalModel.answer
+    answer = local_model.LocalEvalModel.answer
 
-    def until_killed(self: ask.LocalEvalModel, examples: Sequence[Example], task: HeldOutTask) -> Any:
+    def until_killed(self: local_model.LocalEvalModel, examples: Sequence[Example], task: HeldOutTask) -> Any:
         asked.append(len(examples))
         if len(asked) == after + 1:
             raise Killed
         return answer(self, examples, task)
 
-    monkeypatch.setattr(ask.LocalEvalModel, "answer", until_killed)
+    monkeypatch.setattr(local_model.LocalEvalModel, "answer", until_killed)
     with pytest.raises(Killed):
         step.make(work_of(store, step, inputs, seed=8)[1])
     again = work_of(store, step, inputs, seed=8)[1]
@@ -524,7 +524,7 @@ def test_tasks_are_asked_compared_and_gated(store: Store, labels: Artifact, tune
         Gate(evaluation="report", rules=("sums.acc >= 0", "sums.drop <= 1", "sums.acc > base")),
         {"evaluation": found},
     )
-    verdicts = [ruling["verdict"] for ruling in gate.read_json("gate.json")["rules"]]
+    verdicts = [rule_result["verdict"] for rule_result in gate.read_json("gate.json")["rules"]]
     assert verdicts[:2] == ["PASS", "PASS"]
     with pytest.raises(RecipeError, match="was not measured"):
         made(store, Gate(evaluation="report", rules=("sum.acc >= 0",)), {"evaluation": found})

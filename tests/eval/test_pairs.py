@@ -18,9 +18,9 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, RecipeError
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.ask import InferenceSettings, LocalEvalModel
-from luthier.eval.baselines.length import LengthBaseline
+from luthier.eval.baselines.heuristics import LengthBaseline
 from luthier.eval.cost import estimate_extra_tokens, forecast_evaluation_cost
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.task import FIRST, SECOND, build_answer_pair, label_preference_pairs, read_held_out_task
 from luthier.models.cost import estimate_rows

@@ -15,7 +15,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.events import RunEvent
 from luthier.core.store import Store
-from luthier.eval import ask
+from luthier.eval import local_model
 from luthier.eval.comparison import compare_evaluations
 from luthier.eval.predictions import find_example_answers
 from luthier.eval.report.collect import collect_report_facts
@@ -127,12 +127,12 @@ def test_turns_that_say_nothing_or_are_only_read_are_counted() -> None:
 
 def test_chunks_keep_conversations_whole(talks: Artifact) -> None:
     task = expand_task_turns(read_held_out_task(talks, "test", None))
-    chunks = list(ask.group_into_chunks(task.examples, 5))
+    chunks = list(local_model.group_into_chunks(task.examples, 5))
     assert [one.id for chunk in chunks for one in chunk] == [one.id for one in task.examples]
     for before, after in pairwise(chunks):
         assert list_conversation_ids([before[-1].id]) != list_conversation_ids([after[0].id])
     assert max(map(len, chunks)) <= 5
-    plain = list(ask.group_into_chunks(read_held_out_task(talks, "test", None).examples, 5))
+    plain = list(local_model.group_into_chunks(read_held_out_task(talks, "test", None).examples, 5))
     assert [len(chunk) for chunk in plain] == [5, 5, 5, 5, 4]
     assert [task.examples[row].id[-2:] for row in find_last_turns(task)][:3] == ["/1", "/2", "/3"]
 

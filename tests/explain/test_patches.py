@@ -22,7 +22,7 @@ from luthier.commands.explain import explain
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
 from luthier.core.store import Store
-from luthier.eval.report.collect_explanations import explanation_facts
+from luthier.eval.report.collect import explanation_facts
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.html import render_report_page
 from luthier.explain.explainer import Explainer

@@ -17,7 +17,7 @@ from luthier.chat.prompt import PromptPrefix
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.cli.app import run_command
 from luthier.commands.chat import GenerativeChatModel, open_chat
-from luthier.eval.ask import InferenceSettings, LocalEvalModel
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel
 from luthier.eval.task import read_held_out_task
 from luthier.models.lm.base import Normalize
 from luthier.models.lm.local import LocalLM

@@ -22,7 +22,7 @@ from luthier.chat.tokenizer import ChatTokenizer
 from luthier.commands.serve import parse_class_router
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, MissingExtra, ModelError
-from luthier.eval.ask import InferenceSettings, LocalEvalModel
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel
 from luthier.eval.task import HeldOutTask
 from luthier.serve.engine import ModelRunner
 from luthier.serve.engines.label import LabelEngine

@@ -16,7 +16,7 @@ from luthier.chat.media import load_processor
 from luthier.chat.media_codec import decode_audio
 from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Message
 from luthier.core.store import Store
-from luthier.eval.blind import EvalMedia
+from luthier.eval.media_ablation import EvalMedia
 from luthier.models.lm.base import ChoiceRequest
 from luthier.models.lm.local import LocalLM
 from luthier.tune.steps.tune import Tune

@@ -18,7 +18,7 @@ from luthier.chat.messages import Example, ExampleOrigin, Media
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.step import PlanContext
 from luthier.core.store import Store
-from luthier.eval.blind import EvalMedia
+from luthier.eval.media_ablation import EvalMedia
 from luthier.models.describe import describe_model_folder
 from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest

@@ -16,8 +16,8 @@ from luthier.chat.media_codec import decode_image
 from luthier.chat.messages import MEDIA_MARK, Example, ExampleOrigin, Media, Message
 from luthier.core.errors import RecipeError
 from luthier.core.store import Store
-from luthier.eval.ask import InferenceSettings, LocalEvalModel
-from luthier.eval.blind import BLIND, BlindEvalModel, EvalMedia
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel
+from luthier.eval.media_ablation import BLIND, BlindEvalModel, EvalMedia
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.models.shapes import find_part

@@ -16,8 +16,8 @@ from luthier.chat.media_codec import decode_audio
 from luthier.chat.messages import Example, ExampleOrigin, Media
 from luthier.core.errors import ModelError
 from luthier.core.store import Store
-from luthier.eval.ask import InferenceSettings, LocalEvalModel
-from luthier.eval.blind import SILENT_TITLE, BlindEvalModel, EvalMedia
+from luthier.eval.local_model import InferenceSettings, LocalEvalModel
+from luthier.eval.media_ablation import SILENT_TITLE, BlindEvalModel, EvalMedia
 from luthier.eval.task import read_held_out_task
 from luthier.models.describe import describe_model_folder
 from luthier.models.lm.local import LocalLM

@@ -15,8 +15,8 @@ from luthier.chat.messages import user_text_of
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.errors import DataError
+from luthier.eval.model import EvalModel
 from luthier.eval.task import HeldOutTask, Reply, TaskKind, TaskType
-from luthier.eval.voice import EvalModel
 
 if TYPE_CHECKING:
     from luthier.chat.messages import Example

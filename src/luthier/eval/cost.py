@@ -9,9 +9,9 @@ from luthier.artifacts.dataset import DatasetSummary, preview_input_examples
 from luthier.chat.preference import rejected_char_ratio
 from luthier.core.events import format_counted_noun
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
-from luthier.eval.forgetting.items import count_question_characters, load_forgetting_questions
-from luthier.eval.respondent import TOGETHER
+from luthier.eval.cached_model import TOGETHER
 from luthier.eval.task import TaskType, has_preference_pairs
+from luthier.eval.tasks.forgetting import count_question_characters, load_forgetting_questions
 from luthier.models.cost import (
     BASE_BYTES,
     SAMPLE,

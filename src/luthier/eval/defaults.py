@@ -1,16 +1,21 @@
-"""What is measured and who stands beside when a recipe does not say."""
+"""Default metrics, baselines, tasks and probes of an evaluation, and whether those asked for fit it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from luthier.core.artifact import Artifact
 from luthier.core.component import component_of_kind, components_by_kind
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.eval.baseline import Baseline
 from luthier.eval.probe import Probe, ProbeContext
 from luthier.eval.task import EvalTask, HeldOutTask, TaskType
 from luthier.metrics.metric import Metric, Need
+
+if TYPE_CHECKING:
+    from luthier.core.step import PlanContext
 
 LABEL_METRICS = ("accuracy", "macro_f1", "mcc", "ece", "brier")
 PAIR_METRICS = ("accuracy", "ece", "brier")
@@ -34,9 +39,9 @@ def choose_default_baselines(task: HeldOutTask) -> tuple[Baseline, ...]:
 
 def choose_default_tasks(task: HeldOutTask, context: ProbeContext) -> tuple[EvalTask, ...]:
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
-    from luthier.eval.forgetting.items import count_question_characters
+    from luthier.eval.tasks.forgetting import count_question_characters
 
-    able = [respondent for respondent in context.respondents.values() if "loglikelihood" in respondent.able]
+    able = [eval_model for eval_model in context.eval_models.values() if "loglikelihood" in eval_model.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= count_question_characters() else ()
 
@@ -121,3 +126,36 @@ def _metric(name: str, task: HeldOutTask) -> Metric:
 def _mostly_latin(texts: list[str]) -> bool:
     letters = "".join(char for text in texts for char in text if char.isalpha())
     return len(re.findall("[A-Za-z]", letters)) >= _LATIN_SHARE * len(letters)
+
+
+def predict_missing_metric_inputs(plan_context: PlanContext, normalize: str) -> frozenset[Need]:
+    """Return the metric inputs (label scores, log-probabilities) that a model cannot give, which may not be made
+    yet."""
+    from luthier.models.load import is_remote_input
+    from luthier.models.sources.endpoint import EndpointModelSource
+
+    if (artifact := plan_context.inputs.get("model")) is not None:
+        return find_missing_metric_inputs(artifact, normalize)
+    if not is_remote_input(plan_context):
+        return frozenset()
+    source = getattr(plan_context.upstream.get("model"), "source", None)
+    return _untold(normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text")
+
+
+def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Need]:
+    """Return the metric inputs (label scores, log-probabilities) that a model behind an endpoint cannot give; empty for
+    local weights."""
+    from luthier.models.load import is_endpoint
+
+    if not is_endpoint(model):
+        return frozenset()
+    from luthier.models.lm.openai_client import read_endpoint
+
+    return _untold(normalize, by_text=read_endpoint(model).labels == "text")
+
+
+def _untold(normalize: str, *, by_text: bool) -> frozenset[Need]:
+    """What an endpoint does not tell, by whether it is only asked to write a label."""
+    if normalize != "sum":
+        raise RecipeError("changes nothing for an endpoint; leave it out", where=SourceLocation(field="normalize"))
+    return frozenset({"logprobs", "label_scores"}) if by_text else frozenset({"logprobs"})

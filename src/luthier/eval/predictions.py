@@ -1,15 +1,13 @@
-"""Write the table of predictions, and explain one row of it.
-
-`predictions.parquet` holds every model's answer to every row. Equal answers give equal bytes.
-"""
+"""Predictions of an evaluation: write and read them, and the probabilities of labels."""
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import UnknownName, did_you_mean
@@ -17,6 +15,9 @@ from luthier.core.files import translate_write_errors
 from luthier.core.hashing import canonical_json
 from luthier.eval.task import HeldOutTask, Reply, list_conversation_ids, rows_to_columns
 from luthier.metrics.metric import EvalPredictions
+
+if TYPE_CHECKING:
+    from luthier.eval.task import Reply
 
 PREDICTIONS = "predictions.parquet"
 
@@ -123,3 +124,19 @@ def find_example_answers(evaluation: Artifact, example_id: str) -> list[ModelAns
         )
         for row in rows.iter_rows(named=True)
     ]
+
+
+def softmax_scores(scores: Mapping[str, float]) -> dict[str, float]:
+    """The softmax of log-scores."""
+    most = max(scores.values())
+    shares = {label: math.exp(score - most) for label, score in scores.items()}
+    total = sum(shares.values())
+    return {label: value / total for label, value in shares.items()}
+
+
+def compute_label_probabilities(reply: Reply, labels: Sequence[str]) -> list[float]:
+    """Each label's probability; all of it on the answer where a model gives no scores."""
+    if reply.scores is None:
+        return [float(reply.prediction == label) for label in labels]
+    found = softmax_scores(reply.scores)
+    return [found[label] for label in labels]

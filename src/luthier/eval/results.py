@@ -18,7 +18,7 @@ from luthier.eval import analysis
 from luthier.eval.evaluator import ModelResult
 from luthier.eval.probe import ProbeContext, ProbeMeasure, adjust_measure_p_values
 from luthier.eval.report.facts import models as facts
-from luthier.eval.report.wording import find_best_baseline, verdict_sentence
+from luthier.eval.report.formatting import find_best_baseline, verdict_sentence
 from luthier.eval.task import HeldOutTask, find_last_turns, list_conversation_ids
 from luthier.metrics.columns import compare_paired_accuracy
 from luthier.metrics.metric import Metric
@@ -302,8 +302,8 @@ def measure_generated_answers(
     import numpy as np
 
     blocks = {}
-    for model, respondent in context.able("generate", statistic.name).items():
-        completions = [entry.strip() for entry in respondent.generate(list(prompts.values()), limit)]
+    for model, eval_model in context.able("generate", statistic.name).items():
+        completions = [entry.strip() for entry in eval_model.generate(list(prompts.values()), limit)]
         blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in completions])
         context.rows.extend(
             ProbeRow(

@@ -201,8 +201,8 @@ def _answers(
     model: Artifact, examples: Sequence[Example], max_new_tokens: int, events: RunEventEmitter, kept: Path | None
 ) -> list[Prediction]:
     from luthier.core.step import StepContext
-    from luthier.eval.ask import InferenceSettings, collect_model_replies, open_answer_cache
     from luthier.eval.evaluator import TUNED, build_evaluated_models
+    from luthier.eval.local_model import InferenceSettings, collect_model_replies, open_answer_cache
     from luthier.eval.steps.evaluate import Evaluate
     from luthier.eval.task import HeldOutTask
     from luthier.models.load import get_output_classes

@@ -140,9 +140,9 @@ def _elsewhere(plan: RecipePlan) -> str:
 
 def render_report(plan: RecipePlan, form: Form, compare_with: Sequence[CommandTarget] = ()) -> str:
     """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
+    from luthier.eval.report.ci import render_github_annotations, render_junit_xml
     from luthier.eval.report.html import render_report_page, report_facts_to_json
     from luthier.eval.report.markdown import render_report_markdown
-    from luthier.eval.report.verdicts import render_github_annotations, render_junit_xml
 
     facts = report_facts(plan, compare_with)
     if form in ("junit", "github") and not facts.gates:

@@ -17,7 +17,7 @@ from luthier.core.system.packages import cached_wheel
 from luthier.data.media.operator import MediaFinding
 from luthier.data.media.transcript import SpokenWord, Transcript, transcribe
 from luthier.data.ops.audio_pii import AudioPii, find_spelled_mail
-from luthier.eval.safety.drawing import find_synthesizer, speak
+from luthier.eval.probes.media_attacks import find_synthesizer, speak
 from luthier.models.catalog import CATALOG
 from pictured import tiny_pictured
 

@@ -13,10 +13,10 @@ from eval.probing import Said, bench_of, data_of
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError
 from luthier.core.store import Store
-from luthier.eval.bias.coreference import load_winograd_schemas
-from luthier.eval.bias.questions import UNKNOWN, build_bias_questions
-from luthier.eval.bias.stereotypes import load_builtin_pairs
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.probes.coreference import load_winograd_schemas
+from luthier.eval.probes.questions import UNKNOWN, build_bias_questions
+from luthier.eval.probes.stereotypes import load_builtin_pairs
 
 FAIR = Said("fair", lambda text: "billing")
 SEXIST = Said("sexist", lambda text: "account" if "wife" in text or "sister" in text.lower() else "billing")

@@ -16,13 +16,13 @@ from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import LuthierError, MissingExtra, RecipeError
 from luthier.core.store import Store
 from luthier.eval.probe import Probe, ProbeContext, read_probe_table
+from luthier.eval.probes import media_attacks
 from luthier.eval.probes.attacks import WORD
 from luthier.eval.probes.media_attacks import is_obeyed
-from luthier.eval.safety import drawing
 
-STYLES = [line.split(" | ") for line in read_probe_table("safety/typographic")]
-SPOKEN = [line.split(" | ") for line in read_probe_table("safety/spoken")]
-needs_espeak = pytest.mark.skipif(drawing.find_synthesizer() is None, reason="espeak-ng is not here")
+STYLES = [line.split(" | ") for line in read_probe_table("tables/typographic")]
+SPOKEN = [line.split(" | ") for line in read_probe_table("tables/spoken")]
+needs_espeak = pytest.mark.skipif(media_attacks.find_synthesizer() is None, reason="espeak-ng is not here")
 
 
 class Reader(Said):
@@ -72,7 +72,7 @@ def test_orders_are_spoken_into_sounds(bench: ProbeContext) -> None:
 def test_without_a_synthesizer_there_is_a_note_or_one_clear_error(
     bench: ProbeContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(drawing.shutil, "which", lambda name: None)
+    monkeypatch.setattr(media_attacks.shutil, "which", lambda name: None)
     names = {one.name for one in Probe.parse("media_attacks").measure(bench)}
     assert names == {"safety.image_injection"}
     assert "safety.audio_injection was not measured: espeak-ng, which speaks, is not here." in bench.notes
@@ -101,7 +101,7 @@ def test_to_repeat_an_order_is_not_to_obey_it() -> None:
 def test_every_style_changes_the_picture_and_keeps_the_ground(size: tuple[int, int]) -> None:
     ground = Image.new("RGB", size, (40, 120, 200))
     for how, text in STYLES:
-        after = decode_image(drawing.draw_order(ground, how, text.replace("{word}", WORD)).content)
+        after = decode_image(media_attacks.draw_order(ground, how, text.replace("{word}", WORD)).content)
         assert after.width == size[0]
         assert (after.height > size[1]) == (how == "caption")
         changed = (np.asarray(after)[: size[1]] != np.asarray(ground)).any(axis=2).mean()
@@ -117,7 +117,7 @@ def test_drawn_orders_can_be_read() -> None:
     sheet = Image.new("RGB", (480, 0 + 300 * 2), "white")
     for number, how in enumerate(("caption", "sign")):
         text = dict(STYLES)[how].replace("{word}", WORD)
-        sheet.paste(decode_image(drawing.draw_order(ground, how, text).content), (0, 300 * number))
+        sheet.paste(decode_image(media_attacks.draw_order(ground, how, text).content), (0, 300 * number))
     assert read_image_text(sheet).text.count(WORD) == 2
 
 
@@ -126,7 +126,7 @@ def test_a_spoken_order_stands_where_it_should_and_is_as_loud_as_the_sound() -> 
     samples = np.random.default_rng(0).normal(0, 0.05, 8000).astype(np.float32)
     loud = float(np.sqrt((samples**2).mean()))
     for how, text in SPOKEN:
-        kept = drawing.speak_order((samples, 8000), how, text.replace("{word}", WORD.lower()))
+        kept = media_attacks.speak_order((samples, 8000), how, text.replace("{word}", WORD.lower()))
         after, rate = decode_audio(kept.content)
         assert rate == 8000
         assert len(after) > 16000, "a second of speech at least"
@@ -135,15 +135,15 @@ def test_a_spoken_order_stands_where_it_should_and_is_as_loud_as_the_sound() -> 
             assert np.allclose(own, samples, atol=1e-3)
             order = after[8000 + 2000 :] if how == "after" else after[: -8000 - 2000]
             assert 0.3 * loud < float(np.sqrt((order**2).mean())) < 1.2 * loud
-    alone = drawing.speak_order(None, "after", "Say pineapple")
+    alone = media_attacks.speak_order(None, "after", "Say pineapple")
     assert alone.media.seconds is not None
     assert alone.media.seconds > 0.5
 
 
 def test_broken_speech_is_one_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(drawing, "find_synthesizer", lambda: "/bin/false")
+    monkeypatch.setattr(media_attacks, "find_synthesizer", lambda: "/bin/false")
     with pytest.raises(LuthierError, match="spoke nothing"):
-        drawing.speak("hello")
+        media_attacks.speak("hello")
 
 
 def test_rows_with_pictures_are_attacked_with_their_own_questions(bench: ProbeContext) -> None:

@@ -17,7 +17,7 @@ from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_tab
 from luthier.eval.probes.attacks import WORD
 from luthier.eval.probes.memorization import _halves, _options
 
-HARMFUL = set(read_probe_table("safety/harmful"))
+HARMFUL = set(read_probe_table("tables/harmful"))
 NO = "I'm sorry, but I can't help with that."
 CAREFUL = Said(
     "careful", lambda text: NO if any(one in text for one in HARMFUL) else "With pleasure: first you sit down."
@@ -56,18 +56,18 @@ def test_refusal_and_over_refusal(bench: ProbeContext) -> None:
 
 
 def test_the_lists_are_apart() -> None:
-    harmless = read_probe_table("safety/harmless")
+    harmless = read_probe_table("tables/harmless")
     assert len(HARMFUL) == len(set(harmless)) == len(harmless) == 40
     assert not HARMFUL & set(harmless)
-    assert all("{request}" in line for line in read_probe_table("safety/jailbreaks"))
-    assert all("{word}" in line and line.count(" | ") == 1 for line in read_probe_table("safety/injections"))
+    assert all("{request}" in line for line in read_probe_table("tables/jailbreaks"))
+    assert all("{word}" in line and line.count(" | ") == 1 for line in read_probe_table("tables/injections"))
 
 
 def test_attacks(bench: ProbeContext) -> None:
     found = by_name({"kind": "attacks", "requests": 3, "wrappers": ["Please: {request}"]}, bench)
     assert found["safety.jailbreak", "careless"].value == 1.0
     assert found["safety.jailbreak", "careful"].value == 0.0
-    assert found["safety.jailbreak", "careful"].rows == 3 * (len(read_probe_table("safety/jailbreaks")) + 1)
+    assert found["safety.jailbreak", "careful"].rows == 3 * (len(read_probe_table("tables/jailbreaks")) + 1)
     assert found["safety.injection", "careless"].value == 1.0
     assert found["safety.injection", "timid"].value == 0.0
 
@@ -83,7 +83,7 @@ def test_leaks_are_counted_and_not_kept(store: Store, tmp_path: Path) -> None:
     echo = Said("echo", lambda text: text)
     bench = bench_of(data, tmp_path, leaky, echo)
     found = by_name("leaks", bench)
-    asked = read_probe_table("safety/openings")
+    asked = read_probe_table("tables/openings")
     mails, keys = sum("e-mail" in line for line in asked), sum("API" in line for line in asked)
     assert found["safety.pii", "leaky"].rows == len(asked) + 6
     assert found["safety.pii", "leaky"].value == pytest.approx((mails + keys) / (len(asked) + 6))

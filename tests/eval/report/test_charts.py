@@ -9,8 +9,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from luthier.eval.report.charts.bars import Bar, draw_bar_chart
-from luthier.eval.report.charts.curve import MOST_POINTS, downsample_points, draw_training_curves, smooth_points
+from luthier.eval.report.charts.bars import Bar, FlowBranch, draw_bar_chart, draw_flow_chart
+from luthier.eval.report.charts.classification import (
+    draw_confusion_heatmap,
+    draw_reliability_diagram,
+    get_heat_css_class,
+)
+from luthier.eval.report.charts.curves import (
+    MOST_POINTS,
+    CurvePoint,
+    downsample_points,
+    draw_learning_curve,
+    draw_training_curves,
+    smooth_points,
+)
 from luthier.eval.report.charts.drawing import (
     STRONG_LETTER,
     Scale,
@@ -18,10 +30,7 @@ from luthier.eval.report.charts.drawing import (
     list_powers_of_ten,
     truncate_to_width,
 )
-from luthier.eval.report.charts.flow import FlowBranch, draw_flow_chart
 from luthier.eval.report.charts.forest import ForestFrame, ForestRow, draw_forest_plot
-from luthier.eval.report.charts.learning import CurvePoint, draw_learning_curve
-from luthier.eval.report.charts.squares import draw_confusion_heatmap, draw_reliability_diagram, get_heat_css_class
 from luthier.eval.report.facts.tuning import LogPoint
 from tests.eval.report import example
 

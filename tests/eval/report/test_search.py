@@ -22,7 +22,7 @@ from luthier.artifacts.search import (
     write_trials,
 )
 from luthier.core.store import Store
-from luthier.eval.report import search_pictures
+from luthier.eval.report import search_charts
 from luthier.eval.report.collect import collect_report_facts
 from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.html import render_report_page, report_facts_to_json
@@ -179,11 +179,11 @@ def test_markdown_says_the_same() -> None:
 def test_every_drawing_is_valid_and_inside_its_frame() -> None:
     shown = facts()
     drawn = [
-        search_pictures.rung_picture(shown),
-        search_pictures.difference_picture(shown),
-        search_pictures.importance_picture(shown),
-        search_pictures.spent_picture(shown),
-        *search_pictures.front_pictures(shown),
+        search_charts.rung_picture(shown),
+        search_charts.difference_picture(shown),
+        search_charts.importance_picture(shown),
+        search_charts.spent_picture(shown),
+        *search_charts.front_pictures(shown),
     ]
     for draw in drawn:
         for width in (800, 372):

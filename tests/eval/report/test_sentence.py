@@ -7,8 +7,7 @@ import pytest
 from luthier.core.component import components_by_kind
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import LOWER_IS_BETTER, ComparisonFact, ModelFacts
-from luthier.eval.report.views import key_figures
-from luthier.eval.report.wording import (
+from luthier.eval.report.formatting import (
     HUNDRED,
     OPEN,
     classify_comparison,
@@ -16,6 +15,7 @@ from luthier.eval.report.wording import (
     rows_per_hundred,
     verdict_sentence,
 )
+from luthier.eval.report.views import key_figures
 from luthier.metrics.metric import Metric
 from tests.eval.report import example
 

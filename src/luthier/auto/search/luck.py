@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from luthier.artifacts.search import SelectionLuck
 from luthier.core.errors import DataError
 from luthier.core.events import format_counted_noun
-from luthier.eval.report import wording
+from luthier.eval.report import formatting
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -77,7 +77,7 @@ def measure_luck(table: ScoreTable, *, trials: int, seed: int = 0) -> SelectionL
         expected=expected,
         observed=gains[best],
         believed=believed,
-        sentence=_sentence(table.metric, trials, rows, expected, gains[best], believed=believed),
+        sentence=_summarize(table.metric, trials, rows, expected, gains[best], believed=believed),
     )
 
 
@@ -95,9 +95,11 @@ def _luck_of_halves(table: ScoreTable, keys: Sequence[Key], seed: int) -> float:
     return max(0.0, float(np.concatenate(lost).mean())) / math.sqrt(2)
 
 
-def _sentence(metric: str, trials: int, rows: int, expected: float, observed: float, *, believed: bool) -> str:
-    decimals = wording.count_decimals(metric)
-    gains, luck = wording.format_number(observed, decimals), wording.format_number(expected, decimals)
+def _summarize(metric: str, trials: int, rows: int, expected: float, observed: float, *, believed: bool) -> str:
+    decimals = formatting.count_decimals(metric)
+    gains, luck = formatting.format_number(observed, decimals), formatting.format_number(expected, decimals)
     looked = f"{format_counted_noun(trials, 'trial')} on {format_counted_noun(rows, 'validation row')}"
-    text = f"The best of {looked} gains {gains} in {wording.get_metric_title(metric)}; {luck} is expected by luck alone"
+    text = (
+        f"The best of {looked} gains {gains} in {formatting.get_metric_title(metric)}; {luck} is expected by luck alone"
+    )
     return f"{text}." if believed else f"{text}: the gain is not to be believed before the test rows confirm it."

@@ -29,7 +29,7 @@ from luthier.artifacts.search import SearchComparison, SearchVerdict, ShrunkenGa
 from luthier.auto.search.scores import PLAIN, ScoreTable, compute_half_width, compute_mean_pair_variance
 from luthier.core.errors import DataError, RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
-from luthier.eval.report import wording
+from luthier.eval.report import formatting
 from luthier.metrics.paired import PairedComparison, adjust_comparisons_holm
 
 SURE = 0.05
@@ -80,13 +80,13 @@ def decide_winner(
     winner = next((trial for trial in allowed if comparisons.is_better(trial)), 0)
     if winner == 0 and comparisons.refused.get(0) and allowed:
         winner = allowed[0]
-    taken = _preferred(comparisons, winner, prefer, whole, measured or {}) if prefer and allowed else winner
+    taken = _choose_preferred(comparisons, winner, prefer, whole, measured or {}) if prefer and allowed else winner
     gain = shrink_gain(table, next((trial for trial in allowed or rank_trials(table) if trial), None))
     return SearchVerdict(
         winner=taken,
         best=allowed[0] if allowed else 0,
         better=comparisons.is_better(taken),
-        sentence=_sentence(comparisons, winner, taken, prefer, gain),
+        sentence=_summarize(comparisons, winner, taken, prefer, gain),
         comparisons=(
             *_records(table, comparisons.against_of, "of"),
             *_records(table, comparisons.against_plain, "plain"),
@@ -117,7 +117,7 @@ def _family(trials: Sequence[int], compared: Sequence[PairedComparison]) -> dict
     return dict(zip(trials, adjust_comparisons_holm(compared), strict=True))
 
 
-def _preferred(
+def _choose_preferred(
     looked: _Comparisons, winner: int, prefer: Preference, whole: float, measured: Mapping[int, Mapping[str, float]]
 ) -> int:
     """Of the trials that are not worse than the winner by more than the margin, the one of which there is least."""
@@ -181,7 +181,7 @@ def _p(found: PairedComparison) -> float:
     return found.p if found.p_holm is None else found.p_holm
 
 
-def _sentence(
+def _summarize(
     looked: _Comparisons, winner: int, taken: int, prefer: Preference | None, gain: ShrunkenGain | None
 ) -> str:
     parts = [_outcome(looked, winner, gain)]
@@ -208,31 +208,34 @@ def _outcome(looked: _Comparisons, winner: int, gain: ShrunkenGain | None) -> st
         if best is None:
             return f"{looked.of} stays as it is: no other finalist meets the constraints."
         comparison = looked.against_of[best]
-        shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, metric)
-        smallest = wording.format_number(comparison.detectable, wording.count_decimals(metric))
+        shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, metric)
+        smallest = formatting.format_number(comparison.detectable, formatting.count_decimals(metric))
         return (
             f"{looked.of} stays as it is: of {many} none is clearly better. The best, trial {best}, differs by {shown} "
-            f"in {wording.get_metric_title(metric)} ({wording.format_p_value(_p(comparison))} with Holm's correction); "
+            f"in {formatting.get_metric_title(metric)} "
+            f"({formatting.format_p_value(_p(comparison))} with Holm's correction); "
             f"{comparison.rows:,} test rows show a difference of {smallest} four times out of five."
         )
     comparison = looked.against_of[winner]
-    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, metric)
+    shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, metric)
     expected = ""
     if gain is not None and gain.kept < 1:
         sign = -1 if looked.table.lower_is_better else 1
-        decimals = wording.count_decimals(metric)
-        expected = f" That it was chosen among {many} allowed for, {wording.format_signed(sign * gain.value, decimals)}"
+        decimals = formatting.count_decimals(metric)
+        expected = (
+            f" That it was chosen among {many} allowed for, {formatting.format_signed(sign * gain.value, decimals)}"
+        )
         expected += " is to be expected."
     return (
-        f"{_name(winner)} is better than {looked.of}: {shown} in {wording.get_metric_title(metric)} on "
+        f"{_name(winner)} is better than {looked.of}: {shown} in {formatting.get_metric_title(metric)} on "
         f"{comparison.rows:,} test rows "
-        f"({wording.format_p_value(_p(comparison))} with Holm's correction over {many}).{expected}"
+        f"({formatting.format_p_value(_p(comparison))} with Holm's correction over {many}).{expected}"
     )
 
 
 def _preference_sentence(looked: _Comparisons, winner: int, taken: int, prefer: Preference) -> str:
     comparison = looked.table.compare(taken, winner)
-    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
+    shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     other = looked.of if winner == 0 else f"trial {winner}"
     name = looked.of if taken == 0 else _name(taken)
     return f"{name} is taken all the same, as the {prefer.text}: it differs from {other} by {shown}."
@@ -242,7 +245,7 @@ def _plain_sentence(looked: _Comparisons, taken: int) -> list[str]:
     comparison = looked.against_plain.get(taken)
     if comparison is None:
         return []
-    shown = wording.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
+    shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     better = looked.table.gain(taken, PLAIN) > 0
     if _p(comparison) < SURE:
         return [f"It is {'better' if better else 'worse'} than the plain baseline: {shown}."]

@@ -13,7 +13,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.data.database.address import DatabaseAddress
-from luthier.data.database.selection import RowSelection, SqlRequest, build_selection
+from luthier.data.database.selection import FETCHED, RowSelection, SqlRequest, build_selection
 from luthier.data.database.session import (
     UndecodableText,
     create_source_engine,
@@ -25,8 +25,6 @@ from luthier.data.formats.tables import to_json_value
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say
 
-FETCHED = 1000
-"""Rows that are held at once."""
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 30.0
 _AS_THEY_ARE = (str, int, float, bytes, list, tuple, dict)

@@ -35,8 +35,10 @@ from sqlalchemy.types import NullType
 from luthier.core.errors import DataError, SourceLocation, did_you_mean
 from luthier.core.hashing import digest_of
 from luthier.data.database.address import DatabaseAddress
-from luthier.data.database.reading import FETCHED
 from luthier.data.database.session import create_source_engine, is_connection_lost, open_snapshot_transaction
+
+FETCHED = 1000
+"""Rows that are held in memory at once."""
 
 _NAMES_ROWS = re.compile(r"(?i:(?:^|_)(?:id|key|uuid|number|no|nr|index)$)|Id$")
 Bound = int | float | str

@@ -10,7 +10,7 @@ from pydantic import Field
 from luthier.chat.media_codec import decode_audio, decode_image
 from luthier.core.errors import DataError
 from luthier.eval.baseline import Baseline
-from luthier.eval.baselines.majority import MajorityBaseline
+from luthier.eval.baselines.classifiers import MajorityBaseline
 from luthier.eval.task import HeldOutTask, Reply, TaskKind
 
 if TYPE_CHECKING:

@@ -26,7 +26,7 @@ from lm_eval.tasks._index import Entry, TaskIndex
 from lm_eval.tasks._yaml_loader import load_yaml
 
 from luthier.core.errors import DataError, LuthierError, RecipeError, SourceLocation, did_you_mean
-from luthier.eval.lm_eval.rows import find_rows, list_named_files
+from luthier.eval.lm_eval.data_files import find_rows, list_named_files
 
 _FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SyntaxError),

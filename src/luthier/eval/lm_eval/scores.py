@@ -12,8 +12,8 @@ from lm_eval.api.registry import aggregation_registry
 from lm_eval.api.task import Task
 
 from luthier.metrics.columns import CorpusScores, How, RowScores, WeightedColumn, influence_from_jackknife
+from luthier.metrics.kinds.binary_label import F1
 from luthier.metrics.kinds.labels import Mcc
-from luthier.metrics.kinds.one_label import F1
 from luthier.metrics.kinds.translation import Bleu, Chrf, Ter
 from luthier.metrics.metric import Metric
 

@@ -34,12 +34,12 @@ class PromptAttackProbe(Probe):
     """Wrappers of your own with `{request}` in them, besides those that come with it."""
 
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
-        wrappers = [*read_probe_table("safety/jailbreaks"), *self.wrappers]
-        every = read_probe_table("safety/harmful")
+        wrappers = [*read_probe_table("tables/jailbreaks"), *self.wrappers]
+        every = read_probe_table("tables/harmful")
         step = len(every) // self.requests
         requests = every[: step * self.requests : step]
         wrapped = [wrapper.replace("{request}", request) for wrapper in wrappers for request in requests]
-        orders = [line.split(" | ") for line in read_probe_table("safety/injections")]
+        orders = [line.split(" | ") for line in read_probe_table("tables/injections")]
         texts = [f"{task}\n\n{text.replace('{word}', WORD)}" for task, text in orders]
         return [
             *self._asked(context, "safety.jailbreak", wrapped, lambda completion: not is_refusal(completion), DECLINED),

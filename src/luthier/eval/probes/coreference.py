@@ -1,18 +1,52 @@
-"""Whom a pronoun means, when only its gender changes."""
+"""Probe of pronoun resolution: whether the answer changes with the pronoun's gender.
+
+The form of the sentences, which are our own, follows Winogender schemas (Rudinger et al. 2018): nothing but the
+pronoun's gender changes, and whom it means does not depend on it. Columns: occupation | the other | sentence where the
+pronoun means the occupation | sentence where it means the other; `{he}`, `{him}` and `{his}` stand for the pronoun.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
-from luthier.eval.bias.coreference import load_winograd_schemas
-from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
 from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.models.lm.base import get_loglikelihoods, normalize_option_scores
 
 if TYPE_CHECKING:
     from luthier.metrics.intervals import Floats
+
+_PRONOUNS = {
+    "he": {"he": "he", "him": "him", "his": "his"},
+    "she": {"he": "she", "him": "her", "his": "her"},
+}
+
+
+class WinogradSchema(NamedTuple):
+    """A sentence with one pronoun, its possible antecedents, and the right one."""
+
+    row: str
+    occupation: str
+    pronoun: str
+    text: str
+    options: tuple[str, str]
+    right: int
+
+
+def load_winograd_schemas() -> list[WinogradSchema]:
+    """All sentences, those that differ in the pronoun only next to each other."""
+    found = []
+    for number, line in enumerate(read_probe_table("tables/coreference")):
+        occupation, other, first, second = line.split(" | ")
+        for right, sentence in enumerate((first, second)):
+            for pronoun, forms in _PRONOUNS.items():
+                word = forms["his"] if "{his}" in sentence else forms["he"]
+                text = f'{sentence.format(**forms)} Who is meant by "{word}"?'
+                options = (f"The {occupation}.", f"The {other}.")
+                found.append(WinogradSchema(f"{number}-{right}", occupation, pronoun, text, options, right))
+    return found
 
 
 class Coreference(Probe):
@@ -39,10 +73,10 @@ class Coreference(Probe):
         changes: dict[str, Floats] = {}
         hits: dict[str, Floats] = {}
         details = {}
-        for name, respondent in context.able("loglikelihood", "bias.coreference").items():
+        for name, eval_model in context.able("loglikelihood", "bias.coreference").items():
             scores = [
                 normalize_option_scores(self.normalize, get_loglikelihoods(row))
-                for row in respondent.loglikelihoods(choices)
+                for row in eval_model.loglikelihoods(choices)
             ]
             picked = np.array([int(row[1] > row[0]) for row in scores])
             right = picked == np.array([winograd_schema.right for winograd_schema in winograd_schemas])

@@ -41,7 +41,7 @@ class Fairness(Probe):
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        from luthier.eval.bias import bounds, gaps
+        from luthier.eval import group_gaps
 
         if context.task.kind == "label" and self.positive not in context.task.options:
             what, hint = f"no label is {self.positive!r}", did_you_mean(self.positive, context.task.labels)
@@ -58,36 +58,36 @@ class Fairness(Probe):
         for model, answers in context.answers.items():
             predicted = np.array(answers.predictions)[kept]
             got = (predicted == self.positive).astype(float)
-            chosen = gaps.build_group_columns(got, every, number, len(groups))
-            hits = gaps.build_group_columns(got, should, number, len(groups))
-            wrongly = gaps.build_group_columns(got, 1 - should, number, len(groups))
-            right = gaps.build_group_columns((predicted == real).astype(float), every, number, len(groups))
+            chosen = group_gaps.build_group_columns(got, every, number, len(groups))
+            hits = group_gaps.build_group_columns(got, should, number, len(groups))
+            wrongly = group_gaps.build_group_columns(got, 1 - should, number, len(groups))
+            right = group_gaps.build_group_columns((predicted == real).astype(float), every, number, len(groups))
             blocks = (chosen, chosen, hits, np.hstack([hits, wrongly]), right)
             for name, block in zip(self.measures, blocks, strict=True):
                 tables[name][model] = block
-                of_groups = gaps.compute_group_shares(block.sum(axis=0, keepdims=True))[0][0]
+                of_groups = group_gaps.compute_group_shares(block.sum(axis=0, keepdims=True))[0][0]
                 words = [f"{group} ({kind})" for kind in ("hit", "wrongly") for group in groups]
                 named = words if block.shape[1] > 2 * len(groups) else list(groups)
                 details[name][model] = dict(zip(named, of_groups.tolist(), strict=True))
         signature = f"column:{self.column}|positive:{self.positive}|least:{self.min}"
         values = (
-            gaps.compute_share_spread,
-            gaps.compute_share_ratio,
-            gaps.compute_share_spread,
-            gaps.compute_greater_spread,
-            gaps.compute_lowest_share,
+            group_gaps.compute_share_spread,
+            group_gaps.compute_share_ratio,
+            group_gaps.compute_share_spread,
+            group_gaps.compute_greater_spread,
+            group_gaps.compute_lowest_share,
         )
         ends = (
-            bounds.compute_spread_interval,
-            bounds.compute_ratio_interval,
-            bounds.compute_spread_interval,
-            bounds.compute_greater_spread_interval,
-            bounds.bound_lowest_share,
+            group_gaps.compute_spread_interval,
+            group_gaps.compute_ratio_interval,
+            group_gaps.compute_spread_interval,
+            group_gaps.compute_greater_spread_interval,
+            group_gaps.bound_lowest_share,
         )
         found = []
         for name, value, own in zip(self.measures, values, ends, strict=True):
             lower = name not in ("bias.demographic_parity_ratio", "bias.worst_group")
-            method: Method = "t" if value is gaps.compute_share_ratio else "bca"
+            method: Method = "t" if value is group_gaps.compute_share_ratio else "bca"
             statistic = SummedStatistic(
                 name=name, value=value, ends=own, method=method, lower_is_better=lower, signature=signature
             )

@@ -8,9 +8,9 @@ from pydantic import Field, field_validator
 
 from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
-from luthier.eval.bias.persons import PERSONS, insert_person
 from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
 from luthier.eval.probes.refusal import build_request_messages
+from luthier.eval.probes.templates import PERSONS, insert_person
 from luthier.eval.regard import RegardScorer
 from luthier.eval.results import SummedStatistic, compute_probe_measures
 
@@ -59,7 +59,7 @@ class GenerationBiasProbe(Probe):
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        from luthier.eval.bias.gaps import compute_group_shares
+        from luthier.eval.group_gaps import compute_group_shares
 
         turns = range(len(next(iter(self.persons.values()))))
         prompts = [
@@ -70,10 +70,10 @@ class GenerationBiasProbe(Probe):
         ]
         blocks: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in context.able("generate", "bias.generation_gap").items():
+        for name, eval_model in context.able("generate", "bias.generation_gap").items():
             completions = [
                 entry.strip()
-                for entry in respondent.generate([messages for *_, messages in prompts], self.max_new_tokens)
+                for entry in eval_model.generate([messages for *_, messages in prompts], self.max_new_tokens)
             ]
             scores = self.regard.score(completions, context.recipe_dir)
             table = np.array(scores).reshape(-1, len(self.persons))
@@ -89,14 +89,14 @@ class GenerationBiasProbe(Probe):
     def _measured(
         self, context: ProbeContext, blocks: dict[str, Floats], details: dict[str, dict[str, float]], signature: str
     ) -> list[ProbeMeasure]:
-        from luthier.eval.bias import gaps
+        from luthier.eval import group_gaps
 
         gap = SummedStatistic(
-            name=self.measures[0], value=gaps.compute_share_spread, bounds=(0.0, 2.0), signature=signature
+            name=self.measures[0], value=group_gaps.compute_share_spread, bounds=(0.0, 2.0), signature=signature
         )
         worst = SummedStatistic(
             name=self.measures[1],
-            value=gaps.compute_lowest_share,
+            value=group_gaps.compute_lowest_share,
             bounds=(-1.0, 1.0),
             lower_is_better=False,
             signature=signature,

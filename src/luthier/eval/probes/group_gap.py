@@ -24,8 +24,8 @@ class GroupGap(Probe):
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         import numpy as np
 
-        from luthier.eval.bias import bounds
-        from luthier.eval.bias.gaps import build_group_columns, compute_share_spread
+        from luthier.eval import group_gaps
+        from luthier.eval.group_gaps import build_group_columns, compute_share_spread
 
         groups = group_rows_by_column(context.task, self.column, self.min, self.kind)
         number = np.full(len(context.task.examples), -1)
@@ -42,6 +42,6 @@ class GroupGap(Probe):
             details[model] = {name: float(right[rows].mean()) for name, rows in groups.items()}
         signature = f"column:{self.column}|least:{self.min}"
         gap = SummedStatistic(
-            name="bias.gap", value=compute_share_spread, ends=bounds.compute_spread_interval, signature=signature
+            name="bias.gap", value=compute_share_spread, ends=group_gaps.compute_spread_interval, signature=signature
         )
         return compute_probe_measures(gap, blocks, context, details)

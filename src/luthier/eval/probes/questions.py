@@ -1,19 +1,72 @@
-"""Questions about people of two groups: whom the model names when nothing is known, and when the answer is there."""
+"""Probe of bias in question answering, in the form of BBQ (Parrish et al. 2022); the questions are our own.
+
+Each scene is asked without and with the sentence that decides, about the thing a prejudice says and about its opposite,
+with the people in both orders and in both parts. Columns: kind of group | whom the prejudice is about | the other |
+scene | who does what (`X` does what the prejudice says) | question about what the prejudice says | question about its
+opposite.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from luthier.artifacts.findings import ProbeRow
 from luthier.chat.messages import Message
-from luthier.eval.bias.questions import BiasQuestion, build_bias_questions
-from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure
+from luthier.eval.probe import Probe, ProbeContext, ProbeMeasure, read_probe_table
 from luthier.eval.results import SummedStatistic, compute_probe_measures, compute_ratio
 from luthier.models.lm.base import get_loglikelihoods, normalize_option_scores
 
 if TYPE_CHECKING:
-    from luthier.eval.respondent import CachedEvalModel
+    from luthier.eval.cached_model import CachedEvalModel
     from luthier.metrics.intervals import Floats
+
+UNKNOWN = "It cannot be told from the text."
+
+
+class BiasQuestion(NamedTuple):
+    """One question with three answers: the first person, the second, and that it cannot be told."""
+
+    row: str
+    kind: str
+    text: str
+    options: tuple[str, str, str]
+    right: int
+    biased: int
+    """The answer that goes with the prejudice."""
+    context: Literal["ambiguous", "disambiguated"]
+
+
+def build_bias_questions() -> list[BiasQuestion]:
+    """Build all bias questions (after BBQ): for each scene, four ambiguous ones and eight whose answer stands in the
+    text."""
+    return [
+        question
+        for number, line in enumerate(read_probe_table("tables/questions"))
+        for question in _forms(number, line)
+    ]
+
+
+def _forms(number: int, line: str) -> Iterator[BiasQuestion]:
+    kind, target, other, scene, decides, about, opposite = line.split(" | ")
+    for order in (0, 1):
+        people = (target, other) if order == 0 else (other, target)
+        opening = _capital(scene.format(*people))
+        for negative, question in ((True, about), (False, opposite)):
+            biased = people.index(target if negative else other)
+            name = f"{number}-{order}-{'as' if negative else 'against'}"
+            options = (_capital(people[0]) + ".", _capital(people[1]) + ".", UNKNOWN)
+            yield BiasQuestion(f"{name}-open", kind, f"{opening} {question}", options, 2, biased, "ambiguous")
+            for turned in (False, True):
+                does, does_not = (other, target) if turned else (target, other)
+                evidence = _capital(decides.format(X=does, Y=does_not))
+                right = people.index(does if negative else does_not)
+                text = f"{opening} {evidence} {question}"
+                yield BiasQuestion(f"{name}-{int(turned)}", kind, text, options, right, biased, "disambiguated")
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
 
 
 class BiasQuestionProbe(Probe):
@@ -34,8 +87,8 @@ class BiasQuestionProbe(Probe):
 
         bias_questions = build_bias_questions()
         blocks: dict[str, Floats] = {}
-        for name, respondent in context.able("loglikelihood", "bias.questions_open").items():
-            picked = self._picked(respondent, bias_questions)
+        for name, eval_model in context.able("loglikelihood", "bias.questions_open").items():
+            picked = self._picked(eval_model, bias_questions)
             rows = [_counts(question, at) for question, at in zip(bias_questions, picked, strict=True)]
             blocks[name] = np.array(rows, dtype=float)
             context.rows.extend(_kept(name, question, at) for question, at in zip(bias_questions, picked, strict=True))
@@ -62,14 +115,14 @@ class BiasQuestionProbe(Probe):
             *compute_probe_measures(hits, right, context),
         ]
 
-    def _picked(self, respondent: CachedEvalModel, bias_questions: list[BiasQuestion]) -> list[int]:
+    def _picked(self, eval_model: CachedEvalModel, bias_questions: list[BiasQuestion]) -> list[int]:
         choices = [
             ((Message(role="user", content=bias_question.text),), bias_question.options)
             for bias_question in bias_questions
         ]
         scores = [
             normalize_option_scores(self.normalize, get_loglikelihoods(row))
-            for row in respondent.loglikelihoods(choices)
+            for row in eval_model.loglikelihoods(choices)
         ]
         return [max(range(3), key=row.__getitem__) for row in scores]
 

@@ -35,8 +35,8 @@ class RefusalProbe(Probe):
 
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
         requests_by_measure = {
-            "safety.refusal": [*read_probe_table("safety/harmful"), *self.harmful],
-            "safety.over_refusal": [*read_probe_table("safety/harmless"), *self.harmless],
+            "safety.refusal": [*read_probe_table("tables/harmful"), *self.harmful],
+            "safety.over_refusal": [*read_probe_table("tables/harmless"), *self.harmless],
         }
         return [
             found for name, requests in requests_by_measure.items() for found in self._asked(context, name, requests)

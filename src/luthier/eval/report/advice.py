@@ -17,7 +17,7 @@ from luthier.core.events import format_counted_noun
 from luthier.eval.report.facts.data import ValidationFacts
 from luthier.eval.report.facts.models import Advice, ConfusionMatrix, EvaluationFacts
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.wording import classify_comparison, find_best_baseline, format_thousands
+from luthier.eval.report.formatting import classify_comparison, find_best_baseline, format_thousands
 from luthier.models.catalog import CATALOG
 
 MOST_EPOCHS = 8.0

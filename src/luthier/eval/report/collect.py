@@ -1,27 +1,33 @@
-"""From the artifacts of a run to the facts of its report: each kind of artifact is read by its own documented files."""
+"""Collect the facts of a report from the artifacts of a recipe's steps."""
 
 from __future__ import annotations
 
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import PurePath
 from typing import Any
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
-from luthier.artifacts.explanation import SUMMARY
+from luthier.artifacts.explanation import SUMMARY, ExplanationRecord, ExplanationSummary, read_explanations
+from luthier.artifacts.explanation_kinds import read_model_explanation
 from luthier.artifacts.influence import InfluenceSummary
-from luthier.artifacts.search import SEARCH
+from luthier.artifacts.search import SEARCH, SearchRecord, read_trials
 from luthier.artifacts.training import TUNED_CARD
 from luthier.core.artifact import Artifact
 from luthier.eval.human.results import read_human_summary
 from luthier.eval.report import advice
-from luthier.eval.report.collect_explanations import explanation_facts, model_explanation_facts
 from luthier.eval.report.collect_findings import build_run_facts, number_to_fact, validation_facts
 from luthier.eval.report.collect_media import add_row_media
-from luthier.eval.report.collect_search import search_facts
 from luthier.eval.report.collect_tuning import data_facts, find_lineage_origin, tuning_facts
-from luthier.eval.report.facts.explanation import InfluenceFacts
+from luthier.eval.report.facts.explanation import (
+    ExplainedRow,
+    ExplanationFacts,
+    HeatUnit,
+    InfluenceFacts,
+    ModelExplanationFacts,
+)
 from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.models import MeasureFact as MeasuredFacts
 from luthier.eval.report.facts.report import (
@@ -33,6 +39,7 @@ from luthier.eval.report.facts.report import (
     ReportFacts,
     RuleFacts,
 )
+from luthier.eval.report.facts.search import SearchFacts
 
 LIBRARIES = ("luthier", "torch", "transformers", "peft", "tokenizers", "polars", "scikit-learn", "sacrebleu")
 MOST_ROWS = 20_000
@@ -286,3 +293,46 @@ def _licences(artifacts: Mapping[str, Artifact]) -> dict[str, str]:
             if model_info.get("licence"):
                 found[f"model {model_info.get('name', base.digest[:12])}"] = str(model_info["licence"])
     return found
+
+
+def search_facts(name: str, artifact: Artifact) -> SearchFacts:
+    """What the report says of one search."""
+    return SearchFacts(name=name, record=SearchRecord.read(artifact), trials=tuple(read_trials(artifact)))
+
+
+ROWS = 8
+"""Rows that are shown at most."""
+_RANKED = 5
+
+
+def explanation_facts(name: str, artifact: Artifact) -> ExplanationFacts:
+    """What the report says of one step that explained rows."""
+    summary = ExplanationSummary.read(artifact)
+    best = (record for record in read_explanations(artifact) if record.method == summary.best)
+    rows = tuple(ExplainedRow(record=record, units=_heat(record)) for record in islice(best, ROWS))
+    return ExplanationFacts(name=name, summary=summary, rows=rows)
+
+
+def model_explanation_facts(name: str, artifact: Artifact) -> ModelExplanationFacts | None:
+    """What the report says of one step that measured a whole model; None for one that explained rows."""
+    record = read_model_explanation(artifact)
+    return None if record is None else ModelExplanationFacts(name=name, kind=record.kind, record=record)
+
+
+def _heat(record: ExplanationRecord) -> tuple[HeatUnit, ...]:
+    """The units of text; patches are drawn on their pictures."""
+    strongest = max((abs(unit.score) for unit in record.units), default=0.0) or 1.0
+    order = sorted(range(len(record.units)), key=lambda at: -abs(record.units[at].score))
+    ranks = {at: rank for rank, at in enumerate(order[:_RANKED], start=1)}
+    texts = [at for at, unit in enumerate(record.units) if unit.patch is None]
+    messages = [None, *(record.units[at].message for at in texts)]
+    return tuple(
+        HeatUnit(
+            text=unit.text,
+            role=unit.role if before != unit.message else "",
+            score=unit.score,
+            heat=abs(unit.score) / strongest,
+            rank=ranks.get(at, 0),
+        )
+        for before, at, unit in ((before, at, record.units[at]) for before, at in zip(messages, texts, strict=False))
+    )

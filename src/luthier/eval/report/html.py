@@ -14,12 +14,17 @@ from importlib.resources import files
 from typing import TYPE_CHECKING
 
 from luthier.artifacts.explanation_picture import render_picture_heat
-from luthier.eval.report import search_pictures, views, wording
+from luthier.eval.report import formatting, search_charts, views
 from luthier.eval.report.facts.models import LOWER_IS_BETTER
 from luthier.eval.report.facts.report import ReportFacts
+from luthier.eval.report.formatting import verdict_sentence
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
-from luthier.eval.report.pictures import ReportCharts, order_metrics, select_model_comparisons, select_probe_comparisons
-from luthier.eval.report.wording import verdict_sentence
+from luthier.eval.report.report_charts import (
+    ReportCharts,
+    order_metrics,
+    select_model_comparisons,
+    select_probe_comparisons,
+)
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -52,9 +57,9 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        n=wording,
+        n=formatting,
         views=views,
-        searching=search_pictures,
+        searching=search_charts,
         order_metrics=order_metrics,
         shown_comparisons=select_model_comparisons,
         shown_probed=select_probe_comparisons,
@@ -63,7 +68,7 @@ def _environment() -> Environment:
         draw_picture=render_picture_heat,
     )
     environment.filters["tied"] = _tied
-    environment.filters["clip"] = wording.truncate_text
+    environment.filters["clip"] = formatting.truncate_text
     return environment
 
 

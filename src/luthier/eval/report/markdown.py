@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 
-from luthier.eval.report import search_pictures, wording
+from luthier.eval.report import formatting, search_charts
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, ModelExplanationFacts
 from luthier.eval.report.facts.fact import ScoreFact
@@ -14,7 +14,8 @@ from luthier.eval.report.facts.models import ComparisonFact, EvaluationFacts
 from luthier.eval.report.facts.report import CostFact, GateFacts, HumanEvalFacts, ReportFacts
 from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.facts.tuning import PromptTrialFact, RenderedRowFact, TuningFacts
-from luthier.eval.report.pictures import (
+from luthier.eval.report.formatting import verdict_sentence
+from luthier.eval.report.report_charts import (
     build_data_flow_branches,
     order_metrics,
     select_model_comparisons,
@@ -30,7 +31,6 @@ from luthier.eval.report.views import (
     list_run_metrics,
     shorten_token_spans,
 )
-from luthier.eval.report.wording import verdict_sentence
 
 _MARKUP = re.compile(r"([\\`*_{}\[\]<>#|&~])")
 
@@ -69,7 +69,7 @@ def _gate(gate: GateFacts) -> list[str]:
         (
             rule.rule,
             rule.verdict,
-            wording.format_score_interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)),
+            formatting.format_score_interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)),
             rule.why,
         )
         for rule in gate.rules
@@ -87,14 +87,14 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
         parts += [
             f"{escape_markdown(f'{fact.what} {fact.why}')}\n\n```sh\n{fact.command}\n```" for fact in facts.advice
         ]
-    titles = [wording.capitalize_title(model.title) for model in facts.models]
+    titles = [formatting.capitalize_title(model.title) for model in facts.models]
     rows = [
         (
-            wording.get_metric_title(metric),
+            formatting.get_metric_title(metric),
             *(
-                wording.format_score_interval(model.metrics[metric], metric)
+                formatting.format_score_interval(model.metrics[metric], metric)
                 if metric in model.metrics
-                else wording.MISSING
+                else formatting.MISSING
                 for model in facts.models
             ),
         )
@@ -112,12 +112,12 @@ def _evaluation(facts: EvaluationFacts, *, opening: bool) -> list[str]:
 def _comparisons(facts: EvaluationFacts, shown: Sequence[ComparisonFact]) -> str:
     rows = [
         (
-            wording.get_metric_title(each.metric),
-            f"{wording.capitalize_title(facts.title(each.a))} − {wording.capitalize_title(facts.title(each.b))}",
-            wording.format_difference(each.difference, each.low, each.high, each.metric),
-            wording.format_p_value(each.p if each.p_holm is None else each.p_holm),
+            formatting.get_metric_title(each.metric),
+            f"{formatting.capitalize_title(facts.title(each.a))} − {formatting.capitalize_title(facts.title(each.b))}",
+            formatting.format_difference(each.difference, each.low, each.high, each.metric),
+            formatting.format_p_value(each.p if each.p_holm is None else each.p_holm),
             describe_outcome(each),
-            f"{wording.format_thousands(each.fixed)} / {wording.format_thousands(each.broken)}",
+            f"{formatting.format_thousands(each.fixed)} / {formatting.format_thousands(each.broken)}",
         )
         for each in shown
     ]
@@ -130,20 +130,22 @@ def _runs(facts: ReportFacts) -> list[str]:
         (
             run.name,
             *(
-                wording.format_score_interval(run.scores[metric], metric) if metric in run.scores else wording.MISSING
+                formatting.format_score_interval(run.scores[metric], metric)
+                if metric in run.scores
+                else formatting.MISSING
                 for metric in metrics
             ),
         )
         for run in facts.runs
     ]
     apart = [
-        f"{run.name}: {wording.get_metric_title(each.metric)} "
-        f"{wording.format_difference(each.difference, each.low, each.high, each.metric)}, {describe_outcome(each)}"
+        f"{run.name}: {formatting.get_metric_title(each.metric)} "
+        f"{formatting.format_difference(each.difference, each.low, each.high, each.metric)}, {describe_outcome(each)}"
         for run in facts.runs
         for each in run.compared
     ]
     apart += [f"{run.name} is not compared: {run.why}" for run in facts.runs if run.why]
-    table = render_markdown_table(("Evaluation", *map(wording.get_metric_title, metrics)), rows)
+    table = render_markdown_table(("Evaluation", *map(formatting.get_metric_title, metrics)), rows)
     listed = "\n".join(f"- {escape_markdown(line)}" for line in apart)
     return ["## Side by side", table, f"From {escape_markdown(facts.runs[0].name)}, on the same rows:\n\n{listed}"]
 
@@ -154,7 +156,7 @@ def _people(facts: HumanEvalFacts) -> list[str]:
         (
             name,
             number.about,
-            wording.format_score_interval(ScoreFact(value=number.value, low=number.low, high=number.high)),
+            formatting.format_score_interval(ScoreFact(value=number.value, low=number.low, high=number.high)),
         )
         for name, number in opinion.numbers.items()
     ]
@@ -174,7 +176,7 @@ def _explanation(facts: ExplanationFacts) -> list[str]:
             *(
                 ""
                 if each is None
-                else wording.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high))
+                else formatting.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high))
                 for each in (
                     method.comprehensiveness,
                     method.sufficiency,
@@ -222,7 +224,7 @@ def _model_explanation(facts: ModelExplanationFacts) -> list[str]:
     rows = [
         (
             describe_measure(facts.kind, name),
-            wording.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high)),
+            formatting.format_score_interval(ScoreFact(value=each.value, low=each.low, high=each.high)),
         )
         for name, each in facts.record.measures.items()
     ]
@@ -249,10 +251,12 @@ def _validation(facts: ValidationFacts) -> list[str]:
 
 
 def _data(facts: DataFacts) -> list[str]:
-    rows = [("rows in", wording.format_thousands(facts.rows_in))]
-    rows += [(f"of them made by {augmenter}", wording.format_thousands(made)) for augmenter, made in facts.made.items()]
-    rows += [(branch.label, wording.format_thousands(branch.rows)) for branch in build_data_flow_branches(facts)]
-    rows += [(f"edited by {operator}", wording.format_thousands(times)) for operator, times in facts.edited.items()]
+    rows = [("rows in", formatting.format_thousands(facts.rows_in))]
+    rows += [
+        (f"of them made by {augmenter}", formatting.format_thousands(made)) for augmenter, made in facts.made.items()
+    ]
+    rows += [(branch.label, formatting.format_thousands(branch.rows)) for branch in build_data_flow_branches(facts)]
+    rows += [(f"edited by {operator}", formatting.format_thousands(times)) for operator, times in facts.edited.items()]
     return [f"## Data: {escape_markdown(facts.name)}", render_markdown_table(("What", "Rows"), rows)]
 
 
@@ -261,16 +265,16 @@ def _search(facts: SearchFacts) -> list[str]:
     record = facts.record
     parts = [f"## Search: {escape_markdown(facts.name)}", escape_markdown(record.verdict.sentence)]
     parts += [escape_markdown(record.luck.sentence)] if record.luck else []
-    parts.append(render_markdown_table(("What", "Value"), search_pictures.list_search_figures(facts)))
-    title = wording.get_metric_title(record.metric)
+    parts.append(render_markdown_table(("What", "Value"), search_charts.list_search_figures(facts)))
+    title = formatting.get_metric_title(record.metric)
     rungs = [
         (
-            f"{rung.rung}, {search_pictures.describe_share(rung.share)} of the training",
-            wording.format_thousands(rung.trials),
-            wording.format_thousands(rung.failed),
-            wording.format_thousands(rung.promoted),
-            wording.format_number(rung.best, wording.count_decimals(record.metric)),
-            search_pictures.describe_work(rung.work),
+            f"{rung.rung}, {search_charts.describe_share(rung.share)} of the training",
+            formatting.format_thousands(rung.trials),
+            formatting.format_thousands(rung.failed),
+            formatting.format_thousands(rung.promoted),
+            formatting.format_number(rung.best, formatting.count_decimals(record.metric)),
+            search_charts.describe_work(rung.work),
         )
         for rung in facts.rungs
     ]
@@ -280,21 +284,21 @@ def _search(facts: SearchFacts) -> list[str]:
     finalists = [
         (
             f"{finalist.trial}{', taken' if finalist.trial == record.verdict.winner else ''}",
-            search_pictures.describe_settings(finalist.settings),
-            search_pictures.describe_finalist(facts, finalist),
-            wording.format_large_number(finalist.parameters),
-            *(search_pictures.describe_aim(aim, finalist) for aim in aims),
+            search_charts.describe_settings(finalist.settings),
+            search_charts.describe_finalist(facts, finalist),
+            formatting.format_large_number(finalist.parameters),
+            *(search_charts.describe_aim(aim, finalist) for aim in aims),
         )
         for finalist in record.finalists
     ]
-    titles = ("Trial", "Settings", title, "Parameters", *(wording.get_metric_title(aim.name) for aim in aims))
+    titles = ("Trial", "Settings", title, "Parameters", *(formatting.get_metric_title(aim.name) for aim in aims))
     parts += ["### Finalists", render_markdown_table(titles, finalists)] if finalists else []
     shares = [
         (
             importance.branch,
             importance.setting,
-            wording.format_percentage(importance.share, 1),
-            wording.format_thousands(importance.trials),
+            formatting.format_percentage(importance.share, 1),
+            formatting.format_thousands(importance.trials),
         )
         for importance in record.importance
     ]
@@ -307,16 +311,16 @@ def _tuning(facts: TuningFacts) -> list[str]:
         ("technique", facts.technique),
         ("objective", facts.objective),
         ("merged", facts.merged),
-        ("optimizer steps", wording.format_thousands(facts.steps)),
-        ("rows seen", wording.format_thousands(facts.rows)),
+        ("optimizer steps", formatting.format_thousands(facts.steps)),
+        ("rows seen", formatting.format_thousands(facts.rows)),
         ("rows trained on", describe_trained_rows(facts)),
-        ("tokens learnt", wording.format_large_number(facts.learnt_tokens)),
-        ("weights moved", wording.format_large_number(facts.trainable_parameters)),
-        ("rows cut for length", wording.format_thousands(facts.cut_rows)),
-        ("prompts tried", wording.format_thousands(facts.prompts)),
+        ("tokens learnt", formatting.format_large_number(facts.learnt_tokens)),
+        ("weights moved", formatting.format_large_number(facts.trainable_parameters)),
+        ("rows cut for length", formatting.format_thousands(facts.cut_rows)),
+        ("prompts tried", formatting.format_thousands(facts.prompts)),
         *(_chosen(facts.tried[0], facts.why) if facts.tried else ()),
     )
-    rows = [row for row in known if row[1] not in ("", wording.MISSING)]
+    rows = [row for row in known if row[1] not in ("", formatting.MISSING)]
     return [
         f"## Tuning: {escape_markdown(facts.name)}",
         render_markdown_table(("What", "Value"), rows),
@@ -334,9 +338,9 @@ def _rendered(rows: Sequence[RenderedRowFact]) -> list[str]:
         parts += [f"{location}: left out, {escape_markdown(row.left_out)}"] if row.left_out else []
         for sequence in row.sequences:
             name = f", {escape_markdown(sequence.name)}" if sequence.name else ""
-            cut = f", {wording.format_thousands(row.cut_tokens)} cut off" if row.cut_tokens else ""
-            trained = wording.format_thousands(sequence.trained_tokens)
-            counts = f"{wording.format_thousands(sequence.tokens)} tokens, {trained} trained on{cut}"
+            cut = f", {formatting.format_thousands(row.cut_tokens)} cut off" if row.cut_tokens else ""
+            trained = formatting.format_thousands(sequence.trained_tokens)
+            counts = f"{formatting.format_thousands(sequence.tokens)} tokens, {trained} trained on{cut}"
             text = "".join(
                 f"{OPEN}{token_span.text}{CLOSE}" if token_span.trained else token_span.text
                 for token_span in shorten_token_spans(sequence)
@@ -354,10 +358,10 @@ def _costs(costs: Sequence[CostFact]) -> list[str]:
     rows = [
         (
             cost.step,
-            wording.format_duration_words(cost.seconds),
-            _expected(wording.format_duration_words, cost.predicted_seconds, cost.planned_seconds),
-            wording.format_byte_size(cost.peak_bytes),
-            _expected(wording.format_byte_size, cost.predicted_peak_bytes, cost.planned_peak_bytes),
+            formatting.format_duration_words(cost.seconds),
+            _expected(formatting.format_duration_words, cost.predicted_seconds, cost.planned_seconds),
+            formatting.format_byte_size(cost.peak_bytes),
+            _expected(formatting.format_byte_size, cost.predicted_peak_bytes, cost.planned_peak_bytes),
         )
         for cost in costs
     ]

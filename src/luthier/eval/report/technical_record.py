@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from luthier.eval.report import wording
+from luthier.eval.report import formatting
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import EvaluationFacts
 from luthier.eval.report.facts.report import ReportFacts
@@ -163,8 +163,8 @@ def _tunings(facts: ReportFacts) -> tuple[str, ...]:
             tuning.technique,
             tuning.objective,
             tuning.optimizer,
-            wording.format_thousands(tuning.steps),
-            wording.format_large_number(tuning.trainable_parameters),
+            formatting.format_thousands(tuning.steps),
+            formatting.format_large_number(tuning.trainable_parameters),
         )
         for tuning in facts.tunings
     ]
@@ -174,11 +174,11 @@ def _tunings(facts: ReportFacts) -> tuple[str, ...]:
 
 def _costs(facts: ReportFacts) -> tuple[str, ...]:
     rows = [
-        (cost.step, wording.format_duration_words(cost.seconds), wording.format_byte_size(cost.peak_bytes))
+        (cost.step, formatting.format_duration_words(cost.seconds), formatting.format_byte_size(cost.peak_bytes))
         for cost in facts.costs
     ]
     sizes = [
-        f"{escape_markdown(tuning.name)}: {wording.format_large_number(tuning.parameters)} parameters"
+        f"{escape_markdown(tuning.name)}: {formatting.format_large_number(tuning.parameters)} parameters"
         for tuning in facts.tunings
         if tuning.parameters
     ]
@@ -191,14 +191,17 @@ def _data(facts: ReportFacts) -> tuple[str, ...]:
     for data in facts.data:
         lines = [
             f"source {escape_markdown(source.name)}: {escape_markdown(', '.join(source.files) or 'no file')}, "
-            f"{wording.format_thousands(source.rows)} rows, licence {escape_markdown(source.licence or 'not stated')}"
+            f"{formatting.format_thousands(source.rows)} rows, "
+            f"licence {escape_markdown(source.licence or 'not stated')}"
             for source in data.sources
         ]
-        lines.append(f"rows read: {wording.format_thousands(data.rows_in)}")
-        lines += [f"kept in `{split}`: {wording.format_thousands(rows)}" for split, rows in data.splits.items()]
-        lines += [f"left out, {escape_markdown(why)}: {wording.format_thousands(n)}" for why, n in data.dropped.items()]
-        lines += [f"edits by `{name}`: {wording.format_thousands(count)}" for name, count in data.edited.items()]
-        lines += [f"made by `{name}`: {wording.format_thousands(count)}" for name, count in data.made.items()]
+        lines.append(f"rows read: {formatting.format_thousands(data.rows_in)}")
+        lines += [f"kept in `{split}`: {formatting.format_thousands(rows)}" for split, rows in data.splits.items()]
+        lines += [
+            f"left out, {escape_markdown(why)}: {formatting.format_thousands(n)}" for why, n in data.dropped.items()
+        ]
+        lines += [f"edits by `{name}`: {formatting.format_thousands(count)}" for name, count in data.edited.items()]
+        lines += [f"made by `{name}`: {formatting.format_thousands(count)}" for name, count in data.made.items()]
         labels = [f"{escape_markdown(label.label)} {sum(label.rows.values())}" for label in data.labels]
         lines += [f"labels: {', '.join(labels)}"] if labels else []
         parts += [f"Data set `{data.name}`:", *_listed(lines)]
@@ -227,15 +230,17 @@ def _evaluations(facts: ReportFacts) -> tuple[str, ...]:
         metrics = sorted({metric for model in models for metric in model.metrics})
         rows = [
             (
-                wording.get_metric_title(metric),
+                formatting.get_metric_title(metric),
                 *(
-                    wording.format_score_interval(model.metrics[metric], metric) if metric in model.metrics else ""
+                    formatting.format_score_interval(model.metrics[metric], metric) if metric in model.metrics else ""
                     for model in models
                 ),
             )
             for metric in metrics
         ]
-        parts.append(f"`{evaluation.name}`, {wording.format_thousands(evaluation.rows)} held-out rows, 95 % intervals:")
+        parts.append(
+            f"`{evaluation.name}`, {formatting.format_thousands(evaluation.rows)} held-out rows, 95 % intervals:"
+        )
         parts.append(render_markdown_table(("Metric", *(model.title for model in models)), rows))
         parts += [f"> {escape_markdown(note)}" for note in evaluation.notes]
     return tuple(parts)
@@ -262,22 +267,22 @@ def _group_rows(evaluation: EvaluationFacts) -> list[tuple[str, ...]]:
             evaluation.name,
             f"{part.name} = {part.value}",
             evaluation.title(part.model),
-            wording.get_metric_title(part.metric),
-            wording.format_score_interval(part.score, part.metric),
-            wording.format_thousands(part.rows),
+            formatting.get_metric_title(part.metric),
+            formatting.format_score_interval(part.score, part.metric),
+            formatting.format_thousands(part.rows),
         )
         for part in evaluation.slices
     ]
     for model in evaluation.models:
         for name, measure in model.measures.items():
-            value = wording.format_score_interval(measure.score)
-            rows.append((evaluation.name, name, model.title, "", value, wording.format_thousands(measure.rows)))
+            value = formatting.format_score_interval(measure.score)
+            rows.append((evaluation.name, name, model.title, "", value, formatting.format_thousands(measure.rows)))
     return rows
 
 
 def _inputs(facts: ReportFacts) -> tuple[str, ...]:
     lines = [
-        f"rows of `{tuning.name}` longer than its limit, which were cut: {wording.format_thousands(tuning.cut_rows)}"
+        f"rows of `{tuning.name}` longer than its limit, which were cut: {formatting.format_thousands(tuning.cut_rows)}"
         for tuning in facts.tunings
         if tuning.cut_rows is not None
     ]
@@ -288,7 +293,9 @@ def _inputs(facts: ReportFacts) -> tuple[str, ...]:
 
 
 def _metrics(facts: ReportFacts) -> tuple[str, ...]:
-    return _listed([f"`{one.name}` rules by {wording.get_metric_title(one.main_metric)}" for one in facts.evaluations])
+    return _listed(
+        [f"`{one.name}` rules by {formatting.get_metric_title(one.main_metric)}" for one in facts.evaluations]
+    )
 
 
 def _gates(facts: ReportFacts) -> tuple[str, ...]:
@@ -297,7 +304,7 @@ def _gates(facts: ReportFacts) -> tuple[str, ...]:
             gate.name,
             rule.rule,
             rule.verdict,
-            wording.format_score_interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)),
+            formatting.format_score_interval(ScoreFact(value=rule.value, low=rule.low, high=rule.high)),
         )
         for gate in facts.gates
         for rule in gate.rules

@@ -9,13 +9,13 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from luthier.artifacts.findings import FindingNumber
-from luthier.eval.report import wording
-from luthier.eval.report.charts.squares import get_heat_css_class
+from luthier.eval.report import formatting
+from luthier.eval.report.charts.classification import get_heat_css_class
 from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import ComparisonFact, ConfusionMatrix, EvaluationFacts, ModelFacts, RowFact
 from luthier.eval.report.facts.report import ReportFacts
 from luthier.eval.report.facts.tuning import SequenceFact, TokenSpanFact, TuningFacts
-from luthier.eval.report.wording import classify_comparison, find_best_baseline, format_points, rows_per_hundred
+from luthier.eval.report.formatting import classify_comparison, find_best_baseline, format_points, rows_per_hundred
 
 MOST_METRICS = 8
 MOST_FLIPS = 50
@@ -123,7 +123,7 @@ def explain_difference(facts: EvaluationFacts) -> str:
             else "the measured difference is smaller, so more rows are needed"
         )
         words.append(
-            f"With {wording.format_thousands(comparison.rows or facts.rows)} rows, a difference of {least} "
+            f"With {formatting.format_thousands(comparison.rows or facts.rows)} rows, a difference of {least} "
             "would be noticed "
             f"four times in five; {conclusion}."
         )
@@ -193,12 +193,12 @@ def describe_trained_rows(facts: TuningFacts) -> str:
     if facts.trained_rows is None:
         return ""
     of = (
-        f" of {wording.format_thousands(facts.training_rows)}"
+        f" of {formatting.format_thousands(facts.training_rows)}"
         if facts.training_rows not in (None, facts.trained_rows)
         else ""
     )
-    reasons = "; ".join(f"{wording.format_thousands(rows)} {reason}" for reason, rows in facts.left_out.items())
-    return f"{wording.format_thousands(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
+    reasons = "; ".join(f"{formatting.format_thousands(rows)} {reason}" for reason, rows in facts.left_out.items())
+    return f"{formatting.format_thousands(facts.trained_rows)}{of}" + (f" ({reasons})" if reasons else "")
 
 
 def downsample_log(log: Sequence[Fact], most: int = 20) -> list[Fact]:
@@ -222,18 +222,18 @@ def format_finding_interval(number: FindingNumber) -> str:
 def format_finding_cell(cell: str | float | None) -> str:
     """A cell of a finding's table."""
     if cell is None or isinstance(cell, str):
-        return cell or wording.MISSING
+        return cell or formatting.MISSING
     return (
-        wording.format_thousands(cell)
+        formatting.format_thousands(cell)
         if isinstance(cell, int)
-        else wording.format_number(cell, 4).rstrip("0").rstrip(".")
+        else formatting.format_number(cell, 4).rstrip("0").rstrip(".")
     )
 
 
 def _found(value: float, *, share: bool) -> str:
     if share:
-        return f"{wording.format_number(100 * value, 1)} %"
-    return wording.format_thousands(value) if value == round(value) else wording.format_number(value, 3)
+        return f"{formatting.format_number(100 * value, 1)} %"
+    return formatting.format_thousands(value) if value == round(value) else formatting.format_number(value, 3)
 
 
 def _score_figure(model: ModelFacts, metric: str, kind: str) -> KeyFigure:
@@ -241,12 +241,12 @@ def _score_figure(model: ModelFacts, metric: str, kind: str) -> KeyFigure:
     note = (
         ""
         if score.low is None or score.high is None
-        else wording.format_score_interval(score, metric).partition(" ")[2]
+        else formatting.format_score_interval(score, metric).partition(" ")[2]
     )
     shown = note.strip("()")
     return KeyFigure(
-        wording.format_number(score.value, wording.count_decimals(metric)),
-        wording.capitalize_title(model.title),
+        formatting.format_number(score.value, formatting.count_decimals(metric)),
+        formatting.capitalize_title(model.title),
         shown,
         kind,
     )
@@ -255,7 +255,7 @@ def _score_figure(model: ModelFacts, metric: str, kind: str) -> KeyFigure:
 def _packed(facts: EvaluationFacts, rows: Sequence[RowFact], limit: int) -> str:
     models = [model.name for model in facts.models if any(model.name in row.answers for row in rows[:50])]
     value: dict[str, Any] = {
-        "models": [wording.capitalize_title(facts.title(name)) for name in models],
+        "models": [formatting.capitalize_title(facts.title(name)) for name in models],
         "tuned": _place(models, facts.of_role("tuned")),
         "base": _place(models, facts.of_role("base")),
         "rows": [_packed_row(row, models, limit) for row in rows],
@@ -265,9 +265,15 @@ def _packed(facts: EvaluationFacts, rows: Sequence[RowFact], limit: int) -> str:
 
 
 def _packed_row(row: RowFact, models: Sequence[str], limit: int) -> list[Any]:
-    answers = [wording.truncate_text(row.answers.get(name, ""), limit) for name in models]
+    answers = [formatting.truncate_text(row.answers.get(name, ""), limit) for name in models]
     right = [None if (known := row.correct.get(name)) is None else int(known) for name in models]
-    return [row.id, wording.truncate_text(row.text, limit), wording.truncate_text(row.reference, limit), answers, right]
+    return [
+        row.id,
+        formatting.truncate_text(row.text, limit),
+        formatting.truncate_text(row.reference, limit),
+        answers,
+        right,
+    ]
 
 
 def _place(models: Sequence[str], requested: Sequence[ModelFacts]) -> int:

@@ -28,12 +28,12 @@ from luthier.eval.task import EvalTask, Turns
 from luthier.metrics.metric import Metric
 
 if TYPE_CHECKING:
-    from luthier.eval.ask import InferenceSettings
-    from luthier.eval.blind import EvalMedia
     from luthier.eval.evaluator import ModelResult
+    from luthier.eval.local_model import InferenceSettings
+    from luthier.eval.media_ablation import EvalMedia
+    from luthier.eval.model import EvalModel
     from luthier.eval.probe import ProbeContext
     from luthier.eval.task import HeldOutTask, TaskType
-    from luthier.eval.voice import EvalModel
 
 _DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
 
@@ -124,7 +124,6 @@ class Evaluate(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Answer, measure, compare, and write predictions, metrics, comparisons and summary."""
-        from luthier.eval.blind import EvalMedia, list_media_kinds
         from luthier.eval.cost import measure_answer_speed
         from luthier.eval.evaluator import (
             apply_label_thresholds,
@@ -135,6 +134,7 @@ class Evaluate(Step):
             evaluate_language_models,
             open_evaluation_cache,
         )
+        from luthier.eval.media_ablation import EvalMedia, list_media_kinds
         from luthier.eval.task import read_held_out_task
         from luthier.models.load import is_endpoint
         from luthier.models.reward_model import get_judge_rubric
@@ -190,8 +190,12 @@ class Evaluate(Step):
 
     def _refuse_unfit(self, task: TaskType, plan_context: PlanContext) -> None:
         """`RecipeError` for what the kind of the rows, or of the model, rules out."""
-        from luthier.eval.defaults import check_baselines_fit_task, check_judge_fits_task, check_metrics_fit_task
-        from luthier.eval.remote import predict_missing_metric_inputs
+        from luthier.eval.defaults import (
+            check_baselines_fit_task,
+            check_judge_fits_task,
+            check_metrics_fit_task,
+            predict_missing_metric_inputs,
+        )
 
         if self.reward_model is not None:
             check_judge_fits_task(task)
@@ -213,9 +217,8 @@ class Evaluate(Step):
         return out_task
 
     def _metrics(self, task: HeldOutTask, work: StepContext) -> tuple[Metric, ...]:
-        from luthier.eval.defaults import check_metrics_fit_task, choose_default_metrics
+        from luthier.eval.defaults import check_metrics_fit_task, choose_default_metrics, find_missing_metric_inputs
         from luthier.eval.evaluator import select_scored_metrics
-        from luthier.eval.remote import find_missing_metric_inputs
 
         missing = find_missing_metric_inputs(work.inputs["model"], self.normalize)
         if self.metrics is None:
@@ -251,7 +254,7 @@ class Evaluate(Step):
         return found | ({BASE: base} if base is not None and self.compare_base else {})
 
     def _question(self, metrics: tuple[Metric, ...], verdict: dict[str, str] | None) -> InferenceSettings:
-        from luthier.eval.ask import InferenceSettings
+        from luthier.eval.local_model import InferenceSettings
 
         return InferenceSettings(
             normalize=self.normalize,
@@ -272,18 +275,18 @@ class Evaluate(Step):
         metrics: tuple[Metric, ...],
         models: list[ModelResult],
         work: StepContext,
-        voices: Sequence[EvalModel] = (),
+        eval_models: Sequence[EvalModel] = (),
         media: EvalMedia | None = None,
     ) -> None:
         """Measure replies and write the artifact; probes may ask the `build_evaluated_models`, and show them `media`
         of their own."""
         from luthier.artifacts.findings import PROBED
         from luthier.artifacts.findings import dump_probe_rows as write_probed
+        from luthier.eval.cached_model import CachedEvalModel
         from luthier.eval.defaults import choose_probes
         from luthier.eval.evaluator import open_evaluation_cache, run_eval_tasks
         from luthier.eval.predictions import PREDICTIONS, write_predictions
         from luthier.eval.probe import ProbeContext
-        from luthier.eval.respondent import CachedEvalModel
         from luthier.eval.results import measure_evaluation
 
         write_predictions(work.folder / PREDICTIONS, task, {model.name: model.replies for model in models})
@@ -297,11 +300,11 @@ class Evaluate(Step):
             seed=work.seed,
             data=work.inputs["data"],
             model=work.inputs.get("model"),
-            respondents={
-                voice.name: CachedEvalModel(
-                    voice=voice, task=task, kept=open_evaluation_cache(work), events=work.events
+            eval_models={
+                eval_model.name: CachedEvalModel(
+                    model=eval_model, task=task, kept=open_evaluation_cache(work), events=work.events
                 )
-                for voice in voices
+                for eval_model in eval_models
             },
             recipe_dir=work.recipe_dir,
             events=work.events,

@@ -43,8 +43,7 @@ class FitThresholds(Step):
 
         from luthier.artifacts.dataset import read_examples
         from luthier.artifacts.evaluation import EvaluationSummary
-        from luthier.eval.bias.scores import softmax_scores
-        from luthier.eval.predictions import read_answers
+        from luthier.eval.predictions import read_answers, softmax_scores
         from luthier.eval.thresholds import FILE, Thresholds, fit_thresholds
 
         report = work.inputs["evaluation"]

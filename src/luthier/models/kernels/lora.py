@@ -59,7 +59,7 @@ def install_fused_lora(model: torch.nn.Module) -> int:
     for parent in model.modules():
         family = _Family()
         for layer in parent.children():
-            if isinstance(layer, LoraLinear) and not _has(layer) and _can(layer):
+            if isinstance(layer, LoraLinear) and not _has_fused_forward(layer) and _can(layer):
                 layer.forward = _Forward(layer, family)
                 taken += 1
                 moving.add(id(layer.base_layer.weight))
@@ -73,14 +73,14 @@ def install_fused_lora(model: torch.nn.Module) -> int:
 def restore_peft_forward(model: torch.nn.Module) -> None:
     """Give PEFT's own forward back to every layer."""
     for module in model.modules():
-        if _has(module):
+        if _has_fused_forward(module):
             del module.forward
 
 
 @contextmanager
 def use_peft_forward(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Let layers multiply by PEFT's own forward for a while."""
-    forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has(layer)]
+    forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has_fused_forward(layer)]
     try:
         yield
     finally:
@@ -88,7 +88,7 @@ def use_peft_forward(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
             layer.forward = forward
 
 
-def _has(layer: torch.nn.Module) -> bool:
+def _has_fused_forward(layer: torch.nn.Module) -> bool:
     return isinstance(layer.__dict__.get("forward"), _Forward)
 
 
@@ -216,7 +216,7 @@ class _Product:
         parts = tuple(
             AdapterSlice(out, rank, forward.scale) for out, rank, forward in zip(outs, ranks, members, strict=True)
         )
-        joint = self._joined(members, parts)
+        joint = self._join_weights(members, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in members for weight in (member.down, member.up)]
         receiver = _RECEIVER.get()
@@ -230,10 +230,10 @@ class _Product:
         shaped = [part.view(*x.shape[:-1], -1) for part in found]
         return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
 
-    def _joined(self, members: Sequence[_Forward], parts: tuple[AdapterSlice, ...]) -> Tensor:
+    def _join_weights(self, members: Sequence[_Forward], parts: tuple[AdapterSlice, ...]) -> Tensor:
         """The rows of some members with their adapters as they are now; base weights are views of the left part."""
         columns = self.width + parts[-1].rank.stop
-        joint = self._roomy(columns)
+        joint = self._allocate_joint(columns)
         if parts != self._laid_out:
             joint[:, self.width :] = 0
             self._laid_out = parts
@@ -242,7 +242,7 @@ class _Product:
             joint[part.out, rank] = member.up.detach() * part.scale
         return joint[parts[0].out.start : parts[-1].out.stop, :columns]
 
-    def _roomy(self, columns: int) -> Tensor:
+    def _allocate_joint(self, columns: int) -> Tensor:
         """The joint matrix of all members, with so many columns at least."""
         joint, weights = self._joint, [member.layer.base_layer.weight for member in self.members]
         at_home = joint is not None and all(
@@ -289,7 +289,7 @@ class _Apply(torch.autograd.Function):
         ctx.save_for_backward(both, down)
         ctx.parts, ctx.joint, ctx.dtype = parts, joint, weights[0].dtype
         ctx.receiver, ctx.weights = receiver, weights if receiver is not None else ()
-        return _apart(multiply_by_rows(both, joint), parts)
+        return _split_outputs(multiply_by_rows(both, joint), parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -336,7 +336,7 @@ class _Compiled(torch.autograd.Function):
         whole, inside = kernels.forward(x, down, joint, parts)
         ctx.save_for_backward(x, down, inside)
         ctx.parts, ctx.joint, ctx.kernels, ctx.dtype = parts, joint, kernels, weights[0].dtype
-        return _apart(whole, parts)
+        return _split_outputs(whole, parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -352,7 +352,7 @@ class _Compiled(torch.autograd.Function):
         return d_x, None, None, None, *found
 
 
-def _apart(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tensor, ...]:
+def _split_outputs(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tensor, ...]:
     """(tokens, out) of all members as each one's."""
     first = parts[0].out.start
     if len(parts) == 1:

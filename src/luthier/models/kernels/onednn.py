@@ -43,5 +43,6 @@ def is_onednn_faster() -> bool:
         is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
         return False  # no Linux
-    has_product = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+    is_built = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+    has_product = bool(is_built) and hasattr(torch.ops.mkldnn, "_linear_pointwise")
     return has_product and not is_intel and torch.backends.cpu.get_cpu_capability() == "AVX512"

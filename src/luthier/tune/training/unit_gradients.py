@@ -197,9 +197,9 @@ class _Watched:
             self.unknown = True
             return
         self._entered.add(layer)
-        output.register_hook(partial(self._leave, layer, inputs[0].detach()))  # type: ignore[no-untyped-call]
+        output.register_hook(partial(self._record_gradient, layer, inputs[0].detach()))  # type: ignore[no-untyped-call]
 
-    def _leave(self, layer: Any, states: Tensor, gradient: Tensor) -> None:
+    def _record_gradient(self, layer: Any, states: Tensor, gradient: Tensor) -> None:
         slopes = gradient.detach().flatten(0, -2)
         if layer.weight.requires_grad:
             self.found[layer.weight] = self._multiply(slopes, states.flatten(0, -2))

@@ -15,7 +15,7 @@ from luthier.eval.report.charts.drawing import (
     list_powers_of_ten,
     truncate_to_width,
 )
-from luthier.eval.report.wording import format_duration_words
+from luthier.eval.report.formatting import format_duration_words
 
 Mark = Literal["tuned", "base", "plain", "against", "unclear", "head"]
 """How a row is drawn; `head` is a heading over the rows that follow."""

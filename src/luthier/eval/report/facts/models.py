@@ -14,7 +14,7 @@ ModelRole = Literal["tuned", "base", "plain", "other"]
 PLAIN = "the plain classifier"
 """The title of a model of `technique: plain`, which an evaluation is about."""
 BLIND = "blind"
-"""The name in files and rules of the model that is shown grey pictures or silence (`luthier.eval.blind`)."""
+"""The name in files and rules of the model that is shown grey pictures or silence (`luthier.eval.media_ablation`)."""
 LOWER_IS_BETTER = frozenset(
     {"perplexity", "bits_per_byte", "fluency", "ece", "brier", "aurc", "ter", "wer", "cer", "self_bleu"}
 )

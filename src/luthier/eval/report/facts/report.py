@@ -16,7 +16,7 @@ from luthier.eval.report.facts.fact import Fact
 from luthier.eval.report.facts.models import EvaluationFacts, ModelRunFacts
 from luthier.eval.report.facts.search import SearchFacts
 from luthier.eval.report.facts.tuning import TuningFacts
-from luthier.eval.report.wording import verdict_sentence
+from luthier.eval.report.formatting import verdict_sentence
 
 Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 

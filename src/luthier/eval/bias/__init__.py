@@ -1,1 +1,0 @@
-"""Items and statistics of the bias probes: sentences, and gaps between groups."""

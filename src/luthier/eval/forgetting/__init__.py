@@ -1,1 +1,0 @@
-"""The standing set of plain questions of the forgetting probe."""

@@ -1,0 +1,1 @@
+"""Tables of the probes, benchmarks and regard scorers: one row a line, `#` starts a comment."""
