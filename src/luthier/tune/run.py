@@ -549,6 +549,8 @@ class TrainingRun:
 
     def _check_part_rates(self, model: Any) -> None:
         """`RecipeError` for the rate of a part of which nothing moves."""
+        if not self._step.part_learning_rates:
+            return
         moving = {find_part(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         for part in self._step.part_learning_rates:
             if part not in moving:
