@@ -16,9 +16,9 @@ REAL = "LUTHIER_TESTS_REAL_MIGRATIONS"
 
 def remember_migrations() -> None:
     """Have `luthier.core.db.migrate` run migrations once in this process for all empty SQLite ledgers."""
-    if hasattr(migrate._run, "once"):
+    if hasattr(migrate._run_migrations, "once"):
         return
-    once, known = migrate._run, list[tuple[str, tuple[Any, ...]]]()
+    once, known = migrate._run_migrations, list[tuple[str, tuple[Any, ...]]]()
 
     def run(connection: Connection, target: str, *, down: bool) -> None:
         is_new = connection.dialect.name == "sqlite" and target == migrate.latest_revision() and REAL not in os.environ
@@ -41,4 +41,4 @@ def remember_migrations() -> None:
             known[:] = made  # at once: threads may make the first ones side by side
 
     run.once = once  # type: ignore[attr-defined]  # so that it is done once
-    migrate._run = run
+    migrate._run_migrations = run
