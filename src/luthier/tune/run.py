@@ -409,7 +409,7 @@ class TrainingRun:
             return None
         unit_by_row = {material.dataset.keys[index]: unit for unit, some in enumerate(sampler.units) for index in some}
         units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
-        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.whole_steps)
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, self._count_private_steps(sampler))
         self._work.events.note(
             f"private: {format_counted_noun(units, 'unit')} ({privacy.unit}), epsilon {privacy.epsilon:g} at delta "
             f"{delta:.2g}, so noise of {noise:g} times the clipping norm {privacy.clip:g}"
@@ -422,6 +422,10 @@ class TrainingRun:
             expected_units=sampler.expected_units,
             unit_of=unit_by_row.__getitem__,
         )
+
+    def _count_private_steps(self, sampler: BatchSampler) -> int:
+        """The steps that the noise is enough for."""
+        return sampler.whole_steps
 
     def _describe_privacy(self, sampler: BatchSampler, steps: int) -> dict[str, Any]:
         """What so many steps gave away, for the model's record."""
