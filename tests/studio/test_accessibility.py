@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -74,7 +73,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     _write_traffic(work / "tickets")
     _write_traffic(work / "tickets", 1, "x" * 5000, "y" * 5000)
     known = {"model": json.loads(done)["steps"]["tune"]["artifact"], **_ask_people(work)}
-    with start_studio(work, popen=subprocess.Popen) as server:
+    with start_studio(work) as server:
         assert server.stdout is not None
         opened = json.loads(server.stdout.readline())["link"]
         yield opened, known
