@@ -61,7 +61,7 @@ def _model(target: CommandTarget) -> ReleasedModel:
 def list_aliases(workspace: Workspace) -> list[Release]:
     """What every name means that a ledger nearby knows."""
     found: dict[str, Release] = {}
-    for ledger in workspace.list_ledgers_nearby():
+    for ledger in workspace.open_ledgers_nearby():
         found = {**releases.current_releases(ledger), **found}
     return list(found.values())
 
