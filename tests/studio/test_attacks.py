@@ -16,7 +16,7 @@ from luthier.commands.projects.intake import create_draft, find_draft, safe_file
 from luthier.core.errors import InputError, LuthierError
 from luthier.recipe.workspace import Workspace
 from luthier.studio import routes
-from luthier.studio.report_policy import report_headers
+from luthier.studio.pages import report_headers
 from luthier.studio.sessions import form_token
 from luthier.studio.state import Studio
 from studio.conftest import RECIPE, URL, Browser

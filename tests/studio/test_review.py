@@ -14,9 +14,9 @@ import pytest
 from luthier.annotation.queue import AnnotationQueue
 from luthier.chat.messages import Message
 from luthier.cli.app import run_command
-from luthier.commands.review.alike import build_text_index
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import ReviewQueue, get_review_queue, list_review_queues
+from luthier.commands.review.similar import build_text_index
 from luthier.commands.review.verdicts import iterate_reviewed_items
 from luthier.studio.routes.review import compare_texts
 from luthier.studio.state import Studio
@@ -47,7 +47,7 @@ def trace(number: int, **more: Any) -> Trace:
 def own_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_PII_KEY", "for tests")
     monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
-    monkeypatch.setattr("luthier.commands.review.filler.ReviewFiller.start", lambda self: None)
+    monkeypatch.setattr("luthier.commands.review.fill.ReviewFiller.start", lambda self: None)
 
 
 def keep(project: Path, *records: Trace | Feedback) -> Path:

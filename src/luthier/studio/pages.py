@@ -1,8 +1,9 @@
-"""Rendering pages: the templates, what they may call, and how figures are written."""
+"""Render the studio's pages, and the headers of a report in a frame."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from datetime import UTC, datetime
 from functools import cache
@@ -165,3 +166,16 @@ def _bytes(value: float | None) -> str:
 
 def _duration(seconds: float | None) -> str:
     return "?" if seconds is None else use_decimal_sign(format_elapsed_time(seconds))
+
+
+_HEAD = 4096
+_META = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([A-Za-z0-9 +/=:;&#\'-]{1,600})">')
+
+
+def report_headers(page: str) -> Response:
+    """The page with the policy that it names itself (its own style and script, by their hashes; nothing else), in a
+    sandbox without this address's cookies; a page that names none runs nothing."""
+    match = _META.search(page[:_HEAD])
+    own = match[1].replace("&#39;", "'") if match else "default-src 'none'"
+    policy = f"{own}; sandbox allow-scripts; frame-ancestors 'self'"
+    return HTMLResponse(page, headers={"content-security-policy": policy, "x-frame-options": "SAMEORIGIN"})

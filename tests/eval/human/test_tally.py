@@ -8,9 +8,9 @@ from dataclasses import replace
 import pytest
 
 from eval.human.panel import assigned, careless, judged, preferring
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.question import RatingQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.questions.rating import RatingScaleQuestion
-from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.eval.human.standings import compute_study_standings
 from luthier.eval.human.study import Assignment

@@ -20,7 +20,7 @@ from luthier.eval.human.results import compute_row_points, list_comparisons, sco
 from luthier.eval.human.tally import RatingTally, describe_advice
 
 if TYPE_CHECKING:
-    from luthier.annotation.rating_question import RatingQuestion
+    from luthier.annotation.question import RatingQuestion
     from luthier.eval.human.results import ScoredRating
     from luthier.eval.human.study import Assignment
     from luthier.metrics.anytime_ranking import PairStanding, RankingAdvice

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import combinations
 
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.eval.human.study import Assignment
 from luthier.metrics.anytime_ranking import AnytimeRanking, RankingAdvice
