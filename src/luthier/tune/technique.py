@@ -179,7 +179,7 @@ class StandaloneTechnique(TechniqueBase):
         return 0
 
     def at_share(self, share: float) -> Self | None:
-        """The same with a share (0, 1) of its own budget; None, by default, where its work follows the rows alone."""
+        """The technique with a share (0, 1) of its budget; None, by default, where its work follows the rows alone."""
         return None
 
     @abstractmethod

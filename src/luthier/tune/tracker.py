@@ -23,9 +23,9 @@ class TrackedTraining:
     """The name, settings and progress of a training, as trackers get them."""
 
     name: str
-    """The same again when the training goes on after it was stopped, another for other settings."""
+    """Identifies the run: unchanged when training resumes, different for other settings."""
     settings: Mapping[str, str | int | float | bool | None]
-    """By dotted name."""
+    """The settings by dotted name."""
     done: int
     """Steps that were done before: the next one told has the number after."""
 
@@ -67,7 +67,7 @@ class Tracker(Component):
 
     @abstractmethod
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """The same, in a folder that exists."""
+        """Start the run, in a folder that exists."""
 
 
 class NewStepsWriter(TrackerWriter):

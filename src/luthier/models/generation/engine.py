@@ -257,8 +257,8 @@ class UnbatchedReader:
         return {**slot.soft.inputs(self._model, ids), **whole}
 
 
-_MANNERS: WeakKeyDictionary[torch.nn.Module, dict[int, AttentionParams]] = WeakKeyDictionary()
-"""By model: how its layers attend; nothing for one that is not read lean."""
+_ATTENTION_PARAMS: WeakKeyDictionary[torch.nn.Module, dict[int, AttentionParams]] = WeakKeyDictionary()
+"""By model, the attention parameters of its layers; empty for a model that the kernels do not read."""
 _FIRST, _THEN = 21, 3
 """Tokens of the trial: in two portions, over more than one block."""
 
@@ -268,12 +268,12 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
     kernels, inner = get_row_kernels(), unwrap_peft_model(model)
     if kernels is None:
         return None
-    if inner not in _MANNERS:
+    if inner not in _ATTENTION_PARAMS:
         with torch.no_grad():
-            _MANNERS[inner] = _try_kernel_attention(kernels, model)
-    past.manners |= _MANNERS[inner]
+            _ATTENTION_PARAMS[inner] = _try_kernel_attention(kernels, model)
+    past.attention_params |= _ATTENTION_PARAMS[inner]
     try:
-        return CompiledDecoder(kernels, model, find_decoder(inner), past) if _MANNERS[inner] else None
+        return CompiledDecoder(kernels, model, find_decoder(inner), past) if _ATTENTION_PARAMS[inner] else None
     except (UnsupportedArchitectureError, AttributeError):
         return None
 
@@ -284,7 +284,7 @@ def _try_kernel_attention(kernels: RowKernels, model: Any) -> dict[int, Attentio
     plain = KVCache(2)
     expected = _states(ModuleDecoder(inner, plain).read, inner)
     ours = KVCache(2)
-    ours.manners = plain.manners
+    ours.attention_params = plain.attention_params
     try:
         lean = CompiledDecoder(kernels, model, find_decoder(inner), ours)
         if not lean.knows(None):
@@ -293,7 +293,7 @@ def _try_kernel_attention(kernels: RowKernels, model: Any) -> dict[int, Attentio
     except (UnsupportedArchitectureError, AttributeError):  # a part that is called otherwise
         return {}
     same = relative_distance(found, expected) <= AGREES[expected.dtype] / 2
-    return plain.manners if same else {}
+    return plain.attention_params if same else {}
 
 
 def _states(read: Any, model: Any) -> torch.Tensor:

@@ -280,7 +280,7 @@ class _Apply(torch.autograd.Function):
 
 
 class _Compiled(torch.autograd.Function):
-    """The same by a kernel, which needs no joint input and multiplies with no zeros."""
+    """Compute the product by a kernel, which needs no joint input and multiplies no zeros."""
 
     @staticmethod
     def forward(

@@ -64,7 +64,7 @@ class SelectCheckpoint(Step):
         return StepCostEstimate(seconds=SECONDS, how="files are copied")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """It has the size of the model it stands on, and is merged or not as the tuned one."""
+        """Its size is that of its base model, and it is merged or not as the tuned model is."""
         tuned = plan_context.outlines.get("tuned", ArtifactSpec())
         return replace(predict_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
 

@@ -28,7 +28,7 @@ class FullFineTuning(Technique):
     as they were; they must move when the data is in a language or script that is new to the model."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """The same model with gradients on."""
+        """Turn gradients on for all of the model."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not is_fixed_position(name))
         if not self.embeddings:
@@ -45,7 +45,7 @@ class FullFineTuning(Technique):
         return estimate_training_memory(model, "full", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """By the width of the model."""
+        """The learning rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 

@@ -38,7 +38,7 @@ class UnitsRead(NamedTuple):
     gradients: list[Tensor | None]
     """(units, …) of each parameter that moves, in at least fp32; None where the loss does not depend on it."""
     losses: list[float]
-    """Of each unit, divided by its denominator."""
+    """The loss of each unit, divided by its denominator."""
     computed: PackWorkload
     measures: dict[str, float]
     """Sums of terms, each divided by its unit's denominator."""
