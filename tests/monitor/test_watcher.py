@@ -25,7 +25,7 @@ from luthier.monitor.evaluator import EventFollower
 from luthier.monitor.manager import AlertManager
 from luthier.monitor.plan import MonitorPlan
 from luthier.traces.record import Feedback, Trace
-from watching import BEGIN, desk_traffic, label, plan_of, run, trace, watcher, write_log
+from watching import BEGIN, desk_traffic, evaluator, label, plan_of, run, trace, write_log
 from workshop import tickets
 
 ACCURACY = {"kind": "metric", "metric": "accuracy"}
@@ -38,7 +38,7 @@ def said(messages: list[AlertMessage]) -> list[tuple[str, str]]:
 
 def test_an_alert_fires_once_and_is_over_once_with_what_helps(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [ACCURACY], [WRONG])
-    messages = list(run(watcher(plan, tmp_path), desk_traffic(700, wrong=[range(200, 350)])))
+    messages = list(run(evaluator(plan, tmp_path), desk_traffic(700, wrong=[range(200, 350)])))
     assert said(messages) == [("wrong", "firing"), ("wrong", "resolved")]
     fired, over = messages
     assert fired.value is not None
@@ -64,13 +64,13 @@ def test_the_slice_that_got_worst_is_named(tmp_path: Path) -> None:
         for n in range(400)
     ]
     events = sorted([*log, *(label(one, "delivery", after_s=0.5) for one in log)], key=lambda one: one.timestamp)
-    fired = next(message for message in run(watcher(plan, tmp_path), events) if message.tells == "firing")
+    fired = next(message for message in run(evaluator(plan, tmp_path), events) if message.tells == "firing")
     assert fired.worst is not None
     assert (fired.worst.column, fired.worst.value) == ("product", "new")
 
 
 def test_a_late_label_finds_its_request_and_a_lost_one_is_counted(tmp_path: Path) -> None:
-    watching = watcher(plan_of(tmp_path, [ACCURACY]), tmp_path)
+    watching = evaluator(plan_of(tmp_path, [ACCURACY]), tmp_path)
     first = trace(1)
     watching.add(first)
     for number in range(2, 300):
@@ -90,12 +90,12 @@ def test_requests_of_other_models_are_not_watched(tmp_path: Path) -> None:
         one.model_copy(update={"model": "route@prod"} if isinstance(one, Trace) else {})
         for one in (event.model_copy(update=_other_id(event)) for event in desk_traffic(300, wrong=[range(300)]))
     ]
-    alone, among = watcher(plan, tmp_path), watcher(plan, tmp_path)
+    alone, among = evaluator(plan, tmp_path), evaluator(plan, tmp_path)
     assert list(run(alone, mine)) == []
     assert list(run(among, sorted([*mine, *other], key=lambda one: one.timestamp))) == []
     assert (among.events_seen, among.unjoined) == (alone.events_seen, 0)
     by_digest = [one.model_copy(update={"release": "d1"}) if isinstance(one, Trace) else one for one in other]
-    assert ("wrong", "firing") in said(list(run(watcher(plan, tmp_path), by_digest)))
+    assert ("wrong", "firing") in said(list(run(evaluator(plan, tmp_path), by_digest)))
 
 
 def _other_id(event: Trace | Feedback) -> dict[str, str]:
@@ -104,7 +104,7 @@ def _other_id(event: Trace | Feedback) -> dict[str, str]:
 
 
 def test_of_one_persons_words_the_last_counts_and_of_several_people_each(tmp_path: Path) -> None:
-    watching = watcher(plan_of(tmp_path, [ACCURACY, "rating"]), tmp_path)
+    watching = evaluator(plan_of(tmp_path, [ACCURACY, "rating"]), tmp_path)
     one = trace(1)
     watching.add(one)
     for right, by in (("billing", "anna"), ("delivery", "anna"), ("billing", "ben")):
@@ -123,7 +123,7 @@ def test_a_metric_is_the_evaluations_own(name: str, tmp_path: Path) -> None:
     log = desk_traffic(150, wrong=[range(150)])
     traces = [one for one in log if isinstance(one, Trace)]
     right = {one.trace: one.label for one in log if isinstance(one, Feedback)}
-    watching = watcher(plan_of(tmp_path, [{"kind": "metric", "metric": name}]), tmp_path)
+    watching = evaluator(plan_of(tmp_path, [{"kind": "metric", "metric": name}]), tmp_path)
     for event in log:
         watching.add(event)
     direct = Metric.parse(name).measure(
@@ -142,20 +142,20 @@ def test_a_metric_is_the_evaluations_own(name: str, tmp_path: Path) -> None:
 def test_a_rule_against_the_report_uses_the_releases_own_figure(tmp_path: Path) -> None:
     alert = {"expr": "accuracy < report - 5% on 100 labels", "name": "worse"}
     plan = plan_of(tmp_path, [ACCURACY], [alert], report={"accuracy": 0.97})
-    (fired, *_) = run(watcher(plan, tmp_path), desk_traffic(400, wrong=[range(150, 400)]))
+    (fired, *_) = run(evaluator(plan, tmp_path), desk_traffic(400, wrong=[range(150, 400)]))
     assert fired.limit == pytest.approx(0.92)
 
 
 def test_silence_is_an_alert_where_it_is_wanted(tmp_path: Path) -> None:
     alerts = [{"expr": "throughput < 0.01 over 5m", "no_data": "alert", "for": "2m", "name": "silent"}]
     plan = plan_of(tmp_path, ["throughput"], alerts)
-    messages = list(run(watcher(plan, tmp_path), desk_traffic(100, every_s=5), further_s=1200))
+    messages = list(run(evaluator(plan, tmp_path), desk_traffic(100, every_s=5), further_s=1200))
     assert said(messages) == [("silent", "firing")]
 
 
 def test_looking_again_says_nothing_twice(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [ACCURACY], [WRONG])
-    watching = watcher(plan, tmp_path)
+    watching = evaluator(plan, tmp_path)
     for event in desk_traffic(300, wrong=[range(150, 300)]):
         watching.add(event)
     at = BEGIN.timestamp() + 300 * 30 + 60
@@ -168,12 +168,12 @@ def test_a_new_topic_is_found_and_an_old_one_is_not(tmp_path: Path) -> None:
     plan = plan_of(tmp_path, [{"kind": "drift", "rows": 240}], alerts, texts=texts[:200])
     chance = random.Random(0)
     same = [trace(n, chance.choice(texts[200:])) for n in range(300)]
-    assert list(run(watcher(plan, tmp_path), same)) == []
+    assert list(run(evaluator(plan, tmp_path), same)) == []
     dishes = ("soup", "bread", "cheese", "pasta", "salad")
     new = [
         trace(n, f"Which {chance.choice(dishes)} goes with {chance.choice(dishes)} tonight?") for n in range(300, 400)
     ]
-    (fired, *_) = run(watcher(plan, tmp_path), [*same, *new])
+    (fired, *_) = run(evaluator(plan, tmp_path), [*same, *new])
     assert fired.at > new[0].timestamp
     assert "what speaks loudest" in fired.explanation
     assert fired.act.startswith("luthier traces show r")
@@ -193,7 +193,7 @@ class Broken(Channel):
 
 def desk_of(plan: MonitorPlan, folder: Path, heard: list[str] | None = None) -> AlertManager:
     say = (heard if heard is not None else []).append
-    made = AlertManager(watcher(plan, folder), [BROKEN], RunContext(recipe_dir=folder), folder / "state.json", say)
+    made = AlertManager(evaluator(plan, folder), [BROKEN], RunContext(recipe_dir=folder), folder / "state.json", say)
     made.recall()
     return made
 
@@ -229,7 +229,9 @@ def test_a_monitor_that_is_started_again_goes_on_where_it_was(tmp_path: Path) ->
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
     whole = tmp_path / "whole"
     whole.mkdir()
-    AlertManager(watcher(plan, tmp_path), [BROKEN], RunContext(recipe_dir=whole), whole / "state.json", print).take(log)
+    AlertManager(evaluator(plan, tmp_path), [BROKEN], RunContext(recipe_dir=whole), whole / "state.json", print).take(
+        log
+    )
     expected = (whole / "told").read_text().splitlines()
     assert len(expected) == 4
     cuts = sorted(random.Random(0).sample(range(1, len(log)), 6))
@@ -268,7 +270,7 @@ def test_killed_at_any_moment_no_message_is_lost_or_doubled(tmp_path: Path) -> N
     alerts = [WRONG, {"expr": "accuracy < 0.95 on 50 labels", "name": "half"}]
     plan = plan_of(tmp_path, [ACCURACY], alerts)
     log = desk_traffic(500, wrong=[range(150, 250), range(350, 420)])
-    expected = [message.id for message in run(watcher(plan, tmp_path), log, further_s=-60)]
+    expected = [message.id for message in run(evaluator(plan, tmp_path), log, further_s=-60)]
     text = _RUNS.format(tests=str(Path(__file__).parent.parent), folder=str(tmp_path), alerts=alerts)
     chance = random.Random(1)
     kills = 0

@@ -41,7 +41,7 @@ def choose_default_tasks(task: HeldOutTask, context: ProbeContext) -> tuple[Eval
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
     from luthier.eval.tasks.forgetting import count_question_characters
 
-    able = [respondent for respondent in context.respondents.values() if "loglikelihood" in respondent.able]
+    able = [eval_model for eval_model in context.eval_models.values() if "loglikelihood" in eval_model.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= count_question_characters() else ()
 

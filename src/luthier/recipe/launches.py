@@ -97,21 +97,22 @@ def waits_for_launch(ledger: Ledger, recipe: str) -> bool:
 
 
 def list_launches(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[Launch]:
-    """The latest jobs in the folder that is meant, or those of one recipe in it; the latest first."""
+    """The latest jobs of one recipe; without one, of all recipes in the folder and in the folders that `new` makes in
+    it; the latest first."""
     from sqlalchemy import select
 
     from luthier.core.db.tables.runs import LaunchRow
 
-    loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace) if recipe is not None else None
-    meant = loaded.workspace if loaded is not None else workspace.find_meant()
-    if not meant.has_ledger():
-        return []
     query = select(LaunchRow).limit(limit)
-    if loaded is not None:
-        folder = str(loaded.recipe_dir.absolute())
-        query = query.where(LaunchRow.recipe == loaded.name, LaunchRow.folder == folder)
-    with meant.open_ledger() as ledger:
-        return _find(ledger, query)
+    if recipe is None:
+        found = [launch for ledger in workspace.open_ledgers_nearby() for launch in _find(ledger, query)]
+        return sorted(found, key=lambda launch: launch.submitted_at, reverse=True)[:limit]
+    loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace)
+    if not loaded.workspace.has_ledger():
+        return []
+    folder = str(loaded.recipe_dir.absolute())
+    with loaded.workspace.open_ledger() as ledger:
+        return _find(ledger, query.where(LaunchRow.recipe == loaded.name, LaunchRow.folder == folder))
 
 
 def list_open_launches(ledger: Ledger, folder: Path) -> list[Launch]:

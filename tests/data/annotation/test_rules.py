@@ -71,9 +71,9 @@ def test_dawid_skene_equals_crowd_kit(seed: int) -> None:
         votes, _, _ = _ballot(seed)
         flat = [(item, voter, label) for item, one in enumerate(votes) for voter, label in one]
         theirs = DawidSkene(n_iter=100).fit_predict_proba(pd.DataFrame(flat, columns=["task", "worker", "label"]))
-    ballot = VoteMatrix.of(votes)
-    mine = dawid_skene(ballot).probabilities[theirs.index.to_numpy()]
-    order = [ballot.labels.index(label) for label in theirs.columns]
+    vote_matrix = VoteMatrix.of(votes)
+    mine = dawid_skene(vote_matrix).probabilities[theirs.index.to_numpy()]
+    order = [vote_matrix.labels.index(label) for label in theirs.columns]
     np.testing.assert_allclose(mine[:, order], theirs.to_numpy(), atol=1e-8)
 
 

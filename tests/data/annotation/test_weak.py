@@ -114,16 +114,18 @@ def _snorkel_votes(seed: int) -> tuple[Any, Any, Any]:
 def test_the_label_model_beside_snorkels(seed: int, alone: float, told: float, weights: list[float]) -> None:
     votes, truth, accuracy = _snorkel_votes(seed)
     voted = (votes >= 0).any(axis=1)
-    ballot = VoteMatrix.of([[(f"f{at}", int(one)) for at, one in enumerate(row) if one >= 0] for row in votes[voted]])
-    found = fit_one_accuracy_per_voter(ballot)
-    known = fit_one_accuracy_per_voter(ballot, np.array([0.5, 0.3, 0.2]))
+    vote_matrix = VoteMatrix.of(
+        [[(f"f{at}", int(one)) for at, one in enumerate(row) if one >= 0] for row in votes[voted]]
+    )
+    found = fit_one_accuracy_per_voter(vote_matrix)
+    known = fit_one_accuracy_per_voter(vote_matrix, np.array([0.5, 0.3, 0.2]))
 
     def right(estimate: Any) -> float:
         return float((estimate.probabilities.argmax(axis=1) == truth[voted]).mean())
 
     assert right(found) >= alone + 0.02
     assert right(known) >= told
-    assert right(found) > float((ballot.shares().argmax(axis=1) == truth[voted]).mean())
+    assert right(found) > float((vote_matrix.shares().argmax(axis=1) == truth[voted]).mean())
     assert np.abs(found.quality - accuracy).max() < 0.06
     assert np.abs(found.quality - weights).max() < 0.08
     assert np.abs(found.quality - accuracy).mean() <= np.abs(np.array(weights) - accuracy).mean() + 0.005

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 
 from eval.human.panel import assigned, candidates, careless, judged, preferring
+from luthier.annotation.question import RatingQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.questions.faults import FaultsQuestion
-from luthier.annotation.questions.pair import PairQuestion
-from luthier.annotation.questions.rating import RatingScaleQuestion
-from luthier.annotation.questions.rubric import RubricQuestion
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.questions.rating import RatingScaleQuestion, RubricQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.core.errors import DataError
 from luthier.eval.human.results import (

@@ -23,7 +23,7 @@ def sitting(name: str, tuned: RowScores, base: RowScores) -> EvaluationResults:
         model: {"sums": TaskResult(columns={name: scores}, predictions=[""] * len(scores))}
         for model, scores in (("tuned", tuned), ("base", base))
     }
-    return EvaluationResults(exams=(_Asked(name="sums", items=()),), grades=grades, seed=1)
+    return EvaluationResults(benchmarks=(_Asked(name="sums", items=()),), grades=grades, seed=1)
 
 
 def test_a_lower_brier_score_is_no_loss() -> None:

@@ -490,25 +490,25 @@ def _turns(
 ) -> list[str]:
     """What would change the first choice: a limit that is lifted, or more rows."""
     first = techniques[0] if techniques and not techniques[0].left_out else None
+    several = len({one.model for one in techniques if one.model}) > 1
     found = []
     for field in AdviceLimits._fields:
         if getattr(limits, field) is None:
             continue
         other = drawn_up(rows, limits._replace(**{field: None}))[0]
-        if other.left_out or (first is not None and _name(other) == _name(first)):
+        if other.left_out or (first is not None and _is_same(other, first)):
             continue
         needed = getattr(other, field)
-        found.append(f"{_LIMIT_WORDS[field](needed)} makes {_name(other)} the first choice")
+        found.append(f"{_LIMIT_WORDS[field](needed)} makes {_name(other, several=several)} the first choice")
     if first is not None and first.technique not in UNTUNED and limits.seconds is None and first.seconds is not None:
         tight = drawn_up(rows, limits._replace(seconds=0.9 * first.seconds))
         if tight and not tight[0].left_out:
-            found.append(
-                f"a budget below {format_elapsed_time(first.seconds)} makes {_name(tight[0])} the first choice"
-            )
+            budget = f"a budget below {format_elapsed_time(first.seconds)}"
+            found.append(f"{budget} makes {_name(tight[0], several=several)} the first choice")
     for factor in _FACTORS:
         other = drawn_up(rows * factor, limits)[0]
-        if not other.left_out and first is not None and _name(other) != _name(first):
-            found.append(f"about {rows * factor:,} training rows make {_name(other)} the first choice")
+        if not other.left_out and first is not None and not _is_same(other, first):
+            found.append(f"about {rows * factor:,} training rows make {_name(other, several=several)} the first choice")
             break
     return found
 
@@ -520,10 +520,15 @@ _LIMIT_WORDS: Mapping[str, Callable[[float], str]] = {
 }
 
 
-def _name(one: RankedTechnique) -> str:
+def _is_same(one: RankedTechnique, other: RankedTechnique) -> bool:
+    return (one.technique, one.model) == (other.technique, other.model)
+
+
+def _name(one: RankedTechnique, *, several: bool) -> str:
+    """A technique; with its base model where `several` are compared, as one technique stands there more than once."""
     if one.technique == BASE:
-        return "the base model as it is"
-    return one.technique
+        return f"{one.model} as it is" if several else "the base model as it is"
+    return f"{one.technique} over {one.model}" if several and one.model else one.technique
 
 
 def _pool(observations: Sequence[_Observation], *, prior: tuple[float, float], between: float) -> tuple[float, float]:

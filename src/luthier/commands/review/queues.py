@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from luthier.annotation.label_question import LabelOption
 from luthier.annotation.project import (
     AnnotationProject,
     ProjectSettings,
@@ -18,8 +17,8 @@ from luthier.annotation.project import (
     set_project_state,
     update_guidelines,
 )
-from luthier.annotation.questions.choice import ChoiceQuestion
-from luthier.annotation.questions.choices import ChoicesQuestion
+from luthier.annotation.question import LabelOption
+from luthier.annotation.questions.choice import ChoiceQuestion, ChoicesQuestion
 from luthier.annotation.questions.spans import SpansQuestion
 from luthier.annotation.questions.text import TextQuestion
 from luthier.annotation.queue import AnnotationQueue, QueueProgress

@@ -11,7 +11,7 @@ from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multil
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
-_BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
+_SYSTEM_FIELDS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
 _SUFFIX = ".responses"
 _NESTED = ("meta", "turns", "tools")
 """What stands as JSON text in the metadata of a row that Luthier gave out."""
@@ -71,7 +71,7 @@ def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 def _is_book(name: str, row: dict[str, Any]) -> bool:
     """Whether a column of a flat record is about answers, and not of the item."""
     questions = [other.removesuffix(_SUFFIX) for other in row if other.endswith(_SUFFIX)]
-    return name in _BOOKS or any(
+    return name in _SYSTEM_FIELDS or any(
         name.startswith((f"{question}{_SUFFIX}", f"{question}.suggestion")) for question in questions
     )
 

@@ -14,13 +14,39 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, get_linear_kernels, supports_linear
+from luthier.models.kernels.onednn import multiply_by_rows
+
+
+class WeightGradientReceiver(Protocol):
+    """Receives what the gradients of adapters' weights are made of, in the place of the gradients."""
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a layer's input holds the tokens as they are expected; the layer's own forward is taken otherwise."""
+
+    def receive(self, weight: torch.nn.Parameter, states: Tensor, slopes: Tensor) -> None:
+        """(tokens, in) what went into a weight (out, in), and (tokens, out) what flows back: its gradient is their
+        product, summed over the tokens."""
+
+
+_RECEIVER: ContextVar[WeightGradientReceiver | None] = ContextVar("luthier_weight_gradient_receiver", default=None)
+
+
+@contextmanager
+def send_weight_gradients(receiver: WeightGradientReceiver) -> Iterator[None]:
+    """Let layers with the one-product forward send what their gradients are made of for a while."""
+    token = _RECEIVER.set(receiver)
+    try:
+        yield
+    finally:
+        _RECEIVER.reset(token)
 
 
 def install_fused_lora(model: torch.nn.Module) -> int:
@@ -80,7 +106,8 @@ class _Forward:
         self._peft = type(layer).forward
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not self.applies:
+        receiver = _RECEIVER.get()
+        if args or kwargs or not self.applies or (receiver is not None and not receiver.fits(x)):
             out: Tensor = self._peft(self.layer, x, *args, **kwargs)
             return out
         return self._family.read(self, x)
@@ -192,9 +219,10 @@ class _Product:
         joint = self._join_weights(members, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in members for weight in (member.down, member.up)]
-        kernels = get_linear_kernels() if supports_linear(flat, parts) else None
+        receiver = _RECEIVER.get()
+        kernels = get_linear_kernels() if receiver is None and supports_linear(flat, parts) else None
         found: tuple[Tensor, ...] = (
-            _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
+            _Apply.apply(flat, joint, parts, receiver, *weights)  # type: ignore[no-untyped-call]
             if kernels is None
             else _Compiled.apply(flat, joint, parts, kernels, *weights)  # type: ignore[no-untyped-call]
         )
@@ -249,13 +277,19 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[AdapterSlice, ...], *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        joint: Tensor,
+        parts: tuple[AdapterSlice, ...],
+        receiver: WeightGradientReceiver | None,
+        *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
-        both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
+        both = torch.cat([x, multiply_by_rows(x, down)], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
         ctx.parts, ctx.joint, ctx.dtype = parts, joint, weights[0].dtype
-        return _split_outputs(both @ joint.t(), parts)
+        ctx.receiver, ctx.weights = receiver, weights if receiver is not None else ()
+        return _split_outputs(multiply_by_rows(both, joint), parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -263,20 +297,32 @@ class _Apply(torch.autograd.Function):
         width = down.shape[1]
         grad = _side_by_side(grads)
         if ctx.needs_input_grad[0]:
-            through = grad @ ctx.joint  # (tokens, in + rank)
+            through = multiply_by_rows(grad, ctx.joint.t())  # (tokens, in + rank)
             inner = through[:, width:].contiguous()
             d_x = through[:, :width].addmm_(inner, down)
         else:  # nothing below learns
             inner, d_x = grad @ ctx.joint[:, width:], None
-        d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         inside = both[:, width:].contiguous()
+        if ctx.receiver is not None:
+            _send(ctx, grad, both[:, :width], inner, inside)
+            return d_x, None, None, None, *(None for _ in ctx.weights)
+        d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         found: list[Tensor] = []
         first = ctx.parts[0].out.start
         for out, rank, scale in ctx.parts:
             own = inside if len(ctx.parts) == 1 else inside[:, rank].contiguous()
             own_grad = grad[:, out.start - first : out.stop - first]
             found += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
-        return d_x, None, None, *found
+        return d_x, None, None, None, *found
+
+
+def _send(ctx: Any, grad: Tensor, x: Tensor, inner: Tensor, inside: Tensor) -> None:
+    """Send what the gradients of each member's A and B are made of."""
+    first = ctx.parts[0].out.start
+    for part, down, up in zip(ctx.parts, ctx.weights[::2], ctx.weights[1::2], strict=True):
+        ctx.receiver.receive(down, x, inner[:, part.rank])
+        own_grad = grad[:, part.out.start - first : part.out.stop - first]
+        ctx.receiver.receive(up, inside[:, part.rank] * part.scale, own_grad)
 
 
 class _Compiled(torch.autograd.Function):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from luthier.models.kernels.calls import LayerOpKernels, get_layer_op_kernels
 from luthier.models.kernels.head_ops import HeadKernels, get_head_kernels, supports_head
+from luthier.models.kernels.onednn import lay_out_transposed, multiply_by_rows, uses_onednn
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -180,11 +181,14 @@ class _TargetLogProbs(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
+        across = None
         for piece, some in _iterate_logits(hidden, targets, weight, shape):
             is_first = None if first is None else first[piece]
             out[piece], logits_slope = _compute_slice(some, weight, bias, shape, slopes is not None, is_first)
             if slopes is not None:
-                slopes[piece] = logits_slope.to(narrow.dtype) @ narrow
+                logits_slope = logits_slope.to(narrow.dtype)
+                across = lay_out_transposed(narrow, logits_slope) if across is None else across
+                slopes[piece] = multiply_by_rows(logits_slope, across)
         ctx.shape, ctx.trained = shape, trained
         ctx.save_for_backward(*((hidden, weight, bias, targets) if trained else (slopes,)))
         return out
@@ -278,7 +282,17 @@ def _choice_slopes(
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: LogitTransform) -> Tensor:
-    return _wide(torch.nn.functional.linear(hidden, weight, bias), shape)
+    return _wide(_project(hidden, weight, bias), shape)
+
+
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """(n, vocab) logits as they come of the product, in `out` where that can be."""
+    if uses_onednn(hidden, weight):
+        raw = multiply_by_rows(hidden, weight)
+        return raw if bias is None else raw.add_(bias)
+    if out is None:
+        return torch.nn.functional.linear(hidden, weight, bias)
+    return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
 
 
 def _wide(raw: Tensor, shape: LogitTransform) -> Tensor:
@@ -324,7 +338,7 @@ def _compute_slice(
 
     Into `first` (n,) is written whether nothing is likelier."""
     hidden, targets, room = some
-    raw = torch.mm(hidden, weight.t(), out=room) if bias is None else torch.addmm(bias, hidden, weight.t(), out=room)
+    raw = _project(hidden, weight, bias, room)
     if quick := _get_kernels(raw, shape):
         return quick.chosen_(raw, targets, first, slopes=slopes, by=by), raw
     logits = _wide(raw, shape)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
+from luthier.recipe.importers import import_report as reasons
+from luthier.recipe.importers.import_report import EMPTY, ImportReport, map_same_names
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 from luthier.recipe.importers.trl import ARGUMENTS, ARGUMENTS_LEFT, convert_null_limits
 

@@ -1,10 +1,44 @@
-"""An account of another tool's options: what each became, or why it has no counterpart; none is dropped."""
+"""The report of an import: what each option of another tool became, or why it has no counterpart."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+PACKED = "packing is always on and exact: rows are packed within their step, and each is read as if it stood alone"
+MEASURED = "how attention and products are computed is chosen by measuring on this machine, each proven equal"
+MEMORY = "memory is planned before the first step: a step that does not fit is split, with the same gradient"
+SAVED = "checkpoints are written by the clock, and a killed run goes on by itself; `luthier run` again is all it takes"
+LOGGED = "every step is logged in `log.jsonl`, shown live and drawn in the report"
+TRACKED = "trackers are parts of the recipe: add one to `report_to` of the step `tune`"
+STORED = "outputs are kept in the store; `luthier export` writes them to a folder of your choice"
+ALONE = "how a training is laid over processes has no such setting here"
+PREPARED = "prepared rows are an artifact of their own, made once and found again"
+TOKENS = "the model's own tokenizer and special tokens are used as they are"
+TEMPLATE = "the chat template is the model's own; set `chat_template` in the recipe for another, which all steps share"
+REMOTE = "code that comes with a model or a data set is never run"
+QUANTISED = "how the frozen base is quantized is the technique's own business"
+EVALUATED = "the step `report` measures what is held out, and compares it with the base model"
+CODE = (
+    "code of another tool is never run; name the parts that judge in `objective.rewards` (as long as none corresponds, "
+    "`exact`, agreement with the answer of the data, stands in their place)"
+)
+JUDGE = "tune a reward model in a step of its own, name that step in `reward_model`, and add the reward `model`"
+DRAWN = "answers are drawn at temperature 1 from the whole vocabulary: a loss must know how likely an answer was"
+WRITER = "answers are drawn by the engine here; `rollout.writer` asks another one"
+REFERENCE = "the reference is the model with its adapter off, read once and stored"
+ROUNDED = "a model computes in bfloat16 or float32 here; `qlora` rounds the frozen base"
+PROCESSOR = "the processor that stands with the model makes numbers of pictures and sounds, with its own settings"
+SMALL = "pictures are made larger by the model's own processor where the model needs it"
+FRAMES = "frames of films are pictures: `max_pixels` of the step `base` bounds them, too"
+SOUNDS = "sounds are read at the rate that the model's own processor wants"
+THOUGHT = "what a turn thinks is read from its `thinking` or `reasoning_content`"
+METHOD = "there is no such technique here"
+LOSS = "there is no such loss here"
+FALL = "a shape of the rate has no settings beyond `warmup_ratio` and `decay`"
+EVERYWHERE = "an adapter stands in every layer of the model"
+REJECTED = "the answer that was not preferred stands in a column called `rejected`: rename it in the file"
 
 
 def map_same_names(*names: str) -> dict[str, str]:

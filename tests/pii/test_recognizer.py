@@ -8,9 +8,8 @@ from collections.abc import Sequence
 import pytest
 
 from luthier.core.errors import LuthierError
-from luthier.pii.recognizer import Recognizer
+from luthier.pii.recognizer import Recognizer, blank_reply_prefixes
 from luthier.pii.recognizers.rampart import Rampart
-from luthier.pii.reply_prefixes import blank_reply_prefixes
 from luthier.pii.span import PiiSpan
 from tests.linear import assert_linear
 
