@@ -147,7 +147,7 @@ class Technique(TechniqueBase):
         By default PEFT's `adapter/` of PEFT's model, else a Hugging Face folder with all weights. `base` is the folder
         of the model that was tuned, `name` what people call it.
         """
-        from luthier.tune.run import write_full_model
+        from luthier.tune.model_files import write_full_model
 
         if hasattr(model, "peft_config"):
             write_adapter(model, folder, name)

@@ -12,7 +12,8 @@ from pydantic import Field
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import ArtifactSpec, ModelRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.tune.forecast import predict_tuned_model
-from luthier.tune.run import EPOCHS, refuse_empty_adapter
+from luthier.tune.model_files import refuse_empty_adapter
+from luthier.tune.run import EPOCHS
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.shapes import is_fixed_position, parameter_sizes
-from luthier.tune.run import write_full_model
+from luthier.tune.model_files import write_full_model
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5

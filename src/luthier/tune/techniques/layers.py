@@ -21,7 +21,7 @@ from luthier.models.shapes import (
     parameter_sizes,
     parse_layer_index,
 )
-from luthier.tune.run import write_full_model
+from luthier.tune.model_files import write_full_model
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
