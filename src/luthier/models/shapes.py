@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
@@ -138,6 +139,7 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
     }
 
 
+@lru_cache(maxsize=1 << 14)
 def find_part(name: str) -> ModelPart:
     """Which part of a model of several kinds of input a parameter belongs to."""
     parts = name.split(".")

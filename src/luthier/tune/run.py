@@ -302,7 +302,7 @@ class TrainingRun:
             return None
         unit_by_row = {material.dataset.keys[index]: unit for unit, some in enumerate(sampler.units) for index in some}
         units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
-        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.whole_steps)
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, self._count_private_steps(sampler))
         self._work.events.note(
             f"private: {format_counted_noun(units, 'unit')} ({privacy.unit}), epsilon {privacy.epsilon:g} at delta "
             f"{delta:.2g}, so noise of {noise:g} times the clipping norm {privacy.clip:g}"
@@ -315,6 +315,10 @@ class TrainingRun:
             expected_units=sampler.expected_units,
             unit_of=unit_by_row.__getitem__,
         )
+
+    def _count_private_steps(self, sampler: BatchSampler) -> int:
+        """The steps that the noise is enough for."""
+        return sampler.whole_steps
 
     def _describe_privacy(self, sampler: BatchSampler, steps: int) -> dict[str, Any]:
         """What so many steps gave away, for the model's record."""
@@ -438,6 +442,8 @@ class TrainingRun:
 
     def _check_part_rates(self, model: Any) -> None:
         """`RecipeError` for the rate of a part of which nothing moves."""
+        if not self._step.part_learning_rates:
+            return
         moving = {find_part(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         for part in self._step.part_learning_rates:
             if part not in moving:

@@ -112,7 +112,7 @@ class HttpMailbox(SiteMailbox):
         self.location = f"at {self._url}"
 
     def fetch(self) -> Iterator[bytes]:
-        """The envelope that waits, if one does; nothing where the coordinator does not answer: see `obstacle`."""
+        """The envelope that waits, if one does; nothing where nobody answers, which `obstacle` then tells."""
         import httpx
 
         try:
@@ -122,8 +122,9 @@ class HttpMailbox(SiteMailbox):
         except httpx.TransportError as error:
             self.obstacle = _explain_transport(error, self._url)
             return
-        is_known = status in (200, 204)
-        self.obstacle = "" if is_known else f"{self._url} answers {status}: is that the coordinator's `url`?"
+        self.obstacle = (
+            "" if status in (200, 204) else f"{self._url} answers {status}: is that the coordinator's `url`?"
+        )
         if content is not None:
             yield content
 
