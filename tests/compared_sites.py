@@ -22,6 +22,8 @@ from tuning import _data, chat
 
 FEDERATION = "ab" * 16
 SETTINGS = DecontaminationSettings()
+Envelopes = dict[str, dict[str, Any]]
+"""What each site wrote, by reader."""
 
 
 def draw_texts(count: int, seed: int) -> list[str]:
@@ -59,12 +61,28 @@ class Group:
         own = self.fingerprint(reader)
         return {self.fingerprint(sender): by[own] for sender, by in written.items() if own in by}
 
+    def ask(self, settings: DecontaminationSettings = SETTINGS) -> Envelopes:
+        """What all sites ask by the first bands."""
+        return {name: self.open(name, settings).ask(1) for name in self.works}
+
+    def ask_more(self, answered: Envelopes, settings: DecontaminationSettings = SETTINGS) -> Envelopes:
+        """What all sites ask about their candidates."""
+        return {name: self.open(name, settings).ask_more(3, self.deal(answered, name)) for name in self.works}
+
+    def evaluate(self, asked: Envelopes, number: int, settings: DecontaminationSettings = SETTINGS) -> Envelopes:
+        """What all sites answer by message 2 or 4."""
+        return {name: self.open(name, settings).evaluate(number, self.deal(asked, name)) for name in self.works}
+
+    def verify(self, settings: DecontaminationSettings = SETTINGS) -> Envelopes:
+        """All messages but the last; returns what sites answered about candidates."""
+        candidates = self.ask_more(self.evaluate(self.ask(settings), 2, settings), settings)
+        return self.evaluate(candidates, 4, settings)
+
     def compare(self, settings: DecontaminationSettings = SETTINGS) -> dict[str, set[str]]:
-        """Run all three messages; returns the ids that are left out, by site."""
-        asked = {name: self.open(name, settings).ask(1) for name in self.works}
-        answered = {name: self.open(name, settings).evaluate(2, 1, self.deal(asked, name)) for name in self.works}
+        """Run all messages; returns the ids that are left out, by site."""
+        verified = self.verify(settings)
         for name in self.works:
-            self.open(name, settings).leave_out(2, self.deal(answered, name), None)
+            self.open(name, settings).leave_out(5, self.deal(verified, name), None)
         return {name: {line["id"] for line in self.read_left_out(name)} for name in self.works}
 
     def read_left_out(self, name: str) -> list[dict[str, Any]]:

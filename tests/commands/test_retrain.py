@@ -338,3 +338,35 @@ def test_the_next_round_searches_again(
     capsys.readouterr()
     assert run_command(["run", "again.yaml"]) == 0
     assert "trial" in capsys.readouterr().err
+
+
+PLAIN = """\
+luthier: 1
+name: tickets
+seed: 3
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
+    split: {test: 0.25}
+  tune: {kind: tune, data: data, technique: plain}
+  report: {kind: evaluate, data: data, model: tune, metrics: [accuracy]}
+  gate: {kind: gate, evaluation: report, rules: ["accuracy > majority"]}
+"""
+
+
+def test_a_model_without_a_base_is_replaced_only_by_a_better_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
+    monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
+    monkeypatch.chdir(tmp_path)
+    small_recipe(tmp_path, PLAIN, rows=240)
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["release", "desk@prod", "recipe.yaml:tune"]) == 0
+    people_ask(tmp_path, 60, range(30, 60), name="one", ended=0)
+    assert run_command(["new", "again", "--from", "traces", "--base-recipe", "recipe.yaml"]) == 0
+    assert steps_of(tmp_path / "again.yaml")["gate"]["rules"] == ["accuracy > majority", "accuracy > against"]
+    capsys.readouterr()
+    assert run_command(["run", "again.yaml"]) in {0, 1, 3}
+    assert "accuracy > against" in capsys.readouterr().out

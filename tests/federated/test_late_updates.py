@@ -14,15 +14,19 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from federations import Sites
+from luthier.federated import update_sum
 from luthier.federated.control_variates import split_variates
-from luthier.federated.late_updates import LateSettings
+from luthier.federated.late_updates import LateSettings, add_late_change
 from luthier.federated.messaging import envelopes
 from luthier.federated.messaging.keys import FederationIdentity
 from luthier.federated.messaging.mailbox import FolderMailbox
 from luthier.federated.messaging.messages import FederationMessage, RoundStart, RoundUpdate
+from luthier.federated.privacy import SpentPrivacy, measure_norm
+from luthier.federated.sites.ledger import SiteLedger
 from luthier.federated.sites.policy import SitePolicy
 from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.federated.sites.worker import SiteWorker
+from luthier.tune.privacy.accountant import PrivacyAccount
 
 NAMES = ["north", "south", "west"]
 ROWS = {"north": 24, "south": 16, "west": 8}
@@ -204,6 +208,63 @@ def test_a_transport_does_not_change_the_bytes(sites: Sites, rounds: Rounds) -> 
     there = federate(sites, rounds, "a7" * 16, **settings, late={})
     assert load_file(here.path(ADAPTER)).keys() == load_file(there.path(ADAPTER)).keys()
     assert here.path(ADAPTER).read_bytes() == there.path(ADAPTER).read_bytes()
+
+
+OFF = {"on_loss_spike": "off"}
+DELTA = 1e-3
+
+
+def test_what_is_told_of_rows_holds_for_a_site_that_comes_late(sites: Sites, rounds: Rounds) -> None:
+    """Noise is drawn in a site's own steps, so that an age only weighs what has it already; and no round is trained
+    twice, also by a site that is asked anew since it is too late."""
+    rounds.late = {("south", 1): 2, ("west", 1): 99}
+    privacy = {"epsilon": 8.0, "delta": DELTA}
+    made = federate(sites, rounds, "a8" * 16, rounds=5, late={"most_rounds": 2}, privacy=privacy, tune=OFF, least=1)
+    assert list_ages(made)[1]["south"] == 1
+    trained = {name: [number for site, number in sorted(rounds.heard) if site == name] for name in NAMES}
+    assert trained == {"north": [1, 2, 3, 4, 5], "south": [1, 3, 4, 5], "west": [4, 5]}
+    for name, numbers in trained.items():
+        spent = tuple(SiteLedger(rounds.servers[name]._folder).list_spent(lambda entry: False))
+        assert len(spent) == len(numbers), "each round that is trained costs once"
+        assert {entry.unit for entry in spent} == {"row"}
+        assert sum(entry.steps for entry in spent) <= 5
+        assert SpentPrivacy(spent).count_epsilon(DELTA) <= 8.0
+
+
+def test_what_is_told_of_sites_holds_for_one_that_comes_late(
+    sites: Sites, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site is in each sum once at most, by no more than the clip, and a late one by that times its weight."""
+    sums: list[list[float]] = []
+    average = update_sum.average_clipped_updates
+
+    def listening(changes: Any, *rest: Any) -> Any:
+        held = [dict(change) for change in changes]
+        sums.append([measure_norm(change) for change in held])
+        return average(held, *rest)
+
+    monkeypatch.setattr(update_sum, "average_clipped_updates", listening)
+    rounds.late = {("south", 1): 4}
+    privacy, clip = {"epsilon": 50.0, "delta": 1e-2, "unit": "site", "clip": 1e-2}, 1e-2
+    made = federate(sites, rounds, "a9" * 16, rounds=4, late={}, privacy=privacy, tune=OFF)
+    assert list_ages(made)[3] == {"north": 0, "south": 3, "west": 0}
+    assert [len(norms) for norms in sums] == [2, 2, 2, 3], "as many sums as rounds, each site once"
+    south = rounds.heard["south", 1]
+    begun = given_in(rounds, 1)
+    own = {name: south[1].tensors[name].double() - value for name, value in begun.items()}
+    assert measure_norm(own) > 4 * clip, "so long that it would be clipped after it was weighed, too"
+    assert sums[3][1] == pytest.approx(clip / 2, rel=1e-3)
+    step = sites.step([], rounds=4, sum="ffa", least=2, late={}, transport=rounds.transport, privacy=privacy, tune=OFF)
+    told = PrivacyAccount.of(step.site_noise / clip, 1.0, len(sums)).epsilon(1e-2)
+    assert told <= 50.0
+
+
+def test_a_late_change_is_clipped_before_it_is_weighed() -> None:
+    start, given = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+    found = add_late_change({"a": torch.tensor([30.0, 40.0])}, start, given, 0.5, clip=5.0)
+    torch.testing.assert_close(found["a"], torch.tensor([1 + 1.5, 1 + 2.0]))
+    plain = add_late_change({"a": torch.tensor([30.0, 40.0])}, start, given, 0.5)
+    torch.testing.assert_close(plain["a"], torch.tensor([16.0, 21.0]))
 
 
 def test_older_changes_count_less() -> None:

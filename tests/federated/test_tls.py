@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+import re
 import socket
 import ssl
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from luthier.core.errors import InputError, SystemResourceError
 from luthier.federated.messaging.keys import FederationIdentity
 from luthier.federated.messaging.mailbox import HttpMailbox
 from luthier.federated.sites.policy import HttpAddress, SitePolicy, SitePolicyError
+from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.federated.transports.http import HttpPost, HttpTransport
 
 FEDERATION = "ab" * 16
@@ -103,11 +105,19 @@ def test_a_site_with_a_certificate_is_let_in(place: Place) -> None:
     mailbox = place.call(**place.ours.sign("north"))
     assert place.post.url.startswith("https://")
     assert list(mailbox.fetch()) == [place.envelope]
+    assert not mailbox.obstacle
     mailbox.answer(FEDERATION, 1, place.answer)
     assert place.post.get("north", 1) == place.answer
 
 
-@pytest.mark.parametrize("who", ["none", "another authority's", "a coordinator that the site does not know"])
+TOLD = {
+    "none": "it may want a certificate of this site|accept each other's certificates",
+    "another authority's": "it may want a certificate of this site|accept each other's certificates",
+    "a coordinator that the site does not know": "do not accept each other's certificates .*see `http` in the policy",
+}
+
+
+@pytest.mark.parametrize("who", TOLD)
 def test_nobody_else_gets_anything_through(place: Place, who: str) -> None:
     settings = {
         "none": lambda: {},
@@ -118,10 +128,34 @@ def test_nobody_else_gets_anything_through(place: Place, who: str) -> None:
     }[who]()  # fmt: skip
     mailbox = place.call(**settings)
     assert list(mailbox.fetch()) == []
+    assert re.search(TOLD[who], mailbox.obstacle), mailbox.obstacle
     with pytest.raises(SystemResourceError, match="cannot be reached"):
         mailbox.answer(FEDERATION, 1, place.answer)
     assert place.post.get("north", 1) is None
     assert list(place.call(**place.ours.sign("north")).fetch()) == [place.envelope], "others are not held up"
+
+
+def test_a_site_says_once_why_it_hears_nothing_and_when_it_hears_again(place: Place, tmp_path: Path) -> None:
+    said, mailbox = list[str](), place.call(**place.ours.sign("north"))
+    inputs: Any = SiteInputs(data=None, model=None)  # type: ignore[arg-type]
+    server = SiteServer(
+        tmp_path, place.keys["north"], place.keys["coordinator"].card, mailbox, inputs, None, said.append
+    )
+    looks = iter(range(7))
+    url, place_url = mailbox._url, "https://127.0.0.1:9"
+
+    def stop() -> bool:
+        look = next(looks)
+        mailbox._url = place_url if 1 <= look < 4 else url
+        return look == 6
+
+    server.run(stop)
+    assert said[0].startswith(f"north looks for messages of coordinator at {url}")
+    told = [line for line in said if "listens" in line or "can come again" in line]
+    assert told == [
+        f"nobody listens at {place_url}: the coordinator does so while its recipe or monitor runs",
+        f"messages can come again at {url}",
+    ]
 
 
 def test_older_tls_and_plain_text_are_refused(place: Place) -> None:

@@ -32,10 +32,11 @@ if "SEEN" in os.environ and "RANK" in os.environ:
 
 @contextmanager
 def processes_seen(site: Site, name: str) -> Iterator[Path]:
-    """A folder into which each process of a group writes its variables before Luthier begins (`SEEN` names it)."""
+    """A folder into which each process of a group writes its variables when it loads its parts (`SEEN` names it)."""
     seen = site.folder / f"seen-{name}"
     seen.mkdir()
-    (site.folder / "site" / "sitecustomize.py").write_text(SHOW)
+    with (site.folder / "site" / "toys.py").open("a") as parts:
+        parts.write(SHOW)
     yield seen
 
 
@@ -51,7 +52,13 @@ def check_places(seen: Path, processes: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "nodes", "processes"), [("slurm", 1, 2), ("kubernetes", 2, 1), ("kubernetes", 1, 2), ("sky", 1, 2)]
+    ("kind", "nodes", "processes"),
+    [
+        ("slurm", 1, 2),
+        ("kubernetes", 2, 1),
+        pytest.param("kubernetes", 1, 2, marks=pytest.mark.slow),
+        pytest.param("sky", 1, 2, marks=pytest.mark.slow),
+    ],
 )
 def test_processes_of_a_job_know_their_place(tmp_path: Path, kind: str, nodes: int, processes: int) -> None:
     if reason := WHY_NOT.get(kind):

@@ -193,7 +193,7 @@ def test_a_file_stays_in_its_folder_under_a_plain_name(filename: str, kept: str)
 
 
 @pytest.mark.parametrize(
-    "filename", ["x.exe", "..csv", "x.csv.zip", "x.html", "csv", "", ".csv/..", "x.yaml", "x.py", "recipe.yaml"]
+    "filename", ["x.exe", "..csv", "x.csv.tar", "x.html", "csv", "", ".csv/..", "x.yaml", "x.py", "recipe.yaml"]
 )
 def test_files_of_other_kinds_are_refused(filename: str) -> None:
     with pytest.raises(InputError, match="no kind"):

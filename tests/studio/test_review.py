@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from luthier.studio.state import Studio
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.store import read_feedback
-from studio.conftest import Browser
+from studio.conftest import RECIPE, Browser
 from studio.test_attacks import BREAKS, SCRIPT, _is_plain
 
 BEGIN = datetime.now(UTC) - timedelta(hours=3)
@@ -99,6 +100,18 @@ def test_a_queue_that_draws_nothing_is_refused(
     assert answer.status_code in (400, 404)
     assert 'role="alert"' in answer.text
     assert list_review_queues(studio.ledger) == []
+
+
+def test_a_class_that_is_new_to_the_data_is_said_before_the_next_round_runs(
+    browser: Browser, project: Path, studio: Studio
+) -> None:
+    keep(project, trace(1))
+    queue = begin(browser, studio)
+    told = "new to the data, right or misspelt: 'REFUNDS' (1 row; known: refund)."
+    (project / "tickets-2.yaml").write_text(f"# After recipe.yaml:tune\n# {told}\n{RECIPE}")
+    (project / "tickets-2.jsonl").write_text('{"trace": "t1", "text": "money", "label": "REFUNDS"}\n')
+    page = unescape(browser.get(f"/review/{queue.id}/rounds/tickets-2.yaml").text)
+    assert f'role="alert">{told}<' in page
 
 
 def test_from_a_request_to_figures(browser: Browser, project: Path, studio: Studio) -> None:

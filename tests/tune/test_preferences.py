@@ -63,7 +63,7 @@ def test_losses_and_gradients_are_those_that_trl_gave(case: dict[str, Any]) -> N
         _rows(case, mates=1 if case["objective"].get("loss_type") == "apo_zero" and objective.kind == "kto" else 2)
     )
     said = {row.key: values for row, values in zip(rows, case["logp"], strict=True)}
-    rows = objective.prepared(rows, lambda some: [sum(said[row.key]) for row in some])
+    rows = objective.prepare_rows(rows, lambda some: [sum(said[row.key]) for row in some])
     made = build_pack(rows)
     logp = torch.tensor([value for row in rows for value in said[row.key]], dtype=torch.float64, requires_grad=True)
     loss = objective.loss(logp, made, made.token_values.get(REFERENCE)).total / objective.denominator(rows)

@@ -102,7 +102,11 @@ def _show_rendered(target: CommandTarget, number: int | None, *, ids: bool, as_j
 
 def runs(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="Only runs of this recipe; else all of the folder here.")
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="Only runs of this recipe; else those of all recipes here and in the folders below.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
     as_json: Json = False,

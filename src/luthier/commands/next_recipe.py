@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import yaml
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.auto.steps.search import ModelSearch
 from luthier.commands.release import ReleasedRecipe, find_live_start_time
+from luthier.core.component import components_by_kind
 from luthier.core.errors import (
     DataError,
     InputError,
@@ -40,7 +41,9 @@ from luthier.core.files import write_atomically
 from luthier.data.row import SourceRecord
 from luthier.data.sources.traces import TraceOutput, Traces
 from luthier.data.steps.prepare import Prepare
+from luthier.eval.baseline import Baseline
 from luthier.eval.steps.evaluate import Evaluate
+from luthier.eval.steps.gate import Gate
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import STORE, Workspace, list_store_recipes
@@ -66,7 +69,7 @@ _SAID: dict[TraceOutput, str | None] = {
 """Which requests are learnt from: where answers are texts, those alone that people liked or mended."""
 _BY_OBJECTIVE: Mapping[str, TraceOutput] = {"dpo": "pairs", "reward": "pairs", "kto": "verdicts"}
 NEW_CLASSES = "new to the data, right or misspelt"
-_BASE = re.compile(r"\bbase\b")
+_BASE, _AGAINST = re.compile(r"\bbase\b"), re.compile(r"\bagainst\b")
 _ROUND = re.compile(r"(.+?)(?:-(\d+))?")
 
 
@@ -295,7 +298,7 @@ def _next(
             step = {**step, "model": was[released.step]}
         if isinstance(recipe.steps[one], ModelSearch):
             step = _search_behind_mix(step)
-        return _held_against(step, recipe.steps[one], released.step, was[released.step])
+        return _held_against(step, recipe, recipe.steps[one], released.step, was[released.step])
 
     steps = {was.get(entry, entry): kept(entry) for entry in recipe.order() if entry in {*old, *further}}
     steps[feedback_step] = _said(recipe, training_set, written, f"{name}.jsonl", rows)
@@ -389,13 +392,28 @@ def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mappi
     return found
 
 
-def _held_against(written: dict[str, Any], step: Any, model: str, released: str) -> dict[str, Any]:
+def _held_against(written: dict[str, Any], recipe: Recipe, step: Any, model: str, released: str) -> dict[str, Any]:
     """An evaluation holds its model against the released one, and a gate asks for more than that one does."""
     if isinstance(step, Evaluate) and step.model == model:
         return {**written, "compare_with": released, "compare_base": written.get("compare_base", False)}
-    if step.makes == "verdict":
-        return {**written, "rules": [_BASE.sub("against", rule) for rule in step.rules]}
+    if isinstance(step, Gate):
+        rules = [_BASE.sub("against", rule) for rule in step.rules]
+        measured = recipe.steps.get(step.evaluation or "")
+        is_compared = isinstance(measured, Evaluate) and measured.model == model
+        return {**written, "rules": [*rules, *_stricter_rules(rules)] if is_compared else rules}
     return written
+
+
+def _stricter_rules(rules: Sequence[str]) -> list[str]:
+    """Rules that ask for more than the released model where the others ask for more than a plain baseline alone.
+
+    A recipe whose technique has no base, such as `plain`, asks for more than `majority`: the next model passes that
+    although it is worse than the released one.
+    """
+    if any(_AGAINST.search(rule) for rule in rules):
+        return []
+    baselines = re.compile(rf"\b({'|'.join(map(re.escape, components_by_kind(Baseline)))})\b")
+    return list(dict.fromkeys(baselines.sub("against", rule) for rule in rules if baselines.search(rule)))
 
 
 def _said(

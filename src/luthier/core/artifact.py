@@ -93,7 +93,7 @@ class Artifact:
 
     def faults(self) -> list[str]:
         """Every way in which the files differ from the manifest, as sentences; empty when whole."""
-        found = [fault for entry in self.manifest.files if (fault := self._fault(entry))]
+        found = [fault for entry in self.manifest.files if (fault := self._find_fault(entry))]
         known = {entry.path for entry in self.manifest.files} | {MANIFEST, TIMING}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
@@ -105,7 +105,7 @@ class Artifact:
             found.append(f"{error.where}: {error.message}")
         return found
 
-    def _fault(self, entry: FileEntry) -> str | None:
+    def _find_fault(self, entry: FileEntry) -> str | None:
         path = self.folder / entry.path
         if not path.is_file():
             return f"{path}: is missing"
@@ -120,7 +120,7 @@ class Artifact:
     def check(self) -> Artifact:
         """Return itself when every file is as it was made; `CorruptArtifact` names the first that is not."""
         for entry in self.manifest.files:
-            if fault := self._fault(entry):
+            if fault := self._find_fault(entry):
                 path, _, what = fault.rpartition(": ")
                 raise CorruptArtifact(what, where=SourceLocation(file=path), hint=MAKE_ANEW)
         self.timing()

@@ -51,8 +51,8 @@ def measure_faithfulness(
         sufficiency_at=tuple(sufficiency),
         comprehensiveness=_mean(comprehensiveness),
         sufficiency=_mean(sufficiency),
-        random_comprehensiveness=_middle([entry for entry, _ in chance]),
-        random_sufficiency=_middle([other for _, other in chance]),
+        random_comprehensiveness=_summarize_random_orders([entry for entry, _ in chance]),
+        random_sufficiency=_summarize_random_orders([other for _, other in chance]),
         orders=orders,
         p=p,
         rank_agreement=agreement,
@@ -112,7 +112,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _middle(values: Sequence[float]) -> RandomOrders:
+def _summarize_random_orders(values: Sequence[float]) -> RandomOrders:
     import numpy as np
 
     low, high = np.quantile(values, (0.025, 0.975))

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.tune.training.checkpoint import CheckpointManager
     from luthier.tune.training.gradient_pull import GradientPull
-    from luthier.tune.training.memory import RehearsedMemory
+    from luthier.tune.training.memory import ProbedMemory
     from luthier.tune.training.trainer import StepMetrics
 
 
@@ -130,7 +130,7 @@ class SharedModel:
         self._moving: frozenset[str] = frozenset()
         self._initial: dict[str, Tensor] = {}
         self._tokenizers: dict[Path, ChatTokenizer] = {}
-        self._memory: RehearsedMemory | None = None
+        self._memory: ProbedMemory | None = None
 
     def find(self, key: str) -> Any:
         """The model that was opened under a key, with all that moves ready to; None where there is none."""
@@ -159,11 +159,11 @@ class SharedModel:
         return self._initial
 
     @property
-    def memory(self) -> RehearsedMemory:
+    def memory(self) -> ProbedMemory:
         """The largest packs that were seen to fit."""
-        from luthier.tune.training.memory import RehearsedMemory
+        from luthier.tune.training.memory import ProbedMemory
 
-        self._memory = self._memory or RehearsedMemory()
+        self._memory = self._memory or ProbedMemory()
         return self._memory
 
     def load_tokenizer(self, folder: Path, model: Artifact) -> ChatTokenizer:

@@ -26,7 +26,7 @@ from luthier.models.generation.engine import (
     TokenOutput,
 )
 from luthier.models.load import LoadedModel
-from luthier.models.packing.logprobs import compute_pack_logprobs, compute_ranked_logprobs
+from luthier.models.packing.logprobs import compute_logprobs_and_top1, compute_pack_logprobs
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow
 from luthier.models.packing.parallel import run_packs
 from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
@@ -161,7 +161,7 @@ def compute_row_loglikelihoods(
     found: dict[str, TokenLoglikelihood] = {}
 
     def told_of(pack: Pack) -> tuple[Tensor, Tensor | None]:
-        return compute_ranked_logprobs(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
+        return compute_logprobs_and_top1(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
 
     with torch.no_grad():
         for pack, (record, first) in run_packs(model, rows, tokens, told_of, share_from):

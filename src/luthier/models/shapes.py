@@ -70,7 +70,7 @@ class LinearLayerSpec(NamedTuple):
 def list_linear_layers(model: ModelDescription, parts: Collection[str] = ("language",)) -> list[LinearLayerSpec]:
     """Every linear layer of some parts of a model except the output head, in the order of their names."""
     if not model.tensors:
-        return _usual(model) if "language" in parts else []
+        return _list_typical_layers(model) if "language" in parts else []
     found = []
     for name, shape in sorted(model.tensors.items()):
         if len(shape) == 2 and name.endswith(".weight") and find_part(name) in parts and not _is_other(name):
@@ -200,7 +200,7 @@ def _head_name(model: ModelDescription) -> str:
     return next((head for head in HEADS if f"{head}.weight" in model.tensors), HEADS[0])
 
 
-def _usual(model: ModelDescription) -> list[LinearLayerSpec]:
+def _list_typical_layers(model: ModelDescription) -> list[LinearLayerSpec]:
     """The layers of a gated transformer, for a model that is not here yet."""
     q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
     wide, narrow = model.intermediate_size, model.hidden_size

@@ -274,7 +274,7 @@ class SharedDecoderBase(base_models.SharedBase):
 
     def _adopt(self, decoder: ContinuousBatchingDecoder, model: object) -> None:
         self._model = model
-        decoder.adopt(model)
+        decoder.switch_adapters(model)
 
     def _now(self) -> LoadedModel:
         return replace(self._loaded, model=self._model)

@@ -113,7 +113,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
-        thousands=_thousands, translated=_translated, figure=write_figure, moment=write_moment,
+        thousands=format_number, translated=_translated, figure=write_figure, moment=write_moment,
     )  # fmt: skip
     return environment
 
@@ -138,7 +138,7 @@ def _ago(moment: datetime | None) -> str:
     return ngettext("%(count)s minute ago", "%(count)s minutes ago", minutes) % {"count": minutes}
 
 
-def _thousands(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as the page's language writes it."""
     from babel.numbers import format_decimal
 

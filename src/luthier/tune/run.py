@@ -88,7 +88,7 @@ class TrackerCallback:
             tracked = TrackedTraining(name=self._name, settings=self._settings, done=stepped.step - 1)
             self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
         now = time.monotonic()
-        values = {**_numbers(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
+        values = {**_build_log_record(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
         for writer in self._writers:
             writer.step(stepped.step, values)
         self._last = time.monotonic()  # what trackers take is no time of the next step
@@ -102,7 +102,7 @@ class TrackerCallback:
             writer.end(how)
 
 
-def _numbers(stepped: StepMetrics) -> dict[str, float]:
+def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
     """What the log says of a step, as far as it is numbers."""
     record = json.loads(stepped.line())
     return {
@@ -247,7 +247,7 @@ class TrainingRun:
         from luthier.models.load import pick_dtype
 
         step, sampler = self._step, material.sampler
-        training, keeper = self._prepare(material, sampler, host)
+        training, checkpoints = self._prepare(material, sampler, host)
         wall, cpu = (now - then for now, then in zip(_clocks(), start_clocks, strict=True))
         begin = {"begin_s": wall - self._before[0], "begin_cpu_s": cpu - self._before[1]}
         bits, headed = 8 * pick_dtype(step.dtype).itemsize, step.objective.wants_head()
@@ -255,14 +255,14 @@ class TrainingRun:
         speed = TrainingSpeedMeter(self._work, sampler, operations)
         settings = {**step.hashed_settings(), "learning_rate": self._rate.value, "seed": self._work.seed}
         with TrackerCallback(step.report_to, self._work, settings, speed) as on_step:
-            unmoved = training.run(keeper, on_step, self._work.events.note, self._trunk_states(sampler))
+            unmoved = training.run(checkpoints, on_step, self._work.events.note, self._trunk_states(sampler))
             self._warn_unmoved(unmoved, sampler)
         restore_peft_forward(self.trained)
         self._save(training, material, sampler)
         write_rendered_rows(self._work.folder, material, step, text)
-        self._save_epochs(keeper, training, material, sampler)
-        self._save_states(keeper, training, material, sampler)
-        aside = {"held_out_s": training.held_out_s, "checkpoint_s": keeper.spent_s}
+        self._save_epochs(checkpoints, training, material, sampler)
+        self._save_states(checkpoints, training, material, sampler)
+        aside = {"held_out_s": training.held_out_s, "checkpoint_s": checkpoints.spent_s}
         rollout_sampler = material.rollout_sampler
         drawing_s = rollout_sampler.drawing_s if rollout_sampler is not None else 0.0
         rates = speed.measures(sum(aside.values()), drawing_s)
@@ -309,7 +309,7 @@ class TrainingRun:
         plain = self._open(dtype, material.about)
         self._attach_media(material, plain)
         if step.objective.needs_reference:
-            material.refer(plain, sampler)
+            material.add_reference_logprobs(plain, sampler)
             clear_forward_mode(plain)
         model = self._adapt(plain)
         critic = self._critic(model)
@@ -329,7 +329,7 @@ class TrainingRun:
         if warning := self._technique.warning(self._description):
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
-        self._say(how.why, numbers, tokens, sampler)
+        self._report_plan(how.why, numbers, tokens, sampler)
         if how.media_alone and find_towers(plain) is not None:
             self._work.events.note(
                 f"rows with pictures are read one by one, as {how.media_alone}: the same result, more slowly"
@@ -367,7 +367,7 @@ class TrainingRun:
         plain = self._open(dtype, material.about)
         material.attach_media(plain)
         if self._step.objective.needs_reference:
-            material.refer(plain, material.sampler)
+            material.add_reference_logprobs(plain, material.sampler)
             clear_forward_mode(plain)
         model = self._adapt(plain)
         whole = replace(material.sampler, max_steps=None)
@@ -593,7 +593,7 @@ class TrainingRun:
         )
         return max(fits, dataset.longest)
 
-    def _say(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
+    def _report_plan(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
         """What was decided for the user, and why."""
         note = self._work.events.note
         note(
@@ -612,13 +612,13 @@ class TrainingRun:
         refuse_empty_adapter(self._work.folder)
 
     def _save_epochs(
-        self, keeper: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
+        self, checkpoints: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
     ) -> None:
         """The model after each epoch that is kept, in a folder as if training had ended there."""
         from luthier.tune.training.trainer import set_weights
 
         for epoch in self._step.kept_epochs:
-            if (found := keeper.read_epoch(epoch)) is None:
+            if (found := checkpoints.read_epoch(epoch)) is None:
                 self._work.events.warning(f"epoch {epoch} did not end in this training: it is not kept")
                 continue
             steps, weights = found
@@ -628,7 +628,7 @@ class TrainingRun:
             self._write(self._work.folder / EPOCHS / str(epoch), training, material, sampler, steps, record)
 
     def _save_states(
-        self, keeper: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
+        self, checkpoints: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
     ) -> None:
         """The states that stay, with the learning rate and the rows of each step."""
         from luthier.tune.training.kept_states import write_kept_states
@@ -636,7 +636,7 @@ class TrainingRun:
         kept = {
             step: tensors
             for step in self._step.choose_kept_steps(sampler.steps)
-            if (tensors := keeper.read_kept(step)) is not None
+            if (tensors := checkpoints.read_kept(step)) is not None
         }
         if kept:
             rows = {
@@ -703,7 +703,9 @@ def write_full_model(model: Any, folder: Path, base: Path) -> None:
 
     state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
     for tied in sorted(getattr(model, "_tied_weights_keys", None) or ()):
-        source = next((key for key, value in state.items() if _same(value, state.get(tied)) and key != tied), None)
+        source = next(
+            (key for key, value in state.items() if _share_memory(value, state.get(tied)) and key != tied), None
+        )
         if source is not None:
             del state[tied]
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
@@ -717,5 +719,5 @@ def write_full_model(model: Any, folder: Path, base: Path) -> None:
             shutil.copyfile(base / file, folder / file)
 
 
-def _same(one: Any, other: Any) -> bool:
+def _share_memory(one: Any, other: Any) -> bool:
     return other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape

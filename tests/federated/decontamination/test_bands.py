@@ -6,34 +6,67 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import binom
 
+from luthier.data.ops.near_dedup import NearDedup
 from luthier.federated.decontamination.bands import (
     LEAST_ELEMENTS,
+    _build_row,
+    compute_bands,
     encode_elements,
     find_repeated_rows,
+    pad_candidates,
     pad_size,
 )
-from luthier.federated.decontamination.settings import BANDS, DecontaminationSettings
+from luthier.federated.decontamination.settings import FIRST_BANDS, LATER_BANDS, DecontaminationSettings
+from tuning import chat
+
+BANDS = FIRST_BANDS.number
 
 
 @pytest.mark.parametrize("threshold", [0.7, 0.8, 0.85, 0.9, 0.95, 1.0])
 def test_a_pair_at_the_threshold_is_overlooked_once_in_a_hundred(threshold: float) -> None:
     """By drawing signatures whose columns agree with the chance that they have."""
-    settings = DecontaminationSettings(threshold=threshold)
-    draws = np.random.default_rng(1).random((20_000, BANDS, 4)) < threshold + (1 - threshold) / 256
-    found = (draws.all(axis=2).sum(axis=1) >= settings.shared_bands).mean()
-    assert found >= 0.985
-    assert settings.find_chance(threshold) == pytest.approx(found, abs=0.004)
+    settings, chance = DecontaminationSettings(threshold=threshold), np.random.default_rng(1)
+    found = np.ones(2000, dtype=bool)
+    for bands, least in ((FIRST_BANDS, settings.candidate_bands), (LATER_BANDS, settings.shared_bands)):
+        equal = chance.random((2000, bands.number, bands.width)) < threshold + (1 - threshold) / 256
+        found &= equal.all(axis=2).sum(axis=1) >= least
+    assert found.mean() >= 0.98
+    assert settings.find_chance(threshold) == pytest.approx(found.mean(), abs=0.006)
     assert settings.find_chance(threshold) >= 0.99
-    assert settings.find_chance(0.3) < 0.01
 
 
-def test_strangers_are_rarely_left_out_at_the_usual_threshold() -> None:
+@pytest.mark.parametrize("least", [0, 5, 20, 32])
+def test_chances_are_those_of_scipy(least: int) -> None:
+    chance = (0.8 + 0.2 / 256) ** 4
+    assert FIRST_BANDS.find_chance(0.8, least) == pytest.approx(binom.sf(least - 1, 32, chance), rel=1e-12)
+
+
+def test_what_is_left_out_at_the_usual_threshold_is_hardly_below_it() -> None:
     settings = DecontaminationSettings()
-    assert settings.shared_bands == 7
-    assert settings.find_chance(0.9) > 0.99999
-    assert settings.find_chance(0.5) < 0.004
-    assert settings.find_chance(0.4) < 1e-4
+    assert settings.find_chance(0.82) > 0.998
+    assert settings.find_chance(0.75) < 0.3
+    assert settings.find_chance(0.72) < 0.01
+    assert settings.find_chance(0.7) < 0.001
+    assert settings.find_chance(0.6) < 1e-15
+
+
+def test_what_is_asked_of_candidates_has_few_sizes() -> None:
+    """Below one row in 32 the size is one; beyond it, each is twice the one before."""
+    least = pad_candidates(0, 10_000)
+    assert least == pad_candidates(10_000 // 32 * LATER_BANDS.number, 10_000)
+    assert pad_candidates(least + 1, 10_000) == 2 * least
+    assert pad_candidates(2_560_000, 10_000) < 2 * 2_560_000
+    assert pad_candidates(0, 1) == pad_candidates(0, 200)
+
+
+def test_first_and_later_bands_are_different_elements() -> None:
+    rows = [_build_row(chat("where is my new card", "billing", 1))]
+    first, later = (compute_bands(NearDedup(), rows, bands) for bands in (FIRST_BANDS, LATER_BANDS))
+    assert first.shape == (1, FIRST_BANDS.number)
+    assert later.shape == (1, LATER_BANDS.number)
+    assert int(first.max()) < int(later.min())
 
 
 @given(st.integers(0, 10_000_000))

@@ -85,10 +85,10 @@ def _check_host(host: str, port: int | None) -> None:
 
 MOST_BYTES = 500_000_000
 """The largest file that is taken over HTTP; a larger one is put into a folder and named to `luthier new`."""
-KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx", ".xls", ".ods", ".parquet")
+KINDS = (".csv", ".tsv", ".jsonl", ".ndjson", ".json", ".xlsx", ".xls", ".ods", ".parquet", ".zip")
 """How the names of files that are taken end."""
 _ZIP, _PARQUET, _OLE = b"PK\x03\x04", b"PAR1", b"\xd0\xcf\x11\xe0"
-_BEGINNINGS = {".xlsx": _ZIP, ".ods": _ZIP, ".parquet": _PARQUET, ".xls": _OLE}
+_BEGINNINGS = {".xlsx": _ZIP, ".zip": _ZIP, ".ods": _ZIP, ".parquet": _PARQUET, ".xls": _OLE}
 """What a file of a kind begins with."""
 _MARK = Path(".luthier/upload.json")
 _COPIED = 1 << 20

@@ -62,7 +62,7 @@ class FillResult(NamedTuple):
 
 def fill_review_queue(ledger: Ledger, workspace: Workspace, queue: ReviewQueue, say: Say = print) -> FillResult:
     """Draw requests of the project's traffic into a queue; what is there already is not added again."""
-    from luthier.core.db.tables.review import ReviewQueueRow
+    from luthier.core.db.tables.annotation import ReviewQueueRow
     from luthier.traces.compact import compact_traffic_folder
 
     folder = find_queue_traffic(workspace, queue)

@@ -196,7 +196,7 @@ class ReviewQueue:
 
 def create_review_queue(ledger: Ledger, name: str, settings: ReviewSettings, *, project: str, by: str) -> ReviewQueue:
     """Begin a queue of a project's requests; it is empty until it is filled."""
-    from luthier.core.db.tables.review import ReviewQueueRow
+    from luthier.core.db.tables.annotation import ReviewQueueRow
 
     asks = ProjectSettings(
         purpose="review",
@@ -236,7 +236,7 @@ def add_failure_types(ledger: Ledger, queue: ReviewQueue, types: list[str], *, b
 
 def get_review_queue(ledger: Ledger, queue_id: str) -> ReviewQueue:
     """One queue; `UnknownName` where there is none."""
-    from luthier.core.db.tables.review import ReviewQueueRow
+    from luthier.core.db.tables.annotation import ReviewQueueRow
 
     with ledger.reading() as session:
         row = session.get(ReviewQueueRow, queue_id)

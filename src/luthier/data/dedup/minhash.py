@@ -104,15 +104,15 @@ class LargeBuckets(NamedTuple):
     buckets: NDArray[np.int64]
 
 
-def compute_minhash_signatures(flat: FlatShingles) -> NDArray[np.uint8]:
-    """Compute MinHash signatures of shape (texts, PERMUTATIONS), of which the highest byte of each minimum is kept."""
+def compute_minhash_signatures(
+    flat: FlatShingles, permutations: int = PERMUTATIONS, seed: int = _SEED
+) -> NDArray[np.uint8]:
+    """Compute MinHash signatures of shape (texts, permutations), of which the highest byte of each minimum is kept."""
     import rensa
 
-    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(
-        flat.hashes, flat.offsets.tolist(), PERMUTATIONS, _SEED
-    )
+    matrix = rensa.RMinHash.digest_matrix_from_flat_token_hashes(flat.hashes, flat.offsets.tolist(), permutations, seed)
     rows = b"".join([array("I", row) for row in matrix.to_rows()])  # a quarter of what `np.array` takes for lists
-    least = np.frombuffer(rows, dtype=np.uint32).reshape(-1, PERMUTATIONS)
+    least = np.frombuffer(rows, dtype=np.uint32).reshape(-1, permutations)
     return ((least * np.uint32(0x9E3779B1)) >> np.uint32(24)).astype(np.uint8)
 
 

@@ -135,7 +135,7 @@ class OperatorEngine:
 
     def _keys(self, cut: Sequence[Stage], source: str) -> list[_Keys]:
         guards = [self._identity(guard) for guard in cut[0].guards]
-        known = digest_of([source, code_revision(__name__, *installed_source_tree().homes["Source"]), guards])
+        known = digest_of([source, code_revision(__name__, *installed_source_tree().role_modules["Source"]), guards])
         keys: list[_Keys] = []
         for stage in cut:
             known = digest_of([known, *([row.name, self._identity(row.operator)] for row in stage.rows)])

@@ -444,6 +444,7 @@ def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[s
         return f"{models[0]} and {models[1]} have no row in common yet; go on."
     if advice.stop:
         return describe_advice(advice, rows)
+    same = len({row for row, *_ in assignment.same.values()})
     counting = {judge: sheet for judge, sheet in assignment.sheets.items() if judge not in tally.left_out}
     left = sum(
         (judge, item) not in tally.ratings
@@ -456,7 +457,7 @@ def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[s
         more = "let more people judge"
     elif not counting:
         more = "nobody's judgments count, for every judge failed the planted items: let others judge"
-    return f"{describe_advice(advice, rows)}; {more}."
+    return f"{describe_advice(advice, rows, same)}; {more}."
 
 
 def _comments(ratings: Sequence[ScoredRating]) -> list[tuple[str, str, str]]:

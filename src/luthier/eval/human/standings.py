@@ -107,7 +107,8 @@ def compute_study_standings(
     if ranking is None or advice is None:
         stop = "One model is judged; go on until its interval is as narrow as you need."
     else:
-        stop = describe_advice(advice, ranking.rows) if ranking.rows else "Nothing is judged yet."
+        same = len({row for row, *_ in assignment.same.values()})
+        stop = describe_advice(advice, ranking.rows, same) if counting and ranking.rows else "Nothing is judged yet."
     categories = _categories(question, scored)
     people = compare_raters(
         "people with each other",

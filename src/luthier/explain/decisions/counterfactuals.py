@@ -264,10 +264,10 @@ def summarize_counterfactuals(
         words=dict(sorted(words.items(), key=lambda entry: (-entry[1], entry[0]))[:SHOWN_WORDS]),
         flips=dict(sorted(flips.items(), key=lambda entry: (-entry[1], entry[0]))),
     )
-    return summary.model_copy(update={"sentence": _sentence(summary, len(flipped))})
+    return summary.model_copy(update={"sentence": _summarize(summary, len(flipped))})
 
 
-def _sentence(summary: CounterfactualSummary, flipped: int) -> str:
+def _summarize(summary: CounterfactualSummary, flipped: int) -> str:
     over = format_counted_noun(summary.rows, "row")
     text = f"At most {format_counted_noun(summary.most_edits, 'edit')} flip the label of {flipped} of {over}"
     if edits := summary.measures.get("edits"):

@@ -15,33 +15,59 @@ from luthier.data.dedup.minhash import compute_minhash_signatures
 from luthier.data.dedup.shingles import normalize_for_comparison
 from luthier.data.ops.near_dedup import NearDedup
 from luthier.data.row import Row
-from luthier.federated.decontamination.settings import BAND_WIDTH, BANDS, DecontaminationSettings
+from luthier.federated.decontamination.settings import (
+    FIRST_BANDS,
+    LATER_BANDS,
+    BandLayout,
+    DecontaminationSettings,
+)
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST_ELEMENTS = 512
 """Of a set of so many or fewer, no size is seen."""
+LEAST_CANDIDATES = 8
+"""Of so many candidates or fewer, no size is seen."""
 _ROWS_AT_ONCE = 2048
 
 
-def read_bands(data: Artifact, splits: Sequence[str], settings: DecontaminationSettings) -> NDArray[np.uint64]:
-    """(rows, BANDS): the bands of all rows of some splits, those that there are; the band's number stands in the upper
-    half of each, its four columns in the lower."""
+def read_bands(
+    data: Artifact,
+    splits: Sequence[str],
+    settings: DecontaminationSettings,
+    layout: BandLayout = FIRST_BANDS,
+    among: NDArray[np.int64] | None = None,
+) -> NDArray[np.uint64]:
+    """(rows, bands): the bands of all rows of some splits, those that there are, or of the rows `among` them, whose
+    places are sorted; the band's number stands above its columns."""
     operator = NearDedup(threshold=settings.threshold, of=settings.of, unit=settings.unit, size=settings.size)
-    found = [np.zeros((0, BANDS), np.uint64)]
+    found, before = [np.zeros((0, layout.number), np.uint64)], 0
     for split in splits:
         if has_split(data, split):
             for examples in read_example_batches(data, split):
-                found.append(_compute_bands(operator, [_build_row(example) for example in examples]))
+                rows = range(len(examples)) if among is None else _select(among, before, len(examples))
+                found.append(compute_bands(operator, [_build_row(examples[at]) for at in rows], layout))
+                before += len(examples)
     return np.concatenate(found)
 
 
-def _compute_bands(operator: NearDedup, rows: Sequence[Row]) -> NDArray[np.uint64]:
+def _select(among: NDArray[np.int64], start: int, count: int) -> list[int]:
+    """The places of a batch that are `among` those wanted, counted from its start."""
+    low, high = np.searchsorted(among, [start, start + count])
+    found: list[int] = (among[low:high] - start).tolist()
+    return found
+
+
+def compute_bands(operator: NearDedup, rows: Sequence[Row], layout: BandLayout = FIRST_BANDS) -> NDArray[np.uint64]:
+    """(rows, bands): the bands of some rows."""
     texts = [normalize_for_comparison(operator.text(row)) for row in rows]
-    signatures = compute_minhash_signatures(operator.pieces(texts, rows))
-    values = np.ascontiguousarray(signatures.reshape(len(rows), BANDS, BAND_WIDTH)).view("<u4")[:, :, 0]
-    bands: NDArray[np.uint64] = values.astype(np.uint64) | (np.arange(BANDS, dtype=np.uint64) << np.uint64(32))
+    pieces = operator.pieces(texts, rows)
+    signatures = compute_minhash_signatures(pieces, layout.number * layout.width, layout.seed)
+    values = np.zeros((len(rows), layout.number, 8), np.uint8)
+    values[:, :, : layout.width] = signatures.reshape(len(rows), layout.number, layout.width)
+    numbers = np.arange(layout.first, layout.first + layout.number, dtype=np.uint64)
+    bands: NDArray[np.uint64] = values.view("<u8")[:, :, 0] | (numbers << np.uint64(8 * layout.width))
     return bands
 
 
@@ -60,12 +86,21 @@ def encode_elements(bands: NDArray[np.uint64], settings: DecontaminationSettings
     return [prefix + content[at : at + 8] for at in range(0, len(content), 8)]
 
 
-def pad_size(count: int) -> int:
+def pad_size(count: int, least: int = LEAST_ELEMENTS) -> int:
     """The size that is told of a set: at most a quarter more, so that near sizes look alike."""
-    if count <= LEAST_ELEMENTS:
-        return LEAST_ELEMENTS
+    if count <= least:
+        return least
     step = 1 << ((count - 1).bit_length() - 3)
     return -(-count // step) * step
+
+
+def pad_candidates(elements: int, rows: int) -> int:
+    """The size that is told of the later bands of candidates among so many rows: that of one row in 32, or as many
+    times twice that as it takes."""
+    size = pad_size(max(LEAST_CANDIDATES, -(-rows // 32)) * LATER_BANDS.number)
+    while size < elements:
+        size *= 2
+    return size
 
 
 def find_repeated_rows(

@@ -8,11 +8,11 @@ from typing import Any
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.files import write_atomically
-from luthier.federated.decontamination.settings import BANDS, DecontaminationSettings
+from luthier.federated.decontamination.settings import LATER_BANDS, DecontaminationSettings
 from luthier.federated.errors import MessageError
 from luthier.federated.messaging.messages import (
+    COMPARISONS,
     BlindedRows,
-    BlindRequest,
     ComparisonRequest,
     EvaluatedRows,
     FederationMessage,
@@ -22,7 +22,7 @@ from luthier.federated.messaging.messages import (
 from luthier.federated.transport import SiteChannel
 
 FIRST = 1
-"""The number of the first of the three messages; the order is 0."""
+"""The number of the first of the messages `COMPARISONS`; the order is 0."""
 DONE = "done"
 _BYTES = 64
 """Of an element at most: a point there, or a point and a tag back, with what encryption adds."""
@@ -41,25 +41,22 @@ class DecontaminationExchange:
         """What was heard is sealed in `folder`, since sites answer each message once. `read` reads an answer."""
         self._channel, self._folder, self._read = channel, folder, read
         self._names = {card.fingerprint: name for name, card in channel.cards.items()}
-        channel.expect_bytes(len(channel.sites) * (settings.max_rows * BANDS + 1024) * 2 * _BYTES)
+        channel.expect_bytes(len(channel.sites) * (settings.max_rows * LATER_BANDS.number + 1024) * 2 * _BYTES)
 
     def run(self) -> dict[str, int | None]:
-        """The three messages; returns by site how many rows were left out, None where it does not tell."""
+        """The messages in their order; returns by site how many rows were left out, None where it does not tell."""
         sites = self._channel.sites
-        blinded = self._exchange(FIRST, dict.fromkeys(sites, FederationMessage(BlindRequest()).encode()), BlindedRows)
-        questions = self._deal(blinded)
-        evaluated = self._exchange(
-            FIRST + 1,
-            {name: FederationMessage(ComparisonRequest(), questions[name]).encode() for name in sites},
-            EvaluatedRows,
-        )
-        answers = self._deal(evaluated)
-        remaining = self._exchange(
-            FIRST + 2,
-            {name: FederationMessage(LeaveOutRequest(), answers[name]).encode() for name in sites},
-            LeaveOutResponse,
-        )
-        return {name: message.header.left_out for name, message in remaining.items()}
+        carried: dict[str, dict[str, Any]] = {name: {} for name in sites}
+        for number, asks in enumerate(COMPARISONS[:-1], FIRST):
+            kind = EvaluatedRows if asks is ComparisonRequest else BlindedRows
+            carried = self._deal(self._exchange(number, self._encode(asks, carried), kind))
+        last = self._exchange(len(COMPARISONS), self._encode(LeaveOutRequest, carried), LeaveOutResponse)
+        return {name: message.header.left_out for name, message in last.items()}
+
+    @staticmethod
+    def _encode(asks: type[Any], carried: Mapping[str, dict[str, Any]]) -> dict[str, bytes]:
+        """For each site, a message of a kind with what the others wrote to it."""
+        return {name: FederationMessage(asks(), envelopes).encode() for name, envelopes in carried.items()}
 
     def _deal(self, messages: Mapping[str, FederationMessage]) -> dict[str, dict[str, Any]]:
         """For each site, what the others wrote to it, by their fingerprints."""

@@ -3,23 +3,50 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from luthier.core.component import add_field_descriptions
 from luthier.data.dedup.shingles import Compared, Unit
 
-BANDS, BAND_WIDTH = 32, 4
-"""The 128 columns of a MinHash signature, each in one band: bands agree independently of each other."""
+
+class BandLayout(NamedTuple):
+    """Which bands of MinHash signatures are compared: bands agree independently, since no two share a column."""
+
+    number: int
+    """How many."""
+    width: int
+    """Columns of each, of one byte."""
+    first: int
+    """What number the first of them has."""
+    seed: int
+    """Of the signature."""
+
+    def find_chance(self, similarity: float, least: int) -> float:
+        """The chance that so many bands agree, or more, of two rows of a Jaccard similarity."""
+        chance = (similarity + (1 - similarity) / 256) ** self.width
+        return math.fsum(
+            math.comb(self.number, count) * chance**count * (1 - chance) ** (self.number - count)
+            for count in range(least, self.number + 1)
+        )
+
+
+FIRST_BANDS = BandLayout(32, 4, 0, 7919)
+"""Those that tell candidates: the 128 columns that `near_dedup` computes."""
+LATER_BANDS = BandLayout(256, 6, 32, 104_729)
+"""Those that tell how similar candidates are, of 1,536 other columns. Wider ones tell more of similar rows, and next to
+nothing of others: rows that share less than two fifths of their pieces share none of either kind."""
 MISSED = 0.01
-"""The chance that a pair at the threshold is overlooked, at the most."""
+"""The chance that a pair at the threshold is overlooked, at the most: half of it in each of both comparisons."""
 
 
 class DecontaminationSettings(BaseModel):
     """Training rows that nearly repeat a row that another site holds out are left out, as `near_dedup` compares rows.
 
-    Sites compare bands of MinHash signatures by an oblivious pseudorandom function, so nothing is verified by the
-    texts: a pair at the threshold is overlooked once in a hundred, and some pairs somewhat below it are left out.
+    Sites compare bands of MinHash signatures by an oblivious pseudorandom function, first a few of all rows, then many
+    of the candidates that these show. Nothing is verified by the texts: a pair at the threshold is overlooked once in a
+    hundred, and most pairs within a few hundredths below it are left out.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
@@ -36,21 +63,21 @@ class DecontaminationSettings(BaseModel):
     """Training rows, and held-out rows, of a site at the most: with each row, a site could test one guess."""
 
     @property
+    def candidate_bands(self) -> int:
+        """Of the first bands, those that two rows share at the least to be compared by more."""
+        return self._find_least(FIRST_BANDS)
+
+    @property
     def shared_bands(self) -> int:
-        """Bands that two rows share at the least to be near copies: as many as overlook a pair at the threshold with
-        the chance `MISSED`."""
-        chance = (self.threshold + (1 - self.threshold) / 256) ** BAND_WIDTH
-        least, below = 0, _binomial(0, chance)
-        while least < BANDS and below <= MISSED:
-            least += 1
-            below += _binomial(least, chance)
-        return least
+        """Of the later bands, those that candidates share at the least to be near copies."""
+        return self._find_least(LATER_BANDS)
 
     def find_chance(self, similarity: float) -> float:
         """The chance that two rows of a Jaccard similarity count as near copies."""
-        chance = (similarity + (1 - similarity) / 256) ** BAND_WIDTH
-        return sum(_binomial(count, chance) for count in range(self.shared_bands, BANDS + 1))
+        first = FIRST_BANDS.find_chance(similarity, self.candidate_bands)
+        return first * LATER_BANDS.find_chance(similarity, self.shared_bands)
 
-
-def _binomial(count: int, chance: float) -> float:
-    return math.comb(BANDS, count) * chance**count * (1 - chance) ** (BANDS - count)
+    def _find_least(self, bands: BandLayout) -> int:
+        """As many as overlook a pair at the threshold with half of the chance `MISSED`."""
+        enough = 1 - MISSED / 2
+        return max(least for least in range(bands.number + 1) if bands.find_chance(self.threshold, least) >= enough)

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import secrets
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -27,23 +25,33 @@ from luthier.core.step import StepContext
 from luthier.federated.decontamination.bands import (
     encode_elements,
     find_repeated_rows,
+    pad_candidates,
     pad_size,
     read_bands,
 )
+from luthier.federated.decontamination.blinded_question import (
+    BlindedQuestion,
+    answer_question,
+    pack_arrays,
+    read_array,
+)
 from luthier.federated.decontamination.curve import (
-    POINT_BYTES,
     compute_value,
     draw_scalar,
     hash_to_points,
-    invert_scalar,
     multiply_points,
     require_libsodium,
 )
-from luthier.federated.decontamination.settings import BANDS, DecontaminationSettings
+from luthier.federated.decontamination.settings import (
+    FIRST_BANDS,
+    LATER_BANDS,
+    BandLayout,
+    DecontaminationSettings,
+)
+from luthier.federated.decontamination.tags import TAG_BYTES, TagList, match_tags
 from luthier.federated.errors import MessageError, OrderError
 from luthier.federated.measure import describe_folder
 from luthier.federated.messaging.keys import FederationIdentity, PublicCard
-from luthier.federated.messaging.messages import pack_tensors, unpack_tensors
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -56,10 +64,10 @@ LEFT_OUT = "left_out.jsonl"
 """At the site: the id of each training row that was left out, and the site that holds a near copy out."""
 REASON = "near copies of rows that another site holds out"
 FOLDER, ROWS = "decontamination", "rows"
-_KEY, _QUESTION, _INDICES = "blind.key", "question.sha256", "indices.npy"
-_TAG_BYTES, _NUMBER_BYTES = 8, 4
-MOST_REPEATS = 64
-"""Held-out rows that one band is listed for; the same first ones in every band."""
+_CANDIDATES = "candidates.npy"
+_BANDS_AT_ONCE = 32
+FIRST_COMPARISON = 2
+"""The number of the message that asks for the first bands to be evaluated."""
 
 
 class SiteDecontamination:
@@ -81,49 +89,50 @@ class SiteDecontamination:
         self._data = work.inputs["data"]
 
     def ask(self, number: int) -> dict[str, Tensor]:
-        """For each peer, an envelope with blinded points of this site's training rows."""
+        """For each peer, an envelope with blinded points of the first bands of this site's training rows."""
         elements = np.unique(self._read((TRAIN,), "training"))
-        secret = draw_scalar()
-        points = multiply_points(hash_to_points(encode_elements(elements, self._settings)), secret)
-        chaff = hash_to_points([secrets.token_bytes(POINT_BYTES) for _ in range(pad_size(len(points)) - len(points))])
-        sent = sorted((point, index) for index, point in enumerate([*points, *chaff]))  # an order that tells nothing
-        indices = np.array([index if index < len(points) else -1 for _, index in sent], dtype=np.int64)
-        content = _pack({"points": _join_points([point for point, _ in sent])})
-        self._folder.mkdir(parents=True, exist_ok=True)
-        np.save(self._folder / _INDICES, indices)
-        descriptor = os.open(self._folder / _KEY, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(secret)
-        write_atomically(self._folder / _QUESTION, hashlib.sha256(content).digest())
+        content = self._open_question().write(elements, pad_size(len(elements)))
         return self._seal(dict.fromkeys(self._peers, content), number)
 
-    def evaluate(self, number: int, question_number: int, envelopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    def ask_more(self, number: int, envelopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """For each peer, an envelope with blinded points of more bands of those rows that may be near copies of what it
+        holds out, as it answered about the first bands."""
+        bands = self._read((TRAIN,), "training")
+        found = self._find_repeated(
+            number - 1, envelopes, dict.fromkeys(self._peers, bands), self._settings.candidate_bands
+        )
+        questions = {}
+        for peer, candidates in found.items():
+            folder = self._folder / peer
+            folder.mkdir(parents=True, exist_ok=True)
+            np.save(folder / _CANDIDATES, np.flatnonzero(candidates))
+            elements = np.unique(self._read_candidates(peer))
+            questions[peer] = self._open_question(peer).write(elements, pad_candidates(len(elements), len(bands)))
+        return self._seal(questions, number)
+
+    def evaluate(self, number: int, envelopes: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """For each peer, an envelope with its points times a fresh key, and what this site's held-out rows come to
         under the same key."""
-        bands = np.unique(self._read(HELD_OUT, "held-out"), axis=0)
-        elements = np.unique(bands)
-        encoded = encode_elements(elements, self._settings)
-        hashed = hash_to_points(encoded)
-        most = pad_size(self._settings.max_rows * BANDS)
-        answers = {}
-        for peer, content in self._open_all(envelopes, question_number).items():
-            points = _read_array(content, "points", POINT_BYTES)
-            if len(points) > most:
-                name, rows = self._peers[peer].name, self._settings.max_rows
-                raise OrderError(f"{name} asks about {len(points):,} elements, more than {rows:,} rows have")
-            key = draw_scalar()
-            evaluated = multiply_points([point.tobytes() for point in points], key)
-            values = [
-                compute_value(*each) for each in zip(encoded, multiply_points(hashed, key), strict=True)
-            ]  # of an element, only who asked for it learns the value
-            answers[peer] = _pack(
-                {
-                    "answers": np.frombuffer(hashlib.sha256(content).digest(), np.uint8),
-                    "points": _join_points(evaluated),
-                    "tags": _list_tags(bands, elements, values),
-                }
-            )
-        return self._seal(answers, number)
+        first = number == FIRST_COMPARISON
+        layout, rows = FIRST_BANDS if first else LATER_BANDS, self._settings.max_rows
+        most = pad_size(rows * layout.number) if first else pad_candidates(rows * layout.number, rows)
+        bands = np.unique(self._read(HELD_OUT, "held-out", layout), axis=0)
+        keys, answers = {}, {}
+        for peer, content in self._open_all(envelopes, number - 1).items():
+            keys[peer] = draw_scalar()
+            answers[peer] = answer_question(content, keys[peer], most, self._peers[peer].name, rows)
+        lists = {peer: TagList(len(bands), layout.number) for peer in keys}
+        for begin in range(0, layout.number, _BANDS_AT_ONCE):
+            some = bands[:, begin : begin + _BANDS_AT_ONCE]
+            elements = np.unique(some)
+            encoded = encode_elements(elements, self._settings)
+            hashed = hash_to_points(encoded)
+            for peer, key in keys.items():  # of an element, only who asked for it learns the value
+                values = [compute_value(*each) for each in zip(encoded, multiply_points(hashed, key), strict=True)]
+                lists[peer].add(some, elements, values)
+        return self._seal(
+            {peer: pack_arrays({**answer, "tags": lists[peer].pack()}) for peer, answer in answers.items()}, number
+        )
 
     def leave_out(self, number: int, envelopes: Mapping[str, Tensor], policy: SitePolicy | None) -> int:
         """Write the rows that remain, and the list of those that do not; returns how many are left out.
@@ -131,7 +140,7 @@ class SiteDecontamination:
         `SitePolicyError` where they are more than the policy allows.
         """
         if not (self._folder / LEFT_OUT).is_file():
-            repeated = self._find_repeated(number, envelopes)
+            repeated = self._find_verified(number - 1, envelopes)
             left_out: NDArray[np.bool_] = np.logical_or.reduce(list(repeated.values()))
             remaining = len(left_out) - int(left_out.sum())
             if policy is not None:
@@ -143,40 +152,57 @@ class SiteDecontamination:
                 self._write_rows(np.flatnonzero(~left_out).tolist())
             lines = self._list_left_out(repeated)
             write_atomically(self._folder / LEFT_OUT, "".join(lines).encode())
-        (self._folder / _KEY).unlink(missing_ok=True)
+        for peer in ("", *self._peers):
+            self._open_question(peer).forget()
         count = count_left_out(self._work.scratch) or 0
         self._work.events.note(f"{format_counted_noun(count, 'training row')} left out: {REASON}")
         return count
 
-    def _find_repeated(self, number: int, envelopes: Mapping[str, Tensor]) -> dict[str, NDArray[np.bool_]]:
-        """By peer, which training rows nearly repeat a row that it holds out."""
-        bands = self._read((TRAIN,), "training")
-        elements = np.unique(bands)
-        encoded = encode_elements(elements, self._settings)
-        if not (self._folder / _QUESTION).is_file():
-            raise OrderError("answers came about rows here, and nothing was asked")
-        indices = np.load(self._folder / _INDICES)
-        question, inverse = (self._folder / _QUESTION).read_bytes(), invert_scalar((self._folder / _KEY).read_bytes())
+    def _find_verified(self, number: int, envelopes: Mapping[str, Tensor]) -> dict[str, NDArray[np.bool_]]:
+        """By peer, which training rows nearly repeat a row that it holds out, as it answered about candidates."""
+        rows = DatasetSummary.read(self._data).rows.get(TRAIN, 0)
+        bands = {peer: self._read_candidates(peer) for peer in self._peers}
+        verified = {}
+        for peer, found in self._find_repeated(number, envelopes, bands, self._settings.shared_bands, True).items():
+            verified[peer] = np.zeros(rows, dtype=bool)
+            verified[peer][np.load(self._folder / peer / _CANDIDATES)[found]] = True
+        return verified
+
+    def _find_repeated(
+        self,
+        number: int,
+        envelopes: Mapping[str, Tensor],
+        bands: Mapping[str, NDArray[np.uint64]],
+        shared_bands: int,
+        candidates: bool = False,
+    ) -> dict[str, NDArray[np.bool_]]:
+        """By peer, which rows of `bands` share so many with one row that it holds out."""
         found = {}
         for peer, content in self._open_all(envelopes, number).items():
-            if _read_array(content, "answers", None).tobytes() != question:
-                raise OrderError(f"{self._peers[peer].name} answers another question than was asked here")
-            points = _read_array(content, "points", POINT_BYTES)
-            if len(points) != len(indices):
-                raise OrderError(f"{self._peers[peer].name} answers about {len(points):,} points of {len(indices):,}")
-            order = np.argsort(indices)[np.count_nonzero(indices < 0) :]  # the points of elements, in their order
-            plain = multiply_points([points[at].tobytes() for at in order], inverse)
-            values = [compute_value(*each) for each in zip(encoded, plain, strict=True)]
-            matches = _match_tags(values, _read_array(content, "tags", _TAG_BYTES + _NUMBER_BYTES))
-            found[peer] = find_repeated_rows(bands, elements, matches, self._settings.shared_bands)
+            elements = np.unique(bands[peer])
+            question = self._open_question(peer if candidates else "")
+            values = question.read_values(elements, content, self._peers[peer].name)
+            matches = match_tags(values, read_array(content, "tags", TAG_BYTES))
+            found[peer] = find_repeated_rows(bands[peer], elements, matches, shared_bands)
         return found
 
-    def _read(self, splits: Sequence[str], what: str) -> NDArray[np.uint64]:
-        bands = read_bands(self._data, splits, self._settings)
+    def _open_question(self, peer: str = "") -> BlindedQuestion:
+        """The question to all peers about the first bands, or that to one of them about candidates."""
+        return BlindedQuestion(self._folder / peer, self._settings)
+
+    def _read(self, splits: Sequence[str], what: str, layout: BandLayout = FIRST_BANDS) -> NDArray[np.uint64]:
+        bands = read_bands(self._data, splits, self._settings, layout)
         if len(bands) > self._settings.max_rows:
             message = f"there are more than {self._settings.max_rows:,} {what} rows here to compare"
             raise OrderError(message, hint="raise `decontaminate.max_rows`")
         return bands
+
+    def _read_candidates(self, peer: str) -> NDArray[np.uint64]:
+        """The later bands of the rows that may be near copies of what a peer holds out."""
+        path = self._folder / peer / _CANDIDATES
+        if not path.is_file():
+            raise OrderError("answers came about rows here, and nothing was asked")
+        return read_bands(self._data, (TRAIN,), self._settings, LATER_BANDS, np.load(path))
 
     def _seal(self, contents: Mapping[str, bytes], number: int) -> dict[str, Tensor]:
         import torch
@@ -238,66 +264,3 @@ def find_remaining_rows(work: StepContext) -> Artifact:
         return data
     digest = digest_of([data.digest, hashlib.sha256((folder / LEFT_OUT).read_bytes()).hexdigest()])
     return describe_folder(folder / ROWS, digest, data.manifest.kind, "dataset", {"data": data})
-
-
-def _list_tags(bands: NDArray[np.uint64], elements: NDArray[np.uint64], values: Sequence[bytes]) -> NDArray[np.uint8]:
-    """(tags, 12): for each band of each row, 8 bytes by which who knows the band's value finds it, and the row's number
-    under a mask from the same value; sorted, and padded with random ones.
-
-    Rows have random numbers. A band of several rows has a tag for each, which look like those of others.
-    """
-    numbers = list(range(len(bands)))
-    secrets.SystemRandom().shuffle(numbers)
-    listed: list[bytes] = []
-    times = [0] * len(elements)
-    for row, indices in zip(numbers, np.searchsorted(elements, bands).tolist(), strict=True):
-        for index in indices:
-            if times[index] < MOST_REPEATS:
-                listed.append(_mask_number(values[index], times[index], row))
-                times[index] += 1
-    size = _TAG_BYTES + _NUMBER_BYTES
-    listed += [secrets.token_bytes(size) for _ in range(pad_size(len(listed)) - len(listed))]
-    return np.frombuffer(b"".join(sorted(listed)), np.uint8).reshape(-1, size)
-
-
-def _mask_number(value: bytes, time: int, number: int) -> bytes:
-    """The tag of the so manieth row that holds an element, with the row's number under its mask."""
-    digest = hashlib.sha256(value + time.to_bytes(4, "big")).digest()
-    masked = int.from_bytes(digest[_TAG_BYTES : _TAG_BYTES + _NUMBER_BYTES], "big") ^ number
-    return digest[:_TAG_BYTES] + masked.to_bytes(_NUMBER_BYTES, "big")
-
-
-def _match_tags(values: Sequence[bytes], tags: NDArray[np.uint8]) -> NDArray[np.int64]:
-    """(matches, 2): the index of a value that has a tag, and the number of the row there."""
-    listed = {tag[:_TAG_BYTES].tobytes(): tag[_TAG_BYTES:].tobytes() for tag in tags}
-    found: list[tuple[int, int]] = []
-    for index, value in enumerate(values):
-        for time in range(MOST_REPEATS):
-            none = _mask_number(value, time, 0)
-            if (masked := listed.get(none[:_TAG_BYTES])) is None:
-                break
-            found.append((index, int.from_bytes(masked, "big") ^ int.from_bytes(none[_TAG_BYTES:], "big")))
-    return np.array(sorted(set(found)), dtype=np.int64).reshape(-1, 2)
-
-
-def _join_points(points: Sequence[bytes]) -> NDArray[np.uint8]:
-    return np.frombuffer(b"".join(points), np.uint8).reshape(-1, POINT_BYTES)
-
-
-def _pack(arrays: Mapping[str, NDArray[np.uint8]]) -> bytes:
-    import torch
-
-    return pack_tensors({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
-
-
-def _read_array(content: bytes, name: str, width: int | None) -> NDArray[np.uint8]:
-    """Bytes by their name: (rows, width), or (bytes,) without one; `OrderError` for anything else."""
-    try:
-        array: Any = unpack_tensors(content).get(name)
-    except MessageError as error:
-        raise OrderError("what came to be compared is not as it was agreed") from error
-    shape = () if array is None else tuple(array.shape)
-    if array is None or str(array.dtype) != "torch.uint8" or shape[1:] != (() if width is None else (width,)):
-        raise OrderError("what came to be compared is not as it was agreed")
-    found: NDArray[np.uint8] = array.numpy()
-    return found

@@ -57,6 +57,11 @@ def read_envelope_file(path: Path, most: int) -> bytes | None:
 class SiteMailbox(ABC):
     """What a site reads from and writes to."""
 
+    place: str = ""
+    """Where messages come from, in words."""
+    obstacle: str = ""
+    """Why the last look could not tell whether something waits; empty where it could."""
+
     @abstractmethod
     def fetch(self) -> Iterator[bytes]:
         """Envelopes for this site that have no answer yet, in the order of their numbers."""
@@ -78,9 +83,11 @@ class FolderMailbox(SiteMailbox):
     def __init__(self, folder: Path, site: str, most: int = MESSAGE_BYTES) -> None:
         """`most` bytes of a message are read."""
         self._folder, self._site, self._most = folder, site, most
+        self.place = f"in {folder}"
 
     def fetch(self) -> Iterator[bytes]:
         """Files to this site without an answer beside them."""
+        self.obstacle = "" if self._folder.is_dir() else f"there is no folder {self._folder} yet"
         for federation in sorted(self._folder.glob("*")):
             if not FEDERATION.fullmatch(federation.name) or not federation.is_dir():
                 continue
@@ -102,16 +109,21 @@ class HttpMailbox(SiteMailbox):
     def __init__(self, address: HttpAddress, site: str, policy: SitePolicy) -> None:
         self._url, self._site, self._most = address.url.rstrip("/"), site, policy.message_bytes
         self._context = _build_tls(address, policy) if address.url.startswith("https:") else None
+        self.place = f"at {self._url}"
 
     def fetch(self) -> Iterator[bytes]:
-        """The envelope that waits, if one does; nothing where the coordinator does not answer."""
+        """The envelope that waits, if one does; nothing where the coordinator does not answer, which `obstacle` tells."""
         import httpx
 
         try:
             with self._open() as client, client.stream("GET", f"{self._url}/messages/{self._site}") as found:
-                content = self._read(found) if found.status_code == 200 else None
-        except httpx.TransportError:
+                status = found.status_code
+                content = self._read(found) if status == 200 else None
+        except httpx.TransportError as error:
+            self.obstacle = _explain_transport(error, self._url)
             return
+        is_known = status in (200, 204)
+        self.obstacle = "" if is_known else f"{self._url} answers {status}: is that the coordinator's `url`?"
         if content is not None:
             yield content
 
@@ -140,6 +152,21 @@ class HttpMailbox(SiteMailbox):
         import httpx
 
         return httpx.Client(verify=self._context if self._context is not None else True, timeout=60.0, trust_env=False)
+
+
+def _explain_transport(error: httpx.TransportError, url: str) -> str:
+    """Why a coordinator is not heard, and what may be done."""
+    import httpx
+
+    cause = error.__context__
+    while cause is not None and not isinstance(cause, ssl.SSLError):
+        cause = cause.__context__
+    if isinstance(cause, ssl.SSLError):
+        why = getattr(cause, "verify_message", "") or cause.reason or type(cause).__name__
+        return f"{url} and this site do not accept each other's certificates ({why}): see `http` in the policy"
+    if isinstance(error, httpx.ConnectError):
+        return f"nobody listens at {url}: the coordinator does so while its recipe or monitor runs"
+    return f"{url} ends the connection ({type(error).__name__}): it may want a certificate of this site"
 
 
 def _build_tls(address: HttpAddress, policy: SitePolicy) -> ssl.SSLContext:

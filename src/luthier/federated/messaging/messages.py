@@ -137,7 +137,7 @@ class Enrolled(_Header):
 
 
 class BlindRequest(_Header):
-    """Asks for blinded points of a site's training rows."""
+    """Asks for blinded points of the bands of a site's training rows."""
 
     kind: Literal["blind_request"] = "blind_request"
 
@@ -160,8 +160,14 @@ class EvaluatedRows(_Header):
     kind: Literal["evaluated_rows"] = "evaluated_rows"
 
 
+class CandidateRequest(_Header):
+    """Those for one site, by sender; asks for blinded points of more bands of the rows that may be near copies."""
+
+    kind: Literal["candidate_request"] = "candidate_request"
+
+
 class LeaveOutRequest(_Header):
-    """Those for one site, by sender; asks it to leave out the rows that others hold near copies of out."""
+    """What was evaluated of these, by sender; asks a site to leave out the rows that others hold near copies of out."""
 
     kind: Literal["leave_out_request"] = "leave_out_request"
 
@@ -350,14 +356,17 @@ class Counted(_Header):
 
 Header = (
     Order | SiteQuestion | Enrolled | Counted | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
-    | LeaveOutRequest | LeaveOutResponse | Rejection | RoundStart | RoundUpdate | RoundKeys | KeyList | SharesSent
-    | ShareList | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final | Measured
+    | CandidateRequest | LeaveOutRequest | LeaveOutResponse | Rejection | RoundStart | RoundUpdate | RoundKeys
+    | KeyList | SharesSent | ShareList | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final
+    | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
 """What a coordinator sends in a masked round that sites may drop out of."""
-COMPARISONS: tuple[type[_Header], ...] = (BlindRequest, ComparisonRequest, LeaveOutRequest)
+COMPARISONS: tuple[type[_Header], ...] = (
+    BlindRequest, ComparisonRequest, CandidateRequest, ComparisonRequest, LeaveOutRequest
+)  # fmt: skip
 """What a coordinator sends before the first round where rows are compared."""
-QUESTIONS: tuple[type[_Header], ...] = (Order, *COMPARISONS, *STAGES, Final)
+QUESTIONS: tuple[type[_Header], ...] = (Order, *dict.fromkeys(COMPARISONS), *STAGES, Final)
 ASKED: tuple[type[_Header], ...] = (SiteQuestion, *STAGES[1:], Final)
 """What a coordinator sends where sites answer by counts."""
 ANSWERS: tuple[type[_Header], ...] = (

@@ -61,9 +61,10 @@ RETRY_S = 5.0
 class SiteInputs:
     """What a site has of its own."""
 
-    data: Artifact
+    data: Artifact | None
+    """None where requests to a served model alone are counted."""
     model: Artifact | None
-    """None where questions about rows alone are answered."""
+    """None where questions alone are answered."""
     kept: Path | None = None
     traffic: Path | None = None
     """Where requests to a served model are kept."""
@@ -93,6 +94,7 @@ class SiteServer:
             policy.check_keys([coordinator, *inputs.peers])
         self._ledger = SiteLedger(folder)
         self._ledger.read()
+        self._obstacle = ""
         self._waiting: set[str] = set()
         self._refused: set[str] = set()
         self._held: dict[str, float] = {}
@@ -107,8 +109,12 @@ class SiteServer:
         """
         try:
             with FileLock(self._folder / "serve.lock", timeout=0):
+                name, coordinator = self._identity.card.name, self._coordinator.name
+                self._say(f"{name} looks for messages of {coordinator} {self._mailbox.place}, until it is stopped")
                 while not stop() and not (once and self.done):
-                    if not self.answer_waiting():
+                    answered = self.answer_waiting()
+                    self._tell_obstacle()
+                    if not answered:
                         time.sleep(POLL_S)
         except Timeout:
             hint = "stop that one first; an order is approved by `luthier site approve` while it runs"
@@ -118,6 +124,13 @@ class SiteServer:
     def close(self) -> None:
         """Close the mailbox."""
         self._mailbox.close()
+
+    def _tell_obstacle(self) -> None:
+        """Say why nothing is heard, once, and when it is heard again."""
+        now, before = self._mailbox.obstacle, self._obstacle
+        if now != before:
+            self._say(now or f"messages can come again {self._mailbox.place}")
+            self._obstacle = now
 
     def answer_waiting(self) -> int:
         """Answer what waits now; returns how many messages were answered."""

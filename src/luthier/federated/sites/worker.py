@@ -35,6 +35,7 @@ from luthier.federated.messaging.messages import (
     STAGES,
     BlindedRows,
     BlindRequest,
+    CandidateRequest,
     ComparisonRequest,
     Enrolled,
     EvaluatedRows,
@@ -291,10 +292,11 @@ class SiteWorker:
         )
         if isinstance(message.header, BlindRequest):
             return FederationMessage(BlindedRows(), comparison.ask(number)).encode()
+        if isinstance(message.header, CandidateRequest):
+            return FederationMessage(BlindedRows(), comparison.ask_more(number, message.tensors)).encode()
         if isinstance(message.header, ComparisonRequest):
-            envelopes = comparison.evaluate(number, number - 1, message.tensors)
-            return FederationMessage(EvaluatedRows(), envelopes).encode()
-        count = comparison.leave_out(number - 1, message.tensors, self._policy)
+            return FederationMessage(EvaluatedRows(), comparison.evaluate(number, message.tensors)).encode()
+        count = comparison.leave_out(number, message.tensors, self._policy)
         least = self._policy.least_class_rows if self._policy is not None else 0
         shared = count >= least and order.masks is None and order.privacy is None
         return FederationMessage(LeaveOutResponse(left_out=count if shared else None)).encode()

@@ -145,7 +145,7 @@ class DecoderBackend(Protocol):
     def open(self, line: SequenceState) -> bool:
         """Make room for all tokens that a line may have; False while there is none."""
 
-    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
+    def schedule_prefill(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """What of lines whose prompts are not wholly read is read next: of so many tokens in all, but something."""
 
     def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
@@ -154,7 +154,7 @@ class DecoderBackend(Protocol):
     def close(self, line: SequenceState) -> None:
         """Give a line's room back."""
 
-    def adopt(self, model: Any) -> None:
+    def switch_adapters(self, model: Any) -> None:
         """Read the same weights from now on, with the adapters that are over them in this model."""
 
     @property
@@ -195,7 +195,7 @@ class UnbatchedReader:
         self._free -= line.end
         return True
 
-    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
+    def schedule_prefill(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """One prompt, wholly: a state may not be read in parts."""
         return [PrefillChunk(line, len(line.ids) - line.read) for line in waiting[:1] if budget]
 
@@ -208,7 +208,7 @@ class UnbatchedReader:
         self._free += line.cache_slot.room
         line.cache_slot = None
 
-    def adopt(self, model: Any) -> None:
+    def switch_adapters(self, model: Any) -> None:
         """See other adapters over the same weights."""
         self._whole = model
 
@@ -270,7 +270,7 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
         return None
     if inner not in _MANNERS:
         with torch.no_grad():
-            _MANNERS[inner] = _tried(kernels, model)
+            _MANNERS[inner] = _try_kernel_attention(kernels, model)
     past.manners |= _MANNERS[inner]
     try:
         return CompiledDecoder(kernels, model, find_decoder(inner), past) if _MANNERS[inner] else None
@@ -278,7 +278,7 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
         return None
 
 
-def _tried(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
+def _try_kernel_attention(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
     """How a model's layers attend, when reading it lean gives what its modules give."""
     inner = unwrap_peft_model(model)
     plain = KVCache(2)
@@ -332,7 +332,7 @@ class BatchedReader:
         line.read = line.found = len(sequence_blocks.known) * BLOCK
         return True
 
-    def portions(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
+    def schedule_prefill(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
         """Prompts in their order, up to the budget; what another line is reading just now is waited for."""
         prefill_chunks: list[PrefillChunk] = []
         started_keys: set[Hashable] = set()
@@ -367,7 +367,7 @@ class BatchedReader:
         self._blocks.release(sequence_blocks)
         line.cache_slot = None
 
-    def adopt(self, model: Any) -> None:
+    def switch_adapters(self, model: Any) -> None:
         """See other adapters over the same weights; what was read by those that stay is found again."""
         self._whole = model
         self._open_model()
@@ -410,7 +410,7 @@ class BatchedReader:
             some = [portions[at] for at in indices]
             ids, visit, lasts = self._laid_out(some)
             with activate_adapter(self._whole, adapter):
-                states = self._plugged.read(ids, visit, self._turned(some), self._cross(some))
+                states = self._plugged.read(ids, visit, self._compute_media_positions(some), self._cross(some))
                 rows = self._logits(states.index_select(0, lasts))
             logits |= dict(zip([at for at in indices if portions[at].last], rows, strict=True))
         width = self._head.linear.weight.shape[0]
@@ -418,7 +418,7 @@ class BatchedReader:
             torch.stack([logits[at] for at in sorted(logits)]) if logits else torch.empty(0, width, dtype=torch.float32)
         )
 
-    def _turned(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
+    def _compute_media_positions(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
         """(3, 1, T) positions of the new tokens, where media turn them by their grids."""
         if not uses_mrope(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
             return None
@@ -575,7 +575,9 @@ class ContinuousBatchingDecoder:
         lasts = [portion.line for portion in portions if portion.last]
         for line, count in portions:
             line.read += count
-        return [self._write(line, choice) for line, choice in zip(lasts, self._chosen(logits, lasts), strict=True)]
+        return [
+            self._write(line, choice) for line, choice in zip(lasts, self._choose_tokens(logits, lasts), strict=True)
+        ]
 
     @torch.no_grad()
     def prompt_logprobs(self, ids: Sequence[int], top: int, adapter: str | None) -> list[SampledToken]:
@@ -619,10 +621,10 @@ class ContinuousBatchingDecoder:
         line = self._lines.get(ticket) or self._done[ticket]
         return line.found
 
-    def adopt(self, model: object) -> None:
+    def switch_adapters(self, model: object) -> None:
         """Go on with the same weights under other adapters; who is being written speaks as before."""
         self._model = model
-        self._reader.adopt(model)
+        self._reader.switch_adapters(model)
 
     def close(self) -> None:
         """Let all asks go."""
@@ -633,9 +635,11 @@ class ContinuousBatchingDecoder:
         """What is read in the next step: one token of each line that is written, and some of the others' prompts."""
         going = [PrefillChunk(line, 1) for line in self._lines.values() if line.is_prefilled]
         waiting = [line for line in self._lines.values() if not line.is_prefilled]
-        return going + self._reader.portions(waiting, self._portion if going else max(self._portion, PORTION_ALONE))
+        return going + self._reader.schedule_prefill(
+            waiting, self._portion if going else max(self._portion, PORTION_ALONE)
+        )
 
-    def _chosen(self, logits: Tensor, lines: list[SequenceState]) -> Sequence[SampledToken]:
+    def _choose_tokens(self, logits: Tensor, lines: list[SequenceState]) -> Sequence[SampledToken]:
         return choose_next_tokens(logits, lines) if lines else ()
 
     def _write(self, line: SequenceState, choice: SampledToken) -> TokenOutput:

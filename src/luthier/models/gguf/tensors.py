@@ -241,7 +241,7 @@ def _plus_one(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
     return values + 1 if key.endswith("norm.weight") else values
 
 
-def _transposed(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
+def _transpose_conv1d(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
     """GPT-2 keeps its matrices the other way round."""
     return values.T if key.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")) else values
 
@@ -368,7 +368,7 @@ SHAPES = {
             "vocab_size": "vocab_size",
         },
         activation="gelu_new",
-        alter=_transposed,
+        alter=_transpose_conv1d,
         scalings=(),
         rules=(
             (

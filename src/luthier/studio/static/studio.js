@@ -64,7 +64,7 @@ function drop() {
   input.addEventListener("change", () => {
     const name = document.querySelector("input[name=name]");
     if (input.files.length && name && !name.value) {
-      name.value = input.files[0].name.replace(/\.[^.]*$/, "").toLowerCase().replace(/[^a-z0-9_-]+/g, "-").replace(/^[-_]+|-+$/g, "").slice(0, 64);
+      name.value = input.files[0].name.replace(/\.[^.]*$/, "").normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/[^a-z0-9_-]+/g, "-").replace(/^[-_]+|-+$/g, "").slice(0, 64);
     }
   });
 }

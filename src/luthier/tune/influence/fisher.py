@@ -54,19 +54,19 @@ class EkfacPreconditioner:
     def __init__(self, blocks: Sequence[FisherBlock], damping: float) -> None:
         self._blocks, self._damping = blocks, damping
 
-    def _damped(self, block: FisherBlock) -> Tensor:
+    def _damp(self, block: FisherBlock) -> Tensor:
         return block.values + self._damping * block.values.mean().clamp_min(1e-30)
 
     def apply(self, gradient: Tensor) -> Tensor:
         """(P,) the product."""
         return torch.cat(
-            [block.turn_back(block.turn(gradient[block.span]) / self._damped(block)) for block in self._blocks]
+            [block.turn_back(block.turn(gradient[block.span]) / self._damp(block)) for block in self._blocks]
         )
 
     def apply_root(self, gradient: Tensor) -> Tensor:
         """(P,) the product with the root."""
         return torch.cat(
-            [block.turn_back(block.turn(gradient[block.span]) / self._damped(block).sqrt()) for block in self._blocks]
+            [block.turn_back(block.turn(gradient[block.span]) / self._damp(block).sqrt()) for block in self._blocks]
         )
 
 

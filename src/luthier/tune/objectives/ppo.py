@@ -65,7 +65,7 @@ class Ppo(ActorCritic):
             for some, values in zip(ahead, judged.values, strict=True)
         ]
         return {
-            ADVANTAGE: self._scaled(ahead, judged),
+            ADVANTAGE: self._whiten_advantages(ahead, judged),
             RETURN: returns,
             VALUE: [list(entry) for entry in judged.values],
         }
@@ -74,7 +74,7 @@ class Ppo(ActorCritic):
         """What still came at each token beyond what was expected."""
         return self.compute_token_values(judged)[ADVANTAGE]
 
-    def _scaled(self, ahead: list[list[float]], judged: RolloutBatch) -> list[list[float]]:
+    def _whiten_advantages(self, ahead: list[list[float]], judged: RolloutBatch) -> list[list[float]]:
         """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
         import numpy as np
 

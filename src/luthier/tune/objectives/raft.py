@@ -51,7 +51,7 @@ class Raft(TokenPolicyLoss):
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The tokens of the answers that are learnt."""
-        return super().denominator([row for row in rows if self.moves(row)])
+        return super().denominator([row for row in rows if self.has_gradient(row)])
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Minus the log-probability."""

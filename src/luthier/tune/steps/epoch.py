@@ -43,7 +43,7 @@ class SelectCheckpoint(Step):
         tuned = work.inputs["tuned"]
         if tuned.manifest.inputs.get("model") != work.inputs["model"].digest:
             raise self._other_base()
-        if self.epoch not in (kept := _kept(tuned)):
+        if self.epoch not in (kept := _list_saved_epochs(tuned)):
             raise self._not_kept(kept)
         shutil.copytree(tuned.path(f"{EPOCHS}/{self.epoch}"), work.folder, dirs_exist_ok=True)
         refuse_empty_adapter(work.folder)
@@ -84,7 +84,7 @@ class SelectCheckpoint(Step):
         )
 
 
-def _kept(tuned: Artifact) -> tuple[int, ...]:
+def _list_saved_epochs(tuned: Artifact) -> tuple[int, ...]:
     """The epochs that an artifact holds."""
     parts = [entry.path.split("/") for entry in tuned.manifest.files]
     return tuple(sorted({int(part[1]) for part in parts if part[0] == EPOCHS and len(part) > 2}))

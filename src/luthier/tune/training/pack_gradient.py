@@ -35,12 +35,12 @@ class StepGradient(NamedTuple):
         return StepGradient(
             self.loss + other.loss,
             self.computed.and_of(other.computed),
-            _both(self.measures, other.measures),
-            _both(self.example_losses, other.example_losses),
+            _add_numbers(self.measures, other.measures),
+            _add_numbers(self.example_losses, other.example_losses),
         )
 
 
-def _both(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+def _add_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     return {**one, **{name: one.get(name, 0.0) + value for name, value in other.items()}}
 
 

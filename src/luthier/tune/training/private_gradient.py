@@ -96,7 +96,7 @@ class PrivateReader:
     ) -> tuple[StepGradient, int] | None:
         """Add the clipped gradients of units from one pass, and count the clipped ones; None where it takes more."""
         torch.manual_seed(seed)  # only dropout asks for it
-        prepared = [self._objective.prepared(unit, self._read) for unit in units]
+        prepared = [self._objective.prepare_rows(unit, self._read) for unit in units]
         read = self._units.read(prepared, self._reader.prepare)
         if read is None:
             return None
@@ -132,7 +132,7 @@ class PrivateReader:
 
     def _gather(self, rows: list[TokenRow], tokens: int, one: GradientSum, seed: int) -> StepGradient:
         """One unit's gradient, from packs that hold nothing else."""
-        prepared = self._objective.prepared(rows, self._read)
+        prepared = self._objective.prepare_rows(rows, self._read)
         denominator = self._objective.denominator(prepared)
         described = StepGradient()
         torch.manual_seed(seed)  # only dropout asks for it

@@ -1,7 +1,5 @@
 """Attacks on the rows of a federation, with and without masks and ε, beside what ε allows.
 
-    python benchmarks/federated_attacks.py [--quick] [--only rebuild|members]
-
 `rebuild` takes one step over one row at each of three sites, and finds the row's tokens in the update. `members` trains
 on half of some rows that say something random each (canaries, by a coin), and tells which half by likelihood ratios of
 shadow models (LiRA, Carlini et al., 2022); its right guesses prove a lower bound of ε at 95 % confidence (the audit by
@@ -10,26 +8,29 @@ one run of Steinke, Nasr & Jagielski, 2023). A bound above the told ε would be 
 
 from __future__ import annotations
 
-import argparse
-import json
 import random
-import sys
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+from benchmarks.federated.figures import Extent, print_figure
 
 WORDS = ("billing", "delivery", "account", "late", "parcel", "refund", "card", "login", "damaged", "twice")
 DELTA = 1e-3
 
 
-def print_figure(figure: str, value: float, goal: str, unit: str) -> None:
-    """One JSON line."""
-    print(json.dumps({"figure": figure, "value": value, "goal": goal, "unit": unit}), flush=True)
+def measure_rebuilt_tokens(_: Extent) -> None:
+    """Tokens of a row from one update."""
+    measure_rebuilding()
+
+
+def measure_told_members(extent: Extent) -> None:
+    """Members among canaries."""
+    cases: dict[str, float | None] = {"plain": None, "epsilon_1": 1.0, "epsilon_8": 8.0}
+    quick = extent.quick
+    measure_members(60 if quick else 120, 4 if quick else 8, 10 if quick else 20, cases)
 
 
 def measure_rebuilding() -> None:
@@ -113,23 +114,3 @@ def measure_members(canaries: int, shadows: int, epochs: int, cases: dict[str, f
     print_figure(
         "epsilon_that_could_be_proved", round(sure, 2), "more with more canaries", "epsilon, all guesses right"
     )
-
-
-def main() -> None:
-    """Measure, and print one JSON line a figure."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="fewer canaries and shadow models")
-    parser.add_argument("--only", choices=("rebuild", "members"), help="one part alone")
-    given = parser.parse_args()
-    if given.only in (None, "rebuild"):
-        print("tokens of a row from one update", flush=True)
-        measure_rebuilding()
-    if given.only in (None, "members"):
-        print("members among canaries", flush=True)
-        cases: dict[str, float | None] = {"plain": None, "epsilon_1": 1.0, "epsilon_8": 8.0}
-        quick = given.quick
-        measure_members(60 if quick else 120, 4 if quick else 8, 10 if quick else 20, cases)
-
-
-if __name__ == "__main__":
-    main()

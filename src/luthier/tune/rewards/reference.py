@@ -1,13 +1,16 @@
-"""What a metric says of each answer alone."""
+"""Rewards that compare an answer with the one in the data, or with a schema: metrics of one answer."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import model_validator
 
 from luthier.core.errors import DataError, SourceLocation
+from luthier.metrics.kinds.answers import ExactMatch
+from luthier.metrics.kinds.numeric import NumericMatch as NumericMetric
+from luthier.metrics.kinds.structured import JsonValid
 from luthier.metrics.metric import Metric
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 
@@ -55,3 +58,45 @@ def _references(metric: Metric, attempt: RewardCompletion) -> tuple[str, ...]:
     where = SourceLocation(file=origin.file, line=origin.line)
     what = f"the reward {metric.kind} holds answers against that of the data, and this row has none"
     raise DataError(what, where=where, hint="map a column to `answer`, or leave the reward out")
+
+
+class ExactMatchReward(Reward):
+    """1 for an answer that equals the one in the data, else 0."""
+
+    kind: Literal["exact"] = "exact"
+
+    rules: ExactMatch = ExactMatch()
+    """What is overlooked: the settings of the metric `exact_match`."""
+
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
+        """1 or 0 for each answer."""
+        return score_with_metric(self.rules, attempts)
+
+
+class NumericReward(Reward):
+    """1 for an answer whose number is that of the answer in the data (after `####`, else the last one), else 0."""
+
+    kind: Literal["numeric"] = "numeric"
+
+    rules: NumericMetric = NumericMetric()
+    """How numbers are read and compared: the settings of the metric `numeric`."""
+
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
+        """1 or 0 for each answer."""
+        return score_with_metric(self.rules, attempts)
+
+
+class JsonSchemaReward(Reward):
+    """1 for an answer that is JSON and obeys a schema, else 0."""
+
+    kind: Literal["json_schema"] = "json_schema"
+
+    obeys: dict[str, Any] | None = None
+    """A JSON Schema, with references only within it (`#/…`); any JSON will do when not given."""
+    fenced: bool = True
+    """Whether the JSON may stand in a fence (```), with words around it."""
+
+    def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
+        """1 or 0 for each answer."""
+        valid = JsonValid(obeys=self.obeys, fenced=self.fenced)
+        return score_with_metric(valid, attempts, held_against=False)

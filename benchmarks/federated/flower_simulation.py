@@ -2,7 +2,7 @@
 
 Runs in an environment with `flwr[simulation]`, which borrows torch, transformers and PEFT from ours. The task names the
 packages to borrow, the base model, the tokenized rows of each site, and whether a process keeps its base between sites;
-`benchmarks/federated.py --only flower` writes it, and names its file in FLOWER_TASK. Prints CPU-seconds of all
+`benchmarks/federated` writes it (part `flower`), and names its file in FLOWER_TASK. Prints CPU-seconds of all
 processes and their memory at the end.
 """
 
