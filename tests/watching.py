@@ -142,7 +142,7 @@ def plan_of(
     )
 
 
-def watcher(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
+def evaluator(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
     """A watcher that works in a folder."""
     return AlertEvaluator(plan, RunContext(recipe_dir=folder, kept=folder / "kept"))
 
