@@ -143,7 +143,7 @@ def plan_of(
 
 
 def evaluator(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
-    """A watcher that works in a folder."""
+    """An evaluator that works in a folder."""
     return AlertEvaluator(plan, RunContext(recipe_dir=folder, kept=folder / "kept"))
 
 

@@ -112,7 +112,7 @@ class HttpMailbox(SiteMailbox):
         self.place = f"at {self._url}"
 
     def fetch(self) -> Iterator[bytes]:
-        """The envelope that waits, if one does; nothing where the coordinator does not answer, which `obstacle` tells."""
+        """The envelope that waits, if one does; nothing where the coordinator does not answer: see `obstacle`."""
         import httpx
 
         try:
