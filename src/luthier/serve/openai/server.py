@@ -53,7 +53,7 @@ from luthier.serve.openai.transcriptions import (
 )
 from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Usage, Verb
 from luthier.traces.api_keys import Caller, Scope
-from luthier.traces.record import AliasResolver, Asked, RequestRecorder, Route
+from luthier.traces.record import AliasResolver, Operation, RequestRecorder, Route
 
 _LOG = logging.getLogger("luthier.serve")
 _GRACE_S = 5.0
@@ -152,7 +152,7 @@ class Gateway:
 
     # ── what a request goes through ─────────────────────────────────────────────────────────────────────────────
 
-    def _case(self, request: Request, prefix: str, operation: Asked) -> RequestState:
+    def _case(self, request: Request, prefix: str, operation: Operation) -> RequestState:
         return RequestState(prefix, operation, self._record, get_caller(request).key)
 
     def _prepare(self, case: RequestState) -> None:
