@@ -167,8 +167,8 @@ def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[flo
     from luthier.eval.task import TaskContext
     from luthier.eval.tasks.lm_eval import LmEvalTask
 
-    (exam,) = LmEvalTask(path=str(file), limit=rows).exams(TaskContext(recipe_dir=file.parent, examples=()))
-    graded = exam.run(model.ask)
+    (benchmark,) = LmEvalTask(path=str(file), limit=rows).benchmarks(TaskContext(recipe_dir=file.parent, examples=()))
+    graded = benchmark.run(model.ask)
     return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
 
 

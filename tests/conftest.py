@@ -15,7 +15,6 @@ import tempfile
 from collections.abc import Generator, Iterator
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import pytest_randomly
@@ -26,6 +25,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.system.packages import cached_wheel
 from luthier.core.system.process import set_thread_wait_policy
 from luthier.models.catalog import CATALOG, ENCODERS
+from tests import ready
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
@@ -37,10 +37,13 @@ set_thread_wait_policy()
 settings.register_profile(
     "busy machine",
     settings.get_profile(settings.get_current_profile_name()),
+    max_examples=int(os.environ.get("LUTHIER_TESTS_EXAMPLES", "50")),  # others each time; ./check --all draws 100
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("busy machine")
+# Processes of this program that it starts itself begin where the imports have ended.
+subprocess.Popen = ready.Relative  # type: ignore[misc]
 os.environ.pop("HF_HUB_OFFLINE", None)  # tests of the hub speak with a fake one on this machine
 
 
@@ -70,42 +73,9 @@ def pytest_runtest_setup() -> None:
     socket_allow_hosts(["127.0.0.1", "::1", "localhost"], allow_unix_socket=True)
     _freeze_modules()
     if "luthier.core.db.migrate" in sys.modules:
-        _remember_migrations()
+        from tests.remembered_migrations import remember_migrations
 
-
-def _remember_migrations() -> None:
-    """Have an empty SQLite ledger take the statements that its migrations left in the first one, which are made twenty
-    times as fast; `tests/core` migrates in earnest."""
-    from sqlalchemy import Connection
-
-    from luthier.core.db import migrate
-
-    if hasattr(migrate._run, "once"):
-        return
-    once, known = migrate._run, list[tuple[str, tuple[Any, ...]]]()
-
-    def run(connection: Connection, target: str, *, down: bool) -> None:
-        is_new = connection.dialect.name == "sqlite" and target == migrate.latest_revision()
-        is_new = is_new and connection.exec_driver_sql("SELECT 1 FROM sqlite_master").first() is None
-        statements = list(known) if is_new else []
-        for statement, values in statements:
-            connection.exec_driver_sql(statement, values)
-        if statements:
-            return
-        once(connection, target, down=down)
-        if is_new:
-            found = connection.exec_driver_sql(
-                "SELECT type, name, sql FROM sqlite_master WHERE sql > '' ORDER BY rowid"
-            )
-            made: list[tuple[str, tuple[Any, ...]]] = []
-            for kind, name, statement in found.all():
-                made.append((statement, ()))
-                for row in connection.exec_driver_sql(f'SELECT * FROM "{name}"').all() if kind == "table" else ():
-                    made.append((f'INSERT INTO "{name}" VALUES ({", ".join("?" * len(row))})', tuple(row)))
-            known[:] = made  # at once: threads may make the first ones side by side
-
-    run.once = once  # type: ignore[attr-defined]  # what `tests/core` puts back
-    migrate._run = run
+        remember_migrations()
 
 
 _modules = 0

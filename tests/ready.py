@@ -17,6 +17,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -26,9 +27,37 @@ _LOADED = (
     "torch", "torch.fx.experimental.symbolic_shapes", "transformers", "transformers.models.llama.modeling_llama",
     "transformers.models.auto.modeling_auto", "transformers.models.auto.tokenization_auto", "transformers.generation",
     "transformers.models.bert.modeling_bert", "peft", "fastapi", "uvicorn", "sqlalchemy", "jinja2", "luthier.cli.app",
-    "scipy.stats",
+    "scipy.stats", "luthier.recipe.step_process", "luthier.federated.sites.process", "luthier.tune.run",
 )  # fmt: skip
 """What commands that tune, evaluate and serve import; not polars, pyarrow and scikit-learn, which start threads."""
+
+
+def _load() -> None:
+    """Import all that commands import, with every part of the program, and make what they make first."""
+    import importlib
+    import tempfile
+
+    for one in _LOADED:
+        importlib.import_module(one)
+
+    from luthier.core import component
+    from luthier.core.db.runs import Ledger
+    from luthier.core.step import Step
+    from luthier.eval.report import html
+    from tests.remembered_migrations import remember_migrations
+
+    known, homes = set[str](), {Step.home}
+    while homes - known:
+        for home in homes - known:
+            component._discover(home)
+        known |= homes
+        homes = {role.home for role in component.roles_by_name().values()}
+    remember_migrations()
+    with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.db"):
+        pass
+    for template in html._environment().list_templates(["jinja"]):
+        html._environment().get_template(template)
+    component._plugins.cache_clear()  # those that a process finds installed are its own
 
 
 class Popen(subprocess.Popen[Any]):
@@ -64,10 +93,14 @@ class Popen(subprocess.Popen[Any]):
         return self.pid, how
 
     def _internal_poll(self, *_: Any, **__: Any) -> int | None:
-        if self.returncode is None:
-            number, how = self._try_wait(os.WNOHANG)
-            if number == self.pid:
-                self._handle_exitstatus(how)
+        lock = self._waitpid_lock  # type: ignore[attr-defined]  # subprocess's own
+        if self.returncode is None and lock.acquire(blocking=False):  # else another thread waits, and will tell
+            try:
+                number, how = self._try_wait(os.WNOHANG)
+                if number == self.pid:
+                    self._handle_exitstatus(how)
+            finally:
+                lock.release()
         return self.returncode
 
 
@@ -77,15 +110,24 @@ class Family(Popen):
     has_family = True
 
 
+def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    """What a command said and how it ended, as subprocess's own `run` gives it; what it starts is forked as well."""
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with Family(command, **pipes, **more) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 class Relative(Popen):
-    """What stands for subprocess's own in a process that has a family: other programs are started as ever."""
+    """What stands for subprocess's own in the tests, and in a process that has a family: processes of this program that
+    the program starts itself are forked, other programs and what a test starts are started as ever."""
 
     _forked = False
 
     def _execute_child(self, args: Any, *more: Any) -> None:
-        own = [sys.executable, "-P", "-m", "luthier"]
-        words = args[3:] if args[:2] == [shutil.which("nice"), "-n"] else args
-        self._forked = words[: len(own)] == own
+        words = args[3:] if isinstance(args, list) and args[:2] == [shutil.which("nice"), "-n"] else args
+        executable, preexec_fn, _, pass_fds, *_ = more
+        self._forked = _is_own(words) and not (executable or preexec_fn or pass_fds)
         if self._forked:
             super()._execute_child(words, *more)
         else:
@@ -98,20 +140,35 @@ class Relative(Popen):
         return (super() if self._forked else super(Popen, self))._internal_poll(*how, **more)
 
 
+def _is_own(words: Any) -> bool:
+    """Whether they start a process of this program as the program does it: a command without the current folder on the
+    path, or a module of its own."""
+    if not isinstance(words, list) or words[:1] != [sys.executable]:
+        return False
+    is_safe = words[1:2] == ["-P"]
+    rest = words[2:] if is_safe else words[1:]
+    return rest[:1] == ["-m"] and ((is_safe and rest[1:2] == ["luthier"]) or str(rest[1]).startswith("luthier."))
+
+
 _keepers: dict[int, socket.socket] = {}
+_beginning = threading.Lock()
 
 
 def _keeper() -> socket.socket:
     """The way to the process that forks, which ends when we do."""
-    if os.getpid() not in _keepers:
-        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(sys.path)}
-        process = subprocess.Popen(
-            [sys.executable, __file__, str(theirs.fileno())], env=environment, pass_fds=[theirs.fileno()]
-        )
-        theirs.close()
-        _keepers[os.getpid()] = ours
-        atexit.register(lambda: (ours.close(), process.wait()))
+    with _beginning:
+        return _keepers.get(os.getpid()) or _start_keeper()
+
+
+def _start_keeper() -> socket.socket:
+    ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    environment = {**os.environ, **ONE_THREAD, "PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(
+        [sys.executable, __file__, str(theirs.fileno())], env=environment, pass_fds=[theirs.fileno()]
+    )
+    theirs.close()
+    _keepers[os.getpid()] = ours
+    atexit.register(lambda: (ours.close(), process.wait()))
     return _keepers[os.getpid()]
 
 
@@ -172,6 +229,8 @@ def _begun(told: dict[str, Any], ends: list[int]) -> list[str]:
     os.chdir(told["cwd"])
     os.environ.clear()
     os.environ.update(told["env"])
+    named = told["env"].get("PYTHONPATH", "").split(os.pathsep)
+    sys.path[1:1] = [path for path in dict.fromkeys(named) if path and path not in sys.path]
     return list(told["args"])
 
 
@@ -192,8 +251,6 @@ def _run(how: str, what: str, *arguments: str) -> None:
 
 
 if __name__ == "__main__":
-    import importlib
-
-    for one in _LOADED:
-        importlib.import_module(one)
+    sys.path[0] = str(Path(__file__).parents[1])
+    _load()
     _run(*_asked(int(sys.argv[1])))

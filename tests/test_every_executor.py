@@ -31,6 +31,7 @@ from luthier.recipe.executor import Executor, parse_executor
 from ray_cluster import ray_cluster, why_no_ray
 from sky_command import make_sky
 from slurm import slurm_cluster, why_no_slurm
+from tests import ready
 from tests.workshop import own_cache
 
 KINDS = sorted(kind for kind, part in components_by_kind(Executor).items() if part.__module__.startswith("luthier."))
@@ -159,7 +160,7 @@ class Site:
         """A command in a folder."""
         command = [sys.executable, "-m", "luthier", *words]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=folder, env=self.environment, text=True, **pipes)
+        return ready.Family(command, cwd=folder, env=self.environment, text=True, **pipes)
 
 
 @contextmanager
@@ -261,14 +262,13 @@ class Outcomes(dict[tuple[str, bool], dict[str, Any]]):
         site = Site(self._factory.mktemp(kind))
         for name in set(toys) - {"again"}:
             site.recipe(name, "well" if name == "stop" else name)
-        (site.folder / "driver.py").write_text(DRIVER)
         with scheduler(kind, site) as (asked, cluster):
-            words = [asked, str(site.folder), str(site.folder / "told"), *toys]
-            command = [sys.executable, str(site.folder / "driver.py"), *words]
-            environment = {**site.environment, **cluster}
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        assert done.stdout in ("", "noise on standard output\n" * len(toys))
+            command = [sys.executable, "-c", DRIVER, asked, str(site.folder), str(site.folder / "told"), *toys]
+            pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+            with ready.Family(command, env={**site.environment, **cluster}, **pipes) as done:
+                out, err = done.communicate()
+        assert done.returncode == 0, err
+        assert out in ("", "noise on standard output\n" * len(toys))
         self[key] = json.loads((site.folder / "told").read_text())
         return self[key]
 

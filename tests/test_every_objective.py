@@ -175,7 +175,7 @@ def read(
     """The loss over some rows in packs of so many tokens, undivided, and its gradient."""
     model, other = student(objective, shop), teacher(shop) if objective.needs_teacher else None
     total = torch.zeros((), dtype=torch.float64)
-    rows = objective.prepared(
+    rows = objective.prepare_rows(
         referred(objective, rows, shop), lambda some: compute_row_logprob_sums(model, some, tokens)
     )
     assert objective.denominator(rows) > 0
@@ -214,7 +214,7 @@ def test_the_share_of_an_example_is_that_of_its_rows_alone(
     """Its value and its gradient, which a bound for each example or an influence needs."""
     objective, model = made(kind, **extra), student(made(kind, **extra), shop)
     other = teacher(shop) if objective.needs_teacher else None
-    rows = objective.prepared(
+    rows = objective.prepare_rows(
         referred(objective, rows_of(objective, READS[kind](4), text), shop),
         lambda some: compute_row_logprob_sums(model, some, 1 << 14),
     )

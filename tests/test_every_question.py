@@ -9,8 +9,7 @@ from typing import Any
 import pytest
 
 from documented import undescribed
-from luthier.annotation.question import InvalidAnswer, Question, QuestionItem
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import InvalidAnswer, Question, QuestionItem, RatingQuestion
 from luthier.core.component import components_by_kind
 
 KINDS = sorted(components_by_kind(Question))

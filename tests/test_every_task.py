@@ -25,12 +25,12 @@ def task(kind: str) -> EvalTask:
 def test_questions_are_the_same_again(kind: str, tmp_path: Path) -> None:
     write(tmp_path)
     brief = TaskContext(recipe_dir=tmp_path, examples=text_examples())
-    first, again = task(kind).exams(brief), task(kind).exams(brief)
-    assert [exam.signature for exam in first] == [exam.signature for exam in again]
-    for exam in first:
-        assert exam.name.isidentifier()
-        assert len({item.id for item in exam.items}) == len(exam.items) > 0
-        assert all(item.questions and item.shown and item.reference for item in exam.items)
+    first, again = task(kind).benchmarks(brief), task(kind).benchmarks(brief)
+    assert [benchmark.signature for benchmark in first] == [benchmark.signature for benchmark in again]
+    for benchmark in first:
+        assert benchmark.name.isidentifier()
+        assert len({item.id for item in benchmark.items}) == len(benchmark.items) > 0
+        assert all(item.questions and item.shown and item.reference for item in benchmark.items)
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))

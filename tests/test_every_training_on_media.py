@@ -168,7 +168,9 @@ class Reading:
         """With packs of at most so many tokens."""
         moving = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
         sums, total = [torch.zeros_like(one) for one in moving], 0.0
-        prepared = self.objective.prepared(self.rows, lambda some: compute_row_logprob_sums(self.model, some, tokens))
+        prepared = self.objective.prepare_rows(
+            self.rows, lambda some: compute_row_logprob_sums(self.model, some, tokens)
+        )
 
         def add(found: Any) -> None:
             for one, own in zip(sums, found, strict=True):

@@ -17,10 +17,13 @@ import pytest
 from kubernetes_api import kubernetes_api, why_no_kubernetes
 from ray_cluster import ray_cluster, why_no_ray
 from slurm import slurm_cluster, why_no_slurm
+from tests import ready
 from tests.workshop import own_cache, tiny_model
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 OFTEN = "poll_s: 0.1, grace_s: 5"
+ELSEWHERE = ("kubernetes", "ray")
+"""Places whose jobs are begun as those of the others: the quick suite makes a small step in them alone."""
 SMALL = ("model=tiny-model", "steps.data.source.limit=40", "steps.data.split.test=8")
 
 
@@ -60,11 +63,11 @@ def make(kind: str, folder: Path, cache: str) -> dict[str, Any]:
         command = [sys.executable, "-m", "luthier", "run", ".", "--json", "--only", "tune", "--on", words, *SMALL]
         where = folder / "recipes" / "anywhere"
         environment = {**outside, **own, **cluster}
-        done = subprocess.run(
-            command, cwd=where, env=environment, capture_output=True, text=True, timeout=300, check=False
-        )
-    assert done.returncode == 0, done.stderr + done.stdout
-    steps = json.loads(done.stdout)["steps"]
+        pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        with ready.Family(command, cwd=where, env=environment, **pipes) as done:
+            out, err = done.communicate(timeout=300)
+    assert done.returncode == 0, err + out
+    steps = json.loads(out)["steps"]
     found = {}
     for name in ("data", "tune"):
         manifest = json.loads((Path(steps[name]["path"]) / "manifest.json").read_text())
@@ -83,7 +86,9 @@ def local(tmp_path_factory: pytest.TempPathFactory, cache: str) -> dict[str, Any
     return make("local", tmp_path_factory.mktemp("local"), cache)
 
 
-@pytest.mark.parametrize("kind", ["process", "slurm", "kubernetes", "ray"])
+@pytest.mark.parametrize(
+    "kind", ["process", "slurm", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ELSEWHERE)]
+)
 def test_the_same_bytes_under_the_same_name(kind: str, local: dict[str, Any], cache: str, tmp_path: Path) -> None:
     reasons = {"slurm": why_no_slurm, "kubernetes": why_no_kubernetes, "ray": why_no_ray}
     if kind in reasons and (reason := reasons[kind]()):

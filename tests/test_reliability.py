@@ -85,7 +85,7 @@ def whole(finished: Path, tmp_path: Path) -> Workplace:
     return Workplace(Path(shutil.copytree(finished, tmp_path / "whole", symlinks=True)))
 
 
-@pytest.mark.parametrize("kills", [4, pytest.param(30, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [3, pytest.param(30, marks=pytest.mark.slow)])
 @pytest.mark.timeout(1800)
 def test_a_killed_run_goes_on_and_ends_in_the_same_bytes(workplace: Workplace, kills: int) -> None:
     victim = Workplace(Path(shutil.copytree(workplace.folder, workplace.folder.with_name("two"), symlinks=True)))

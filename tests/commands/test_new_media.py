@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def test_pictures_by_class_are_seen_through_a_new_encoder(place: Path) -> None:
     assert tune["model"] == "align"
     assert tune["technique"]["on"] == ["language", "projector"]
     assert "macro_f1 > blind" in recipe.steps["gate"].settings()["rules"]
+
+
+def test_a_classifier_of_words_is_not_offered_for_pictures(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its training failed: no word was left to learn from."""
+    fill(place, "png", classes=True)
+    assert run_command(["new", "shop", "--from", "files", "--technique", "plain"]) == 2
+    assert "plain weighs words" in capsys.readouterr().err
+    assert run_command(["advise", "files", "--json"]) == 0
+    told = {one["technique"]: one for one in json.loads(capsys.readouterr().out)["techniques"]}
+    assert "weighs words" in told["plain"]["left_out"]
 
 
 def test_sounds_by_class_are_heard_through_whispers_encoder(place: Path) -> None:

@@ -39,8 +39,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture(autouse=True)
 def real_migrations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Make each ledger by its migrations."""
-    if migrate := sys.modules.get("luthier.core.db.migrate"):
-        monkeypatch.setattr(migrate, "_run", getattr(migrate._run, "once", migrate._run))
+    monkeypatch.setenv("LUTHIER_TESTS_REAL_MIGRATIONS", "1")
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -31,6 +32,7 @@ from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.recognizers.spacy import Spacy
 
 PROJECT = Path(__file__).parents[2] / "pyproject.toml"
+INSTALLED = cache(packages_distributions)
 NEEDING = [one for role in roles_by_name().values() for one in components_by_kind(role).values() if one.libraries]
 
 
@@ -47,7 +49,7 @@ def test_the_extra_that_a_part_names_brings_its_library(part: type[Component]) -
     extras = tomllib.loads(PROJECT.read_text())["project"]["optional-dependencies"]
     for module, extra in part.libraries.items():
         brought = {word.split(">=")[0].split("[")[0].lower() for word in extras[extra]}
-        known = {name.lower() for name in packages_distributions().get(module, [module])}
+        known = {name.lower() for name in INSTALLED().get(module, [module])}
         assert brought & known, f"{extra} does not bring {module}"
 
 

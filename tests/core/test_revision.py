@@ -72,7 +72,7 @@ def deciding() -> dict[str, set[str]]:
         ("tune/cost.py", LEARNING),
         ("tune/techniques/lora.py", LEARNING),
         ("tune/techniques/prefix.py", set()),
-        ("tune/rewards/unit_tests.py", {"code"}),
+        ("tune/rewards/scorer.py", {"code"}),
         ("models/packing/pack.py", {*ASKING, "synonyms"}),
         ("models/kernels/linear.c", {*ASKING, "synonyms"}),
         ("models/gguf/reader.py", set()),
@@ -115,12 +115,12 @@ def test_every_role_has_its_members() -> None:
     from luthier.commands.components import list_component_roles
     from luthier.core.component import components_by_kind
 
-    homes = installed_source_tree().homes
+    role_modules = installed_source_tree().role_modules
     for role in (one for one in list_component_roles().values() if one.__module__ in installed_source_tree().files):
         modules = {
             part.__module__ for part in components_by_kind(role).values() if part.__module__.startswith("luthier.")
         }
-        assert modules <= set(homes[role.__name__]), role
+        assert modules <= set(role_modules[role.__name__]), role
 
 
 def test_modules_that_decide_nothing_exist() -> None:

@@ -112,13 +112,13 @@ def bench_of(
     return ProbeContext(
         media=media or EvalMedia(data),
         task=task,
-        answers={voice.name: task.answers(voice.answer(task.examples, task)) for voice in voices},
+        answers={eval_model.name: task.answers(eval_model.answer(task.examples, task)) for eval_model in voices},
         recipe_dir=folder,
         seed=seed,
         data=data,
         model=model,
-        respondents={
-            one.name: CachedEvalModel(voice=one, task=task, kept=open_answer_cache(folder), events=events)
+        eval_models={
+            one.name: CachedEvalModel(model=one, task=task, kept=open_answer_cache(folder), events=events)
             for one in voices
         },
     )

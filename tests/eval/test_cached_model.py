@@ -37,18 +37,21 @@ def cached_model(model: LocalEvalModel, labels: Artifact, tmp_path: Path) -> Cac
     return of(model, labels, tmp_path)
 
 
-def of(voice: EvalModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvalModel:
+def of(eval_model: EvalModel, data: Artifact, folder: Path, heard: list[RunEvent] | None = None) -> CachedEvalModel:
     events = RunEventEmitter((heard if heard is not None else []).append).of("report")
     return CachedEvalModel(
-        voice=voice, task=read_held_out_task(data, "test", None), kept=open_answer_cache(folder), events=events
+        model=eval_model,
+        task=read_held_out_task(data, "test", None),
+        kept=open_answer_cache(folder),
+        events=events,
     )
 
 
 def test_answers_are_scored_after_a_conversation(cached_model: CachedEvalModel) -> None:
-    one, other = model.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
+    one, other = cached_model.loglikelihoods([(ASKED[0], ("yes", "no")), (ASKED[1], ("no", "maybe", "yes"))])
     assert [len(one), len(other)] == [2, 3]
     assert all((told.logprob or 0) < 0 and (told.tokens or 0) > 0 for told in (*one, *other))
-    ((no, yes),) = model.loglikelihoods([(ASKED[0], ("no", "yes"))])
+    ((no, yes),) = cached_model.loglikelihoods([(ASKED[0], ("no", "yes"))])
     assert [yes.logprob, no.logprob] == pytest.approx([told.logprob for told in one], abs=1e-4)
 
 
@@ -67,10 +70,10 @@ def test_finished_chunks_are_not_asked_again(
 
     monkeypatch.setattr(LocalLM, "generate", counted)
     with pytest.raises(KeyboardInterrupt):
-        model.generate(ASKED, 3)
-    found = model.generate(ASKED, 3)
+        cached_model.generate(ASKED, 3)
+    found = cached_model.generate(ASKED, 3)
     assert sizes == [2, 2, 1, 1]
-    assert of(model.voice, labels, tmp_path).generate(ASKED, 3) == found
+    assert of(cached_model.model, labels, tmp_path).generate(ASKED, 3) == found
     assert len(sizes) == 4
 
 
@@ -98,9 +101,9 @@ def test_a_killed_asking_goes_on(labels: Artifact, tmp_path: Path, monkeypatch: 
 
 def test_rows_that_are_not_held_out_are_answered_alike(cached_model: CachedEvalModel) -> None:
     rows = label_examples(12)
-    replies = model.answer(rows)
+    replies = cached_model.answer(rows)
     assert [reply.prediction for reply in replies] == [
-        reply.prediction for reply in model.voice.answer(rows, model.task)
+        reply.prediction for reply in cached_model.model.answer(rows, cached_model.task)
     ]
     assert local_model.CHUNK == 32
 

@@ -524,7 +524,7 @@ def test_tasks_are_asked_compared_and_gated(store: Store, labels: Artifact, tune
         Gate(evaluation="report", rules=("sums.acc >= 0", "sums.drop <= 1", "sums.acc > base")),
         {"evaluation": found},
     )
-    verdicts = [ruling["verdict"] for ruling in gate.read_json("gate.json")["rules"]]
+    verdicts = [rule_result["verdict"] for rule_result in gate.read_json("gate.json")["rules"]]
     assert verdicts[:2] == ["PASS", "PASS"]
     with pytest.raises(RecipeError, match="was not measured"):
         made(store, Gate(evaluation="report", rules=("sum.acc >= 0",)), {"evaluation": found})

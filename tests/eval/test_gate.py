@@ -188,15 +188,15 @@ def found(tmp_path: Path) -> Artifact:
     ],
 )
 def test_rules_about_data(found: Artifact, text: str, verdict: str) -> None:
-    ruling = evaluate_data_rule(text, parse_rule(text, findings=True), found)
-    assert ruling.verdict == verdict
-    assert (ruling.more_rows is not None) == (verdict == "INCONCLUSIVE")
+    rule_result = evaluate_data_rule(text, parse_rule(text, findings=True), found)
+    assert rule_result.verdict == verdict
+    assert (rule_result.more_rows is not None) == (verdict == "INCONCLUSIVE")
 
 
 def test_rules_about_data_and_models_stand_in_one_gate(store: Store, evaluated: Artifact, found: Artifact) -> None:
     gate = Gate(evaluation="report", findings="checked", rules=("accuracy > base", "label_errors < 5%"))
-    rulings = [gate._judged(text, {"evaluation": evaluated, "findings": found}) for text in gate.rules]
-    assert [ruling.verdict for ruling in rulings] == ["PASS", "PASS"]
+    rule_results = [gate._judged(text, {"evaluation": evaluated, "findings": found}) for text in gate.rules]
+    assert [rule_result.verdict for rule_result in rule_results] == ["PASS", "PASS"]
 
 
 @pytest.mark.parametrize(

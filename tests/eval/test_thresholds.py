@@ -85,9 +85,9 @@ def test_a_rule_of_a_group_decides(store: Store) -> None:
     assert told.applied(row.model_copy(update={"meta": {"region": "south"}}), other).prediction == "yes"
     assert told.applied(row.model_copy(update={"meta": {"region": "west"}}), reply) is reply
     assert told.applied(row, Reply(prediction="yes")).prediction == "yes"
-    voice = Said("tuned", lambda text: "yes")
-    assert ThresholdedModel(voice, told).able == voice.able
-    assert ThresholdedModel(voice, told).digest != voice.digest
+    eval_model = Said("tuned", lambda text: "yes")
+    assert ThresholdedModel(eval_model, told).able == eval_model.able
+    assert ThresholdedModel(eval_model, told).digest != eval_model.digest
 
 
 def test_thresholds_of_an_evaluation_decide_the_next(store: Store, labels: Artifact, tuned: Artifact) -> None:

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,96 +11,15 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from federations import Sites
+from late_rounds import ADAPTER, NAMES, Rounds, build_again, federate
+from luthier.federated import update_sum
 from luthier.federated.control_variates import split_variates
-from luthier.federated.late_updates import LateSettings
-from luthier.federated.messaging import envelopes
-from luthier.federated.messaging.keys import FederationIdentity
-from luthier.federated.messaging.mailbox import FolderMailbox
-from luthier.federated.messaging.messages import FederationMessage, RoundStart, RoundUpdate
-from luthier.federated.sites.policy import SitePolicy
-from luthier.federated.sites.server import SiteInputs, SiteServer
-from luthier.federated.sites.worker import SiteWorker
+from luthier.federated.late_updates import LateSettings, add_late_change
+from luthier.federated.privacy import SpentPrivacy, measure_norm
+from luthier.federated.sites.ledger import SiteLedger
+from luthier.tune.privacy.accountant import PrivacyAccount
 
-NAMES = ["north", "south", "west"]
 ROWS = {"north": 24, "south": 16, "west": 8}
-ADAPTER = "adapter/adapter_model.safetensors"
-WAIT_S = 3600.0
-
-
-@dataclass
-class Rounds:
-    """Sites that read a folder whenever the coordinator waits; some answer a round only when another one is on."""
-
-    servers: dict[str, SiteServer]
-    mail: Path
-    keys: Path
-    late: Mapping[tuple[str, int], int] = field(default_factory=dict)
-    """By site and the round that it is asked for: the round in which it answers."""
-    killed: set[int] = field(default_factory=set)
-    """Rounds in which the coordinator is killed once, after its sites answered."""
-    now: float = 0.0
-    federation: str = ""
-    heard: dict[tuple[str, int], tuple[FederationMessage, FederationMessage]] = field(default_factory=dict)
-    """What each site was asked and answered in each round."""
-
-    def find_numbers(self, name: str) -> list[int]:
-        """Numbers of the messages to a site."""
-        return sorted(int(path.name.partition("-")[0]) for path in (self.mail / self.federation).glob(f"*-to-{name}"))
-
-    def wait(self, seconds: float) -> None:
-        """What happens while the coordinator waits."""
-        number = max(number for name in NAMES for number in self.find_numbers(name))
-        answered = 0
-        for name, server in self.servers.items():
-            asked = self.find_numbers(name)
-            if asked and self.late.get((name, asked[-1]), 0) <= number:
-                answered += server.answer_waiting()
-        if number in self.killed:
-            self.killed.remove(number)
-            raise KeyboardInterrupt
-        if not answered:
-            self.now += WAIT_S
-
-    @property
-    def transport(self) -> dict[str, Any]:
-        cards = {name: str(self.keys / name / "card.json") for name in NAMES}
-        return {"kind": "folder", "path": str(self.mail), "keys": str(self.keys / "coordinator"),
-                "member_cards": cards, "wait_s": WAIT_S}  # fmt: skip
-
-
-@pytest.fixture
-def rounds(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Rounds:
-    keys = {name: FederationIdentity.create(name) for name in ("coordinator", *NAMES)}
-    for name, identity in keys.items():
-        identity.write(tmp_path / name)
-    servers = {}
-    for name in NAMES:
-        policy = SitePolicy.model_validate(
-            {"name": name, "coordinator": "c", "recipe": "r", "approval": "never", "least_rows": 4}
-        )
-        inputs = SiteInputs(data=sites.data[name], model=sites.base)
-        mailbox = FolderMailbox(tmp_path / "mail", name)
-        servers[name] = SiteServer(tmp_path / name, keys[name], keys["coordinator"].card, mailbox, inputs, policy)
-    found = Rounds(servers, tmp_path / "mail", tmp_path)
-    monkeypatch.setattr(envelopes, "monotonic", lambda: found.now)
-    monkeypatch.setattr(envelopes, "sleep", found.wait)
-    answer = SiteWorker.answer
-
-    def hearing(self: SiteWorker, number: int, content: bytes) -> bytes:
-        reply = answer(self, number, content)
-        if b'"kind": "round"' in content[:4096]:
-            asked, got = FederationMessage.decode(content, RoundStart), FederationMessage.decode(reply, RoundUpdate)
-            found.heard[self.name, number] = (asked, got)
-        return reply
-
-    monkeypatch.setattr(SiteWorker, "answer", hearing)
-    return found
-
-
-def federate(sites: Sites, served: Rounds, digest: str, **settings: Any) -> Any:
-    served.federation = digest
-    common = {"rounds": 4, "sum": "ffa", "local": {"steps": 1}, "least": 2, "transport": served.transport}
-    return sites.federate(sites.step([], **{**common, **settings}), digest=digest)
 
 
 def list_ages(made: Any) -> list[dict[str, int]]:
@@ -174,13 +90,6 @@ def test_a_killed_coordinator_goes_on_to_the_same_bytes(sites: Sites, rounds: Ro
     assert made.path(ADAPTER).read_bytes() == whole.path(ADAPTER).read_bytes()
 
 
-def build_again(server: SiteServer) -> SiteServer:
-    """The site's process after it was ended and begun again."""
-    return SiteServer(
-        server._folder, server._identity, server._coordinator, server._mailbox, server._inputs, server._policy
-    )
-
-
 def test_the_shared_variate_stays_the_mean_of_the_sites_own(sites: Sites, rounds: Rounds) -> None:
     rounds.late = {("south", 1): 2, ("west", 2): 99}
     federate(sites, rounds, "a6" * 16, late={"most_rounds": 1}, control_variates=True, rounds=5)
@@ -204,6 +113,63 @@ def test_a_transport_does_not_change_the_bytes(sites: Sites, rounds: Rounds) -> 
     there = federate(sites, rounds, "a7" * 16, **settings, late={})
     assert load_file(here.path(ADAPTER)).keys() == load_file(there.path(ADAPTER)).keys()
     assert here.path(ADAPTER).read_bytes() == there.path(ADAPTER).read_bytes()
+
+
+OFF = {"on_loss_spike": "off"}
+DELTA = 1e-3
+
+
+def test_what_is_told_of_rows_holds_for_a_site_that_comes_late(sites: Sites, rounds: Rounds) -> None:
+    """Noise is drawn in a site's own steps, so that an age only weighs what has it already; and no round is trained
+    twice, also by a site that is asked anew since it is too late."""
+    rounds.late = {("south", 1): 2, ("west", 1): 99}
+    privacy = {"epsilon": 8.0, "delta": DELTA}
+    made = federate(sites, rounds, "a8" * 16, rounds=5, late={"most_rounds": 2}, privacy=privacy, tune=OFF, least=1)
+    assert list_ages(made)[1]["south"] == 1
+    trained = {name: [number for site, number in sorted(rounds.heard) if site == name] for name in NAMES}
+    assert trained == {"north": [1, 2, 3, 4, 5], "south": [1, 3, 4, 5], "west": [4, 5]}
+    for name, numbers in trained.items():
+        spent = tuple(SiteLedger(rounds.servers[name]._folder).list_spent(lambda entry: False))
+        assert len(spent) == len(numbers), "each round that is trained costs once"
+        assert {entry.unit for entry in spent} == {"row"}
+        assert sum(entry.steps for entry in spent) <= 5
+        assert SpentPrivacy(spent).count_epsilon(DELTA) <= 8.0
+
+
+def test_what_is_told_of_sites_holds_for_one_that_comes_late(
+    sites: Sites, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A site is in each sum once at most, by no more than the clip, and a late one by that times its weight."""
+    sums: list[list[float]] = []
+    average = update_sum.average_clipped_updates
+
+    def listening(changes: Any, *rest: Any) -> Any:
+        held = [dict(change) for change in changes]
+        sums.append([measure_norm(change) for change in held])
+        return average(held, *rest)
+
+    monkeypatch.setattr(update_sum, "average_clipped_updates", listening)
+    rounds.late = {("south", 1): 4}
+    privacy, clip = {"epsilon": 50.0, "delta": 1e-2, "unit": "site", "clip": 1e-2}, 1e-2
+    made = federate(sites, rounds, "a9" * 16, rounds=4, late={}, privacy=privacy, tune=OFF)
+    assert list_ages(made)[3] == {"north": 0, "south": 3, "west": 0}
+    assert [len(norms) for norms in sums] == [2, 2, 2, 3], "as many sums as rounds, each site once"
+    south = rounds.heard["south", 1]
+    begun = given_in(rounds, 1)
+    own = {name: south[1].tensors[name].double() - value for name, value in begun.items()}
+    assert measure_norm(own) > 4 * clip, "so long that it would be clipped after it was weighed, too"
+    assert sums[3][1] == pytest.approx(clip / 2, rel=1e-3)
+    step = sites.step([], rounds=4, sum="ffa", least=2, late={}, transport=rounds.transport, privacy=privacy, tune=OFF)
+    told = PrivacyAccount.of(step.site_noise / clip, 1.0, len(sums)).epsilon(1e-2)
+    assert told <= 50.0
+
+
+def test_a_late_change_is_clipped_before_it_is_weighed() -> None:
+    start, given = {"a": torch.zeros(2)}, {"a": torch.ones(2)}
+    found = add_late_change({"a": torch.tensor([30.0, 40.0])}, start, given, 0.5, clip=5.0)
+    torch.testing.assert_close(found["a"], torch.tensor([1 + 1.5, 1 + 2.0]))
+    plain = add_late_change({"a": torch.tensor([30.0, 40.0])}, start, given, 0.5)
+    torch.testing.assert_close(plain["a"], torch.tensor([16.0, 21.0]))
 
 
 def test_older_changes_count_less() -> None:

@@ -173,7 +173,7 @@ def test_each_way_of_multiplying_passes_its_trial(
 ) -> None:
     """Against torch in fp32; whether it is quicker is for the trial where it is made."""
     times = cycle([0.0, 1.0])
-    monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: next(times))
+    monkeypatch.setattr("luthier.models.kernels.trial._measure_seconds", lambda _: next(times))
     made = compile_library(
         "attention.c", lambda found: passes_attention_trial(AttentionKernels(found)), *IN_ANY_ORDER, flag
     )
@@ -199,7 +199,7 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
     assert compile_library("attention.c", wrong, *IN_ANY_ORDER) is None
     assert len(tried) == 1
     assert get_attention_kernels() is None
-    monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
+    monkeypatch.setattr("luthier.models.kernels.trial._measure_seconds", lambda _: 1.0)
     assert not passes_attention_trial(kernels)
 
 

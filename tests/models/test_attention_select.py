@@ -98,7 +98,7 @@ class Watch:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
         self.asked: list[str] = []
         self._seconds = seconds
-        monkeypatch.setattr(select, "_seconds", self.measure)
+        monkeypatch.setattr(select, "_measure_seconds", self.measure)
         monkeypatch.setattr(select, "_KNOWN", {})
 
     def measure(self, name: str, *_: Any) -> float:

@@ -40,7 +40,7 @@ def kernels(request: pytest.FixtureRequest) -> RowKernels:
 
 @cache
 def _kernels(flag: str) -> RowKernels | None:
-    made = compile_library("rows.c", lambda found: linear_ops._passes(RowKernels(found)), AS_WRITTEN, flag)
+    made = compile_library("rows.c", lambda found: linear_ops._passes_row_trial(RowKernels(found)), AS_WRITTEN, flag)
     assert made or not find_c_compiler(), "the compiler's work did not stand its trial"
     return RowKernels(made) if made else None
 
@@ -49,9 +49,9 @@ def _kernels(flag: str) -> RowKernels | None:
 def no_kernels(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("LUTHIER_CACHE", str(tmp_path))
     monkeypatch.setenv("CC", "false")
-    linear_ops._rows.cache_clear()
+    linear_ops._load_row_kernels.cache_clear()
     yield
-    linear_ops._rows.cache_clear()
+    linear_ops._load_row_kernels.cache_clear()
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

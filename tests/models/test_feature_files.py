@@ -14,6 +14,7 @@ import torch
 
 from luthier.models.media import feature_files
 from luthier.models.media.feature_files import FeatureFiles, name_tower
+from tests import ready
 
 WRITER = """
 import sys
@@ -83,9 +84,8 @@ def test_other_weights_are_another_tower(tmp_path: Path) -> None:
 def test_writers_that_are_killed_leave_whole_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two processes write the same keys at once, and are killed in the midst of it, again and again."""
     for _ in range(2):
-        writers = [
-            subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE) for _ in range(2)
-        ]
+        command = [sys.executable, "-c", WRITER, str(tmp_path)]
+        writers = [ready.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
         for writer in writers:
             assert writer.stdout is not None
             writer.stdout.readline()

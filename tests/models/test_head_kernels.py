@@ -111,8 +111,8 @@ def test_a_frozen_head_gives_the_same_by_kernels_and_by_torch(
         quick.append(1)
         return real(self, *given)  # type: ignore[arg-type]
 
-    real = HeadKernels._found
-    monkeypatch.setattr(HeadKernels, "_found", noted)
+    real = HeadKernels._call_kernel
+    monkeypatch.setattr(HeadKernels, "_call_kernel", noted)
 
     def found() -> list[Tensor]:
         states, first = draw(37, 64).requires_grad_(), torch.zeros(37, dtype=torch.bool)
@@ -171,7 +171,7 @@ def test_each_way_of_multiplying_passes_its_trial(
 ) -> None:
     """Against torch in fp32; whether it is quicker is for the trial where it is made."""
     times = cycle([0.0, 1.0])
-    monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: next(times))
+    monkeypatch.setattr("luthier.models.kernels.trial._measure_seconds", lambda _: next(times))
     made = compile_library("head.c", lambda found: passes_head_trial(HeadKernels(found)), *IN_ANY_ORDER, flag)
     assert made is not None
     states, weight, targets = draw(9, 64), draw(333, 64, seed=1), torch.arange(9)
@@ -188,5 +188,5 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
 
     assert compile_library("head.c", lambda made: passes_head_trial(Wrong(made)), *IN_ANY_ORDER) is None
     assert get_head_kernels() is None
-    monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
+    monkeypatch.setattr("luthier.models.kernels.trial._measure_seconds", lambda _: 1.0)
     assert not passes_head_trial(kernels)

@@ -131,8 +131,8 @@ def test_angles(kernels: LayerOpKernels) -> None:
     def exact(x: Tensor) -> Tensor:
         return apply_rotary_pos_emb(x, x, cos.float()[None], sin.float()[None])[0]
 
-    near(kernels.rotated(x, cos, sin), exact(x.float()))
-    near(kernels.rotated(grad, cos, sin, back=True), slopes(exact, grad, x)[0])
+    near(kernels.rotate(x, cos, sin), exact(x.float()))
+    near(kernels.rotate(grad, cos, sin, back=True), slopes(exact, grad, x)[0])
 
 
 @pytest.mark.parametrize("words", [2, 15, 256, 257, 1000])

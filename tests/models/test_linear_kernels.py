@@ -218,5 +218,5 @@ def test_kernels_that_are_wrong_or_slow_are_never_used(
 
     assert compile_library("linear.c", lambda made: passes_lora_trial(Wrong(made)), *IN_ANY_ORDER) is None
     assert get_linear_kernels() is None
-    monkeypatch.setattr("luthier.models.kernels.trial._seconds", lambda _: 1.0)
+    monkeypatch.setattr("luthier.models.kernels.trial._measure_seconds", lambda _: 1.0)
     assert not passes_lora_trial(kernels)

@@ -13,7 +13,7 @@ from luthier.core.errors import ModelError
 from luthier.models.media import family as families
 from luthier.models.media.inputs import embed_ids
 from luthier.models.media.towers import learn_media, list_row_media
-from luthier.models.packing.logprobs import compute_pack_logprobs, compute_ranked_logprobs, detect_forward_mode
+from luthier.models.packing.logprobs import compute_logprobs_and_top1, compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import build_pack, build_packs
 from luthier.models.packing.parallel import is_thread_safe
 from luthier.models.packing.prefix_cache import share_prefixes
@@ -46,7 +46,7 @@ def test_log_probabilities_are_the_plain_models(pictured: Pictured) -> None:
     assert not is_thread_safe(pictured.model)
     with Double(), torch.no_grad(), share_prefixes(pictured.model, rows):
         found, expected = compute_pack_logprobs(pictured.model, pack), pictured.plain()
-        ranked, _ = compute_ranked_logprobs(pictured.model, pack)
+        ranked, _ = compute_logprobs_and_top1(pictured.model, pack)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(ranked, expected, rtol=0, atol=1e-10)
 

@@ -87,11 +87,11 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
     first = begin(BASE)
     go(4)
     model = add_adapter(model, folders[0], "x")
-    decoder.adopt(model)
+    decoder.switch_adapters(model)
     second = begin("x")
     go(4)
     model = add_adapter(model, folders[1], "y")
-    decoder.adopt(model)
+    decoder.switch_adapters(model)
     third = begin("y")
     go(3)
     gone = begin("x")
@@ -99,14 +99,14 @@ def test_who_writes_already_goes_on_bit_for_bit(family: str, tmp_path: Path) -> 
     decoder.cancel(gone)
     go(20)
     model = remove_adapter(model, "x")
-    decoder.adopt(model)
+    decoder.switch_adapters(model)
     with pytest.raises(ModelError, match="no adapter 'x' is loaded"):
         decoder.admit(ask("x"))
     again = begin("y")
     go(2)
     last = begin(BASE)
     go(40)
-    decoder.adopt(remove_adapter(model, "y"))
+    decoder.switch_adapters(remove_adapter(model, "y"))
     plain = begin(BASE)
     go(40)
     found = [[(one.token, one.logprob) for one in heard[at]] for at in (first, second, third, again, last, plain)]
@@ -124,7 +124,7 @@ def test_what_was_read_is_found_again_when_another_came(tmp_path: Path) -> None:
     written(decoder, [decoder.admit(ask(BASE)) or 0])
     cached = decoder.cached
     assert cached
-    decoder.adopt(add_adapter(model, saved("llama", tmp_path, 1), "x"))
+    decoder.switch_adapters(add_adapter(model, saved("llama", tmp_path, 1), "x"))
     assert decoder.cached == cached
     ticket = decoder.admit(ask(BASE))
     assert ticket is not None

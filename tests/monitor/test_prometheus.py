@@ -26,7 +26,7 @@ from luthier.monitor.prometheus import (
     window_label,
 )
 from luthier.monitor.signal import Signal, SignalValue
-from watching import desk_traffic, free_port, plan_of, watcher
+from watching import desk_traffic, evaluator, free_port, plan_of
 
 MINUTES = 80
 needs_promtool = pytest.mark.skipif(shutil.which("promtool") is None, reason="Prometheus is not installed")
@@ -173,7 +173,7 @@ def test_a_real_prometheus_loads_the_rules_and_fires_on_the_same_log(tmp_path: P
     ]
     signals = ["latency", {"kind": "metric", "metric": "accuracy"}]
     plan = plan_of(tmp_path, signals, alerts, every_s=1)
-    watching = watcher(plan, tmp_path)
+    watching = evaluator(plan, tmp_path)
     scraped, port = free_port(), free_port()
     exposed = MonitorCollector(watching)
     server = serve_prometheus_metrics(exposed, "127.0.0.1", scraped)

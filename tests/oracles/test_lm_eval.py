@@ -178,10 +178,10 @@ def written(folder: Path, name: str) -> Path:
 def ours(file: Path, model: Artifact, **how: Any) -> tuple[BenchmarkTask, dict[str, Sequence[float]], dict[str, float]]:
     """Our questions, the scores of each row, and those of all."""
     brief = TaskContext(recipe_dir=file.parent, examples=())
-    (exam,) = LmEvalTask(path=file.name, **how).exams(brief)
-    graded = exam.run(LocalLM(model, "float32", enable_prefix_caching=True).ask)
+    (benchmark,) = LmEvalTask(path=file.name, **how).benchmarks(brief)
+    graded = benchmark.run(LocalLM(model, "float32", enable_prefix_caching=True).ask)
     totals = {name: column.measured(0).value for name, column in graded.columns.items()}
-    return exam, {name: column.each for name, column in graded.columns.items()}, totals
+    return benchmark, {name: column.each for name, column in graded.columns.items()}, totals
 
 
 def theirs(file: Path, model: Artifact, **how: Any) -> tuple[list[dict[str, Any]], dict[str, Any]]:
@@ -204,11 +204,11 @@ def theirs(file: Path, model: Artifact, **how: Any) -> tuple[list[dict[str, Any]
 def test_equal_row_by_row(name: str, model: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     file = written(tmp_path, name)
-    exam, columns, totals = ours(file, model)
+    benchmark, columns, totals = ours(file, model)
     samples, results = theirs(file, model)
     chains = {sample["filter"] for sample in samples}
     for sample in samples:
-        item = exam.items[sample["doc_id"]]
+        item = benchmark.items[sample["doc_id"]]
         if name not in {"reading", "writing", "translating"}:
             asked = [tuple(one)[:2] for one in sample["arguments"]]
             found = [one for one in item.questions if isinstance(one, LoglikelihoodRequest)]

@@ -83,7 +83,7 @@ def ours(objective: Objective, rows: list[TokenRow], model: Any, was: Any) -> tu
             replace(row, token_values={**row.token_values, REFERENCE: own})
             for row, own in zip(rows, found, strict=True)
         ]
-    rows = objective.prepared(rows, lambda some: compute_row_logprob_sums(model, some, 1 << 14))
+    rows = objective.prepare_rows(rows, lambda some: compute_row_logprob_sums(model, some, 1 << 14))
     made = build_pack(rows)
     loss = objective.loss(
         compute_pack_logprobs(model, made), made, made.token_values.get(REFERENCE)

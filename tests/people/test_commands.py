@@ -16,7 +16,7 @@ from luthier.cli.app import run_command
 from luthier.commands.people import PERSON_COLUMNS, open_people_ledger
 from luthier.core.db import Ledger
 from luthier.core.db.tables import load_table_metadata
-from luthier.core.db.tables.judgments import JudgmentRow
+from luthier.core.db.tables.annotation import JudgmentRow
 from luthier.people.audit import verify_audit
 from luthier.people.logins import log_in
 from luthier.recipe.workspace import Workspace

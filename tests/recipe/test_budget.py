@@ -29,6 +29,7 @@ from luthier.recipe.executors.slurm import SlurmExecutor
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
+from tests import ready
 from tests.workshop import own_cache, small_recipe
 
 STEPS = """
@@ -93,7 +94,7 @@ class Bench:
         """A command in the folder."""
         command = [sys.executable, "-m", "luthier", *words]
         pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
-        return subprocess.Popen(command, cwd=self.folder, env=self.environment, text=True, **pipes)
+        return ready.Family(command, cwd=self.folder, env=self.environment, text=True, **pipes)
 
     def run(self, *words: str) -> tuple[int, dict[str, Any]]:
         """The exit code of a run, and what it prints."""

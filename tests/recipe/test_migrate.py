@@ -12,12 +12,11 @@ from pydantic_core import PydanticCustomError
 
 from luthier.cli.app import run_command
 from luthier.commands.components import list_component_roles
-from luthier.commands.migrate import migrate_recipe
 from luthier.core.artifact import Artifact, FileEntry, Manifest
 from luthier.core.component import components_by_kind, refuse_unknown_settings
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.former_names import _FORMER_SETTINGS, FORMER_FILES, FORMER_KINDS, former_settings
-from luthier.recipe.migrate import migrate_text
+from luthier.recipe.migrate import migrate_recipe, migrate_text
 from luthier.recipe.schema import Recipe
 from luthier.recipe.yaml import parse_yaml
 

@@ -102,6 +102,19 @@ def test_two_workspaces_run_at_once_and_know_nothing_of_each_other(elsewhere: Pa
     assert list(elsewhere.iterdir()) == []
 
 
+def test_runs_of_all_projects_of_a_workspace_are_listed(tmp_path: Path) -> None:
+    """The foot of the studio's pages gives `luthier runs`, which knew none where there were two projects."""
+    for name in ("first", "second"):
+        run(workspace(tmp_path / name, 160))
+
+    def listed(recipe: Path | None, limit: int) -> list[str]:
+        return [Path(one.folder).name for one in list_runs(Workspace(tmp_path), recipe, limit=limit)]
+
+    assert listed(None, 5) == ["second", "first"]
+    assert listed(None, 1) == ["second"]
+    assert listed(Path("first"), 5) == ["first"]
+
+
 def test_one_store_and_one_database_for_several_workspaces(elsewhere: Path, tmp_path: Path) -> None:
     shared = {"store": str(tmp_path / "team"), "database": f"sqlite:///{tmp_path}/team.db"}
     first, second = (Workspace(workspace(tmp_path / name, 160).folder, **shared) for name in ("first", "second"))

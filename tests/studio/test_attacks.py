@@ -16,7 +16,7 @@ from luthier.commands.projects.intake import create_draft, find_draft, safe_file
 from luthier.core.errors import InputError, LuthierError
 from luthier.recipe.workspace import Workspace
 from luthier.studio import routes
-from luthier.studio.report_policy import report_headers
+from luthier.studio.pages import report_headers
 from luthier.studio.sessions import form_token
 from luthier.studio.state import Studio
 from studio.conftest import RECIPE, URL, Browser
@@ -193,7 +193,7 @@ def test_a_file_stays_in_its_folder_under_a_plain_name(filename: str, kept: str)
 
 
 @pytest.mark.parametrize(
-    "filename", ["x.exe", "..csv", "x.csv.zip", "x.html", "csv", "", ".csv/..", "x.yaml", "x.py", "recipe.yaml"]
+    "filename", ["x.exe", "..csv", "x.csv.tar", "x.html", "csv", "", ".csv/..", "x.yaml", "x.py", "recipe.yaml"]
 )
 def test_files_of_other_kinds_are_refused(filename: str) -> None:
     with pytest.raises(InputError, match="no kind"):
@@ -237,6 +237,7 @@ def test_a_huge_upload_and_a_huge_form_are_refused(browser: Browser, workspace: 
     huge = b"a,b\n" + b"x,y\n" * (3 << 20)
     answer = browser.submit("/new", name="mine", files={"file": ("x.csv", huge)})
     assert answer.status_code == 413
+    assert "luthier new NAME --from FILE" in answer.text
     assert not (workspace / "mine").exists()
     assert browser.submit("/new", name="mine", pasted="x" * (5 << 20)).status_code in (400, 413)
     many = {f"field{at}": "x" for at in range(300)}

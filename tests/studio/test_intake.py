@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from luthier.commands.projects.databases import check_database_url
+from luthier.commands.projects.intake import check_database_url
 from luthier.core.errors import LuthierError
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace

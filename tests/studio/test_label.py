@@ -125,11 +125,11 @@ print([name for name in ("torch", "scipy", "sklearn") if name in sys.modules])
 
 def test_a_person_without_items_is_told_why(browser: Browser, studio: Studio) -> None:
     empty = make_project(studio.ledger, [])
-    assert fetch(browser, empty) == {"item": None, "state": "done"}
+    assert fetch(browser, empty) == {"item": None, "state": "done", "waits": "0 items wait"}
     strict = make_project(studio.ledger, [item(1), item(2, gold={"topic": "refund"})], qualification=2)
     gold = fetch(browser, strict)["item"]
     send(browser, strict, gold["id"])
-    assert fetch(browser, strict) == {"item": None, "state": "unqualified"}
+    assert fetch(browser, strict) == {"item": None, "state": "unqualified", "waits": "1 item waits"}
 
 
 def test_nothing_that_is_hidden_leaves_the_server(
@@ -312,6 +312,7 @@ def test_three_browsers_one_cut_off_and_a_killed_server_keep_each_answer_once(
                     page.wait_for_timeout(30)
         for page in pages:
             page.locator("#done").wait_for()
+        assert pages[0].locator("#waits").inner_text() == "0 items wait"
         queue = AnnotationQueue(ledger, project.id)
         assert queue.progress()[:2] == (0, 30)
         answers = list(queue.answers())

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from luthier.commands.projects.queue import QueueRunner
 from luthier.recipe.schema import Recipe
 from luthier.studio.state import Studio
+from media import picture
 from studio.conftest import RECIPE, Browser, write_rows
 
 PAGES = [
@@ -109,6 +112,16 @@ def test_from_a_dropped_file_to_a_recipe(browser: Browser, workspace: Path) -> N
     assert browser.get("/new/support").status_code == 404
 
 
+def test_what_is_only_marked_is_not_said_to_be_left_out(browser: Browser, workspace: Path) -> None:
+    texts = [f"when will the card number {n % 9} that I ordered in week 3 come to me" for n in range(40)]
+    rows = [f"{text},{'ab'[n % 2]}" for n, text in enumerate(texts)]
+    browser.submit("/new", name="mine", pasted="text,label\n" + "\n".join(rows) + "\nso  much   space,a\n")
+    seen = browser.get("/new/mine/proposal").text
+    assert "they are marked and stay" in seen
+    assert re.search(r"marks \d+: near duplicate", seen)
+    assert not re.search(r"leaves out \d+: near duplicate", seen)
+
+
 @pytest.mark.parametrize(
     ("pasted", "ending"),
     [("text,label\na b,x\n", "csv"), ('{"prompt": "a", "completion": "b"}\n', "jsonl"), ('[{"a": 1}]', "json")],
@@ -119,6 +132,35 @@ def test_rows_are_pasted_and_removed_again(browser: Browser, workspace: Path, pa
     assert browser.get("/new/mine/proposal").status_code == 200
     browser.submit("/new/mine/discard")
     assert not (workspace / "mine").exists()
+
+
+def test_pictures_come_in_a_zip(browser: Browser, workspace: Path) -> None:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for number in range(24):
+            archive.writestr(f"{('coats', 'boots')[number % 2]}/{number}.png", picture(seed=number))
+    browser.submit("/new", name="shop", files={"file": ("shop.zip", packed.getvalue())})
+    page = browser.get("/new/shop/proposal").text
+    assert "hold a picture" in page
+    assert "A tuned language model" in page
+    assert "A plain classifier" not in page
+    assert browser.submit("/new/shop", shown="[]", technique="lora").url.path == "/projects/shop"
+    assert "eyes" in Recipe.load(workspace / "shop/recipe.yaml").steps
+
+
+def test_columns_are_chosen_where_several_could_be_the_answer(browser: Browser, workspace: Path) -> None:
+    """The page said which, and let nobody choose."""
+    rows = [f"where is parcel {n} of mine,{'xy'[n % 2]},{'pqr'[n % 3]}" for n in range(40)]
+    browser.submit("/new", name="mine", pasted="what,first,second\n" + "\n".join(rows) + "\n")
+    page = browser.get("/new/mine/proposal").text
+    assert "could be the answer: first, second" in page
+    assert '<option value="second">' in page
+    assert re.search(r'<input name="answer" list="columns" value="">', page)
+    chosen = browser.get("/new/mine/proposal?prompt=what&answer=second").text
+    assert 'value="second"' in chosen
+    assert "What should be cleaned" in chosen
+    refused = browser.get("/new/mine/proposal?prompt=what&answer=third").text
+    assert "Look at them as they are" in refused
 
 
 def test_rows_that_cannot_be_read_are_said(browser: Browser, workspace: Path) -> None:

@@ -140,6 +140,7 @@ def test_a_log_is_read_as_it_grows(tmp_path: Path) -> None:
             file.write(b'{"kind": "no')
         assert log.advance()
         assert (step.state, step.seconds) == ("done", 10)
+        assert not step.total, "5 of 10 rows would be said of a step that is done"
         assert [line.level for line in log.lines] == ["info", "info", "warning", "info"]
 
 

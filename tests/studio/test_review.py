@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import re
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ import pytest
 from luthier.annotation.queue import AnnotationQueue
 from luthier.chat.messages import Message
 from luthier.cli.app import run_command
-from luthier.commands.review.alike import build_text_index
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import ReviewQueue, get_review_queue, list_review_queues
+from luthier.commands.review.similar import build_text_index
 from luthier.commands.review.verdicts import iterate_reviewed_items
 from luthier.studio.routes.review import compare_texts
 from luthier.studio.state import Studio
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.store import read_feedback
-from studio.conftest import Browser
+from studio.conftest import RECIPE, Browser
 from studio.test_attacks import BREAKS, SCRIPT, _is_plain
 
 BEGIN = datetime.now(UTC) - timedelta(hours=3)
@@ -46,7 +47,7 @@ def trace(number: int, **more: Any) -> Trace:
 def own_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LUTHIER_PII_KEY", "for tests")
     monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
-    monkeypatch.setattr("luthier.commands.review.filler.ReviewFiller.start", lambda self: None)
+    monkeypatch.setattr("luthier.commands.review.fill.ReviewFiller.start", lambda self: None)
 
 
 def keep(project: Path, *records: Trace | Feedback) -> Path:
@@ -99,6 +100,18 @@ def test_a_queue_that_draws_nothing_is_refused(
     assert answer.status_code in (400, 404)
     assert 'role="alert"' in answer.text
     assert list_review_queues(studio.ledger) == []
+
+
+def test_a_class_that_is_new_to_the_data_is_said_before_the_next_round_runs(
+    browser: Browser, project: Path, studio: Studio
+) -> None:
+    keep(project, trace(1))
+    queue = begin(browser, studio)
+    told = "new to the data, right or misspelt: 'REFUNDS' (1 row; known: refund)."
+    (project / "tickets-2.yaml").write_text(f"# After recipe.yaml:tune\n# {told}\n{RECIPE}")
+    (project / "tickets-2.jsonl").write_text('{"trace": "t1", "text": "money", "label": "REFUNDS"}\n')
+    page = unescape(browser.get(f"/review/{queue.id}/rounds/tickets-2.yaml").text)
+    assert f'role="alert">{told}<' in page
 
 
 def test_from_a_request_to_figures(browser: Browser, project: Path, studio: Studio) -> None:

@@ -26,7 +26,7 @@ class Moody(PreparedBatchSource):
         drawn = drawn._replace(measures={"mood": 0.5 * step}, samples=({"text": f"at {step}"},) if step == 2 else ())
         return drawn._replace(rows=[], nothing="no mood for it") if step == 1 else drawn
 
-    def hear(self, record: Mapping[str, Any]) -> str:
+    def record_step(self, record: Mapping[str, Any]) -> str:
         return "had enough" if record["step"] == 3 else ""
 
 
@@ -58,7 +58,7 @@ def test_checkpoints_wait_until_a_training_can_be_taken_up(shop: Bench, monkeypa
     from luthier.tune.training.checkpoint import CheckpointManager, TrainingState
 
     class Phased(PreparedBatchSource):
-        def begins(self, step: int) -> bool:
+        def can_resume_at(self, step: int) -> bool:
             return step % 2 == 0
 
     kept: list[int] = []

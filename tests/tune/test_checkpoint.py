@@ -85,10 +85,10 @@ def test_nothing_is_due_while_a_state_is_written(tmp_path: Path, monkeypatch: py
     keeper._begun = -1e6
     keeper.write(state(1))
     keeper._last = -1e6
-    assert not keeper.due(9, 1000)
+    assert not keeper.is_due(9, 1000)
     gate.set()
     keeper.wait()
-    assert keeper.due(9, 1000)
+    assert keeper.is_due(9, 1000)
 
 
 def test_only_the_newest_and_the_best_are_kept(tmp_path: Path) -> None:
@@ -128,7 +128,7 @@ def test_the_share_of_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
     size, written = 200_000_000, 0
     for step in range(1, 4000):
         now[0] += 0.5
-        if keeper.due(step, size):
+        if keeper.is_due(step, size):
             keeper.write(state(1, size=10))
             keeper._rate = size / 1.5
             written += 1
@@ -138,4 +138,4 @@ def test_the_share_of_the_time_is_kept(tmp_path: Path, monkeypatch: pytest.Monke
 
 def test_given_steps_are_given(tmp_path: Path) -> None:
     keeper = CheckpointManager(tmp_path / "state.safetensors", "one", every=3)
-    assert [step for step in range(1, 10) if keeper.due(step, 1 << 40)] == [3, 6, 9]
+    assert [step for step in range(1, 10) if keeper.is_due(step, 1 << 40)] == [3, 6, 9]

@@ -46,7 +46,7 @@ def test_the_largest_pack_comes_first_and_leaves_no_trace(shop: Bench, monkeypat
     step = Tune(**{**QUICK, "technique": Lora(r=4, lora_dropout=0.2)}, max_tokens_per_microbatch=150)
     made = shop.tune(step)
     assert read[0].tokens == max(pack.tokens for pack in read)
-    monkeypatch.setattr(Trainer, "_rehearse", lambda self, say: None)
+    monkeypatch.setattr(Trainer, "_probe_memory", lambda self, say: None)
     shop.store.remove(shop.tune_digest(step))
     bare = shop.tune(step)
     for name in ("log.jsonl", "adapter/adapter_model.safetensors"):

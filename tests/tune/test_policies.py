@@ -58,7 +58,7 @@ def rows_of(case: dict[str, Any], policy: PolicyObjective) -> list[TokenRow]:
 def taken(case: dict[str, Any], policy: PolicyObjective) -> tuple[float, list[list[float]]]:
     """The loss and its gradient by each answer's log-probabilities."""
     every = rows_of(case, policy)
-    rows = policy.arranged(every)
+    rows = policy.arrange_rows(every)
     leaf = torch.tensor(
         [v for row in rows for v in case["logp"][int(row.key)]], dtype=torch.float64, requires_grad=True
     )

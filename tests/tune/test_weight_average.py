@@ -44,14 +44,14 @@ def test_the_average_is_saved_and_learning_is_not_changed(
 ) -> None:
     shop = bench(tmp_path)
     models: list[Any] = []
-    settle = Trainer._settle
+    settle = Trainer._load_final_weights
 
     def watched(self: Trainer, keeper: Any) -> None:
         last = {name: value.clone() for name, value in self._updater.weights().items()}
         settle(self, keeper)
         models.append((last, dict(self._model.named_parameters()), self._average))
 
-    monkeypatch.setattr(Trainer, "_settle", watched)
+    monkeypatch.setattr(Trainer, "_load_final_weights", watched)
     plain = shop.tune(Tune(**QUICK, technique=technique))
     made = shop.tune(Tune(**QUICK, technique=technique, ema=0.8))
     assert (plain.folder / "log.jsonl").read_bytes() == (made.folder / "log.jsonl").read_bytes()

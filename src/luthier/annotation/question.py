@@ -1,12 +1,15 @@
-"""A question says what people are asked about an item, what they may answer, and what a model learns from it."""
+"""Questions to annotators: the role, and the bases of questions with labels and with points."""
 
 from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
+from functools import cached_property
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
-from luthier.core.component import Component
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
+
+from luthier.core.component import Component, add_field_descriptions
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -93,3 +96,117 @@ class Question(Component):
     def similarity(self, one: AnswerValue, other: AnswerValue, item: QuestionItem) -> float:
         """How far two people say the same of an item, from 0 to 1: spans by F1, labels by Jaccard."""
         return float(self.to_comparable(one, item) == self.to_comparable(other, item))
+
+
+LABEL_KEYS = "123456789abcdeghijklmnoprtvwxyz"
+"""Keys of labels in their order; without f, q, s and u, which flag, leave, skip and undo."""
+
+
+class LabelOption(BaseModel):
+    """One label that people may give."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
+
+    name: str = Field(min_length=1, max_length=200, pattern=r"^\S(.*\S)?$")
+    """The label as it is trained; the levels of a taxonomy are parted by ` / `."""
+    about: str = ""
+    """When it applies."""
+    key: str = Field(default="", pattern=f"^[{LABEL_KEYS}]?$")
+    """The key that gives it; left out, the next free one of 1 to 9 and a to z."""
+
+
+def _name_alone(value: Any) -> Any:
+    return {"name": value} if isinstance(value, str) else value
+
+
+LabelOptions = Annotated[
+    tuple[Annotated[LabelOption, BeforeValidator(_name_alone, json_schema_input_type=str | LabelOption)], ...],
+    Field(min_length=1, max_length=1000),
+]
+
+
+class LabelQuestion(Question):
+    """A question about labels; it is between the role and its kinds."""
+
+    labels: LabelOptions
+    """The labels: their names, or each with what it means and its key."""
+
+    @field_validator("labels")
+    @classmethod
+    def _labels_differ(cls, labels: tuple[LabelOption, ...]) -> tuple[LabelOption, ...]:
+        for what, values in (
+            ("label", [label.name for label in labels]),
+            ("key", [label.key for label in labels if label.key]),
+        ):
+            if twice := next((value for value in values if values.count(value) > 1), None):
+                raise ValueError(f"{what} {twice!r} stands twice")
+        return labels
+
+    @cached_property
+    def key_of(self) -> Mapping[str, str]:
+        """The key of each label that has one, by the label's name."""
+        free = iter([key for key in LABEL_KEYS if key not in {label.key for label in self.labels}])
+        return {label.name: key for label in self.labels if (key := label.key or next(free, ""))}
+
+    @property
+    def key_legend(self) -> str:
+        """The keys with their labels, and the labels that have none."""
+        return ", ".join(f"{self.key_of.get(label.name, '')} {label.name}".strip() for label in self.labels)
+
+    def find_label(self, typed: str) -> str:
+        """The label that was typed: its name, in capitals or not, or its key."""
+        typed_name = typed.strip()
+        names = [label.name for label in self.labels]
+        for test in (
+            lambda name: name == typed_name,
+            lambda name: name.casefold() == typed_name.casefold(),
+            lambda name: self.key_of.get(name) == typed_name.lower(),
+        ):
+            if found := next((name for name in names if test(name)), None):
+                return found
+        raise InvalidAnswer(f"expected one of {self.key_legend}; got {typed_name!r}")
+
+    def check_label(self, value: AnswerValue) -> str:
+        """A label by its exact name, as it stands in values."""
+        if isinstance(value, str) and any(label.name == value.strip() for label in self.labels):
+            return value.strip()
+        names = ", ".join(label.name for label in self.labels[:20])
+        raise InvalidAnswer(f"expected one of {names}{', …' if len(self.labels) > 20 else ''}; got {value!r}")
+
+
+class RatingQuestion(Question):
+    """A question that gives points to each answer shown; it is between the role and its kinds."""
+
+    @property
+    @abstractmethod
+    def bounds(self) -> tuple[float, float]:
+        """The fewest and most points."""
+
+    @abstractmethod
+    def points(self, value: AnswerValue, item: QuestionItem) -> tuple[float, ...]:
+        """The points of each answer shown; of the item where none is shown."""
+
+    @abstractmethod
+    def passes(self, value: AnswerValue, item: QuestionItem, good: int | None) -> bool:
+        """Whether an answer about a planted item shows that it was read.
+
+        `good` is the place of the good answer among two; with one answer shown, which is a wrong one, it is None.
+        """
+
+    @abstractmethod
+    def gold(self, good: int | None) -> AnswerValue:
+        """An answer about a planted item that passes."""
+
+    def to_comparable(self, value: AnswerValue, item: QuestionItem) -> str | float:
+        return self.points(value, item)[0]
+
+
+def parse_whole_number(value: AnswerValue, low: int, high: int) -> int:
+    """A whole number within bounds, also when it came as text or as 3.0; `InvalidAnswer` otherwise."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = float("nan")
+    if isinstance(value, bool) or number != round(number, 0) or not low <= number <= high:
+        raise InvalidAnswer(f"expected a whole number from {low} to {high}, got {value!r}")
+    return int(number)

@@ -1,8 +1,9 @@
-"""Labelled places in texts, as answers tell them."""
+"""Labeled spans of a text, as annotations hold them and as extraction is trained to answer."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from luthier.annotation.question import InvalidAnswer, QuestionItem
@@ -23,3 +24,17 @@ def find_span(one: Any, item: QuestionItem, expected: str) -> dict[str, Any]:
     if not whole or not 0 <= start < end <= len(shown):
         raise InvalidAnswer(f"the text has no place {text or (start, end)!r}")
     return {"start": start, "end": end, "text": shown[start:end]}
+
+
+def spans_to_answer(spans: Iterable[Mapping[str, Any]]) -> str:
+    """The texts of spans by their labels as JSON, each once, in the order of the text; `{}` where there is none.
+
+    Each span has `start`, `end`, `text` and `label`. The metric `json_field_f1` with `ordered: false` measures how much
+    of it was found.
+    """
+    found: dict[str, list[str]] = {}
+    for entry in sorted(spans, key=lambda span: (span["start"], span["end"])):
+        texts = found.setdefault(str(entry["label"]), [])
+        if entry["text"] not in texts:
+            texts.append(entry["text"])
+    return json.dumps(found, ensure_ascii=False)

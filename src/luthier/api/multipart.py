@@ -74,7 +74,7 @@ class MultipartForm:
             "on_header_value": self._header_value,
             "on_header_end": self._header_end,
             "on_headers_finished": self._headers_finished,
-            "on_end": self._end,
+            "on_end": self._finish,
         }
 
     def checked(self) -> MultipartForm:
@@ -89,12 +89,12 @@ class MultipartForm:
         self._head, self._name, self._value, self._head_bytes = [], b"", b"", 0
 
     def _header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += self._bounded(data[start:end])
+        self._name += self._limit_head(data[start:end])
 
     def _header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += self._bounded(data[start:end])
+        self._value += self._limit_head(data[start:end])
 
-    def _bounded(self, piece: bytes) -> bytes:
+    def _limit_head(self, piece: bytes) -> bytes:
         self._head_bytes += len(piece)
         if self._head_bytes > _HEAD_BYTES:
             raise APIError("the head of a part of the form is too long")
@@ -130,7 +130,7 @@ class MultipartForm:
         if self._field is not None:
             self.fields[self._field] = self._text.decode("utf-8", "replace")
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         self._ended = True
 
 

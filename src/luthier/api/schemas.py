@@ -62,7 +62,7 @@ class FineTuningMethod(RequestBody):
     reinforcement: dict[str, Any] | None = None
 
     @model_validator(mode="after")
-    def _one(self) -> FineTuningMethod:
+    def _check_one_method(self) -> FineTuningMethod:
         if self.type == "reinforcement" or self.reinforcement is not None:
             what = "this server tunes by 'supervised' and 'dpo'; `luthier run` knows reinforcement"
             raise APIError(what, param="method.type", code=_CODE)
@@ -100,7 +100,7 @@ class FineTuningJobRequest(RequestBody):
     """None of them is here."""
 
     @model_validator(mode="after")
-    def _together(self) -> FineTuningJobRequest:
+    def _check_fields(self) -> FineTuningJobRequest:
         if self.integrations:
             what = "this server has no integrations; a recipe's `report_to` writes to Weights & Biases and others"
             raise APIError(what, param="integrations", code=_CODE)
@@ -138,8 +138,8 @@ def file_to_json(upload: Upload) -> dict[str, Any]:
         "id": upload.id,
         "object": "file",
         "bytes": upload.bytes,
-        "created_at": _moment(upload.made_at),
-        "expires_at": _moment(upload.expires_at),
+        "created_at": _to_timestamp(upload.made_at),
+        "expires_at": _to_timestamp(upload.expires_at),
         "filename": upload.filename,
         "purpose": upload.purpose,
         "status": "processed",
@@ -153,11 +153,11 @@ def job_to_json(job: FineTuningJob, estimated_finish: int | None = None) -> dict
     return {
         "id": job.id,
         "object": "fine_tuning.job",
-        "created_at": _moment(job.made_at),
+        "created_at": _to_timestamp(job.made_at),
         "error": dict(job.error or {}),
         "estimated_finish": estimated_finish,
         "fine_tuned_model": job.model,
-        "finished_at": _moment(job.finished_at),
+        "finished_at": _to_timestamp(job.finished_at),
         "hyperparameters": {name: value for name, value in hyperparameters.items() if name != "beta"},
         "integrations": [],
         "metadata": job.request.metadata,
@@ -192,7 +192,7 @@ def checkpoint_to_json(job: FineTuningJob, checkpoint: JobCheckpoint) -> dict[st
     return {
         "id": f"ftckpt_{job.id.removeprefix('ftjob-')}-{checkpoint.step}",
         "object": "fine_tuning.job.checkpoint",
-        "created_at": _moment(job.finished_at),
+        "created_at": _to_timestamp(job.finished_at),
         "fine_tuned_model_checkpoint": checkpoint.name,
         "fine_tuning_job_id": job.id,
         "metrics": {name: float(metrics[name]) for name in _METRICS if metrics.get(name) is not None},
@@ -207,5 +207,5 @@ def page_to_json(items: Iterable[dict[str, Any]], *, more: bool) -> dict[str, An
     return {"object": "list", "data": data, "has_more": more, **ends}
 
 
-def _moment(at: datetime | None) -> int | None:
+def _to_timestamp(at: datetime | None) -> int | None:
     return None if at is None else int(at.timestamp())

@@ -206,12 +206,12 @@ def examples_at(artifact: Artifact, split: str, indices: Sequence[int]) -> list[
         found = {
             row_index: _example(values)
             for group, some in by_group.items()
-            for row_index, values in _taken(file.read_row_group(group), some, ends[group] - sizes[group])
+            for row_index, values in _take_rows(file.read_row_group(group), some, ends[group] - sizes[group])
         }
     return [found[row_index] for row_index in indices]
 
 
-def _taken(rows: Any, indices: Sequence[int], begin: int) -> Iterator[tuple[int, dict[str, Any]]]:
+def _take_rows(rows: Any, indices: Sequence[int], begin: int) -> Iterator[tuple[int, dict[str, Any]]]:
     yield from zip(indices, rows.take([int(index) - begin for index in indices]).to_pylist(), strict=True)
 
 

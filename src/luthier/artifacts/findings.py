@@ -266,7 +266,7 @@ def read_dropped_rows(artifact: Artifact, first: int | None = None) -> list[Drop
     events = events.sort("count", "category", "file", "line", descending=[True, False, False, False])
     if first is not None:
         events = events.filter(pl.int_range(pl.len()).over("category") < first)
-    twins = _places(artifact, events["twin"].drop_nulls().unique().to_list())
+    twins = _find_locations(artifact, events["twin"].drop_nulls().unique().to_list())
     return [_dropped(event, twins) for event in events.iter_rows(named=True)]
 
 
@@ -285,7 +285,7 @@ def _dropped(event: dict[str, Any], twins: dict[str, str]) -> DroppedRow:
     )
 
 
-def _places(artifact: Artifact, ids: Iterable[str]) -> dict[str, str]:
+def _find_locations(artifact: Artifact, ids: Iterable[str]) -> dict[str, str]:
     """Where the rows with some ids stand, kept or dropped."""
     import polars as pl
 

@@ -88,7 +88,7 @@ class AnswerChange(FrozenRecord):
     after: str
 
 
-class TellingWord(FrozenRecord):
+class IndicativeWord(FrozenRecord):
     """A word that goes with changed answers."""
 
     word: str
@@ -140,5 +140,5 @@ class ModelDiff(ModelExplanationRecord):
     """Some of those whose answers changed."""
     transitions: dict[str, int] = Field(default_factory=dict)
     """Of labels: how many rows went from one to another, as `billing → delivery`."""
-    words: tuple[TellingWord, ...] = ()
+    words: tuple[IndicativeWord, ...] = ()
     """The most telling first; those whose `p_holm` is below 0.05 are told from chance."""

@@ -244,9 +244,9 @@ def read_trials(model: Artifact) -> list[TrialRow]:
     """The trials of the search that chose a model, ordered by rung and trial."""
     import polars as pl
 
-    return [_trial(row) for row in pl.read_parquet(model.path(TRIALS)).iter_rows(named=True)]
+    return [_parse_trial(row) for row in pl.read_parquet(model.path(TRIALS)).iter_rows(named=True)]
 
 
-def _trial(row: Mapping[str, Any]) -> TrialRow:
+def _parse_trial(row: Mapping[str, Any]) -> TrialRow:
     read = {"settings": json.loads(row["settings"]), "overrides": json.loads(row["overrides"])}
     return TrialRow.model_validate({**row, **read})

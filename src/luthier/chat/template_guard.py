@@ -46,7 +46,7 @@ class EncodingRequest(NamedTuple):
 
     text: str
     controls: Sequence[SpecialTokenSpan]
-    walls: Sequence[int] = ()
+    boundaries: Sequence[int] = ()
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class _Copy:
             parts += [text[edge : control.start], self.spelling[text[control.start : control.end]]]
             edge = control.end
         guarded = "".join([*parts, text[edge:]])
-        for position in sorted(set(row.walls), reverse=True):
+        for position in sorted(set(row.boundaries), reverse=True):
             guarded = guarded[:position] + self.wall_text + guarded[position:]
         return guarded
 

@@ -227,8 +227,8 @@ class ChatTokenizer:
         joined = self._guard.encode(
             [EncodingRequest(rendered_chat.text, rendered_chat.controls) for rendered_chat in rendered]
         )
-        walls = self._walls(rendered, joined)
-        rows = [self._row(*each) for each in zip(rendered, joined, walls, conversations, strict=True)]
+        boundaries = self._boundaries(rendered, joined)
+        rows = [self._row(*each) for each in zip(rendered, joined, boundaries, conversations, strict=True)]
         if isinstance(self.media, SpeechProcessor) and cut == "prompt":
             cut = "right"  # what a transcript begins with is never left out
         return [_fit(row, max_tokens, cut, self.tokenizer.bos_token_id) for row in rows]
@@ -262,10 +262,12 @@ class ChatTokenizer:
             return LocatedTokens(tokens.ids, tokens.starts, tokens.ends, prompt.text, prompt.pieces)
         rendered = self.render(messages, tools)
         joined = self._guard.encode([EncodingRequest(rendered.text, rendered.controls)])
-        walls = self._walls([rendered], joined)[0]
-        row = self._row(rendered, joined[0], walls, messages)
+        boundaries = self._boundaries([rendered], joined)[0]
+        row = self._row(rendered, joined[0], boundaries, messages)
         tokens = (
-            self._guard.encode([EncodingRequest(rendered.text, rendered.controls, walls)])[0] if walls else joined[0]
+            self._guard.encode([EncodingRequest(rendered.text, rendered.controls, boundaries)])[0]
+            if boundaries
+            else joined[0]
         )
         rest = [len(rendered.text)] * (len(row.ids) - len(tokens.ids))  # an EOS that is appended
         return LocatedTokens(row.ids, [*tokens.starts, *rest], [*tokens.ends, *rest], rendered.text, rendered.pieces)
@@ -436,7 +438,7 @@ class ChatTokenizer:
             spans.append(MediaSpan(medium.digest, (first, stop)))
         return tokens._replace(ids=self.media.bind(ids)), tuple(spans)
 
-    def _walls(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
+    def _boundaries(self, rendered: Sequence[RenderedChat], joined: Sequence[TokensWithOffsets]) -> list[list[int]]:
         """For each row the borders at which its tokens are not those of the prompt alone."""
         borders = [
             (number, turn.start) for number, rendered_chat in enumerate(rendered) for turn in rendered_chat.turns
@@ -444,16 +446,20 @@ class ChatTokenizer:
         heads = {border: _head(rendered[border[0]], border[1]) for border in borders}
         plans = {head.text: head for head in heads.values()}
         alone = dict(zip(plans, self._guard.encode(list(plans.values())), strict=True))
-        walls: list[list[int]] = [[] for _ in rendered]
+        boundaries: list[list[int]] = [[] for _ in rendered]
         for (number, position), head in heads.items():
             if not _begins_alike(joined[number], alone[head.text], position - len(head.text), head):
-                walls[number].append(position)
-        return walls
+                boundaries[number].append(position)
+        return boundaries
 
     def _row(
-        self, rendered: RenderedChat, joined: TokensWithOffsets, walls: list[int], messages: Sequence[Message]
+        self, rendered: RenderedChat, joined: TokensWithOffsets, boundaries: list[int], messages: Sequence[Message]
     ) -> EncodedChat:
-        tokens = self._guard.encode([EncodingRequest(rendered.text, rendered.controls, walls)])[0] if walls else joined
+        tokens = (
+            self._guard.encode([EncodingRequest(rendered.text, rendered.controls, boundaries)])[0]
+            if boundaries
+            else joined
+        )
         tokens, media = self._with_media(tokens, rendered.media, self.before.wrap(messages))
         loss_mask = [False] * len(tokens.ids)
         for turn in rendered.turns:
@@ -464,7 +470,7 @@ class ChatTokenizer:
             loss_mask=loss_mask,
             text=rendered.text,
             spans=tuple(_span(piece.message, piece.part, piece.start, piece.end, tokens) for piece in rendered.pieces),
-            straddles=len(walls),
+            straddles=len(boundaries),
             prefix=all(turn.prefix for turn in rendered.turns),
             dropped=rendered.dropped,
             media=media,

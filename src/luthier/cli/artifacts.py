@@ -102,7 +102,11 @@ def _show_rendered(target: CommandTarget, number: int | None, *, ids: bool, as_j
 
 def runs(
     recipe: Annotated[
-        Path | None, typer.Argument(metavar="[RECIPE]", help="Only runs of this recipe; else all of the folder here.")
+        Path | None,
+        typer.Argument(
+            metavar="[RECIPE]",
+            help="Only runs of this recipe; else those of all recipes here and in the folders below.",
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many, the latest first.")] = 20,
     as_json: Json = False,
@@ -284,12 +288,12 @@ def rate(
     from luthier.commands.rate import open_rating_session
     from luthier.recipe.locate import CommandTarget
 
-    with open_rating_session(CommandTarget(current_workspace(), what)) as sitting:
-        _rate(sitting, name, sheet, read, to, status=status, as_json=as_json)
+    with open_rating_session(CommandTarget(current_workspace(), what)) as session:
+        _rate(session, name, sheet, read, to, status=status, as_json=as_json)
 
 
 def _rate(
-    sitting: RatingSession,
+    session: RatingSession,
     name: str | None,
     sheet: Path | None,
     read: Path | None,
@@ -301,18 +305,18 @@ def _rate(
     from luthier.commands.rate import run_rating_session
 
     if read is not None:
-        sys.stderr.write(f"{format_counted_noun(sitting.take(read), 'judgment')} taken from {read}\n")
+        sys.stderr.write(f"{format_counted_noun(session.take(read), 'judgment')} taken from {read}\n")
     if sheet is not None:
-        items = sitting.sheet(sitting.judge(name), sheet)
+        items = session.sheet(session.judge(name), sheet)
         print_json({"sheet": str(sheet), "items": items}) if as_json else print_line(
             f"wrote {sheet}: {format_counted_noun(items, 'item')} to judge"
         )
         return
     if read is None and not status and not as_json:
-        run_rating_session(sitting, sitting.judge(name), _asked, print_line)
-    progress = sitting.status()
+        run_rating_session(session, session.judge(name), _asked, print_line)
+    progress = session.status()
     if not status:
-        progress["file"] = str(sitting.save(to))
+        progress["file"] = str(session.save(to))
     if as_json:
         print_json(progress)
         return

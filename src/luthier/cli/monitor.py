@@ -215,8 +215,8 @@ def retrain(
     from luthier.core.render import choose_renderer
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    circle = build_retrain_loop(current_workspace(), recipe, alias, on or ())
+    loop = build_retrain_loop(current_workspace(), recipe, alias, on or ())
     with choose_renderer(sys.stderr, json=False) as listener:
-        for line in run_retrain_loop(circle, traffic, say=_mutter, listener=listener, once=once):
+        for line in run_retrain_loop(loop, traffic, say=_mutter, listener=listener, once=once):
             print_line(line)
             sys.stdout.flush()

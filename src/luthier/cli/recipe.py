@@ -371,7 +371,7 @@ def migrate(
     check: Annotated[bool, typer.Option("--check", help="Only print what would change.")] = False,
 ) -> int:
     """Rewrite a recipe that uses former names of settings and kinds; comments and layout stay."""
-    from luthier.commands.migrate import migrate_recipe
+    from luthier.recipe.migrate import migrate_recipe
 
     renamed = migrate_recipe(recipe, write=not check)
     print_line("\n".join(map(str, renamed)) or "nothing to rename")

@@ -151,6 +151,7 @@ def advise_without_costs(proposal: RecipeProposal, model: str) -> RowsAdvice:
     return _ranked(proposal, profile_proposal(proposal), costs, choose_advice_metric(proposal, None), [], [])
 
 
+_NO_WORDS = "it weighs words, and these rows are pictures or sounds without any"
 _NETWORK_S, _PLAIN_S = 60.0, 2.0
 """That a network takes longer than a plain classifier is known before either is planned."""
 
@@ -167,6 +168,8 @@ def _ranked(
     target: AdviceTarget | None = None,
 ) -> RowsAdvice:
     past = read_outcomes()
+    if proposal.is_media_alone and (plain := ModelChoice("plain")) in costs:
+        costs = {**costs, plain: TechniqueCost(refused=_NO_WORDS)}
     records = (*read_shipped_evidence(), *map(convert_outcome, past.records), *probes)
     training = suggest_training_for_proposal(proposal)
     return RowsAdvice(

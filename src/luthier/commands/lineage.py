@@ -15,7 +15,7 @@ from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
 from luthier.data.history.lineage import explain_example, list_derived_rows
 from luthier.eval.predictions import find_example_answers
-from luthier.pii.keeper import TAG
+from luthier.pii.hmac_key import TAG
 from luthier.recipe.locate import CommandTarget, find_plan
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import Workspace

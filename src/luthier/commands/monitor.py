@@ -53,7 +53,7 @@ class RecipeMonitor:
         """Where the traffic of the recipe's folder is kept."""
         return traffic_folder(self.recipe_dir)
 
-    def watcher(self, say: Say) -> AlertEvaluator:
+    def evaluator(self, say: Say) -> AlertEvaluator:
         """The monitor at its beginning."""
         from luthier.monitor.evaluator import AlertEvaluator
 
@@ -149,22 +149,22 @@ def replay_alerts(
     from luthier.traces.stream import iter_trace_events
 
     _refuse_sites(opened)
-    watcher = opened.watcher(say)
+    evaluator = opened.evaluator(say)
     messages: list[AlertMessage] = []
     started_at = ended = None
     for event in iter_trace_events(log or opened.traffic, since, until):
-        for at in watcher.looks(event.timestamp.timestamp()):
-            messages += watcher.look(at)
-        watcher.add(event)
+        for at in evaluator.looks(event.timestamp.timestamp()):
+            messages += evaluator.look(at)
+        evaluator.add(event)
         started_at, ended = started_at or event.timestamp, event.timestamp
     if ended is not None:
-        for at in watcher.looks(ended.timestamp() + watcher.plan.every_s):
-            messages += watcher.look(at)
-    firing = [name for name, state in watcher.states.items() if state.status == "firing"]
+        for at in evaluator.looks(ended.timestamp() + evaluator.plan.every_s):
+            messages += evaluator.look(at)
+    firing = [name for name, state in evaluator.states.items() if state.status == "firing"]
     return MonitorReplay(
         messages=messages,
-        requests=watcher.events_seen,
-        unjoined=watcher.unjoined,
+        requests=evaluator.events_seen,
+        unjoined=evaluator.unjoined,
         started_at=started_at,
         ended=ended,
         firing=firing,
@@ -186,7 +186,7 @@ def describe_monitor_history(
     folder, end = log or opened.traffic, (until or datetime.now(UTC)).timestamp()
     if not folder.exists():
         raise _no_traffic(folder)
-    watcher = opened.watcher(say)
+    evaluator = opened.evaluator(say)
     first = next(iter(iter_trace_events(folder, since, until)), None)
     begin = end if first is None else first.timestamp.timestamp()
     moments = deque(begin + (end - begin) * (at + 1) / _POINTS for at in range(_POINTS) if first is not None)
@@ -196,25 +196,25 @@ def describe_monitor_history(
     def advance(now: float) -> None:
         while moments and moments[0] <= now:
             at = moments.popleft()
-            for due in watcher.looks(at):
-                messages.extend(watcher.look(due))
-            for number, spec, value in watcher.readings(at):
+            for due in evaluator.looks(at):
+                messages.extend(evaluator.look(due))
+            for number, spec, value in evaluator.readings(at):
                 points.setdefault((number, str(spec)), []).append([at, *value])
-        for due in watcher.looks(now):
-            messages.extend(watcher.look(due))
+        for due in evaluator.looks(now):
+            messages.extend(evaluator.look(due))
 
     for event in iter_trace_events(folder, since, until):
         advance(event.timestamp.timestamp())
-        watcher.add(event)
+        evaluator.add(event)
     advance(end)
     return {
         "monitor": opened.plan.name,
         "from": None if first is None else datetime.fromtimestamp(begin, UTC).isoformat(),
         "to": datetime.fromtimestamp(end, UTC).isoformat(),
-        "events": watcher.events_seen,
-        "unjoined": watcher.unjoined,
+        "events": evaluator.events_seen,
+        "unjoined": evaluator.unjoined,
         "numbers": [_number(opened.plan, number, spec, found) for (number, spec), found in points.items()],
-        "alerts": [_alert(rule, watcher.states[rule.name]) for rule in opened.plan.rules],
+        "alerts": [_alert(rule, evaluator.states[rule.name]) for rule in opened.plan.rules],
         "messages": [message.model_dump(mode="json") for message in messages],
     }
 
@@ -290,7 +290,11 @@ def open_alert_manager(opened: RecipeMonitor, say: Say) -> AlertManager:
     from luthier.monitor.manager import AlertManager
 
     alert_manager = AlertManager(
-        opened.watcher(say), opened.channels, RunContext(recipe_dir=opened.recipe_dir), opened.kept / "state.json", say
+        opened.evaluator(say),
+        opened.channels,
+        RunContext(recipe_dir=opened.recipe_dir),
+        opened.kept / "state.json",
+        say,
     )
     alert_manager.recall()
     return alert_manager
@@ -352,7 +356,9 @@ def _looks(
     every = opened.plan.every_s
     if working.looked is None:
         working.looked = time.time() // every * every
-        working.watcher.begin_after(working.looked - every)  # it was never looked at: the first look is at this minute
+        working.evaluator.begin_after(
+            working.looked - every
+        )  # it was never looked at: the first look is at this minute
         working.remember()
     begin = datetime.fromtimestamp(working.looked - opened.history_s, UTC)
     following = EventFollower(folder or opened.traffic, max(begin, since or begin))
@@ -373,7 +379,7 @@ def _end_look(working: AlertManager, exposed: Any, messages: Sequence[AlertMessa
     if exposed is not None:
         exposed.take(now)
     working.send()
-    states = working.watcher.states.items()
+    states = working.evaluator.states.items()
     return AlertEvaluation(
         messages, {name: state.active_at or 0.0 for name, state in states if state.status == "firing"}
     )
@@ -386,7 +392,7 @@ def _site_looks(opened: RecipeMonitor, say: Say, port: int | None, *, once: bool
     working, window = open_alert_manager(opened, say), opened.plan.every_s
     if working.looked is None:
         working.looked = (time.time() - LATE.total_seconds()) // window * window - window
-        working.watcher.begin_after(working.looked)
+        working.evaluator.begin_after(working.looked)
     exposed = _exposed(working, port)
     working.send()
     while True:
@@ -404,7 +410,7 @@ def _exposed(working: AlertManager, port: int | None) -> Any:
         return None
     from luthier.monitor.prometheus import MonitorCollector, serve_prometheus_metrics
 
-    exposed = MonitorCollector(working.watcher)
+    exposed = MonitorCollector(working.evaluator)
     try:
         serve_prometheus_metrics(exposed, "127.0.0.1", port)
     except OSError as error:
@@ -417,9 +423,9 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
     """Every number as of now, and every alert's state as it was last looked at."""
     from luthier.traces.stream import iter_trace_events
 
-    watcher = opened.watcher(say)
+    evaluator = opened.evaluator(say)
     if opened.sites is not None:
-        at = float(getattr(watcher, "last_window", None) or time.time())
+        at = float(getattr(evaluator, "last_window", None) or time.time())
     else:
         since = datetime.now(UTC) - timedelta(seconds=opened.history_s) if log is None else None
         last = None
@@ -427,18 +433,18 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
         if not folder.exists():
             raise _no_traffic(folder)
         for event in iter_trace_events(folder, since):
-            watcher.add(event)
+            evaluator.add(event)
             last = event.timestamp.timestamp()
         at = time.time() if log is None else (last or 0.0) + 1
     numbers = [
-        {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in watcher.readings(at)
+        {"number": number, "window": str(spec), **reading._asdict()} for number, spec, reading in evaluator.readings(at)
     ]
-    states = open_alert_manager(opened, say).watcher.states
+    states = open_alert_manager(opened, say).evaluator.states
     alerts = [
         {"alert": rule.name, "when": rule.alert.expr, "limit": rule.limit, "state": states[rule.name].status}
         for rule in opened.plan.rules
     ]
-    return {"events": watcher.events_seen, "numbers": numbers, "alerts": alerts}
+    return {"events": evaluator.events_seen, "numbers": numbers, "alerts": alerts}
 
 
 def _refuse_sites(opened: RecipeMonitor) -> None:

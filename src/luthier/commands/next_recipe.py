@@ -16,7 +16,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +26,7 @@ import yaml
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.auto.steps.search import ModelSearch
 from luthier.commands.release import ReleasedRecipe, find_live_start_time
+from luthier.core.component import components_by_kind
 from luthier.core.errors import (
     DataError,
     InputError,
@@ -40,13 +41,16 @@ from luthier.core.files import write_atomically
 from luthier.data.row import SourceRecord
 from luthier.data.sources.traces import TraceOutput, Traces
 from luthier.data.steps.prepare import Prepare
+from luthier.eval.baseline import Baseline
 from luthier.eval.steps.evaluate import Evaluate
+from luthier.eval.steps.gate import Gate
 from luthier.recipe.planner import RecipePlan, build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import STORE, Workspace, list_store_recipes
 from luthier.recipe.yaml import parse_yaml
 from luthier.traces import releases
 from luthier.traces.releases import Release
+from luthier.traces.retention import has_traffic
 from luthier.tune.steps.tune import Tune
 
 HELD_OUT = 0.2
@@ -66,7 +70,7 @@ _SAID: dict[TraceOutput, str | None] = {
 """Which requests are learnt from: where answers are texts, those alone that people liked or mended."""
 _BY_OBJECTIVE: Mapping[str, TraceOutput] = {"dpo": "pairs", "reward": "pairs", "kto": "verdicts"}
 NEW_CLASSES = "new to the data, right or misspelt"
-_BASE = re.compile(r"\bbase\b")
+_BASE, _AGAINST = re.compile(r"\bbase\b"), re.compile(r"\bagainst\b")
 _ROUND = re.compile(r"(.+?)(?:-(\d+))?")
 
 
@@ -231,12 +235,26 @@ def _read_said(
     found = [entry.values for entry in source.read(traffic, lambda text: None) if isinstance(entry, SourceRecord)]
     if not found:
         hint = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
+        if recipes := _recipes_with_traffic(traffic):
+            hint += f"; other traffic is kept beside {', '.join(recipes)}: `--base-recipe {recipes[0]}` reads it"
         raise DataError(
             f"people said nothing of {released.alias} that can be learnt from{' (--where)' if where else ''}",
             where=SourceLocation(file=str(traffic)),
             hint=hint,
         )
     return found
+
+
+def _recipes_with_traffic(traffic: Path) -> list[str]:
+    """The recipes below the folder of this traffic that have traffic of their own."""
+    if traffic.parent.name != STORE:
+        return []
+    here = Workspace.open(traffic.parent.parent)
+    return [
+        str(here.shorten(path))
+        for path in here.list_recipes()
+        if has_traffic(path.parent / STORE / traffic.name) and path.parent != here.folder
+    ]
 
 
 def _set_apart(
@@ -295,7 +313,7 @@ def _next(
             step = {**step, "model": was[released.step]}
         if isinstance(recipe.steps[one], ModelSearch):
             step = _search_behind_mix(step)
-        return _held_against(step, recipe.steps[one], released.step, was[released.step])
+        return _held_against(step, recipe, recipe.steps[one], released.step, was[released.step])
 
     steps = {was.get(entry, entry): kept(entry) for entry in recipe.order() if entry in {*old, *further}}
     steps[feedback_step] = _said(recipe, training_set, written, f"{name}.jsonl", rows)
@@ -389,13 +407,28 @@ def _renamed(recipe: Recipe, name: str, written: Mapping[str, Any], names: Mappi
     return found
 
 
-def _held_against(written: dict[str, Any], step: Any, model: str, released: str) -> dict[str, Any]:
+def _held_against(written: dict[str, Any], recipe: Recipe, step: Any, model: str, released: str) -> dict[str, Any]:
     """An evaluation holds its model against the released one, and a gate asks for more than that one does."""
     if isinstance(step, Evaluate) and step.model == model:
         return {**written, "compare_with": released, "compare_base": written.get("compare_base", False)}
-    if step.makes == "verdict":
-        return {**written, "rules": [_BASE.sub("against", rule) for rule in step.rules]}
+    if isinstance(step, Gate):
+        rules = [_BASE.sub("against", rule) for rule in step.rules]
+        measured = recipe.steps.get(step.evaluation or "")
+        is_compared = isinstance(measured, Evaluate) and measured.model == model
+        return {**written, "rules": [*rules, *_stricter_rules(rules)] if is_compared else rules}
     return written
+
+
+def _stricter_rules(rules: Sequence[str]) -> list[str]:
+    """Rules that ask for more than the released model where the others ask for more than a plain baseline alone.
+
+    A recipe whose technique has no base, such as `plain`, asks for more than `majority`: the next model passes that
+    although it is worse than the released one.
+    """
+    if any(_AGAINST.search(rule) for rule in rules):
+        return []
+    baselines = re.compile(rf"\b({'|'.join(map(re.escape, components_by_kind(Baseline)))})\b")
+    return list(dict.fromkeys(baselines.sub("against", rule) for rule in rules if baselines.search(rule)))
 
 
 def _said(

@@ -199,27 +199,27 @@ def format_rating_item(item: RatingItem, number: int, total: int, question: str)
     yield f"\n{question}"
 
 
-def run_rating_session(sitting: RatingSession, judge: str, read: Any, write: Any) -> int:
+def run_rating_session(session: RatingSession, judge: str, read: Any, write: Any) -> int:
     """Ask item after item until none is left or the judge leaves; returns how many were judged.
 
     `read` takes a prompt and returns a line, or None at the end; `write` prints one.
     """
-    left, annotations = sitting.left(judge), list[Annotation]()
-    total = len(sitting.assignment.sheets.get(judge, ())) or len(left)
+    left, annotations = session.left(judge), list[Annotation]()
+    total = len(session.assignment.sheets.get(judge, ())) or len(left)
     index = 0
     while index < len(left):
         item = left[index]
-        for line in format_rating_item(item, total - len(left) + index + 1, total, sitting.question.question_text):
+        for line in format_rating_item(item, total - len(left) + index + 1, total, session.question.question_text):
             write(line)
         began = time.monotonic()
-        typed = read(f"{sitting.question.legend} · s pass · u undo · q leave > ")
+        typed = read(f"{session.question.legend} · s pass · u undo · q leave > ")
         if typed is None or typed.strip().lower() == "q":
             break
         if typed.strip().lower() == "u":
             index = max(0, index - 1)
             continue
         try:
-            annotations.append(sitting.say(judge, item, typed, round(time.monotonic() - began, 1)))
+            annotations.append(session.say(judge, item, typed, round(time.monotonic() - began, 1)))
         except InvalidAnswer as error:
             write(f"! {error}")
             continue

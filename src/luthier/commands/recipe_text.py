@@ -265,6 +265,9 @@ def _plain_rest(proposal: RecipeProposal, ranking: TechniqueRanking | None) -> I
         hint = "take lora, or name a column of classes by --answer"
         where = SourceLocation(field="--technique")
         raise InputError("plain chooses one of a few classes, and the answers are free text", where=where, hint=hint)
+    if proposal.is_media_alone:
+        what = "plain weighs words, and these rows are pictures or sounds without any"
+        raise InputError(what, where=SourceLocation(field="--technique"), hint="take lora")
     yield from _validation_lines(proposal)
     yield from _advice_lines(ranking)
     yield "  # TF-IDF of words with logistic regression: no base model, seconds."

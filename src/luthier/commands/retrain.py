@@ -68,7 +68,7 @@ def build_retrain_loop(workspace: Workspace, recipe: Path, alias: str | None, al
     return RetrainLoop(workspace=own, recipe=recipe, alias=alias or find_recipe_alias(recipe, own), alerts=alerts)
 
 
-def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> RecipeMonitor:
+def open_release_monitor(loop: RetrainLoop, released: ReleasedRecipe) -> RecipeMonitor:
     """The monitor of what is released; `RecipeError` where the circle could never close."""
     recipe = released.recipe
     if not any(step.makes == "verdict" for step in recipe.steps.values()):
@@ -79,40 +79,38 @@ def open_release_monitor(circle: RetrainLoop, released: ReleasedRecipe) -> Recip
         hint = "add one: monitor: {kind: monitor, evaluation: …, signals: […], alerts: […]}"
         raise RecipeError("expected one step of kind `monitor`", where=SourceLocation(file=recipe.file), hint=hint)
     known = [rule.name for rule in recipe_monitor.plan.rules]
-    for name in circle.alerts:
+    for name in loop.alerts:
         if name not in known:
             raise RecipeError(
                 f"no alert is called {name!r}",
                 where=SourceLocation(field="--on"),
                 hint=f"known: {', '.join(known) or 'none'}",
             )
-    return replace(recipe_monitor, plan=replace(recipe_monitor.plan, models=frozenset({circle.alias, *released.ever})))
+    return replace(recipe_monitor, plan=replace(recipe_monitor.plan, models=frozenset({loop.alias, *released.ever})))
 
 
 def run_retrain_loop(
-    circle: RetrainLoop, folder: Path | None, *, say: Say, listener: Listener, once: bool = False
+    loop: RetrainLoop, folder: Path | None, *, say: Say, listener: Listener, once: bool = False
 ) -> Iterator[str]:
     """Watch traffic and retrain whenever one of the loop's alerts fires; yields progress lines."""
     while True:
-        state = _recall(circle.memory)
+        state = _recall(loop.memory)
         if state.get("round"):
-            yield from _round(circle, state, listener, folder)
-            state = _recall(circle.memory)
-        released = find_released_recipe(circle.alias, circle.recipe, circle.workspace)
-        monitor = open_release_monitor(circle, released)
+            yield from _round(loop, state, listener, folder)
+            state = _recall(loop.memory)
+        released = find_released_recipe(loop.alias, loop.recipe, loop.workspace)
+        monitor = open_release_monitor(loop, released)
         traffic = folder or monitor.traffic
-        say(
-            f"watching {circle.alias}, which is {_called(released)}: {' or '.join(circle.alerts) or 'any alert'} counts"
-        )
+        say(f"watching {loop.alias}, which is {_called(released)}: {' or '.join(loop.alerts) or 'any alert'} counts")
         for look in watch_traffic(monitor, traffic, say=say, once=once, since=released.since):
             yield from (message.title for message in look.messages)
-            if due := _due(circle, look, state, traffic, released.since):
-                _keep(circle.memory, {**state, "round": {**due, **_begun(released)}})
+            if due := _due(loop, look, state, traffic, released.since):
+                _keep(loop.memory, {**state, "round": {**due, **_begun(released)}})
                 break
-            state = _settled(look, state, circle.memory)
+            state = _settled(look, state, loop.memory)
             if once:
                 say(_stands(look, state))
-            if find_live_digest(circle.alias, circle.workspace) != released.digest:
+            if find_live_digest(loop.alias, loop.workspace) != released.digest:
                 break
         else:
             return
@@ -129,15 +127,15 @@ def _begun(released: ReleasedRecipe) -> dict[str, Any]:
 
 
 def _due(
-    circle: RetrainLoop, look: AlertEvaluation, state: dict[str, Any], traffic: Path, since: datetime | None
+    loop: RetrainLoop, look: AlertEvaluation, state: dict[str, Any], traffic: Path, since: datetime | None
 ) -> dict[str, Any] | None:
     """The next round: an alert fires that no round has answered since the release, be it that another program heard
     it begin; or it fires on and people have said much more since a round failed."""
     failed = state.get("failed")
-    fired = next((message.alert for message in look.messages if circle.wants(message)), None)
+    fired = next((message.alert for message in look.messages if loop.wants(message)), None)
     if fired is None and not failed:
         released = since.timestamp() if since else 0.0
-        fired = next((name for name, at in look.firing.items() if circle.counts(name) and at >= released), None)
+        fired = next((name for name, at in look.firing.items() if loop.counts(name) and at >= released), None)
     if fired is not None:
         return {"alert": fired, "until": _now(), "tries": 1}
     if not failed or failed["alert"] not in look.firing or failed["tries"] >= TRIES:
@@ -173,59 +171,59 @@ def _said(traffic: Path, until: datetime | None = None) -> int:
     return int(scan_table(traffic, "feedback", until=until).select(pl.len()).collect().item())
 
 
-def _round(circle: RetrainLoop, state: dict[str, Any], listener: Listener, folder: Path | None) -> Iterator[str]:
+def _round(loop: RetrainLoop, state: dict[str, Any], listener: Listener, folder: Path | None) -> Iterator[str]:
     """One round; killed in the middle, it is made again with the same rows, and what was made is found."""
     current_round = state["round"]
     until = datetime.fromisoformat(current_round["until"])
-    if _meanwhile(circle, current_round):
-        _keep(circle.memory, {**state, "round": None})
-        yield f"{current_round['name']} is over: {circle.alias} means another model than when it began"
+    if _meanwhile(loop, current_round):
+        _keep(loop.memory, {**state, "round": None})
+        yield f"{current_round['name']} is over: {loop.alias} means another model than when it began"
         return
-    path = circle.workspace.folder / f"{current_round['name']}.yaml"
+    path = loop.workspace.folder / f"{current_round['name']}.yaml"
     yield f"{current_round['alert']} fired: {path.name} learns from what was said until {current_round['until']}"
     try:
-        recipe = _recipe(circle, path, until, folder)
+        recipe = _recipe(loop, path, until, folder)
         outcome = run_and_record(recipe, listener)
         why = {0: "", 1: "the gate says FAIL"}.get(outcome.result.exit_code, "the gate says INCONCLUSIVE")
         lines = list(outcome.lines())
-        if not why and _meanwhile(circle, current_round):
-            why = f"{circle.alias} was changed meanwhile"
+        if not why and _meanwhile(loop, current_round):
+            why = f"{loop.alias} was changed meanwhile"
     except LuthierError as error:
         why, lines = error.message, []
     yield from lines
     if why:
-        feedback_count = _said(folder or get_traffic_folder(circle), until)
+        feedback_count = _said(folder or get_traffic_folder(loop), until)
         failed = {"alert": current_round["alert"], "said": feedback_count, "tries": current_round["tries"]}
-        _keep(circle.memory, {"round": None, "failed": failed})
+        _keep(loop.memory, {"round": None, "failed": failed})
         yield f"not released: {why}; {_next_try(failed)}"
         return
-    yield _release(circle, current_round["step"], outcome.result)
-    _keep(circle.memory, {"round": None, "failed": None})
+    yield _release(loop, current_round["step"], outcome.result)
+    _keep(loop.memory, {"round": None, "failed": None})
 
 
-def _meanwhile(circle: RetrainLoop, current_round: dict[str, Any]) -> bool:
+def _meanwhile(loop: RetrainLoop, current_round: dict[str, Any]) -> bool:
     """Whether the name means another model than when a round was begun: somebody released one, or went back."""
     before: str = current_round["of"]
-    return find_live_digest(circle.alias, circle.workspace) != before
+    return find_live_digest(loop.alias, loop.workspace) != before
 
 
-def _recipe(circle: RetrainLoop, path: Path, until: datetime, folder: Path | None) -> Recipe:
+def _recipe(loop: RetrainLoop, path: Path, until: datetime, folder: Path | None) -> Recipe:
     """The recipe of a round, written unless it was before a kill."""
     if not path.exists():
         write_next_recipe_files(
             path.stem,
-            find_released_recipe(circle.alias, circle.recipe, circle.workspace),
-            folder or get_traffic_folder(circle),
+            find_released_recipe(loop.alias, loop.recipe, loop.workspace),
+            folder or get_traffic_folder(loop),
             until,
         )
-    return Recipe.load(path, (), circle.workspace)
+    return Recipe.load(path, (), loop.workspace)
 
 
-def get_traffic_folder(circle: RetrainLoop) -> Path:
+def get_traffic_folder(loop: RetrainLoop) -> Path:
     """Where the traffic of the recipes' folder is kept."""
     from luthier.traces.retention import traffic_folder
 
-    return traffic_folder(circle.workspace.folder)
+    return traffic_folder(loop.workspace.folder)
 
 
 def _next_try(failed: dict[str, Any]) -> str:
@@ -234,14 +232,14 @@ def _next_try(failed: dict[str, Any]) -> str:
     return f"while the alert fires, the next try comes when people have said {MORE:g} times as much"
 
 
-def _release(circle: RetrainLoop, step: str, result: RunResult) -> str:
+def _release(loop: RetrainLoop, step: str, result: RunResult) -> str:
     """Let the model that passed answer to the name."""
     from luthier.traces.releases import ReleasedModel, release
 
     recipe, digest = result.plan.recipe, result[step].artifact.digest
     with recipe.workspace.open_ledger() as ledger:
-        release(ledger, circle.alias, ReleasedModel(word=f"{recipe.file}:{step}", model=digest, digest=digest))
-    return f"released: {circle.alias} is {recipe.name}:{step} ({digest[:12]})"
+        release(ledger, loop.alias, ReleasedModel(word=f"{recipe.file}:{step}", model=digest, digest=digest))
+    return f"released: {loop.alias} is {recipe.name}:{step} ({digest[:12]})"
 
 
 def _called(released: ReleasedRecipe) -> str:

@@ -93,7 +93,7 @@ def serve(  # noqa: PLR0913  # what a command asks for
         store = found.open_store()
         if placement is not None:
             placement.check(store)
-        service = _desk(jobs, tunable, ledger, workspace, store)
+        service = _build_job_service(jobs, tunable, ledger, workspace, store)
 
         def target(word: str) -> CommandTarget:
             return meant.get(word) or CommandTarget(workspace, word)
@@ -101,9 +101,9 @@ def serve(  # noqa: PLR0913  # what a command asks for
         ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
 
         async def running() -> bool:
-            fleet = ModelPool(
+            model_pool = ModelPool(
                 lambda word: (
-                    _piped(word, fleet, ways)
+                    _piped(word, model_pool, ways)
                     or open_served_model(
                         target(word), chosen, apply_training_prompt=apply_training_prompt, met=kept.meet, store=store
                     )
@@ -111,8 +111,8 @@ def serve(  # noqa: PLR0913  # what a command asks for
                 lambda word: _known(target(word), ways),
                 changed=partial(_keep_what_is_there, ours),
             )
-            names = ReleaseFollower(lambda: Ledger(url), fleet, owners=find_alias_owners)
-            gateway = Gateway(fleet, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
+            names = ReleaseFollower(lambda: Ledger(url), model_pool, owners=find_alias_owners)
+            gateway = Gateway(model_pool, resolver=names, recorder=kept.recorder, deadline_s=deadline_s)
             explaining = ExplanationService(
                 workspace=found, gateway=gateway, recorder=kept.recorder, models=kept.models
             )
@@ -158,7 +158,7 @@ class FineTuningServiceConfig:
     """What stands beside the gateway to ask for it."""
 
 
-def _desk(
+def _build_job_service(
     jobs: FineTuningServiceConfig | None, models: Sequence[str], ledger: Ledger, workspace: Workspace, store: Store
 ) -> JobService | None:
     from luthier.commands.jobs.service import JobService
@@ -327,11 +327,11 @@ def parse_class_router(text: str) -> tuple[str, ClassRouterConfig]:
         raise InputError(_wrong(error), where=where, hint=hint) from error
 
 
-def _piped(word: str, fleet: ModelPool, ways: Mapping[str, ClassRouterConfig]) -> OpenModel | None:
+def _piped(word: str, model_pool: ModelPool, ways: Mapping[str, ClassRouterConfig]) -> OpenModel | None:
     from luthier.serve.model_pool import OpenModel
     from luthier.serve.openai.pipeline import ClassRouter
 
-    return OpenModel(word, ClassRouter(fleet, ways[word])) if word in ways else None
+    return OpenModel(word, ClassRouter(model_pool, ways[word])) if word in ways else None
 
 
 def _known(target: CommandTarget, ways: Mapping[str, ClassRouterConfig]) -> ResolvedModel:

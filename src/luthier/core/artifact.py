@@ -9,6 +9,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -93,7 +94,7 @@ class Artifact:
 
     def faults(self) -> list[str]:
         """Every way in which the files differ from the manifest, as sentences; empty when whole."""
-        found = [fault for entry in self.manifest.files if (fault := self._fault(entry))]
+        found = [fault for entry in self.manifest.files if (fault := self._find_fault(entry))]
         known = {entry.path for entry in self.manifest.files} | {MANIFEST, TIMING}
         for path in sorted(self.folder.rglob("*")):
             name = path.relative_to(self.folder).as_posix()
@@ -105,7 +106,7 @@ class Artifact:
             found.append(f"{error.where}: {error.message}")
         return found
 
-    def _fault(self, entry: FileEntry) -> str | None:
+    def _find_fault(self, entry: FileEntry) -> str | None:
         path = self.folder / entry.path
         if not path.is_file():
             return f"{path}: is missing"
@@ -120,7 +121,7 @@ class Artifact:
     def check(self) -> Artifact:
         """Return itself when every file is as it was made; `CorruptArtifact` names the first that is not."""
         for entry in self.manifest.files:
-            if fault := self._fault(entry):
+            if fault := self._find_fault(entry):
                 path, _, what = fault.rpartition(": ")
                 raise CorruptArtifact(what, where=SourceLocation(file=path), hint=MAKE_ANEW)
         self.timing()
@@ -140,18 +141,27 @@ def list_files(folder: Path) -> list[FileEntry]:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact's folder; `CorruptArtifact` when it is missing or was changed."""
     path = folder / MANIFEST
-    return parse_manifest(read_json_with_checksum(path), path)
+    return _load_manifest(_read_bytes(path), str(path))
+
+
+@lru_cache(maxsize=1024)
+def _load_manifest(data: bytes, path: str) -> Manifest:
+    """The manifest that some bytes are; a run opens the same artifacts a hundred times."""
+    return parse_manifest(load_json_with_checksum(data, path), path)
 
 
 def read_json_with_checksum(path: Path) -> dict[str, Any]:
     """Read a JSON document from a file and verify its digest; `CorruptArtifact` when it is missing, unreadable or
     changed."""
+    return load_json_with_checksum(_read_bytes(path), path)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error
-    return load_json_with_checksum(data, path)
 
 
 def parse_manifest(value: dict[str, Any], path: Path | str) -> Manifest:

@@ -434,31 +434,33 @@ def _located_value(value: Any, path: str) -> Iterator[tuple[str, Component]]:
 def full_schema(model: type[BaseModel]) -> dict[str, Any]:
     """JSON schema (draft 2020-12) of a model; a role becomes a choice among its members, in `$defs`."""
     definitions: dict[str, Any] = {}
-    schema = _resolved(model.model_json_schema(), definitions)
+    schema = _resolve_roles(model.model_json_schema(), definitions)
     return {**schema, "$defs": dict(sorted(definitions.items()))} if definitions else schema
 
 
-def _resolved(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
+def _resolve_roles(schema: dict[str, Any], definitions: dict[str, Any]) -> dict[str, Any]:
     """The schema with its role marks as references; what they refer to is put into `definitions`."""
     own = schema.get("$defs", {})
     for name, inner in own.items():
         if name not in definitions:
             definitions[name] = {}
-            definitions[name] = _walked(inner, definitions)
-    resolved: dict[str, Any] = _walked({key: value for key, value in schema.items() if key != "$defs"}, definitions)
+            definitions[name] = _resolve_value(inner, definitions)
+    resolved: dict[str, Any] = _resolve_value(
+        {key: value for key, value in schema.items() if key != "$defs"}, definitions
+    )
     return resolved
 
 
-def _walked(value: Any, definitions: dict[str, Any]) -> Any:
+def _resolve_value(value: Any, definitions: dict[str, Any]) -> Any:
     if isinstance(value, list):
-        return [_walked(item, definitions) for item in value]
+        return [_resolve_value(item, definitions) for item in value]
     if not isinstance(value, dict):
         return value
     role = value.get(ROLE_MARK)
     if isinstance(role, str):
-        rest = {key: _walked(item, definitions) for key, item in value.items() if key != ROLE_MARK}
+        rest = {key: _resolve_value(item, definitions) for key, item in value.items() if key != ROLE_MARK}
         return {"$ref": f"#/$defs/{_role(role, definitions)}", **rest}
-    return {key: _walked(item, definitions) for key, item in value.items()}
+    return {key: _resolve_value(item, definitions) for key, item in value.items()}
 
 
 def _role(role: str, definitions: dict[str, Any]) -> str:
@@ -472,7 +474,7 @@ def _role(role: str, definitions: dict[str, Any]) -> str:
     for kind, part in sorted(found.items()):
         name = f"{role}.{kind}"
         definitions[name] = {}
-        schema = _resolved(part.model_json_schema(), definitions)
+        schema = _resolve_roles(part.model_json_schema(), definitions)
         definitions[name] = {**schema, "required": ["kind", *schema.get("required", [])]}
         choices.append({"$ref": f"#/$defs/{name}"})
     definitions[role] = {"anyOf": choices}

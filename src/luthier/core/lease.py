@@ -109,6 +109,15 @@ class Lease:
         return other is not None and other.number == self.number and other.owner in (self.owner, "")
 
 
+def list_names(files: Any, folder: str) -> list[str]:
+    """The names in a folder of an fsspec file system, in order; none where there is no such folder."""
+    try:
+        found = files.ls(folder, detail=False)
+    except FileNotFoundError:
+        return []
+    return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+
+
 class LeaseFolder:
     """The leases of a store behind a URL."""
 
@@ -122,11 +131,11 @@ class LeaseFolder:
         """The lease of the highest number; None where there is none."""
         with self._reach:
             for _ in range(3):  # a lease may be removed between the listing and the reading
-                numbers = self._numbers(name)
+                numbers = self._list_numbers(name)
                 if not numbers:
                     return None
                 with suppress(FileNotFoundError):
-                    return Lease.parse(self._files.cat_file(self._at(name, numbers[-1])), numbers[-1])
+                    return Lease.parse(self._files.cat_file(self._build_path(name, numbers[-1])), numbers[-1])
         return None
 
     def try_take(self, name: str) -> Lease | None:
@@ -184,7 +193,7 @@ class LeaseFolder:
     def beat(self, name: str, mine: Lease) -> None:
         """Write a heartbeat."""
         with self._reach:
-            self._files.pipe_file(self._at(name, mine.number), mine.dump())
+            self._files.pipe_file(self._build_path(name, mine.number), mine.dump())
 
     def release(self, name: str, mine: Lease, *, forget: bool) -> None:
         """Give a lease back, or remove all of its name where nothing can follow on it."""
@@ -198,16 +207,12 @@ class LeaseFolder:
     def names(self) -> list[str]:
         """The names that have a lease, held or given back."""
         with self._reach:
-            try:
-                found = self._files.ls(self._base, detail=False)
-            except FileNotFoundError:
-                return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+            return list_names(self._files, self._base)
 
     def remove(self, name: str) -> None:
         """Remove all leases of a name."""
         with self._reach:
-            for number in self._numbers(name):
+            for number in self._list_numbers(name):
                 self._remove(name, number)
 
     def look(self, name: str) -> Lease | None:
@@ -231,14 +236,14 @@ class LeaseFolder:
         """Whether the number is ours; a request that was sent again may be refused for what it did the first time."""
         with self._reach:
             try:
-                self._files.pipe_file(self._at(name, mine.number), mine.dump(), mode="create")
+                self._files.pipe_file(self._build_path(name, mine.number), mine.dump(), mode="create")
             except OSError as error:
                 if not is_refusal(error):
                     raise
         lease = self.read(name)
         return mine.is_same(lease) and lease is not None and bool(lease.owner)
 
-    def _numbers(self, name: str) -> list[int]:
+    def _list_numbers(self, name: str) -> list[int]:
         try:
             found = self._files.ls(f"{self._base}/{name}", detail=False)
         except FileNotFoundError:
@@ -248,9 +253,9 @@ class LeaseFolder:
 
     def _remove(self, name: str, number: int) -> None:
         with self._reach, suppress(FileNotFoundError):
-            self._files.rm_file(self._at(name, number))
+            self._files.rm_file(self._build_path(name, number))
 
-    def _at(self, name: str, number: int) -> str:
+    def _build_path(self, name: str, number: int) -> str:
         return f"{self._base}/{name}/{number:08d}"
 
 
@@ -260,7 +265,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
     def __init__(self, folder: LeaseFolder, name: str, lease: Lease) -> None:
         self._folder, self._name, self._lease = folder, name, lease
         self._over = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="luthier-lease", daemon=True)
+        self._thread = threading.Thread(target=self._beat_until_closed, name="luthier-lease", daemon=True)
 
     def __enter__(self) -> Heartbeat:
         self._thread.start()
@@ -270,7 +275,7 @@ class Heartbeat(AbstractContextManager["Heartbeat"]):
         self._over.set()
         self._thread.join()
 
-    def _run(self) -> None:
+    def _beat_until_closed(self) -> None:
         lease = self._lease
         while not self._over.wait(lease.lease_s / BEATS):
             with suppress(InputError):  # a lease that cannot be renewed is over in time

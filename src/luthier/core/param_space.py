@@ -55,7 +55,7 @@ class ParamDistribution:
     def to_json(self) -> dict[str, Any]:
         """As a recipe writes it: `{values: [...]}`, or `{low, high}` with `log` and `integer` where they are on."""
         if self.values:
-            return {"values": [_plain(value) for value in self.values]}
+            return {"values": [_to_json(value) for value in self.values]}
         marks = {name: True for name, on in (("log", self.log), ("integer", self.integer)) if on}
         return {"low": self.low, "high": self.high, **marks}
 
@@ -82,10 +82,10 @@ def _identity(value: Any) -> Any:
     return (isinstance(value, bool), value)
 
 
-def _plain(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     """The value as JSON has it."""
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [_to_json(entry) for entry in value]
     if isinstance(value, dict):
-        return {name: _plain(entry) for name, entry in value.items()}
+        return {name: _to_json(entry) for name, entry in value.items()}
     return value

@@ -46,6 +46,7 @@ from luthier.core.lease import (
     LeaseLost,
     StoreUnreachable,
     is_refusal,
+    list_names,
     persist,
 )
 from luthier.core.remote_work import WorkFolder, WorkSender
@@ -108,7 +109,7 @@ class RemoteStore(Store):
 
             files, base = url_to_fs(url, use_listings_cache=False, skip_instance_cache=True)
             if url.partition("://")[0] in _BUCKETED:
-                _knock(files, base)
+                _check_access(files, base)
             return files, f"{base.rstrip('/')}/artifacts"
 
     @property
@@ -255,11 +256,7 @@ class RemoteStore(Store):
 
     def _folders(self) -> list[str]:
         with self._reach:
-            try:
-                found = self._files.ls(self._base, detail=False)
-            except FileNotFoundError:
-                return []
-        return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
+            return list_names(self._files, self._base)
 
     @contextmanager
     def lock(self, digest: str, *, wait: bool = True) -> Iterator[bool]:
@@ -470,7 +467,7 @@ class RemoteStore(Store):
     def _size(self, digest: str) -> int:
         return sum(self._sizes(digest).values())
 
-    def abandoned(self) -> list[str]:
+    def list_abandoned(self) -> list[str]:
         """Digests of sendings that were broken off more than a day ago: files without a manifest."""
         before, folders = time.time() - ABANDONED_S, self._folders()
         made = self._with_manifest(folders)
@@ -480,7 +477,7 @@ class RemoteStore(Store):
         """As `Store.gc`, here and behind the URL; leases that are over and old files of recipes go, too."""
         collection_result = super().gc(keep, dry_run=dry_run)
         before = time.time() - OLD_S
-        old = [path for path, info in self._find("files").items() if _seconds(_time_of(info)) < before]
+        old = [path for path, info in self._find("files").items() if _to_timestamp(_time_of(info)) < before]
         for path in [] if dry_run else old:
             with self._reach, suppress(FileNotFoundError):
                 self._files.rm_file(path)
@@ -504,7 +501,7 @@ class RemoteStore(Store):
         start = len(self._beside("tasks")) + 1
         for path, info in self._find("tasks").items():
             name = path[start:].partition("/")[0]
-            found[name] = max(found.get(name, 0.0), _seconds(_time_of(info)))
+            found[name] = max(found.get(name, 0.0), _to_timestamp(_time_of(info)))
         return found
 
     def _task_size(self, name: str) -> int:
@@ -538,14 +535,14 @@ class RemoteStore(Store):
     def _latest(self, digest: str) -> float:
         with self._reach:
             found = self._files.find(self._at(digest), detail=True).values()
-        return max((_seconds(_time_of(info)) for info in found), default=0.0)
+        return max((_to_timestamp(_time_of(info)) for info in found), default=0.0)
 
 
 def _names_of(artifact: Artifact) -> set[str]:
     return {entry.path for entry in artifact.manifest.files}
 
 
-def _knock(files: Any, base: str) -> None:
+def _check_access(files: Any, base: str) -> None:
     """Raise what stands between us and the bucket (credentials, network, its absence) before any work is done."""
     try:
         files.ls(base)
@@ -558,7 +555,7 @@ def _time_of(info: dict[str, Any]) -> Any:
     return info.get("LastModified") or info.get("created") or info.get("mtime")
 
 
-def _seconds(moment: Any) -> float:
+def _to_timestamp(moment: Any) -> float:
     """Seconds since 1970 of what a file system calls a time; now, when it says nothing."""
     if moment is None:
         return time.time()

@@ -59,7 +59,7 @@ class WorkFolder:
     def read(self, digest: str) -> WorkSeal | None:
         """The newest whole seal of a work."""
         for number in sorted((int(name) for name in self._list(digest) if name.isdecimal()), reverse=True):
-            path = self._at(digest, number, _SEAL)
+            path = self._build_path(digest, number, _SEAL)
             with suppress(CorruptArtifact, FileNotFoundError, KeyError), self._reach:
                 try:
                     found = load_json_with_checksum(self._files.cat_file(path), path)
@@ -84,7 +84,7 @@ class WorkFolder:
         with self._reach:
             try:
                 for content in set(seal.files.values()):
-                    self._files.get_file(self._at(digest, seal.number, content), str(aside / content))
+                    self._files.get_file(self._build_path(digest, seal.number, content), str(aside / content))
             except FileNotFoundError:
                 return False
         if any(file_digest(aside / content) != content for content in seal.files.values()):
@@ -102,14 +102,14 @@ class WorkFolder:
         contents = {content: paths[name] for name, content in seal.files.items()}
         with self._reach:
             for content in contents.keys() - known:
-                self._files.put_file(str(contents[content]), self._at(digest, seal.number, content))
+                self._files.put_file(str(contents[content]), self._build_path(digest, seal.number, content))
                 known.add(content)
             sealed = dump_json_with_checksum({"files": dict(seal.files), "children": list(seal.children)})
-            self._files.pipe_file(self._at(digest, seal.number, _SEAL), sealed)
+            self._files.pipe_file(self._build_path(digest, seal.number, _SEAL), sealed)
             for content in known - contents.keys():
                 known.discard(content)
                 with suppress(FileNotFoundError):
-                    self._files.rm_file(self._at(digest, seal.number, content))
+                    self._files.rm_file(self._build_path(digest, seal.number, content))
 
     def sizes(self, digest: str) -> dict[str, int]:
         """Bytes of each file of a work behind the URL, by path."""
@@ -134,7 +134,7 @@ class WorkFolder:
                 return []
         return sorted(str(path).rstrip("/").rsplit("/", 1)[-1] for path in found)
 
-    def _at(self, digest: str, number: int, name: str) -> str:
+    def _build_path(self, digest: str, number: int, name: str) -> str:
         return f"{self._base}/{digest}/{number:08d}/{name}"
 
 
@@ -157,7 +157,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
         self._stamps: dict[str, tuple[int, ...]] = {}
         self._known = set[str]()
         self._said = ""
-        self._thread = threading.Thread(target=self._run, name="luthier-work", daemon=True)
+        self._thread = threading.Thread(target=self._send_until_closed, name="luthier-work", daemon=True)
 
     def __enter__(self) -> WorkSender:
         if self._patterns:
@@ -171,7 +171,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
             if kind is not None:
                 self.send()  # what the step wrote when it was told to stop
 
-    def _run(self) -> None:
+    def _send_until_closed(self) -> None:
         rest = LOOK_S
         while not self._over.wait(rest):
             started = time.monotonic()
@@ -183,7 +183,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
         try:
             stamps = self._read_stamps()
             if stamps and stamps != self._stamps:
-                paths = self._hold(stamps)
+                paths = self._hold_files(stamps)
                 digests = {name: file_digest(path) for name, path in paths.items()}
                 seal = WorkSeal(number=self._number, files=digests, children=read_children(self._work_dir))
                 self._folder.send(self._digest, seal, paths, self._known)
@@ -207,7 +207,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
                     stamps[path.relative_to(scratch).as_posix()] = status.st_ino, status.st_size, status.st_mtime_ns
         return stamps
 
-    def _hold(self, names: Iterable[str]) -> dict[str, Path]:
+    def _hold_files(self, names: Iterable[str]) -> dict[str, Path]:
         """Files as they are now, whatever replaces them: by another name, or as copies where a file has only one."""
         path, paths = self._work_dir / "sent", dict[str, Path]()
         shutil.rmtree(path, ignore_errors=True)

@@ -56,35 +56,35 @@ def format_event(event: RunEvent) -> str:
     return f"{event.step}: {text}" if event.step and text else text
 
 
-def _began(event: RunEvent) -> str:
+def _format_begin(event: RunEvent) -> str:
     return f"{event.text}: {event.total:g} {'step' if event.total == 1 else 'steps'}"
 
 
-def _done(event: RunEvent) -> str:
+def _format_done(event: RunEvent) -> str:
     took = event.measures.get("seconds")
     after = f" in {format_elapsed_time(took)}" if isinstance(took, (int, float)) else ""
     rest = {name: value for name, value in event.measures.items() if name != "seconds"}
-    return _joined(f"done{after}", event, format_measures(rest))
+    return _join_details(f"done{after}", event, format_measures(rest))
 
 
-def _ended(event: RunEvent) -> str:
+def _format_end(event: RunEvent) -> str:
     code = event.measures.get("exit", 0)
     return f"{event.text}: finished" + (f" (exit {code:g})" if isinstance(code, (int, float)) and code else "")
 
 
-def _joined(what: str, event: RunEvent, *details: str) -> str:
+def _join_details(what: str, event: RunEvent, *details: str) -> str:
     """A sentence with details in brackets; a step that is called like its kind does not say so twice."""
     inside = ", ".join(detail for detail in (event.text, *details) if detail and detail != event.step)
     return f"{what} ({inside})" if inside else what
 
 
 _SAYINGS: dict[str, Callable[[RunEvent], str]] = {
-    "run": _began,
-    "start": lambda event: _joined("started", event),
-    "cached": lambda event: _joined("already made", event),
-    "done": _done,
+    "run": _format_begin,
+    "start": lambda event: _join_details("started", event),
+    "cached": lambda event: _join_details("already made", event),
+    "done": _format_done,
     "failed": lambda event: f"failed: {event.text}" if event.text else "failed",
-    "end": _ended,
+    "end": _format_end,
     "progress": lambda event: "",
 }
 
@@ -195,12 +195,12 @@ class LogFileRenderer(ProgressRenderer):
 
 def event_to_json_line(event: RunEvent) -> str:
     """The event as one line of strict JSON; a number that JSON cannot say (NaN, infinity) becomes a word."""
-    return json.dumps(_sayable(event.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
+    return json.dumps(_to_json(event.as_json()), ensure_ascii=False, allow_nan=False) + "\n"
 
 
-def _sayable(value: Any) -> Any:
+def _to_json(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _sayable(item) for name, item in value.items()}
+        return {name: _to_json(item) for name, item in value.items()}
     return str(value) if isinstance(value, float) and value - value != 0 else value
 
 
@@ -218,11 +218,11 @@ class RichRenderer(ProgressRenderer):
     def __call__(self, event: RunEvent) -> None:
         """Move the live line, or print a sentence above it."""
         if event.kind in ("start", "progress", "wait"):
-            self._move(event)
+            self._update_task(event)
         if event.kind in ("done", "failed", "cached"):
-            self._drop(event.step)
+            self._remove_task(event.step)
         if event.kind not in ("start", "progress") and not _is_minor(event):
-            self._say(event)
+            self._print_message(event)
         if event.kind == "end":
             self.close()
 
@@ -232,7 +232,7 @@ class RichRenderer(ProgressRenderer):
             self._progress.stop()
         self._progress, self._tasks = None, {}
 
-    def _say(self, event: RunEvent) -> None:
+    def _print_message(self, event: RunEvent) -> None:
         from rich.text import Text
 
         mark, style = _MARKS.get(event.kind, ("", ""))
@@ -241,8 +241,8 @@ class RichRenderer(ProgressRenderer):
         )
         self._console.print(line, soft_wrap=True)
 
-    def _move(self, event: RunEvent) -> None:
-        progress = self._live()
+    def _update_task(self, event: RunEvent) -> None:
+        progress = self._get_progress()
         task = self._tasks.get(event.step)
         if task is None:
             task = progress.add_task(event.step, total=None, note=event.text)
@@ -253,7 +253,7 @@ class RichRenderer(ProgressRenderer):
             total = event.total or None
             progress.update(task, completed=event.done, total=total, note=format_progress(event, pace))
 
-    def _drop(self, step: str) -> None:
+    def _remove_task(self, step: str) -> None:
         task = self._tasks.pop(step, None)
         self._paces.pop(step, None)
         if task is not None and self._progress is not None:
@@ -261,7 +261,7 @@ class RichRenderer(ProgressRenderer):
         if not self._tasks:
             self.close()
 
-    def _live(self) -> Progress:
+    def _get_progress(self) -> Progress:
         if self._progress is None:
             self._progress = _columns(self._console)
             self._progress.start()

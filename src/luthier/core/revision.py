@@ -85,7 +85,7 @@ class SourceTree:
         return found
 
     @cached_property
-    def homes(self) -> dict[str, tuple[str, ...]]:
+    def role_modules(self) -> dict[str, tuple[str, ...]]:
         """The modules that hold the members of each role, by the name of the role's class."""
         found = {}
         for name in self.files:
@@ -122,7 +122,7 @@ class SourceTree:
             if len(inner) < len(members):
                 yield found["source"]
         for member in _MEMBERS.finditer(text):
-            yield from self.homes.get(member["role"], ())
+            yield from self.role_modules.get(member["role"], ())
 
     def closure(self, roots: Iterable[str]) -> frozenset[str]:
         """Some modules with all that they import, directly or not, as far as it can decide bytes."""
@@ -133,7 +133,7 @@ class SourceTree:
                 continue
             found.add(name)
             waiting += self.imports(name)
-            waiting += [above for above in _above(name) if "import " in self.text(above)]
+            waiting += [above for above in _iterate_parents(name) if "import " in self.text(above)]
         return frozenset(found)
 
     def resources(self, modules: Iterable[str]) -> frozenset[Path]:
@@ -146,7 +146,7 @@ class SourceTree:
                 pointers.setdefault(folder, []).extend(rests)
         return frozenset(
             path
-            for path, package in self._others.items()
+            for path, package in self._data_files.items()
             if any(self._names(name, path, package) for name in neighbours.get(package, ()))
             or any(rest.startswith((path.stem, "{")) for rest in pointers.get(path.parent.name, ()))
         )
@@ -170,7 +170,7 @@ class SourceTree:
         return self._named[path, module]
 
     @cached_property
-    def _others(self) -> dict[Path, Path]:
+    def _data_files(self) -> dict[Path, Path]:
         """All files of the package that are no Python, each with the nearest package that it stands in."""
         paths = [path for path in self._paths if "__pycache__" not in path.parts and path.suffix not in (".py", ".pyc")]
         packages = {path.parent for path in self.files.values() if path.stem == "__init__"}
@@ -187,7 +187,7 @@ def _is_undeciding(module: str) -> bool:
     return any(module == entry or module.startswith(f"{entry}.") for entry in UNDECIDING)
 
 
-def _above(module: str) -> Iterator[str]:
+def _iterate_parents(module: str) -> Iterator[str]:
     """The packages that a module stands in: importing it runs theirs."""
     parts = module.split(".")
     yield from (".".join(parts[:count]) for count in range(2, len(parts)))

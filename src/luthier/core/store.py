@@ -353,7 +353,7 @@ class Store:
         """
         roots = _with_children(keep or (), self._children)
         self._refuse_while_busy()
-        waste = [] if keep is None else sorted((set(self.digests()) - self.lineage(roots)) | set(self.abandoned()))
+        waste = [] if keep is None else sorted((set(self.digests()) - self.lineage(roots)) | set(self.list_abandoned()))
         is_needed = (lambda name: not self._here(name)) if keep is None else roots.__contains__
         works = [name for name in self._works() if not is_needed(name)]
         tasks = [name for name, at in self._tasks().items() if self._is_over(at, needed=is_needed(name), name=name)]
@@ -374,7 +374,7 @@ class Store:
         age = time.time() - at
         return age > OLD_S or (age > ABANDONED_S and (not needed or self._here(name)))
 
-    def abandoned(self) -> list[str]:
+    def list_abandoned(self) -> list[str]:
         """Folders among the artifacts that have no manifest, so that nothing can use them."""
         return sorted(path.name for path in self.artifacts.glob("*") if not (path / MANIFEST).is_file())
 

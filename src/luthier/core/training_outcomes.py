@@ -43,7 +43,7 @@ class TrainingOutcome(BaseModel):
     """The same metric of the plain classifier on the same rows, where it was measured."""
 
 
-class RememberedOutcomes(NamedTuple):
+class PastOutcomes(NamedTuple):
     """The outcomes that are remembered, the newest first."""
 
     records: tuple[TrainingOutcome, ...]
@@ -67,19 +67,19 @@ def record_outcomes(records: list[TrainingOutcome]) -> None:
         return
 
 
-def read_outcomes() -> RememberedOutcomes:
+def read_outcomes() -> PastOutcomes:
     """The outcomes that are remembered; what is not as it was written is left out, with a note."""
     file = get_outcomes_path()
     try:
         if file.stat().st_size > _MOST_BYTES:
-            return RememberedOutcomes((), f"{file} is larger than a memory of outcomes and was not read")
+            return PastOutcomes((), f"{file} is larger than a memory of outcomes and was not read")
         found = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return RememberedOutcomes(())
+        return PastOutcomes(())
     except (OSError, ValueError, RecursionError):
-        return RememberedOutcomes((), f"{file} cannot be read as JSON; past runs are not counted")
+        return PastOutcomes((), f"{file} cannot be read as JSON; past runs are not counted")
     if not isinstance(found, list):
-        return RememberedOutcomes((), f"{file} is no list of outcomes; past runs are not counted")
+        return PastOutcomes((), f"{file} is no list of outcomes; past runs are not counted")
     records, spoilt = [], 0
     for entry in found[:KEPT]:
         try:
@@ -87,7 +87,7 @@ def read_outcomes() -> RememberedOutcomes:
         except ValidationError:
             spoilt += 1
     note = f"{spoilt} of {len(found)} outcomes in {file} are not as they were written and are not counted"
-    return RememberedOutcomes(tuple(records), note if spoilt else "")
+    return PastOutcomes(tuple(records), note if spoilt else "")
 
 
 def get_outcomes_path() -> Path:

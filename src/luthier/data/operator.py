@@ -29,8 +29,8 @@ if TYPE_CHECKING:
     from luthier.artifacts.dataset import PrecisionRecall
     from luthier.data.suggest.profile import SourceProfile
 
-Asked = TypeVar("Asked")
-Made = TypeVar("Made")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 Reads = TextPart
 """Parts of a row; where there is an answer that was not preferred, it is cleaned as the answer is."""
 Column = Literal["text", "number", "count", "flag"]
@@ -168,8 +168,8 @@ class RowCorpus(Protocol):
         ...
 
     def judged(
-        self, job: Callable[[list[Row], Asked], Made], requests: Iterable[tuple[Sequence[int], Asked]]
-    ) -> Iterator[Made]:
+        self, job: Callable[[list[Row], Argument], Result], requests: Iterable[tuple[Sequence[int], Argument]]
+    ) -> Iterator[Result]:
         """What a job makes of what is said in the rows at some places, and of one value more, in order.
 
         Nothing but the turns of these rows need be there.
@@ -177,7 +177,7 @@ class RowCorpus(Protocol):
         """
         ...
 
-    def made(self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+    def made(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What a job, a function of a module, makes of each of some values, in order.
 
         The run's processes do it, a few at a time, since each may hold a few dozen bytes for every row.

@@ -41,7 +41,7 @@ TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingLoglikel
 class CachedEvalModel:
     """A model under evaluation, asked chunk by chunk; finished chunks are cached in `kept`."""
 
-    voice: EvalModel
+    model: EvalModel
     task: HeldOutTask
     kept: AnswerCache
     events: StepEventEmitter
@@ -49,19 +49,19 @@ class CachedEvalModel:
     @property
     def able(self) -> frozenset[Verb]:
         """The ways in which it can be asked."""
-        return self.voice.able
+        return self.model.able
 
     @property
     def is_model(self) -> bool:
         """Whether it is a model, and no plain baseline."""
-        return self.voice.is_model
+        return self.model.is_model
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
         """Answers to rows of the same task that are not held out, such as changed ones."""
         if not self.is_model:  # a baseline learns anew for each call, so it is called once
-            return self.voice.answer(examples, self.task)
+            return self.model.answer(examples, self.task)
         return self._each(
-            _chunks(examples), lambda chunk: local_model.answer_chunk(self.voice, chunk, self.task, self.kept)
+            _chunks(examples), lambda chunk: local_model.answer_chunk(self.model, chunk, self.task, self.kept)
         )
 
     def loglikelihoods(self, requests: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
@@ -89,10 +89,10 @@ class CachedEvalModel:
 
     @property
     def _lm(self) -> LanguageModel:
-        if self.voice.lm is None:
-            what = f"{self.voice.title} cannot be asked more than rows"
+        if self.model.lm is None:
+            what = f"{self.model.title} cannot be asked more than rows"
             raise ModelError(what, hint="ask only for what is in `able`")
-        return CachingLM(self.voice.lm, self.kept)
+        return CachingLM(self.model.lm, self.kept)
 
     def _loglikelihoods(self, prompts: Sequence[tuple[str | Messages, Sequence[str]]]) -> list[list[Response]]:
         requests = [
@@ -113,7 +113,7 @@ class CachedEvalModel:
         found: list[Answer] = []
         for chunk in chunks:
             found += verb(chunk)
-            self.events.progress(len(found), sum(map(len, chunks)), about, model=self.voice.name)
+            self.events.progress(len(found), sum(map(len, chunks)), about, model=self.model.name)
         return found
 
 

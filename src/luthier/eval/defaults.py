@@ -41,7 +41,7 @@ def choose_default_tasks(task: HeldOutTask, context: ProbeContext) -> tuple[Eval
     """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
     from luthier.eval.tasks.forgetting import count_question_characters
 
-    able = [respondent for respondent in context.respondents.values() if "loglikelihood" in respondent.able]
+    able = [eval_model for eval_model in context.eval_models.values() if "loglikelihood" in eval_model.able]
     held_out = sum(len(message.content) for example in task.examples for message in example.messages)
     return (EvalTask.parse("forgetting"),) if len(able) > 1 and held_out >= count_question_characters() else ()
 
@@ -139,7 +139,9 @@ def predict_missing_metric_inputs(plan_context: PlanContext, normalize: str) -> 
     if not is_remote_input(plan_context):
         return frozenset()
     source = getattr(plan_context.upstream.get("model"), "source", None)
-    return _untold(normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text")
+    return _inputs_of_no_endpoint(
+        normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text"
+    )
 
 
 def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Need]:
@@ -151,10 +153,10 @@ def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Nee
         return frozenset()
     from luthier.models.lm.openai_client import read_endpoint
 
-    return _untold(normalize, by_text=read_endpoint(model).labels == "text")
+    return _inputs_of_no_endpoint(normalize, by_text=read_endpoint(model).labels == "text")
 
 
-def _untold(normalize: str, *, by_text: bool) -> frozenset[Need]:
+def _inputs_of_no_endpoint(normalize: str, *, by_text: bool) -> frozenset[Need]:
     """What an endpoint does not tell, by whether it is only asked to write a label."""
     if normalize != "sum":
         raise RecipeError("changes nothing for an endpoint; leave it out", where=SourceLocation(field="normalize"))

@@ -98,13 +98,13 @@ def build_evaluated_models(
     return eval_models
 
 
-def apply_label_thresholds(voices: Sequence[EvalModel], thresholds: Artifact | None) -> list[EvalModel]:
-    """The same voices, the labels of the first decided by thresholds when there are any."""
+def apply_label_thresholds(eval_models: Sequence[EvalModel], thresholds: Artifact | None) -> list[EvalModel]:
+    """The same models, the labels of the first decided by thresholds when there are any."""
     from luthier.eval.thresholds import ThresholdedModel, Thresholds
 
     if thresholds is None:
-        return list(voices)
-    return [ThresholdedModel(voices[0], Thresholds.of(thresholds)), *voices[1:]]
+        return list(eval_models)
+    return [ThresholdedModel(eval_models[0], Thresholds.of(thresholds)), *eval_models[1:]]
 
 
 def open_evaluation_cache(work: StepContext) -> AnswerCache:
@@ -116,7 +116,7 @@ def open_evaluation_cache(work: StepContext) -> AnswerCache:
 
 def evaluate_language_models(
     models: Mapping[str, Artifact],
-    voices: Sequence[EvalModel],
+    eval_models: Sequence[EvalModel],
     task: HeldOutTask,
     known: AnswerCache,
     events: StepEventEmitter,
@@ -126,13 +126,15 @@ def evaluate_language_models(
     from luthier.eval.local_model import collect_model_replies
 
     found = []
-    for voice in voices:
+    for eval_model in eval_models:
         started = time.perf_counter()
-        replies = collect_model_replies(voice, task, known, events)
-        seconds[voice.name] = time.perf_counter() - started
-        role = _ROLES.get(voice.name, "base") if voice.is_model else "plain"
-        digest = models[voice.name].digest if voice.name in models else ""
-        found.append(ModelResult(name=voice.name, title=voice.title, role=role, replies=replies, digest=digest))
+        replies = collect_model_replies(eval_model, task, known, events)
+        seconds[eval_model.name] = time.perf_counter() - started
+        role = _ROLES.get(eval_model.name, "base") if eval_model.is_model else "plain"
+        digest = models[eval_model.name].digest if eval_model.name in models else ""
+        found.append(
+            ModelResult(name=eval_model.name, title=eval_model.title, role=role, replies=replies, digest=digest)
+        )
     return found
 
 
@@ -146,14 +148,16 @@ def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model
     return [TrainedBaseline(baseline, trained_examples) for baseline in baselines]
 
 
-def evaluate_baselines(voices: Sequence[EvalModel], task: HeldOutTask, seconds: dict[str, float]) -> list[ModelResult]:
+def evaluate_baselines(
+    eval_models: Sequence[EvalModel], task: HeldOutTask, seconds: dict[str, float]
+) -> list[ModelResult]:
     """Let each baseline learn and answer."""
     found = []
-    for voice in voices:
+    for eval_model in eval_models:
         started = time.perf_counter()
-        replies = voice.answer(task.examples, task)
-        seconds[voice.name] = time.perf_counter() - started
-        found.append(ModelResult(name=voice.name, title=voice.title, role="plain", replies=replies))
+        replies = eval_model.answer(task.examples, task)
+        seconds[eval_model.name] = time.perf_counter() - started
+        found.append(ModelResult(name=eval_model.name, title=eval_model.title, role="plain", replies=replies))
     return found
 
 
@@ -184,9 +188,9 @@ TASKS = "tasks.parquet"
 class EvaluationResults:
     """What came of all tasks."""
 
-    exams: Sequence[BenchmarkTask]
+    benchmarks: Sequence[BenchmarkTask]
     grades: Mapping[str, Mapping[str, TaskResult]]
-    """By model and exam; the model that the evaluation is about first."""
+    """By model and benchmark; the model that the evaluation is about first."""
     seed: int
 
     @property
@@ -200,22 +204,22 @@ class EvaluationResults:
         return BASE if BASE in self.grades and self.subject != BASE else None
 
     def columns(self, model: str) -> dict[str, RowScores]:
-        """A model's scores by name; those of a set of exams are over all its rows."""
+        """A model's scores by name; those of a set of benchmarks are over all its rows."""
         found: dict[str, RowScores] = {}
-        for exam in self.exams:
-            for name, column in self.grades[model][exam.name].columns.items():
-                found[f"{exam.name}.{name}"] = column
-                for group in exam.groups:
-                    key, own = f"{group}.{name}", column.alike_weighted() if group in exam.equal_groups else column
+        for benchmark in self.benchmarks:
+            for name, column in self.grades[model][benchmark.name].columns.items():
+                found[f"{benchmark.name}.{name}"] = column
+                for group in benchmark.groups:
+                    key, own = f"{group}.{name}", column.alike_weighted() if group in benchmark.equal_groups else column
                     if own is not None:
                         found[key] = found[key].joined(own) if key in found else own
         return found
 
     def signature(self, name: str) -> str:
-        """How a score was made: its exam's signature, or those of its set."""
+        """How a score was made: its benchmark's signature, or those of its set."""
         task = name.split(".", 1)[0]
-        members = [exam.signature for exam in self.exams if task in exam.groups]
-        own = next((exam.signature for exam in self.exams if exam.name == task), "")
+        members = [benchmark.signature for benchmark in self.benchmarks if task in benchmark.groups]
+        own = next((benchmark.signature for benchmark in self.benchmarks if benchmark.name == task), "")
         return f"{name}|{own or 'tasks:' + digest_of(members)[:12]}|interval:95"
 
     def measures(self) -> Iterator[ProbeMeasure]:
@@ -237,7 +241,7 @@ class EvaluationResults:
         yield from self._drops()
 
     def losses(self) -> dict[str, PairedComparison]:
-        """The rival minus the subject in the first score of each exam and set, where more is better."""
+        """The rival minus the subject in the first score of each benchmark and set, where more is better."""
         if self.rival is None:
             return {}
         mine, its = self.columns(self.subject), self.columns(self.rival)
@@ -272,67 +276,76 @@ class EvaluationResults:
 
 def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[ProbeMeasure]:
     """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
-    exams = _exams(tasks, context, work)
-    verbs = {find_ability(question) for exam in exams for question in exam.questions}
-    able = context.able(verbs, "The tasks' questions: what they ask") if exams else {}
+    benchmarks = _benchmarks(tasks, context, work)
+    verbs = {find_ability(question) for benchmark in benchmarks for question in benchmark.questions}
+    able = context.able(verbs, "The tasks' questions: what they ask") if benchmarks else {}
     if not able:
         return []
-    evaluation_results = EvaluationResults(exams=exams, grades=_grades(exams, able), seed=work.seed)
-    _write(evaluation_results, work.folder / TASKS)
-    context.notes.extend(_notes(evaluation_results))
-    return list(evaluation_results.measures())
+    results = EvaluationResults(benchmarks=benchmarks, grades=_grades(benchmarks, able), seed=work.seed)
+    _write(results, work.folder / TASKS)
+    context.notes.extend(_notes(results))
+    return list(results.measures())
 
 
-def _grades(exams: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel]) -> dict[str, dict[str, TaskResult]]:
+def _grades(
+    benchmarks: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel]
+) -> dict[str, dict[str, TaskResult]]:
     """The model that was asked last is asked first: its weights may still be there."""
     found = {}
     for name in reversed(list(able)):
         found[name] = {
-            exam.name: exam.run(partial(able[name].tell, about=f"questions of {exam.name}")) for exam in exams
+            benchmark.name: benchmark.run(partial(able[name].tell, about=f"questions of {benchmark.name}"))
+            for benchmark in benchmarks
         }
     return {name: found[name] for name in able}
 
 
-def _exams(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[BenchmarkTask]:
-    brief = TaskContext(recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, examples=context.task.examples)
-    exams = [exam for task in tasks for exam in task.exams(brief)]
-    names = [exam.name for exam in exams]
+def _benchmarks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[BenchmarkTask]:
+    task_context = TaskContext(
+        recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, examples=context.task.examples
+    )
+    benchmarks = [benchmark for task in tasks for benchmark in task.benchmarks(task_context)]
+    names = [benchmark.name for benchmark in benchmarks]
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise RecipeError(f"{twice!r} is asked twice", where=SourceLocation(field=f"steps.{work.name}.tasks"))
-    return exams
+    return benchmarks
 
 
-def _notes(sitting: EvaluationResults) -> Iterator[str]:
-    columns = sitting.columns(sitting.subject)
-    for name, lost in sitting.losses().items():
+def _notes(results: EvaluationResults) -> Iterator[str]:
+    columns = results.columns(results.subject)
+    for name, lost in results.losses().items():
         if lost.low > 0:
             points = [columns[name].points * value for value in (lost.difference, lost.low, lost.high)]
             ends = f"(95 % interval {points[1]:.1f} to {points[2]:.1f})"
             yield f"Asked the same as its base ({name}), the tuned model is {points[0]:.1f} points lower {ends}."
-    for model, own in sitting.grades.items():
-        for exam in sitting.exams:
-            if cut := own[exam.name].cut:
-                share = f"{cut:,} of {len(exam.items):,}"
-                yield f"{share} prompts of {exam.name} were too long for the {model} model and lost their beginning."
+    for model, own in results.grades.items():
+        for benchmark in results.benchmarks:
+            if cut := own[benchmark.name].cut:
+                share = f"{cut:,} of {len(benchmark.items):,}"
+                yield (
+                    f"{share} prompts of {benchmark.name} were too long for the {model} model and lost their beginning."
+                )
 
 
-def _write(sitting: EvaluationResults, path: Path) -> None:
+def _write(results: EvaluationResults, path: Path) -> None:
     """Write every row of every task with each model's answer and scores."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    rows = [row for model in sitting.grades for exam in sitting.exams for row in _rows(exam, model, sitting)]
+    rows = [
+        row for model in results.grades for benchmark in results.benchmarks for row in _rows(benchmark, model, results)
+    ]
     names = ("task", "row", "model", "asked", "reference", "said", "scores")
     with translate_write_errors(path):
         pq.write_table(pa.Table.from_pylist(rows, pa.schema([(name, pa.string()) for name in names])), path)
 
 
-def _rows(exam: BenchmarkTask, model: str, sitting: EvaluationResults) -> list[dict[str, str]]:
-    graded = sitting.grades[model][exam.name]
+def _rows(benchmark: BenchmarkTask, model: str, results: EvaluationResults) -> list[dict[str, str]]:
+    graded = results.grades[model][benchmark.name]
     each = {name: scores.each for name, scores in graded.columns.items()}
     return [
         {
-            "task": exam.name,
+            "task": benchmark.name,
             "row": item.id,
             "model": model,
             "asked": item.shown,
@@ -340,7 +353,7 @@ def _rows(exam: BenchmarkTask, model: str, sitting: EvaluationResults) -> list[d
             "said": prediction,
             "scores": canonical_json({name: column[at] for name, column in each.items()}),
         }
-        for at, (item, prediction) in enumerate(zip(exam.items, graded.predictions, strict=True))
+        for at, (item, prediction) in enumerate(zip(benchmark.items, graded.predictions, strict=True))
     ]
 
 

@@ -157,9 +157,9 @@ def decide_verdict(rule: ThresholdExpression, low: float, high: float) -> Verdic
     return "FAIL" if high < limit or (high == limit and rule.strict) else "INCONCLUSIVE"
 
 
-def combine_verdicts(rulings: Sequence[RuleResult]) -> Verdict:
+def combine_verdicts(rule_results: Sequence[RuleResult]) -> Verdict:
     """FAIL when any rule failed, else INCONCLUSIVE when any is, else PASS."""
-    verdicts = {ruling.verdict for ruling in rulings}
+    verdicts = {rule_result.verdict for rule_result in rule_results}
     return "FAIL" if "FAIL" in verdicts else "INCONCLUSIVE" if "INCONCLUSIVE" in verdicts else "PASS"
 
 

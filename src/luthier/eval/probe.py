@@ -61,7 +61,7 @@ class ProbeContext(RunContext):
     """Each model's answers to the held-out rows, the model that the evaluation is about first."""
     data: Artifact
     """The data set."""
-    respondents: Mapping[str, CachedEvalModel] = field(default_factory=dict)
+    eval_models: Mapping[str, CachedEvalModel] = field(default_factory=dict)
     """Each model to be asked more."""
     model: Artifact | None = None
     """The model that the evaluation is about."""
@@ -75,18 +75,18 @@ class ProbeContext(RunContext):
     def able(self, verbs: Verb | Collection[Verb], what: str) -> dict[str, CachedEvalModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
         requested = {verbs} if isinstance(verbs, str) else {*verbs}
-        found = {name: respondent for name, respondent in self.respondents.items() if requested <= respondent.able}
+        found = {name: eval_model for name, eval_model in self.eval_models.items() if requested <= eval_model.able}
         lacking = [
-            respondent.voice.title
-            for name, respondent in self.respondents.items()
-            if name not in found and respondent.is_model
+            eval_model.model.title
+            for name, eval_model in self.eval_models.items()
+            if name not in found and eval_model.is_model
         ]
         self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
         return found
 
-    def with_respondents(self, respondents: Mapping[str, CachedEvalModel]) -> ProbeContext:
+    def with_eval_models(self, eval_models: Mapping[str, CachedEvalModel]) -> ProbeContext:
         """The same, with some of the models; what is added to rows and notes is added here, too."""
-        return replace(self, respondents=respondents)
+        return replace(self, eval_models=eval_models)
 
     def of_last_turns(self) -> ProbeContext:
         """The same, each conversation with its last turn only: rows of their own, which is what probes look at."""
@@ -97,8 +97,8 @@ class ProbeContext(RunContext):
         answers = {
             name: replace(model_answers.select(rows), clusters=None) for name, model_answers in self.answers.items()
         }
-        respondents = {name: replace(respondent, task=task) for name, respondent in self.respondents.items()}
-        return replace(self, task=task, answers=answers, respondents=respondents)
+        eval_models = {name: replace(eval_model, task=task) for name, eval_model in self.eval_models.items()}
+        return replace(self, task=task, answers=answers, eval_models=eval_models)
 
     def read_trained_examples(self) -> list[Example]:
         """The training rows that the tuned model learnt from; all of them for a model that was not tuned."""

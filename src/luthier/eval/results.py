@@ -302,8 +302,8 @@ def measure_generated_answers(
     import numpy as np
 
     blocks = {}
-    for model, respondent in context.able("generate", statistic.name).items():
-        completions = [entry.strip() for entry in respondent.generate(list(prompts.values()), limit)]
+    for model, eval_model in context.able("generate", statistic.name).items():
+        completions = [entry.strip() for entry in eval_model.generate(list(prompts.values()), limit)]
         blocks[model] = np.array([[float(counts(answer)), 1.0] for answer in completions])
         context.rows.extend(
             ProbeRow(

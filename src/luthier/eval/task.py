@@ -83,9 +83,9 @@ class BenchmarkTask(ABC):
     """What its scores are called by: `NAME.acc`."""
     items: tuple[TaskItem, ...]
     groups: tuple[str, ...] = ()
-    """Sets of exams that it belongs to: the rows of all of them together get scores of the set's name too."""
+    """Sets of benchmarks that it belongs to: the rows of all of them together get scores of the set's name too."""
     equal_groups: frozenset[str] = frozenset()
-    """Those of them whose score is the mean of their exams' scores, however many rows each has."""
+    """Those of them whose score is the mean of their benchmarks' scores, however many rows each has."""
     about: str = ""
     """How it is asked, in a few words, for the signature."""
 
@@ -167,7 +167,7 @@ class EvalTask(Component):
     home: ClassVar[str] = "luthier.eval.tasks"
 
     @abstractmethod
-    def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
+    def benchmarks(self, task_context: TaskContext) -> list[BenchmarkTask]:
         """What is asked; one task may hold several sets of rows."""
 
     def measured(self) -> tuple[str, ...] | None:

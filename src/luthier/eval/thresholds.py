@@ -59,17 +59,17 @@ class Thresholds(BaseModel):
 
 
 class ThresholdedModel(EvalModel):
-    """A voice whose labels are decided by thresholds."""
+    """A model whose labels are decided by thresholds."""
 
-    def __init__(self, voice: EvalModel, thresholds: Thresholds) -> None:
+    def __init__(self, eval_model: EvalModel, thresholds: Thresholds) -> None:
         from luthier.core.hashing import digest_of
 
-        self.name, self.title, self.lm = voice.name, voice.title, voice.lm
-        self._voice, self._thresholds = voice, thresholds
-        self.digest = digest_of([voice.digest, thresholds.model_dump(mode="json")])
+        self.name, self.title, self.lm = eval_model.name, eval_model.title, eval_model.lm
+        self._voice, self._thresholds = eval_model, thresholds
+        self.digest = digest_of([eval_model.digest, thresholds.model_dump(mode="json")])
 
     def answer(self, examples: Sequence[Example], task: HeldOutTask) -> list[Reply]:
-        """The voice's answers, decided anew."""
+        """The model's answers, decided anew."""
         replies = self._voice.answer(examples, task)
         return [self._thresholds.applied(example, reply) for example, reply in zip(examples, replies, strict=True)]
 

@@ -16,7 +16,7 @@ from luthier.explain.explainers.leave_one_out import leave_one_out
 from luthier.explain.scorer import PromptScorer, Units
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Of the units; ERASER's bins."""
+"""Shares of the units that are removed; ERASER's bins."""
 ORDERS = 39
 """Random orders: with so many, at most one may be as good."""
 CLEAR, UNCLEAR = 0.05, 0.25
@@ -51,8 +51,8 @@ def measure_faithfulness(
         sufficiency_at=tuple(sufficiency),
         comprehensiveness=_mean(comprehensiveness),
         sufficiency=_mean(sufficiency),
-        random_comprehensiveness=_middle([entry for entry, _ in chance]),
-        random_sufficiency=_middle([other for _, other in chance]),
+        random_comprehensiveness=_summarize_random_orders([entry for entry, _ in chance]),
+        random_sufficiency=_summarize_random_orders([other for _, other in chance]),
         orders=orders,
         p=p,
         rank_agreement=agreement,
@@ -112,7 +112,7 @@ def _mean(values: Sequence[float]) -> float:
     return math.fsum(values) / len(values)
 
 
-def _middle(values: Sequence[float]) -> RandomOrders:
+def _summarize_random_orders(values: Sequence[float]) -> RandomOrders:
     import numpy as np
 
     low, high = np.quantile(values, (0.025, 0.975))

@@ -44,10 +44,10 @@ class PromptGradients:
     @cached_property
     def embeddings(self) -> Tensor:
         """(P, width) embeddings of the prompt's tokens."""
-        return self._whole[: len(self._scorer.ids)]
+        return self._embeddings[: len(self._scorer.ids)]
 
     @cached_property
-    def _whole(self) -> Tensor:
+    def _embeddings(self) -> Tensor:
         from luthier.models.packing.gradients import get_pack_embeddings
 
         return get_pack_embeddings(self.model, self._pack)
@@ -112,5 +112,5 @@ class PromptGradients:
 
         at_once = max(1, (CHECKPOINT_FROM - 1) // self._pack.tokens)
         for some in torch.split(embeddings, at_once):
-            rest = self._whole[None, len(self._scorer.ids) :].expand(some.shape[0], -1, -1)
+            rest = self._embeddings[None, len(self._scorer.ids) :].expand(some.shape[0], -1, -1)
             yield torch.cat([some.to(rest), rest], 1)

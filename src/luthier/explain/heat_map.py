@@ -28,13 +28,13 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
     strongest = max((abs(unit.score) for unit in record.units), default=0.0)
     yield from _marked_lines(record, strongest)
     numbers = sorted(range(len(record.units)), key=lambda at: -abs(record.units[at].score))[:SHOWN]
-    others = _aligned(record, rival)
+    others = _align_scores(record, rival)
     for at in sorted(numbers):
         unit, other = record.units[at], others[at]
         second = "" if other is None else f" {other:+9.3f} {unit.score - other:+9.3f}"
-        yield f"{unit.score:+9.3f}{second} {_bar(unit.score, strongest):<{WIDTH}} {_short(unit)}"
+        yield f"{unit.score:+9.3f}{second} {_bar(unit.score, strongest):<{WIDTH}} {_shorten_text(unit)}"
         for part in sorted(unit.parts, key=lambda part: -abs(part.score))[:SHOWN_PARTS]:
-            yield f"{'':9}{' ' * len(second)} {part.score:+9.3f} {_short(part)}"
+            yield f"{'':9}{' ' * len(second)} {part.score:+9.3f} {_shorten_text(part)}"
     if len(record.units) > SHOWN:
         yield f"  … {len(record.units) - SHOWN} weaker {record.unit} are not listed"
     if record.template is not None:
@@ -59,7 +59,7 @@ def describe_target(record: ExplanationRecord) -> str:
     return f"why {text!r}{part}{against}"
 
 
-def _aligned(record: ExplanationRecord, rival: ExplanationRecord | None) -> list[float | None]:
+def _align_scores(record: ExplanationRecord, rival: ExplanationRecord | None) -> list[float | None]:
     """The other model's score of each unit; None where it has no such unit."""
     known = {_unit_key(unit): unit.score for unit in rival.units} if rival is not None else {}
     return [known.get(_unit_key(unit)) for unit in record.units]
@@ -91,7 +91,7 @@ def _bar(score: float, strongest: float) -> str:
     return ("+" if score > 0 else "-") * count
 
 
-def _short(unit: ExplainedUnit) -> str:
+def _shorten_text(unit: ExplainedUnit) -> str:
     text = " ".join(unit.text.split())
     return f"{text[:_TEXT]}…" if len(text) > _TEXT else text
 
@@ -166,7 +166,8 @@ def _span(unit: ExplainedUnit, rank: str, strongest: float, text: str | None = N
 
 def _section(record: ExplanationRecord) -> str:
     rows = "".join(
-        f"<tr><td>{unit.score:+.4g}</td><td>{html.escape(_short(unit))}</td></tr>" for unit in record.ranked()[:SHOWN]
+        f"<tr><td>{unit.score:+.4g}</td><td>{html.escape(_shorten_text(unit))}</td></tr>"
+        for unit in record.ranked()[:SHOWN]
     )
     facts = [f"value {record.value:.4g} with all units, {record.without:.4g} without any"]
     facts += [] if record.template is None else [f"what the chat template wrote: {record.template:+.4g}"]

@@ -29,6 +29,6 @@ def compute_share(right: int, rows: int) -> MeasureOverRows:
     return MeasureOverRows(value=right / rows, low=low, high=high, rows=rows)
 
 
-def exactly(value: float, rows: int = 0) -> MeasureOverRows:
+def exact_measure(value: float, rows: int = 0) -> MeasureOverRows:
     """A number that was computed, not sampled."""
     return MeasureOverRows(value=value, low=value, high=value, rows=rows)

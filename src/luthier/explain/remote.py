@@ -58,16 +58,16 @@ class EndpointPromptScorer(PromptScorer):
     def __init__(self, lm: LanguageModel, cut: CutPrompt, messages: Sequence[Message], answer: str | None) -> None:
         super().__init__(cut, "likeness")
         self._lm, self._messages = lm, messages
-        self.answer = self._ask([self.all_units])[0] if answer is None else answer
+        self.answer = self._generate_answers([self.all_units])[0] if answer is None else answer
 
     def _score(self, kept: Sequence[Units]) -> list[float]:
-        return [compute_word_overlap(self.answer, text) for text in self._ask(kept)]
+        return [compute_word_overlap(self.answer, text) for text in self._generate_answers(kept)]
 
     def build_key(self, kept: Units) -> Hashable:
         """The messages that are left."""
         return tuple(message.content for message in remove_units(self._messages, self.cut.units, kept))
 
-    def _ask(self, kept: Sequence[Units]) -> list[str]:
+    def _generate_answers(self, kept: Sequence[Units]) -> list[str]:
         from luthier.chat.prompt import PromptPrefix
         from luthier.models.lm.base import GenerateRequest
         from luthier.models.lm.openai_client import EndpointLM

@@ -260,7 +260,7 @@ def locate_units(located: LocatedTokens, messages: Sequence[Message], kind: Unit
     owners = [_find_owner(located, at, owner_of_char) for at in range(len(located.ids))]
     if kind == "tokens":
         return _each_token(located, found.units, owners)
-    return _number(kind, found.units, owners)
+    return _assign_tokens(kind, found.units, owners)
 
 
 def _find_owner(located: LocatedTokens, token: int, owner_of_char: Sequence[int]) -> int:
@@ -286,7 +286,7 @@ def _each_token(located: LocatedTokens, words: Sequence[PromptUnit], owners: Seq
     return CutPrompt("tokens", tuple(units), tuple(mine))
 
 
-def _number(kind: UnitKind, found: Sequence[PromptUnit], owners: Sequence[int]) -> CutPrompt:
+def _assign_tokens(kind: UnitKind, found: Sequence[PromptUnit], owners: Sequence[int]) -> CutPrompt:
     """Units with their tokens; those without any are left out."""
     tokens: dict[int, list[int]] = {}
     for at, owner in enumerate(owners):

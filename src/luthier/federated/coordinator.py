@@ -43,6 +43,7 @@ from luthier.federated.messaging.messages import (
 )
 from luthier.federated.partition import PartitionSettings, partition_rows, write_site_rows
 from luthier.federated.personal.site_model import MODEL
+from luthier.federated.privacy import SITE
 from luthier.federated.queries.schema import SCHEMA_FILE
 from luthier.federated.secure_aggregation.masked_round import MaskedRound
 from luthier.federated.sites.worker import SiteWorker, compute_training_code, open_scratch
@@ -253,7 +254,7 @@ class Federation:
         message = self._write_round_start(channel, state, number, add_variates(pack_weights(travelling), shared))
         expected, given = add_variates(moving, shared), state.given.moving
         question_digest = digest_message(message)
-        late = LateAnswers(self._step.late, self._work.scratch, state.waiting, number, self._sum.find_number)
+        late = self._open_late_answers(state, number)
         chosen = self._choose_sites(state, number)
         sites = [name for name in state.sites if name in late.sent or name in chosen]
         requests = {name: message for name in sites if name not in late.sent}
@@ -299,6 +300,13 @@ class Federation:
             all_rows=all_rows,
             waiting={name: late.find_question(name, question_digest) for name in silent},
         )
+
+    def _open_late_answers(self, state: FederationState, number: int) -> LateAnswers:
+        """The sites that this round waits for since an earlier one."""
+        privacy = self._step.privacy
+        clip = privacy.clip if privacy is not None and privacy.unit == SITE else None
+        scratch = self._work.scratch
+        return LateAnswers(self._step.late, scratch, state.waiting, number, self._sum.find_number, clip)
 
     def _take_answers(
         self,

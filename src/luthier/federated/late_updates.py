@@ -13,6 +13,7 @@ from luthier.core.files import write_atomically
 from luthier.federated.aggregator import DOWN, UP, Aggregator
 from luthier.federated.control_variates import add_variates, split_variates
 from luthier.federated.messaging.messages import FederationMessage, RoundStart, digest_message, unpack_weights
+from luthier.federated.privacy import clip_change
 from luthier.federated.transport import SentMessage
 
 if TYPE_CHECKING:
@@ -47,14 +48,19 @@ def find_late_obstacle(aggregator: Aggregator) -> str:
 
 
 def add_late_change(
-    update: Mapping[str, Tensor], start: Mapping[str, Tensor], given: Mapping[str, Tensor], weight: float
+    update: Mapping[str, Tensor],
+    start: Mapping[str, Tensor],
+    given: Mapping[str, Tensor],
+    weight: float,
+    clip: float | None = None,
 ) -> dict[str, Tensor]:
     """A late update as one of this round: what it changed from the weights that it began with, times its weight, upon
-    the weights that this round was given."""
-    return {
-        name: (given[name].double() + weight * (value.double() - start[name].double())).to(value.dtype)
-        for name, value in update.items()
-    }
+    the weights that this round was given. With a promise to sites the change is clipped before it is weighed: clipped
+    after that, a long one would count as much as if it had come in time."""
+    change = {name: value.double() - start[name].double() for name, value in update.items()}
+    if clip is not None:
+        change = clip_change(change, clip)
+    return {name: (given[name].double() + weight * change[name]).to(value.dtype) for name, value in update.items()}
 
 
 class LateAnswers:
@@ -71,10 +77,13 @@ class LateAnswers:
         waiting: Mapping[str, tuple[int, str]],
         number: int,
         find_number: Callable[[int], int],
+        clip: float | None = None,
     ) -> None:
         """`waiting` has the round that sites were asked for, and the digest of its message; `number` is this round, and
-        `find_number` gives the number of a round's message."""
+        `find_number` gives the number of a round's message. `clip` is the norm of a site's change by a promise to
+        whole sites."""
         self._settings, self._folder, self.number = settings, scratch / MESSAGES, number
+        self._clip = clip
         self._waiting = waiting
         self.sent: dict[str, SentMessage] = {}
         """What each of them was sent; those that are too late, or whose message is gone, are not among them."""
@@ -117,4 +126,4 @@ class LateAnswers:
             self._starts[start] = unpack_weights(weights).moving
         weights, variates = split_variates(tensors)
         weight = self._settings.weigh(self.find_age(name))
-        return add_variates(add_late_change(weights, self._starts[start], given, weight), variates)
+        return add_variates(add_late_change(weights, self._starts[start], given, weight, self._clip), variates)

@@ -9,7 +9,7 @@ Discrete Gaussian Mechanism"); without, the coordinator adds all of it.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -30,6 +30,8 @@ SMOOTHING = 4.0
 """Standard deviation, in units of the ring, of the part of the noise that turns Gaussian noise into integers."""
 LEAST_DEVIATION = 64
 """Of noise, and of a clipped change, in units of the ring."""
+COUNT_UNITS = 1 << 10
+"""Units of one row in a count that gets noise: the noise is whole units, and the sum is rounded to whole rows."""
 _TAIL = 10.0
 """Standard deviations of noise for which there must be room in the ring."""
 
@@ -246,6 +248,31 @@ def average_clipped_updates(
         found[name] = mean[at : at + shape.numel()].reshape(shape)
         at += shape.numel()
     return found
+
+
+def add_count_noise(numbers: Sequence[int], noise: float, key: NoiseKey, label: str) -> list[int]:
+    """Counts with noise, in whole rows. In units of which a row has `COUNT_UNITS`, one row moves a group of cells by
+    that length, and the noise is a discrete Gaussian that hides it as well as Gaussian noise of the standard deviation
+    `noise` hides one row; rounding comes after, in integers, and so tells no more."""
+    if not numbers:
+        return []
+    drawn = draw_discrete_gaussian(key, label, len(numbers), find_share_deviation(noise, COUNT_UNITS, 1)).tolist()
+    return [
+        (COUNT_UNITS * number + units + COUNT_UNITS // 2) // COUNT_UNITS
+        for number, units in zip(numbers, drawn, strict=True)
+    ]
+
+
+def find_name_threshold(noise: float, delta: float) -> int:
+    """Rows with noise from which a name is told: one row alone passes it with a chance of `delta` at most.
+
+    A discrete Gaussian is at m > 0 or beyond with a chance below that of a continuous one of the same σ beyond m - 1:
+    its terms are below the integral before them, and their sum is no less than √(2π) σ (Poisson's summation).
+    """
+    from scipy.special import ndtri
+
+    least = 1 - find_share_deviation(noise, COUNT_UNITS, 1) * float(ndtri(min(delta, 0.5)))
+    return 1 + math.ceil((least + COUNT_UNITS // 2) / COUNT_UNITS * (1 + 2.0**-40))
 
 
 def find_federated_privacy_obstacle(

@@ -99,17 +99,17 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
         own: Any = self
         for name in () if own.disable_adapters else own.active_adapters:
             if name in self.bottleneck_down:
-                given = _first(args, kwargs) if self.settings[name].parallel else out
-                out = (out.float() + self._detour(name, given)).to(out.dtype)
+                given = _get_first_input(args, kwargs) if self.settings[name].parallel else out
+                out = (out.float() + self._add_adapter(name, given)).to(out.dtype)
         return (out, *found[1:]) if isinstance(found, tuple) else out
 
-    def _detour(self, name: str, given: Tensor) -> Tensor:
+    def _add_adapter(self, name: str, given: Tensor) -> Tensor:
         down, up, settings = self.bottleneck_down[name], self.bottleneck_up[name], self.settings[name]
         added: Tensor = up(_BENDS[settings.bend](down(given.to(next(down.parameters()).dtype))))
         return added * settings.scale
 
 
-def _first(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
+def _get_first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
     given: Tensor = args[0] if args else next(iter(kwargs.values()))
     return given
 
@@ -225,7 +225,7 @@ def compute_soft_prompt(model: Any) -> SoftPrompt:
     count, kind = config.num_virtual_tokens, config.peft_type.value
     if kind not in _KINDS:
         raise ModelError(f"{kind} adapters cannot be read", hint=f"soft prompts that can: {', '.join(_KINDS)}")
-    given = _encoded(model.prompt_encoder[model.active_adapter], config).to(model.get_base_model().dtype)
+    given = _encode_prompt(model.prompt_encoder[model.active_adapter], config).to(model.get_base_model().dtype)
     if kind != "PREFIX_TUNING":
         return SoftPrompt(count, embeddings=given)
     by_layer = given.view(count, config.num_layers, 2, config.num_attention_heads, -1).permute(1, 2, 3, 0, 4)
@@ -235,7 +235,7 @@ def compute_soft_prompt(model: Any) -> SoftPrompt:
 _KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
-def _encoded(encoder: Any, config: Any) -> Tensor:
+def _encode_prompt(encoder: Any, config: Any) -> Tensor:
     """(count, numbers a token): what was saved, or what the encoder makes of its own parameters while it learns."""
     weight: Tensor = encoder.embedding.weight
     if config.inference_mode:

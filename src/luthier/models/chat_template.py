@@ -111,7 +111,7 @@ def read_added_special_tokens(folder: Path) -> set[str]:
 
 @lru_cache(maxsize=8)
 def _read_added_special_tokens(path: Path, _changed: int, _size: int) -> frozenset[str]:
-    """Those of a file as it stands: several megabytes, asked for by every step of a plan."""
+    """The special tokens of a tokenizer file, cached: it has several megabytes, and every step of a plan asks."""
     added = read_json_object(path).get("added_tokens") or ()
     return frozenset(
         str(entry.get("content")) for entry in added if isinstance(entry, Mapping) and entry.get("special")
@@ -181,10 +181,10 @@ class ChatTemplate:
         here.globals.update(raise_exception=_refuse, strftime_now=lambda form: "26 Jul 2024")
         self._template, self._words = here.from_string(_GENERATION.sub("", source)), words
         self._parts = self._thinks = self._texts = False
-        self._parts = not self._shows({"content": _PROBE})
+        self._parts = not self._renders_probe({"content": _PROBE})
         self._thinks = True
-        self._thinks = self._shows({"content": "", "reasoning_content": _PROBE, "thinking": _PROBE})
-        self._texts = not self._shows(_CALL, [_TOOL])
+        self._thinks = self._renders_probe({"content": "", "reasoning_content": _PROBE, "thinking": _PROBE})
+        self._texts = not self._renders_probe(_CALL, [_TOOL])
 
     def render(self, turns: Sequence[Row], tools: Sequence[Row] | None) -> str:
         """A whole conversation."""
@@ -193,8 +193,8 @@ class ChatTemplate:
 
     def tool_places(self) -> ToolSupport:
         """What of tools it has a place for."""
-        offers = self._shows({"content": "Yes."}, [_TOOL], of=_CALLED)
-        return ToolSupport(offers=offers, calls=self._shows(_CALL, [_TOOL]))
+        offers = self._renders_probe({"content": "Yes."}, [_TOOL], of=_CALLED)
+        return ToolSupport(offers=offers, calls=self._renders_probe(_CALL, [_TOOL]))
 
     def _form(self, turn: Row) -> Row:
         content, found = turn["content"] if self._thinks else inline_turn_reasoning(turn), dict(turn)
@@ -203,7 +203,7 @@ class ChatTemplate:
             found["tool_calls"] = tool_calls
         return {**found, "content": [{"type": "text", "text": content}] if self._parts else content}
 
-    def _shows(self, answer: Row, tools: Sequence[Row] | None = None, of: str = _PROBE) -> bool:
+    def _renders_probe(self, answer: Row, tools: Sequence[Row] | None = None, of: str = _PROBE) -> bool:
         """Whether a probe stands in what is written of an answer, and of the tools on offer."""
         from jinja2.exceptions import TemplateError
 

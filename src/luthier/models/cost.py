@@ -61,7 +61,7 @@ def measure_flops_per_s(*, bf16: bool) -> float:
     if has_gpu():
         return GPU_FLOPS_PER_S
     cores = float(count_cores() ** MORE_CORES)
-    return _steady("product", _matrix_flops) * cores * estimate_matmul_speedup(bf16=bf16)
+    return _measure_steady_rate("product", _matrix_flops) * cores * estimate_matmul_speedup(bf16=bf16)
 
 
 def estimate_matmul_speedup(*, bf16: bool) -> float:
@@ -71,7 +71,7 @@ def estimate_matmul_speedup(*, bf16: bool) -> float:
 
 def measure_memory_bandwidth() -> float:
     """How quickly this machine reads what lies in memory, from reads measured just now and before."""
-    return _steady("reading", _read_bytes) * float(count_cores() ** MORE_CORES)
+    return _measure_steady_rate("reading", _read_bytes) * float(count_cores() ** MORE_CORES)
 
 
 _PROBE_AGE_S = 10.0
@@ -79,7 +79,7 @@ _probes: dict[str, tuple[float, float]] = {}
 """When each rate was last measured in this process, and what it was."""
 
 
-def _steady(kind: str, probe: Callable[[], float]) -> float:
+def _measure_steady_rate(kind: str, probe: Callable[[], float]) -> float:
     """A rate as the last probes of this machine have it, one more among them: by the mean of the times that they took.
 
     What a shared machine gives in one second may be a third of what it gives in the next. A probe of the last seconds
@@ -197,7 +197,7 @@ def describe_step_model(plan_context: PlanContext, field: str = "model") -> Mode
         if expected.config is not None:
             return describe_composition(expected.config, expected.tensors or {}, expected.tokenizer)
         return describe_model_folder(expected.tokenizer)  # what it stands on has its size
-    return _typical(expected.parameters) if expected and expected.parameters else None
+    return _build_typical_model(expected.parameters) if expected and expected.parameters else None
 
 
 def has_sequence_head(plan_context: PlanContext, field: str = "model") -> bool:
@@ -225,7 +225,7 @@ class ModelSpeed(NamedTuple):
     flops_per_s: float
     how: str
     measures: Mapping[str, Any] = {}
-    """Of the step that told it; empty where the speed is assumed."""
+    """The step that measured it; empty where the speed is assumed."""
 
 
 def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16: bool, **alike: Any) -> ModelSpeed:
@@ -288,7 +288,7 @@ def has_fused_lora(model: ModelDescription) -> bool:
     return is_whole and cpu_has_avx512_bf16() and not cpu_has_amx() and find_c_compiler() is not None
 
 
-def _typical(parameters: int) -> ModelDescription:
+def _build_typical_model(parameters: int) -> ModelDescription:
     """A gated transformer of a size, in the usual proportions."""
     layers = max(2, round(30 * (parameters / 135e6) ** 0.25))
     hidden = 64 * max(1, round((parameters / (12.5 * layers)) ** 0.5 / 64))

@@ -152,13 +152,16 @@ def describe_composition(
 
 
 def _describe(config: dict[str, Any], tensors: dict[str, TensorHeader], folder: Path) -> ModelDescription:
-    """By settings and headers, with what else a folder tells."""
+    """A description from `config.json` and the headers of the weights, with what else the folder holds."""
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
-    tied = _tied(config, tensors)
+    tied = _has_tied_embeddings(config, tensors)
     embedding = next((tensor.numbers for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), 0)
     _check_sizes(text, folder / "config.json")
     heads = int(
-        _first(text, "decoder_attention_heads", "decoder_num_attention_heads", "num_attention_heads", "n_head") or 1
+        _get_first_setting(
+            text, "decoder_attention_heads", "decoder_num_attention_heads", "num_attention_heads", "n_head"
+        )
+        or 1
     )
     hidden = int(text.get("hidden_size") or text.get("n_embd") or text.get("d_model") or 0)
     duplicate = _duplicate_head(tensors) if tied else 0
@@ -169,13 +172,17 @@ def _describe(config: dict[str, Any], tensors: dict[str, TensorHeader], folder: 
         embedding_parameters=embedding,
         tied=tied,
         hidden_size=hidden,
-        intermediate_size=_mean(_first(text, "decoder_ffn_dim", "intermediate_size", "n_inner") or 4 * hidden),
-        layers=int(_first(text, "decoder_layers", "decoder_num_hidden_layers", "num_hidden_layers", "n_layer") or 0),
+        intermediate_size=_mean(
+            _get_first_setting(text, "decoder_ffn_dim", "intermediate_size", "n_inner") or 4 * hidden
+        ),
+        layers=int(
+            _get_first_setting(text, "decoder_layers", "decoder_num_hidden_layers", "num_hidden_layers", "n_layer") or 0
+        ),
         heads=heads,
-        kv_heads=int(_first(text, "decoder_num_key_value_heads", "num_key_value_heads") or heads),
+        kv_heads=int(_get_first_setting(text, "decoder_num_key_value_heads", "num_key_value_heads") or heads),
         head_dim=int(text.get("head_dim") or hidden // heads),
         vocab=int(text.get("vocab_size") or 0),
-        context=int(_first(text, "max_position_embeddings", "n_positions", "max_target_positions") or 0),
+        context=int(_get_first_setting(text, "max_position_embeddings", "n_positions", "max_target_positions") or 0),
         dtype=find_majority_dtype(tensors),
         weight_bytes=sum(tensor.numbers * BYTES_OF.get(tensor.dtype, 1) for tensor in tensors.values()),
         disk_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
@@ -193,7 +200,7 @@ def is_speech_model(config: dict[str, Any]) -> bool:
     return config.get("model_type") in SPEECH_TYPES
 
 
-def _first(config: dict[str, Any], *names: str) -> Any:
+def _get_first_setting(config: dict[str, Any], *names: str) -> Any:
     """The first of some settings that is there and not 0."""
     return next((value for name in names if (value := config.get(name))), None)
 
@@ -404,7 +411,7 @@ def read_licence(folder: Path) -> str | None:
     return None
 
 
-def _tied(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> bool:
+def _has_tied_embeddings(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> bool:
     """What the config says; when it is silent, whether the weights lack a head of their own."""
     text = config.get("text_config") or {}
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))

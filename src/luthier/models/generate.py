@@ -26,7 +26,7 @@ from luthier.models.generation.engine import (
     TokenOutput,
 )
 from luthier.models.load import LoadedModel
-from luthier.models.packing.logprobs import compute_pack_logprobs, compute_ranked_logprobs
+from luthier.models.packing.logprobs import compute_logprobs_and_top1, compute_pack_logprobs
 from luthier.models.packing.pack import SHARE_FROM, Pack, TokenRow
 from luthier.models.packing.parallel import run_packs
 from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
@@ -100,7 +100,7 @@ def stream_token_ids(
     *,
     sampling: SamplingParams = GREEDY,
 ) -> Iterator[int]:
-    """The same ids as `generate` writes after one prompt, one by one as they come."""
+    """Generate after one prompt as `generate` does, yielding token ids as they come."""
     if max_new_tokens < 1:
         return
     decoder = ContinuousBatchingDecoder(loaded, tokens=max(TOKENS, len(prompt) + max_new_tokens))
@@ -161,7 +161,7 @@ def compute_row_loglikelihoods(
     found: dict[str, TokenLoglikelihood] = {}
 
     def told_of(pack: Pack) -> tuple[Tensor, Tensor | None]:
-        return compute_ranked_logprobs(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
+        return compute_logprobs_and_top1(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
 
     with torch.no_grad():
         for pack, (record, first) in run_packs(model, rows, tokens, told_of, share_from):

@@ -94,7 +94,7 @@ def merge_weights(
     import torch
     from safetensors.torch import save_file
 
-    folders = _places([base, *models], scratch, dequantize)
+    folders = _write_whole_models([base, *models], scratch, dequantize)
     names = [_files(source) for source in folders]
     done, differs = 0, False
     for path in _shards(folders[0]):
@@ -120,16 +120,16 @@ def build_change_combiner(method: Merger, weights: Sequence[float], seed: int) -
     return lambda key, changes: method.combine(changes, share, int(digest_of([seed, key])[:15], 16))
 
 
-def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> list[Path]:
+def _write_whole_models(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> list[Path]:
     """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
-    paths = [_whole(get_weights_artifact(artifacts[0]), scratch, dequantize)]
+    paths = [_write_whole_model(get_weights_artifact(artifacts[0]), scratch, dequantize)]
     for at, artifact in enumerate(artifacts[1:]):
         try:
-            paths.append(_whole(get_weights_artifact(artifact), scratch, dequantize))
+            paths.append(_write_whole_model(get_weights_artifact(artifact), scratch, dequantize))
         except ModelError as error:
             raise ModelError(error.message, where=SourceLocation(field=f"models.{at}"), hint=error.hint) from error
     if len({frozenset(_files(folder)) for folder in paths}) > 1:
-        paths = [_renamed(folder, artifact, scratch) for folder, artifact in zip(paths, artifacts, strict=True)]
+        paths = [_rename_weights(folder, artifact, scratch) for folder, artifact in zip(paths, artifacts, strict=True)]
     first = read_safetensors_headers(paths[0])
     for at, folder in enumerate(paths[1:]):
         other = read_safetensors_headers(folder)
@@ -148,21 +148,21 @@ def _places(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> l
     return paths
 
 
-def _whole(artifact: Artifact, scratch: Path, dequantize: bool) -> Path:
+def _write_whole_model(artifact: Artifact, scratch: Path, dequantize: bool) -> Path:
     if not is_adapter(artifact):
         return artifact.folder
     folder = scratch / artifact.digest
-    return _saved(folder, lambda: open_merged(artifact, pick_dtype("float32"), dequantize=dequantize))
+    return _save_once(folder, lambda: open_merged(artifact, pick_dtype("float32"), dequantize=dequantize))
 
 
-def _renamed(folder: Path, artifact: Artifact, scratch: Path) -> Path:
-    """The same weights under the names that transformers gives them today."""
+def _rename_weights(folder: Path, artifact: Artifact, scratch: Path) -> Path:
+    """Rename the weights as the installed transformers names them."""
     if folder.parent == scratch:
         return folder
-    return _saved(scratch / artifact.digest, lambda: open_folder(folder, pick_dtype("float32")))
+    return _save_once(scratch / artifact.digest, lambda: open_folder(folder, pick_dtype("float32")))
 
 
-def _saved(folder: Path, opened: Callable[[], Any]) -> Path:
+def _save_once(folder: Path, opened: Callable[[], Any]) -> Path:
     if not folder.exists():
         part = folder.with_suffix(".part")
         shutil.rmtree(part, ignore_errors=True)

@@ -71,10 +71,10 @@ def get_library_dequantizer(device: torch.device, dtype: torch.dtype, group: int
         found: Tensor = bring_back(codes, scales, group, "nf4", [1, 2 * codes.shape[0]], dtype)
         return found.view(-1)
 
-    return quick if _same(quick, device, dtype, group) else None
+    return quick if _dequantizes_alike(quick, device, dtype, group) else None
 
 
-def _same(quick: BringBack, device: torch.device, dtype: torch.dtype, group: int) -> bool:
+def _dequantizes_alike(quick: BringBack, device: torch.device, dtype: torch.dtype, group: int) -> bool:
     """Whether every pair of levels comes back in the bits that torch gives, under scales large and small."""
     draws = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (_BLOCKS * group // 2,), dtype=torch.uint8, generator=draws).to(device)
@@ -92,7 +92,7 @@ class ScratchBuffer(threading.local):
     def __init__(self) -> None:
         self._held: Tensor | None = None
 
-    def lend(self, rows: int, columns: int, like: Tensor) -> Tensor:
+    def get_buffer(self, rows: int, columns: int, like: Tensor) -> Tensor:
         """(rows, columns) of `like`'s dtype and device; what the last borrower wrote is gone."""
         held = self._held
         if held is None or held.numel() < rows * columns or held.dtype != like.dtype or held.device != like.device:
@@ -140,7 +140,7 @@ class QuantizedLinear(nn.Module):
         return out
 
     def plain(self, dtype: torch.dtype) -> nn.Linear:
-        """The same layer with its weight brought back."""
+        """The layer as a plain linear one, with its weight dequantized."""
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         whole = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.qweight.device)
         layer.weight = nn.Parameter(self.write(whole), requires_grad=False)
@@ -186,12 +186,12 @@ class _Frozen(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
         ctx.layer = layer
-        return layer.product(x, layer.write(layer.room.lend(layer.out_features, layer.in_features, x)))
+        return layer.product(x, layer.write(layer.room.get_buffer(layer.out_features, layer.in_features, x)))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
         layer = ctx.layer
-        return grads[0] @ layer.write(layer.room.lend(layer.out_features, layer.in_features, grads[0])), None
+        return grads[0] @ layer.write(layer.room.get_buffer(layer.out_features, layer.in_features, grads[0])), None
 
 
 class QuantizedLoraLinear(LoraLinear):  # type: ignore[misc]  # peft has no types
@@ -236,22 +236,22 @@ class _Joint(torch.autograd.Function):
         inner = x @ low.t()  # (tokens, rank)
         ctx.save_for_backward(x, inner, low, up)
         ctx.layer, ctx.scale, ctx.dtype = layer, scale, down.dtype
-        return layer.product(torch.cat([x, inner], 1), _joint(layer, up, scale, x))
+        return layer.product(torch.cat([x, inner], 1), _join_weights(layer, up, scale, x))
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, low, up = ctx.saved_tensors
         grad, width = grads[0].contiguous(), low.shape[1]
-        through = grad @ _joint(ctx.layer, up, ctx.scale, grad)  # (tokens, in + rank)
+        through = grad @ _join_weights(ctx.layer, up, ctx.scale, grad)  # (tokens, in + rank)
         inside = through[:, width:].contiguous()
         d_x = torch.addmm(through[:, :width], inside, low) if ctx.needs_input_grad[0] else None
         d_up = (grad.t() @ inner).to(ctx.dtype).mul_(ctx.scale)
         return d_x, None, (inside.t() @ x).to(ctx.dtype), d_up, None
 
 
-def _joint(layer: QuantizedLinear, up: Tensor, scale: float, like: Tensor) -> Tensor:
+def _join_weights(layer: QuantizedLinear, up: Tensor, scale: float, like: Tensor) -> Tensor:
     """[W | s B] (out, in + rank), in the model's one buffer."""
-    room = layer.room.lend(layer.out_features, layer.in_features + up.shape[1], like)
+    room = layer.room.get_buffer(layer.out_features, layer.in_features + up.shape[1], like)
     layer.write(room[:, : layer.in_features])
     room[:, layer.in_features :] = up.detach() * scale
     return room
@@ -267,8 +267,8 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def quantize(model: Any, scheme: QuantizationScheme) -> Any:
-    """The same model with every linear layer of its decoder packed, except the output head, of words or of classes."""
-    for packed in _prepared(model, scheme):
+    """Quantize every linear layer of a model's decoder, except the output head."""
+    for packed in _replace_linear_layers(model, scheme):
         packed.take(packed.weight.data)
     return model
 
@@ -283,7 +283,7 @@ def dequantize(model: nn.Module, dtype: torch.dtype) -> None:
                 setattr(parent, name, child.plain(dtype))
 
 
-def _prepared(model: Any, scheme: QuantizationScheme) -> Iterator[QuantizedLinear]:
+def _replace_linear_layers(model: Any, scheme: QuantizationScheme) -> Iterator[QuantizedLinear]:
     """Put a packed layer, its weight not yet taken, in the place of each linear one of the decoder, one after another:
     what reads pictures is small, and may move whole."""
     room, head = ScratchBuffer(), model.score if ends_in_sequence_head(model) else model.get_output_embeddings()
@@ -311,7 +311,7 @@ class _Quantizer(HfQuantizer):  # type: ignore[misc]  # transformers has no type
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
-        list(_prepared(model, QuantizationScheme(config.bits, config.group)))
+        list(_replace_linear_layers(model, QuantizationScheme(config.bits, config.group)))
         for module in model.modules():
             if any(isinstance(child, QuantizedLinear) for child in module.children()):
                 module._is_hf_initialized = True  # GPT-2's attention would draw anew what its layers no longer have

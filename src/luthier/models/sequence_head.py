@@ -49,7 +49,7 @@ def get_head_outputs(model: Any) -> tuple[str, ...]:
 
 
 def read_head_outputs(folder: Path) -> tuple[str, ...]:
-    """The same of a Hugging Face folder, as its `config.json` says."""
+    """The outputs of the head of a Hugging Face folder, read from its `config.json`."""
     config = read_json_object(folder / "config.json")
     kind = str((config.get("architectures") or [""])[0])
     if not kind.endswith("ForSequenceClassification"):
@@ -102,7 +102,7 @@ def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
     import luthier.models.media.sequence_heads  # noqa: F401  # makes those of models that read pictures known
 
     if ends_in_sequence_head(model):
-        return _kept(model, outputs)
+        return _check_outputs(model, outputs)
     config = model.config.__class__.from_dict({**model.config.to_dict(), **_labels(outputs)})
     config.get_text_config().pad_token_id = _padding(model)
     config._name_or_path = model.config._name_or_path
@@ -133,7 +133,7 @@ def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
     return made.eval()
 
 
-def _kept(model: Any, outputs: Sequence[str]) -> Any:
+def _check_outputs(model: Any, outputs: Sequence[str]) -> Any:
     if get_head_outputs(model) != tuple(outputs):
         has, expected = ", ".join(get_head_outputs(model)), ", ".join(outputs) or "none"
         hint = "begin with the base model, or with data of the same classes and `head: sequence`"

@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
@@ -51,6 +52,10 @@ _GATE_OR_UP = ("gate_proj", "up_proj", "w1", "w3")
 _OF_EXPERTS = frozenset({*_GATE_OR_UP, "down_proj", "w2", "gate"})
 
 
+_for_each_name = lru_cache(maxsize=1 << 16)
+"""What a plan asks many times of the same names."""
+
+
 class LinearLayerSpec(NamedTuple):
     """One linear layer."""
 
@@ -70,7 +75,7 @@ class LinearLayerSpec(NamedTuple):
 def list_linear_layers(model: ModelDescription, parts: Collection[str] = ("language",)) -> list[LinearLayerSpec]:
     """Every linear layer of some parts of a model except the output head, in the order of their names."""
     if not model.tensors:
-        return _usual(model) if "language" in parts else []
+        return _list_typical_layers(model) if "language" in parts else []
     found = []
     for name, shape in sorted(model.tensors.items()):
         if len(shape) == 2 and name.endswith(".weight") and find_part(name) in parts and not _is_other(name):
@@ -138,6 +143,7 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
     }
 
 
+@_for_each_name
 def find_part(name: str) -> ModelPart:
     """Which part of a model of several kinds of input a parameter belongs to."""
     parts = name.split(".")
@@ -149,6 +155,7 @@ def find_part(name: str) -> ModelPart:
     return "audio" if hears else "language"
 
 
+@_for_each_name
 def parse_layer_index(name: str) -> int | None:
     """The decoder layer that a parameter belongs to; None outside of them."""
     match = re.search(r"(?:^|\.)(\d+)\.", name)
@@ -184,6 +191,7 @@ def is_norm(name: str) -> bool:
     return _NORM.search(name) is not None
 
 
+@_for_each_name
 def _is_other(name: str) -> bool:
     """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":
@@ -200,7 +208,7 @@ def _head_name(model: ModelDescription) -> str:
     return next((head for head in HEADS if f"{head}.weight" in model.tensors), HEADS[0])
 
 
-def _usual(model: ModelDescription) -> list[LinearLayerSpec]:
+def _list_typical_layers(model: ModelDescription) -> list[LinearLayerSpec]:
     """The layers of a gated transformer, for a model that is not here yet."""
     q, kv = model.heads * model.head_dim, model.kv_heads * model.head_dim
     wide, narrow = model.intermediate_size, model.hidden_size

@@ -187,7 +187,9 @@ def write_config_dtype(folder: Path) -> None:
     config, stored = read_json_object(folder / "config.json"), find_majority_dtype(read_safetensors_headers(folder))
     if stored not in DTYPE_NAMES.values():
         return
-    updated = {name: _telling(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()}
+    updated = {
+        name: _replace_dtype(value, stored) if name in (*_DTYPE, *_INNER) else value for name, value in config.items()
+    }
     if updated != config:
         write_json(folder / "config.json", updated)
 
@@ -197,10 +199,10 @@ _INNER = ("text_config",)
 """The settings that name a dtype, and where they stand again in a model of several kinds of input."""
 
 
-def _telling(value: Any, dtype: str) -> Any:
+def _replace_dtype(value: Any, dtype: str) -> Any:
     """A dtype's name, or settings that name one, with another dtype; what names none stays."""
     if isinstance(value, dict):
-        return {name: _telling(inner, dtype) if name in _DTYPE else inner for name, inner in value.items()}
+        return {name: _replace_dtype(inner, dtype) if name in _DTYPE else inner for name, inner in value.items()}
     return dtype if isinstance(value, str) else value
 
 

@@ -63,7 +63,7 @@ def count_row_tokens(
 ) -> TokenCounts:
     """What rows come to by the tokenizer in a folder, and by its chat template unless another takes its place; by
     their words where it is not here. `config` stands for a model over it that is to read pictures or sounds."""
-    columns = [{"messages": row["messages"], "tools": row.get("tools")} for row in _bounded(rows)]
+    columns = [{"messages": row["messages"], "tools": row.get("tools")} for row in _limit_rows(rows)]
     counts = _count(json.dumps(columns), folder, template)
     if folder is None:
         return counts
@@ -112,21 +112,27 @@ def _size_of(medium: Row) -> Any:
 
 @lru_cache(maxsize=4)
 def _count(written: str, folder: Path | None, template: str | None) -> TokenCounts:
-    """The same of rows as JSON; the steps of a plan ask for the same ones."""
+    """Count the tokens of rows as JSON, cached: the steps of a plan ask for the same ones."""
     rows: list[Row] = json.loads(written)
-    turns = [[_turn(turn) for turn in row["messages"]] for row in rows]
+    turns = [[_to_template_message(turn) for turn in row["messages"]] for row in rows]
     if folder is None or _tokenizer(folder) is None:
-        texts = ["\n".join(f"<|{turn['role']}|>{_said(turn)}" for turn in some) for some in turns]
-        lengths = [_guessed(text) for text in texts]
-        shared, before = (_guessed(some[0][: _alike(some)]) for some in (texts, _cut_at_media(texts)))
+        texts = ["\n".join(f"<|{turn['role']}|>{_get_turn_text(turn)}" for turn in some) for some in turns]
+        lengths = [_guess_tokens(text) for text in texts]
+        shared, before = (
+            _guess_tokens(some[0][: _common_prefix_length(some)]) for some in (texts, _cut_at_media(texts))
+        )
         how = f"tokens guessed from the words of {len(rows)}, as no tokenizer is here"
     else:
-        texts = _rendered(folder, template or read_chat_template(folder), turns, rows)
+        texts = _render_rows(folder, template or read_chat_template(folder), turns, rows)
         ids = _ids(folder, tuple(texts))
-        lengths, shared, how = [len(id_) for id_ in ids], _alike(ids), f"tokens counted in {len(rows)} of them"
-        before = _alike(_ids(folder, tuple(_cut_at_media(texts)))) if MEDIA_MARK in texts[0] else shared
-    last = [_said(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
-    spoken = sum(len(_said(turn)) for some in turns for turn in some if turn["role"] == "assistant")
+        lengths, shared, how = (
+            [len(id_) for id_ in ids],
+            _common_prefix_length(ids),
+            f"tokens counted in {len(rows)} of them",
+        )
+        before = _common_prefix_length(_ids(folder, tuple(_cut_at_media(texts)))) if MEDIA_MARK in texts[0] else shared
+    last = [_get_turn_text(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
+    spoken = sum(len(_get_turn_text(turn)) for some in turns for turn in some if turn["role"] == "assistant")
     number, answers = max(1, len(rows)), sum(_sizes(last, folder)) + len(last)
     return TokenCounts(
         lengths=lengths,
@@ -148,7 +154,7 @@ def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:
     """Count the tokens of texts with their end tokens, shared prefixes once."""
     if folder is None or _tokenizer(folder) is None:
         characters = len({text[:at] for text in texts for at in range(1, len(text) + 1)})
-        return characters * sum(map(_guessed, texts)) / max(1, sum(map(len, texts))) + len(texts)
+        return characters * sum(map(_guess_tokens, texts)) / max(1, sum(map(len, texts))) + len(texts)
     ids = list(map(tuple, _ids(folder, tuple(texts))))
     return float(len({id_[:at] for id_ in ids for at in range(1, len(id_) + 1)}) + len(texts))
 
@@ -156,11 +162,11 @@ def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:
 def _sizes(texts: Sequence[str], folder: Path | None) -> list[int]:
     """Tokens of texts by themselves."""
     if folder is None or _tokenizer(folder) is None:
-        return [_guessed(text) for text in texts]
+        return [_guess_tokens(text) for text in texts]
     return [len(ids) for ids in _ids(folder, tuple(texts))]
 
 
-def _guessed(text: str) -> int:
+def _guess_tokens(text: str) -> int:
     """About how many tokens a text has for most models."""
     letters = _LETTERS if text.isascii() else _LETTERS_ELSEWHERE
     found = 0
@@ -189,8 +195,8 @@ def _ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
     return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
-def _bounded(rows: Sequence[Row]) -> Sequence[Row]:
-    """As many of some rows as are counted soon."""
+def _limit_rows(rows: Sequence[Row]) -> Sequence[Row]:
+    """A sample of rows that is counted quickly."""
     characters = sum(len(turn.get("content", "")) for row in rows for turn in row["messages"])
     return (
         rows
@@ -199,26 +205,28 @@ def _bounded(rows: Sequence[Row]) -> Sequence[Row]:
     )
 
 
-def _rendered(folder: Path, source: str | None, turns: Sequence[Sequence[Row]], rows: Sequence[Row]) -> list[str]:
+def _render_rows(folder: Path, source: str | None, turns: Sequence[Sequence[Row]], rows: Sequence[Row]) -> list[str]:
     """Rows by a chat template; one after another's turns where there is none, or it refuses them."""
     from jinja2.exceptions import TemplateError
 
     words = list_template_tokens(folder)
     if source is None:
-        return [_plain(some, words.get("eos_token", "")) for some in turns]
+        return [_render_plain(some, words.get("eos_token", "")) for some in turns]
     try:
         chat = ChatTemplate(source, words)
         return [chat.render(some, row.get("tools") or None) for some, row in zip(turns, rows, strict=True)]
     except (TemplateError, *REFUSALS):
-        return [_plain(some, words.get("eos_token", "")) for some in turns]  # the training will say what is refused
+        return [
+            _render_plain(some, words.get("eos_token", "")) for some in turns
+        ]  # the training will say what is refused
 
 
-def _plain(turns: Sequence[Row], end: str) -> str:
+def _render_plain(turns: Sequence[Row], end: str) -> str:
     """Turns one after another, an end after each answer: how a model is spoken to that has no template."""
     return "".join(inline_turn_reasoning(turn) + (end if turn["role"] == "assistant" else "\n") for turn in turns)
 
 
-def _turn(turn: Row) -> dict[str, Any]:
+def _to_template_message(turn: Row) -> dict[str, Any]:
     """A message as templates read it."""
     found = {"content": "", **turn}
     if thinking := turn.get("thinking"):
@@ -228,13 +236,13 @@ def _turn(turn: Row) -> dict[str, Any]:
     return found
 
 
-def _said(turn: Row) -> str:
+def _get_turn_text(turn: Row) -> str:
     """What a turn says, its reasoning and calls included."""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls", ())]
     return "\n".join(filter(None, [turn.get("thinking", ""), turn["content"], *calls]))
 
 
-def _alike(texts: Sequence[Any]) -> int:
+def _common_prefix_length(texts: Sequence[Any]) -> int:
     """How much all texts share at their beginning."""
     if len(texts) < 2:
         return 0

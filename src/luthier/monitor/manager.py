@@ -29,7 +29,7 @@ KEPT_FAILING = 1000
 class AlertManager:
     """Evaluates alerts, sends their messages to the channels, and saves its state in a file."""
 
-    watcher: AlertEvaluator
+    evaluator: AlertEvaluator
     channels: Sequence[Channel]
     post: RunContext
     file: Path
@@ -45,29 +45,29 @@ class AlertManager:
             return
         saved = load_json_with_checksum(self.file.read_bytes(), self.file)
         for name, state in saved["states"].items():
-            if name in self.watcher.states:
-                self.watcher.states[name] = AlertState(*state)
+            if name in self.evaluator.states:
+                self.evaluator.states[name] = AlertState(*state)
         self.looked = saved["looked"]
         waiting = [(channel_index, AlertMessage.model_validate(message)) for channel_index, message in saved["waiting"]]
         self._waiting = [
             (channel_index, message) for channel_index, message in waiting if channel_index < len(self.channels)
         ]
         if self.looked is not None:
-            self.watcher.begin_after(self.looked)
+            self.evaluator.begin_after(self.looked)
 
     def take(self, events: Iterable[Trace | Feedback]) -> list[AlertMessage]:
         """Take events in order of time; those before the last look are only learnt from. What was told meanwhile."""
         messages: list[AlertMessage] = []
         for event in events:
             messages += self.advance(event.timestamp.timestamp())
-            self.watcher.add(event)
+            self.evaluator.add(event)
         return messages
 
     def advance(self, until: float) -> list[AlertMessage]:
         """Look at every time that is due, and tell what is to be told."""
         all_messages: list[AlertMessage] = []
-        for at in self.watcher.looks(until):
-            messages = self.watcher.look(at)
+        for at in self.evaluator.looks(until):
+            messages = self.evaluator.look(at)
             self.looked = at
             all_messages += messages
             if messages:
@@ -104,7 +104,7 @@ class AlertManager:
     def _write(self, waiting: Sequence[tuple[int, AlertMessage]]) -> None:
         record: dict[str, Any] = {
             "looked": self.looked,
-            "states": {name: list(state) for name, state in self.watcher.states.items()},
+            "states": {name: list(state) for name, state in self.evaluator.states.items()},
             "waiting": [[channel_index, json.loads(message.model_dump_json())] for channel_index, message in waiting],
         }
         write_atomically(self.file, dump_json_with_checksum(record))

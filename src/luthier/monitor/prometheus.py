@@ -149,8 +149,8 @@ _STATES = {"inactive": 0, "pending": 1, "firing": 2}
 class MonitorCollector(Collector):
     """A Prometheus collector that exports the signals of the last evaluation."""
 
-    def __init__(self, watcher: AlertEvaluator) -> None:
-        self._watcher = watcher
+    def __init__(self, evaluator: AlertEvaluator) -> None:
+        self._watcher = evaluator
         self._families: list[Any] = []
         self._lock = Lock()
 

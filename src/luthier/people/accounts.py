@@ -228,8 +228,8 @@ def remove_person(ledger: Ledger, id: str, *, by: str) -> None:
     """Close an account: sessions end, roles and keys go; what the person answered stays."""
     from sqlalchemy import delete, update
 
-    from luthier.core.db.tables.keys import KeyRow
     from luthier.core.db.tables.people import IdentityRow, RoleRow
+    from luthier.core.db.tables.serving import KeyRow
     from luthier.core.db.tables.studio import BrowserSessionRow
 
     with ledger.writing() as session:

@@ -156,15 +156,15 @@ def verify_audit(ledger: Ledger, expected: str | None = None) -> AuditHead:
     with ledger.reading() as session:
         for row in _entries(session):
             if row.number != last.number + 1:
-                raise _broken(ledger, last.number + 1, "is missing")
+                raise _build_broken_error(ledger, last.number + 1, "is missing")
             if row.before != last.digest or row.digest != _digest(row):
-                raise _broken(ledger, row.number, "was changed")
+                raise _build_broken_error(ledger, row.number, "was changed")
             last = AuditHead(row.number, row.digest)
             if noted is not None and noted.number == last.number and noted.digest != last.digest:
-                raise _broken(ledger, last.number, "is not the one that was noted")
+                raise _build_broken_error(ledger, last.number, "is not the one that was noted")
         heads = [AuditHead(row.number, row.digest) for row in session.scalars(select(AuditHeadRow))]
     if heads != [last] or (noted is not None and noted.number > last.number):
-        raise _broken(ledger, last.number + 1, "is missing")
+        raise _build_broken_error(ledger, last.number + 1, "is missing")
     return last
 
 
@@ -188,7 +188,7 @@ def _parse_head(text: str) -> AuditHead:
     return AuditHead(int(number), digest)
 
 
-def _broken(ledger: Ledger, number: int, what: str) -> CorruptArtifact:
+def _build_broken_error(ledger: Ledger, number: int, what: str) -> CorruptArtifact:
     hint = "compare with a copy of the database from before"
     return CorruptArtifact(
         f"entry {number} of the audit log {what}", where=SourceLocation(file=ledger.location), hint=hint

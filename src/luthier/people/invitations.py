@@ -81,7 +81,7 @@ def list_invitations(ledger: Ledger) -> list[Invitation]:
 def find_invitation(ledger: Ledger, token: str) -> Invitation:
     """The invitation of a token; `InputError` where it cannot be used (any more)."""
     with ledger.reading() as session:
-        return _invitation(_row(session, token))
+        return _invitation(_get_row(session, token))
 
 
 def withdraw_invitation(ledger: Ledger, id: str, *, by: str) -> None:
@@ -118,7 +118,7 @@ def accept_invitation(
         check_password(password, id, name, email or "")
     digest = None if password is None else hash_password(password)
     with ledger.writing() as session:
-        invitation = _use(session, token, id)
+        invitation = _claim(session, token, id)
         person = insert_person(session, id, roles=invitation.roles, by=id, name=name, email=email, digest=digest)
         if identity is not None:
             session.add(IdentityRow(issuer=identity[0], subject=identity[1], person=id))
@@ -131,7 +131,7 @@ def join_projects(ledger: Ledger, token: str, id: str) -> Person:
 
     with ledger.writing() as session:
         row = find_row(session, id)
-        invitation = _use(session, token, row.id)
+        invitation = _claim(session, token, row.id)
         before = roles_of(session, row.id)
         for project in invitation.projects:
             if project not in before:
@@ -141,32 +141,32 @@ def join_projects(ledger: Ledger, token: str, id: str) -> Person:
         return Person(row.id, row.name, roles_of(session, row.id))
 
 
-def _use(session: Session, token: str, id: str) -> Invitation:
+def _claim(session: Session, token: str, id: str) -> Invitation:
     """Take an invitation, of several at once only one."""
     from sqlalchemy import update
 
     from luthier.core.db.tables.people import InvitationRow
 
-    invitation = _invitation(_row(session, token))
+    invitation = _invitation(_get_row(session, token))
     unused = InvitationRow.digest == _digest(token), InvitationRow.used_at.is_(None)
     use = {InvitationRow.used_at: datetime.now(UTC), InvitationRow.used_by: id}
     result = session.execute(update(InvitationRow).where(*unused).values(use))
     if result.rowcount != 1:  # type: ignore[attr-defined]  # an UPDATE has one
-        raise _gone()
+        raise _build_expired_error()
     add_entry(session, id, "invitation.use", subject=invitation.id)
     return invitation
 
 
-def _row(session: Session, token: str) -> InvitationRow:
+def _get_row(session: Session, token: str) -> InvitationRow:
     from luthier.core.db.tables.people import InvitationRow
 
     row = session.get(InvitationRow, _digest(token))
     if row is None or row.used_at is not None or row.expires_at <= datetime.now(UTC):
-        raise _gone()
+        raise _build_expired_error()
     return row
 
 
-def _gone() -> InputError:
+def _build_expired_error() -> InputError:
     hint = "ask whoever invited you for a new one"
     return InputError("this invitation was used already, or is over", where=SourceLocation(field="link"), hint=hint)
 

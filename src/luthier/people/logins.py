@@ -60,7 +60,7 @@ def log_in(ledger: Ledger, name: str, password: str, address: str) -> Person:
     from luthier.core.db.tables.people import LoginAttemptRow, PersonRow
 
     account = hashlib.sha256(name.strip().lower().encode("utf-8", "surrogatepass")).hexdigest()
-    _begin(ledger, account, address)
+    _count_attempt(ledger, account, address)
     with ledger.reading() as session:
         row = session.get(PersonRow, name.strip().lower()[:64])
         digest = row.password if row is not None and row.removed_at is None else None
@@ -83,7 +83,7 @@ def _read_clock() -> datetime:
     return datetime.now(UTC)
 
 
-def _begin(ledger: Ledger, account: str, address: str) -> None:
+def _count_attempt(ledger: Ledger, account: str, address: str) -> None:
     """Count an attempt; `TooManyLogins` when the last ones failed and their wait is not over."""
     from sqlalchemy import delete
 

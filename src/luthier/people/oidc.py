@@ -129,7 +129,7 @@ class OidcProvider:
 
     def _identity(self, id_token: str, nonce: str) -> Identity:
         """Who an ID token is about, once its signature, issuer, audience, time and nonce are right."""
-        claims = self._claims(id_token)
+        claims = self._verify_claims(id_token)
         audience = claims.get("aud")
         audiences = [audience] if isinstance(audience, str) else list(audience or ())
         now = time.time()
@@ -150,7 +150,7 @@ class OidcProvider:
         handle = str(claims.get("preferred_username") or email.partition("@")[0] or claims.get("name") or "person")
         return Identity(self.settings.issuer, claims["sub"][:256], email, str(claims.get("name", "")), handle)
 
-    def _claims(self, id_token: str) -> dict[str, Any]:
+    def _verify_claims(self, id_token: str) -> dict[str, Any]:
         from joserfc import jwt
         from joserfc.errors import JoseError
         from joserfc.jwk import KeySet

@@ -41,7 +41,7 @@ def verify_password(digest: str | None, password: str) -> bool:
     given = password.encode("utf-8", "surrogatepass")[: _MAX_BYTES + 1]
     try:
         with _TURNS:
-            return _hasher().verify(digest or _nobody(), given) and digest is not None
+            return _hasher().verify(digest or _dummy_hash(), given) and digest is not None
     except (VerificationError, InvalidHashError):
         return False
 
@@ -60,6 +60,6 @@ def _hasher() -> PasswordHasher:
 
 
 @cache
-def _nobody() -> str:
+def _dummy_hash() -> str:
     """What the password of a name without an account is compared with."""
     return _hasher().hash("no password is this one")

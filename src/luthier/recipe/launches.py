@@ -45,7 +45,7 @@ def record_launch(
     ledger: Ledger, recipe: Recipe, *, executor: str, job: str, store: Store, step: str, artifact: str
 ) -> None:
     """Write down that a job is with a scheduler; an earlier one of the same name whose end nobody saw has failed."""
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
     run = ledger.find_run_of_process(get_unique_process_name())
     end_launch(ledger, job, "failed")
@@ -70,7 +70,7 @@ def end_launch(ledger: Ledger, job: str, state: LaunchState) -> None:
     """Write down how the job of a name ended; nothing where its end is known."""
     from sqlalchemy import update
 
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
     with ledger.writing() as session:
         unended = update(LaunchRow).where(LaunchRow.job == job, LaunchRow.state == "submitted")
@@ -81,7 +81,7 @@ def has_open_launch(ledger: Ledger, job: str) -> bool:
     """Whether the ledger has a job of a name whose end nobody saw."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
     return bool(_find(ledger, select(LaunchRow).where(LaunchRow.job == job, LaunchRow.state == "submitted").limit(1)))
 
@@ -90,35 +90,36 @@ def waits_for_launch(ledger: Ledger, recipe: str) -> bool:
     """Whether a recipe's run waits for the job of a scheduler, whose end nobody saw."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
     unended = select(LaunchRow).where(LaunchRow.recipe == recipe, LaunchRow.state == "submitted")
     return bool(_find(ledger, unended.limit(1)))
 
 
 def list_launches(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[Launch]:
-    """The latest jobs in the folder that is meant, or those of one recipe in it; the latest first."""
+    """The latest jobs of one recipe; without one, of all recipes in the folder and in the folders that `new` makes in
+    it; the latest first."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
-    loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace) if recipe is not None else None
-    meant = loaded.workspace if loaded is not None else workspace.find_meant()
-    if not meant.has_ledger():
-        return []
     query = select(LaunchRow).limit(limit)
-    if loaded is not None:
-        folder = str(loaded.recipe_dir.absolute())
-        query = query.where(LaunchRow.recipe == loaded.name, LaunchRow.folder == folder)
-    with meant.open_ledger() as ledger:
-        return _find(ledger, query)
+    if recipe is None:
+        found = [launch for ledger in workspace.open_ledgers_nearby() for launch in _find(ledger, query)]
+        return sorted(found, key=lambda launch: launch.submitted_at, reverse=True)[:limit]
+    loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace)
+    if not loaded.workspace.has_ledger():
+        return []
+    folder = str(loaded.recipe_dir.absolute())
+    with loaded.workspace.open_ledger() as ledger:
+        return _find(ledger, query.where(LaunchRow.recipe == loaded.name, LaunchRow.folder == folder))
 
 
 def list_open_launches(ledger: Ledger, folder: Path) -> list[Launch]:
     """The jobs of the recipes in a folder whose end no run saw."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
     of_folder = select(LaunchRow).where(LaunchRow.folder == str(folder.absolute()), LaunchRow.state == "submitted")
     return _find(ledger, of_folder)
@@ -142,7 +143,7 @@ def describe_open_launches(ledger: Ledger, recipe: Recipe, store: Store) -> Iter
 
 
 def _find(ledger: Ledger, query: Select[Any]) -> list[Launch]:
-    from luthier.core.db.tables.launches import LaunchRow
+    from luthier.core.db.tables.runs import LaunchRow
 
     with ledger.reading() as session:
         rows = session.scalars(query.order_by(LaunchRow.submitted_at.desc(), LaunchRow.id.desc()))

@@ -30,14 +30,15 @@ from luthier.recipe.yaml import apply_overrides, parse_yaml
 
 
 def list_runs(workspace: Workspace, recipe: Path | None, *, limit: int) -> list[Run]:
-    """The latest runs in the folder that is meant, or those of one recipe in it; the latest first."""
-    loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace) if recipe is not None else None
-    meant = loaded.workspace if loaded is not None else workspace.find_meant()
-    if not meant.has_ledger():
+    """The latest runs of one recipe; without one, of all recipes in the folder and in the folders that `new` makes in
+    it; the latest first."""
+    if recipe is None:
+        found = [run for ledger in workspace.open_ledgers_nearby() for run in ledger.runs(limit=limit)]
+        return sorted(found, key=lambda run: run.started_at, reverse=True)[:limit]
+    loaded = Recipe.load(workspace.find_recipe(recipe), (), workspace)
+    if not loaded.workspace.has_ledger():
         return []
-    with meant.open_ledger() as ledger:
-        if loaded is None:
-            return ledger.runs(limit=limit)
+    with loaded.workspace.open_ledger() as ledger:
         return ledger.runs_of(loaded.name, str(loaded.recipe_dir.absolute()), limit=limit)
 
 

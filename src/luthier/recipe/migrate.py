@@ -1,16 +1,20 @@
-"""Rewrite a recipe that uses former names of settings and kinds; comments and layout stay as they are."""
+"""Rewrite a recipe with the present names of its settings and kinds."""
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import yaml
 from pydantic import BaseModel
 
+from luthier.core.files import write_atomically
 from luthier.core.former_names import FORMER_FORM_KINDS, FORMER_KINDS, former_settings
 from luthier.recipe.errors import find_field_at, find_role_at
-from luthier.recipe.yaml import Key, join_dotted_path, parse_yaml
+from luthier.recipe.schema import Recipe
+from luthier.recipe.yaml import Key, join_dotted_path, parse_yaml, read_yaml
 
 _ROUNDS = 12
 """A setting inside a renamed one is only known once the outer one has its new name."""
@@ -101,3 +105,18 @@ def _edit(node: yaml.Node, key: Key, new: str) -> _Edit:
     old = str(node.value)
     quoted = isinstance(node, yaml.ScalarNode) and node.style in ("'", '"')
     return _Edit(start + quoted, end - quoted, AppliedRename(join_dotted_path(key), old, new))
+
+
+def migrate_recipe(path: Path, *, write: bool) -> list[AppliedRename]:
+    """What was renamed in a recipe (a file, or a folder with `recipe.yaml`), in order; the file is replaced whole.
+
+    Raises:
+        RecipeError: the file is missing or no YAML mapping.
+    """
+    file = path / "recipe.yaml" if path.is_dir() else path
+    source = read_yaml(file)
+    text, renamed = migrate_text(source.text, str(file), Recipe)
+    if write and renamed:
+        mark = BOM_UTF8 if file.read_bytes().startswith(BOM_UTF8) else b""  # which is no part of the text
+        write_atomically(file, mark + text.encode())
+    return renamed

@@ -187,14 +187,14 @@ class Workspace:
         if not re.fullmatch(r"[0-9a-f]{6,12}", beginning) or self.resolve(beginning).exists():
             return None
         found: dict[str, Run] = {}
-        for ledger in self._ledgers_near():
+        for ledger in self.open_ledgers_nearby():
             found |= {run.id: run for run in ledger.find_runs(beginning)}
         if len(found) > 1:
             hint = "give more digits; `luthier runs` lists them"
             raise UnknownName(f"{len(found)} runs have an id that begins with {beginning!r}", hint=hint)
         return next(iter(found.values()), None)
 
-    def _ledgers_near(self) -> Iterator[Ledger]:
+    def open_ledgers_nearby(self) -> Iterator[Ledger]:
         """The ledgers of the folders nearby that have one."""
         for url in sorted(
             {workspace.ledger_url for workspace in (*self.list_nearby(), self) if workspace.has_ledger()}

@@ -20,8 +20,8 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError
 from luthier.core.system.process import run_into_future
 from luthier.serve import base_models
-from luthier.serve.media import RequestMedia
 from luthier.serve.openai.protocol import APIError, ModelUnavailableError, ServerBusyError, to_api_error
+from luthier.serve.request import RequestMedia
 
 if TYPE_CHECKING:
     from luthier.chat.media import MediaProcessor
@@ -274,7 +274,7 @@ class SharedDecoderBase(base_models.SharedBase):
 
     def _adopt(self, decoder: ContinuousBatchingDecoder, model: object) -> None:
         self._model = model
-        decoder.adopt(model)
+        decoder.switch_adapters(model)
 
     def _now(self) -> LoadedModel:
         return replace(self._loaded, model=self._model)

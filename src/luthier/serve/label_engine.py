@@ -117,12 +117,12 @@ def open_shared_classifier(model: Artifact, dtype: Dtype) -> SharedClassifier:
     return reader
 
 
-Asked = TypeVar("Asked")
+Argument = TypeVar("Argument")
 Result = TypeVar("Result")
 
 
-class _One(Generic[Asked, Result]):
-    def __init__(self, request: Asked) -> None:
+class _One(Generic[Argument, Result]):
+    def __init__(self, request: Argument) -> None:
         self.request = request
         self.loop = asyncio.get_running_loop()
         self.future: asyncio.Future[Result] = self.loop.create_future()
@@ -145,12 +145,12 @@ class _One(Generic[Asked, Result]):
             self.future.set_result(cast("Result", found))
 
 
-class DynamicBatcher(Generic[Asked, Result]):
+class DynamicBatcher(Generic[Argument, Result]):
     """Collects single requests into batches for a function that answers many at once."""
 
-    def __init__(self, work: Callable[[Sequence[Asked]], Sequence[Result]], *, at_once: int, waiting: int) -> None:
+    def __init__(self, work: Callable[[Sequence[Argument]], Sequence[Result]], *, at_once: int, waiting: int) -> None:
         self._work, self._at_once, self._most = work, at_once, waiting
-        self._line: deque[_One[Asked, Result]] = deque()
+        self._line: deque[_One[Argument, Result]] = deque()
         self._lock = threading.Condition()
         self._closing = False
         self.running = 0
@@ -163,9 +163,9 @@ class DynamicBatcher(Generic[Asked, Result]):
         """Requests that wait."""
         return len(self._line)
 
-    async def ask(self, request: Asked) -> Result:
+    async def ask(self, request: Argument) -> Result:
         """The answer to one; `ServerBusyError` when too many wait."""
-        one: _One[Asked, Result] = _One(request)
+        one: _One[Argument, Result] = _One(request)
         with self._lock:
             if self._closing:
                 raise ModelUnavailableError("the model is being closed")
@@ -197,21 +197,21 @@ class DynamicBatcher(Generic[Asked, Result]):
         for entry in self._line:
             entry.tell(None, ModelUnavailableError("the model was closed"))
 
-    def _tried(self, some: Sequence[_One[Asked, Result]]) -> tuple[Sequence[Result], Exception | None]:
+    def _tried(self, some: Sequence[_One[Argument, Result]]) -> tuple[Sequence[Result], Exception | None]:
         try:
             return self._work([entry.request for entry in some]), None
         except Exception as error:  # noqa: BLE001  # it is told to whoever asked
             return (), error
 
-    def _tell(self, some: Sequence[_One[Asked, Result]], found: Sequence[Result], error: Exception | None) -> None:
+    def _tell(self, some: Sequence[_One[Argument, Result]], found: Sequence[Result], error: Exception | None) -> None:
         if error is not None:
             for entry in some:
-                entry.tell(None, _told(error))
+                entry.tell(None, _to_api_error(error))
         else:
             for entry, answer in zip(some, found, strict=True):
                 entry.tell(answer)
 
-    def _next(self) -> list[_One[Asked, Result]]:
+    def _next(self) -> list[_One[Argument, Result]]:
         """Those whose turn it is; empty when it is time to end. Whoever has gone is passed over."""
         with self._lock:
             while True:
@@ -219,7 +219,7 @@ class DynamicBatcher(Generic[Asked, Result]):
                     self._lock.wait()
                 if self._closing:
                     return []
-                some: list[_One[Asked, Result]] = []
+                some: list[_One[Argument, Result]] = []
                 while self._line and len(some) < self._at_once:
                     one = self._line.popleft()
                     if not one.over:
@@ -229,7 +229,7 @@ class DynamicBatcher(Generic[Asked, Result]):
                     return some
 
 
-def _told(error: Exception) -> Exception:
+def _to_api_error(error: Exception) -> Exception:
     return (
         error
         if isinstance(error, LuthierError)

@@ -1,12 +1,15 @@
-"""What an engine is asked, and the pieces in which it answers."""
+"""Requests to an engine, their media and their output."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from luthier.chat.messages import Message, ToolCall
+from luthier.core.errors import ModelError
 
 Verb = Literal["chat", "completion", "embedding"]
 Finish = Literal["stop", "length", "tool_calls"]
@@ -153,3 +156,33 @@ class AggregatedOutput:
         self.scores = piece.scores or self.scores
         self.label_set = piece.label_set or self.label_set
         self.calibration = piece.calibration or self.calibration
+
+
+class RequestMedia:
+    """Holds media by digest; what several requests bring is held once. All methods may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._held: dict[str, tuple[bytes, int]] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def hold(self, media: Mapping[str, bytes]) -> Iterator[None]:
+        """Hold some media for a while."""
+        with self._lock:
+            for digest, content in media.items():
+                self._held[digest] = content, self._held.get(digest, (b"", 0))[1] + 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                for digest in media:
+                    content, holders = self._held.pop(digest)
+                    if holders > 1:
+                        self._held[digest] = content, holders - 1
+
+    def read(self, digest: str) -> bytes:
+        """The bytes of a medium; `ModelError` where no request holds it any more."""
+        with self._lock:
+            if digest not in self._held:
+                raise ModelError(f"the medium {digest[:12]} belongs to no request that is being answered")
+            return self._held[digest][0]

@@ -1,8 +1,9 @@
-"""Rendering pages: the templates, what they may call, and how figures are written."""
+"""Render the studio's pages, and the headers of a report in a frame."""
 
 from __future__ import annotations
 
 import hashlib
+import re
 import shlex
 from datetime import UTC, datetime
 from functools import cache
@@ -112,7 +113,7 @@ def _environment() -> Environment:
     )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
-        thousands=_thousands, translated=_translated, figure=write_figure, moment=write_moment,
+        thousands=format_number, translated=_translated, figure=write_figure, moment=write_moment,
     )  # fmt: skip
     return environment
 
@@ -137,7 +138,7 @@ def _ago(moment: datetime | None) -> str:
     return ngettext("%(count)s minute ago", "%(count)s minutes ago", minutes) % {"count": minutes}
 
 
-def _thousands(value: float) -> str:
+def format_number(value: float) -> str:
     """A number as the page's language writes it."""
     from babel.numbers import format_decimal
 
@@ -165,3 +166,16 @@ def _bytes(value: float | None) -> str:
 
 def _duration(seconds: float | None) -> str:
     return "?" if seconds is None else use_decimal_sign(format_elapsed_time(seconds))
+
+
+_HEAD = 4096
+_META = re.compile(r'<meta http-equiv="Content-Security-Policy" content="([A-Za-z0-9 +/=:;&#\'-]{1,600})">')
+
+
+def report_headers(page: str) -> Response:
+    """The page with the policy that it names itself (its own style and script, by their hashes; nothing else), in a
+    sandbox without this address's cookies; a page that names none runs nothing."""
+    match = _META.search(page[:_HEAD])
+    own = match[1].replace("&#39;", "'") if match else "default-src 'none'"
+    policy = f"{own}; sandbox allow-scripts; frame-ancestors 'self'"
+    return HTMLResponse(page, headers={"content-security-policy": policy, "x-frame-options": "SAMEORIGIN"})

@@ -29,7 +29,7 @@ from luthier.commands.projects.serving import ProjectServer
 from luthier.commands.projects.trial import TrialServer
 from luthier.commands.projects.watch import MonitorRunner, SignalReader
 from luthier.commands.projects.workspace import find_project_file, project_id, workspace_store
-from luthier.commands.review.filler import ReviewFiller
+from luthier.commands.review.fill import ReviewFiller
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
 from luthier.people.oidc import OidcProvider, PendingLogin

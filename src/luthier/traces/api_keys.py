@@ -20,7 +20,7 @@ from luthier.core.errors import InputError, SourceLocation, UnknownName, did_you
 
 if TYPE_CHECKING:
     from luthier.core.db import Ledger
-    from luthier.core.db.tables.keys import KeyRow
+    from luthier.core.db.tables.serving import KeyRow
 
 Scope = Literal["infer", "tune", "explain", "data", "admin"]
 SCOPES: tuple[Scope, ...] = get_args(Scope)
@@ -89,7 +89,7 @@ def add_key(
     """Make a key, and return it: this is the only time that it is seen. That of a person stops with the account."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.keys import KeyRow
+    from luthier.core.db.tables.serving import KeyRow
 
     _check(name, scopes, requests_per_minute)
     key_id = secrets.token_hex(6)
@@ -120,7 +120,7 @@ def revoke_key(ledger: Ledger, name: str) -> None:
     """Let a key open nothing any more."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.keys import KeyRow
+    from luthier.core.db.tables.serving import KeyRow
 
     with ledger.writing() as session:
         row = session.scalar(select(KeyRow).where(KeyRow.name == name))
@@ -151,7 +151,7 @@ NO_KEYS = KeyStore({}, required=False)
 def _rows(ledger: Ledger) -> list[KeyRow]:
     from sqlalchemy import select
 
-    from luthier.core.db.tables.keys import KeyRow
+    from luthier.core.db.tables.serving import KeyRow
 
     with ledger.reading() as session:
         rows = list(session.scalars(select(KeyRow).order_by(KeyRow.made_at, KeyRow.id)))

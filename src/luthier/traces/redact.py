@@ -14,7 +14,7 @@ from typing import Any
 
 from luthier.chat.messages import MEDIA_MARK
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import KEY_VARIABLE, HmacKey
+from luthier.pii.hmac_key import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TextPart
 from luthier.pii.span import ANY, PiiKind, PiiSpan, TextPrescan, field_context_of
 from luthier.traces.retention import RetentionPolicy

@@ -30,7 +30,7 @@ from luthier.traces.record import OpenModelManager, Route
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
 Did = Literal["release", "canary", "shadow", "promote", "rollback", "stop"]
 _NAME = re.compile(
@@ -124,7 +124,7 @@ def promote(ledger: Ledger, alias: str) -> Release:
 
 def roll_back(ledger: Ledger, alias: str) -> Release:
     """Stop the canary or shadow of an alias, else return to the previous stable model."""
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     with ledger.writing() as session:
         now = _known(session, alias)
@@ -143,7 +143,7 @@ def delete_alias(ledger: Ledger, alias: str) -> None:
     """Delete an alias with its history; `InputError` while another one refers to its model."""
     from sqlalchemy import delete
 
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     mine = {model.digest for change in history(ledger, alias) for model in change.models if model.digest}
     for other, now in current_releases(ledger).items():
@@ -158,7 +158,7 @@ def current_releases(ledger: Ledger) -> dict[str, Release]:
     """What every name means now."""
     from sqlalchemy import func, select
 
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     last = select(func.max(ReleaseRow.id)).group_by(ReleaseRow.alias)
     with ledger.reading() as session:
@@ -170,7 +170,7 @@ def history(ledger: Ledger, alias: str) -> list[Release]:
     """All changes of a name, the latest first; `UnknownName` when there is none."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     with ledger.reading() as session:
         rows = session.scalars(select(ReleaseRow).where(ReleaseRow.alias == alias).order_by(ReleaseRow.id.desc()))
@@ -190,7 +190,7 @@ def _check(alias: str) -> None:
 def _last(session: Session, alias: str) -> ReleaseRow | None:
     from sqlalchemy import select
 
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     return session.scalar(select(ReleaseRow).where(ReleaseRow.alias == alias).order_by(ReleaseRow.id.desc()).limit(1))
 
@@ -204,7 +204,7 @@ def _known(session: Session, alias: str) -> ReleaseRow:
 def _unknown(session: Session, alias: str) -> UnknownName:
     from sqlalchemy import select
 
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     known = session.scalars(select(ReleaseRow.alias).distinct()).all()
     hint = did_you_mean(alias, known) if known else f"`luthier release {alias} RECIPE:STEP` makes it"
@@ -212,7 +212,7 @@ def _unknown(session: Session, alias: str) -> UnknownName:
 
 
 def _put(session: Session, alias: str, did: Did, stable: ReleasedModel, *, before: int | None, **tried: Any) -> Release:
-    from luthier.core.db.tables.releases import ReleaseRow
+    from luthier.core.db.tables.serving import ReleaseRow
 
     canary, shadow = tried.get("canary"), tried.get("shadow")
     row = ReleaseRow(

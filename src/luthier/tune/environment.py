@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import ClassVar, Literal, NamedTuple
 
@@ -16,7 +15,6 @@ from pydantic import Field
 
 from luthier.chat.messages import Example, Message, prompt_of
 from luthier.core.component import Component
-from luthier.core.system.sandbox import SandboxLimits, SandboxResult, run
 
 
 class EnvironmentConversation(NamedTuple):
@@ -58,14 +56,3 @@ class Environment(Component):
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """What it says in each conversation, from that conversation alone; None where it has nothing to say, which ends
         it. Relative paths start at `recipe_dir`."""
-
-
-AT_ONCE = 2
-"""Programs that run at the same time."""
-
-
-def run_sandbox_programs(programs: Sequence[str], wall_s: float) -> list[SandboxResult]:
-    """Run programs in the sandbox; returns how each ended and the value of its variable `answer`."""
-    limits = SandboxLimits(wall_s=wall_s, cpu_s=max(1, round(wall_s)))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        return list(pool.map(lambda program: run(program, limits), programs))

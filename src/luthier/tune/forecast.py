@@ -71,18 +71,18 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
     if model is None or rows is None:
         return StepCostEstimate(how="unknown until the model and the data are here")
     examples_seen = _examples_seen(step, rows)
-    drawn, second = _drawn(step), _second(step, plan_context, rows)
+    drawn, second = _count_sampled_tokens(step), _second(step, plan_context, rows)
     rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
-    seconds, how = _seconds(step, plan_context, model, rows)
-    peak, kernels = _peak(step, model, rows)
+    seconds, how = _estimate_seconds(step, plan_context, model, rows)
+    peak, kernels = _estimate_peak_bytes(step, model, rows)
     return StepCostEstimate(
         seconds=round(seconds, 1),
         peak_bytes=peak
         + kernels
-        + _beside(step, plan_context)
+        + _estimate_teacher_bytes(step, plan_context)
         + _critic(step, model)
         + _tower_bytes(step, model, rows)
-        + _hearing(step, model, rows),
+        + _estimate_encoder_bytes(step, model, rows),
         tokens=round(examples_seen * (rows.tokens + drawn)),
         how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else "") + _media_note(model, rows),
         common_bytes=BASE_BYTES,
@@ -99,7 +99,7 @@ def describe_training_workload(step: Tune, plan_context: PlanContext) -> Trainin
     second = _second(step, plan_context, rows)
     rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
     steps, computed = _steps(step, rows), _computed(step, rows)
-    trainable, narrow = step.technique.trainable(model), _narrow(step)
+    trainable, narrow = step.technique.trainable(model), _is_bf16(step)
     operations = build_flop_counter(model, trainable, bits=16 if narrow else 32, headed=step.objective.wants_head())
     towers = _tower_operations(step, model, rows)
     read_once = computed._replace(packs=0, tokens=steps.tokens, keys=steps.tokens * steps.keys)
@@ -130,13 +130,13 @@ def _longest(step: Tune) -> LengthLimit | None:
     return None if tokens is None else LengthLimit(tokens, cut=getattr(step.objective, "truncation", "drop") != "drop")
 
 
-def _drawn(step: Tune) -> int:
+def _count_sampled_tokens(step: Tune) -> int:
     """Tokens of the answers that a policy draws to each prompt, at most."""
     drawing = step.objective.rollout if isinstance(step.objective, PolicyObjective) else None
     return drawing.num_generations * drawing.longest if drawing is not None else 0
 
 
-def _learnt(step: Tune) -> int:
+def _count_trained_tokens(step: Tune) -> int:
     """Tokens of those of the answers that are learnt, at most."""
     policy = step.objective
     return policy.trained_completions * policy.rollout.longest if isinstance(policy, PolicyObjective) else 0
@@ -186,7 +186,7 @@ def _tower_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
     """Bytes of what is kept of pictures: the features of a frozen encoder, and what one that learns keeps of a step."""
     if not rows.pictures:
         return 0
-    width, count = 2 if _narrow(step) else 4, min(step.batch_size, rows.number)
+    width, count = 2 if _is_bf16(step) else 4, min(step.batch_size, rows.number)
     if _moves_vision(step, model):
         return estimate_tower_bytes(model.config, count * rows.pictures * rows.patches, width)
     one = estimate_tower_bytes(model.config, rows.patches, width) // 8  # nothing is kept for a backward
@@ -198,12 +198,12 @@ KEPT_FEATURES_BYTES = 1 << 30
 """Features of pictures that are kept of one model (`models.media.towers`)."""
 
 
-def _beside(step: Tune, plan_context: PlanContext) -> int:
+def _estimate_teacher_bytes(step: Tune, plan_context: PlanContext) -> int:
     """Bytes of a teacher that stays open while the model learns."""
     teacher = describe_step_model(plan_context, "teacher")
     if teacher is None or step.objective.stored:
         return 0
-    return teacher.parameters * (2 if _narrow(step) else 4)
+    return teacher.parameters * (2 if _is_bf16(step) else 4)
 
 
 def _critic(step: Tune, model: ModelDescription) -> int:
@@ -216,11 +216,11 @@ def _learns_sounds(step: Tune, model: ModelDescription) -> bool:
     return "audio" in getattr(step.technique, "on", ()) or step.technique.kind == "full"
 
 
-def _hearing(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
+def _estimate_encoder_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
     """Bytes of what an encoder makes of sounds: all that are kept, or what autograd keeps of those of a step."""
     if (encoder := forecast_encoder(model)) is None:
         return 0
-    width = 2 if _narrow(step) else 4
+    width = 2 if _is_bf16(step) else 4
     if not _learns_sounds(step, model):
         return encoder.kept_bytes(rows.number, width)
     return estimate_activation_bytes(model, int(min(step.batch_size, rows.number) * encoder.states), width)
@@ -249,7 +249,7 @@ class _Steps(NamedTuple):
 
 
 def _steps(step: Tune, rows: RowEstimate) -> _Steps:
-    own, count = rows.tokens - rows.shared + _learnt(step), min(step.batch_size, rows.number)
+    own, count = rows.tokens - rows.shared + _count_trained_tokens(step), min(step.batch_size, rows.number)
     tokens = rows.shared + count * own
     visible_tokens = (
         rows.shared + (own + rows.spread**2 / max(1.0, own)) / 2
@@ -264,7 +264,7 @@ def _computed(step: Tune, rows: RowEstimate) -> PackWorkload:
     packs, _ = _packs(step, steps.tokens, rows)
     tokens = steps.tokens + (packs - 1) * rows.shared
     answers = rows.answers if getattr(step.objective, "train_on", "last") == "last" else rows.spoken
-    head_tokens = steps.rows * (_learnt(step) or answers)
+    head_tokens = steps.rows * (_count_trained_tokens(step) or answers)
     times = 2 if isinstance(step.objective, ActorCritic) else 1  # the critic learns the same rows
     return PackWorkload(times * packs, times * tokens, times * head_tokens, times * tokens * steps.keys)
 
@@ -277,18 +277,18 @@ def _packs(step: Tune, tokens: float, rows: RowEstimate) -> tuple[int, float]:
     return plan_parallel_packs(tokens, rows.shared, most, count_cores())
 
 
-def _peak(step: Tune, model: ModelDescription, rows: RowEstimate) -> tuple[int, int]:
+def _estimate_peak_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> tuple[int, int]:
     """Bytes at the peak, when the packs with most tokens are read; and those of the kernels by then, which come on top
     and stay."""
     steps = _steps(step, rows)
-    packs, tokens = _packs(step, steps.tokens + _above(steps.number) * rows.spread * steps.rows**0.5, rows)
+    packs, tokens = _packs(step, steps.tokens + _expected_maximum(steps.number) * rows.spread * steps.rows**0.5, rows)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
     description = describe_in_dtype(model, step.dtype)
     fixed, whole = (
         estimate_peak_memory(step.technique, step.optimizer, description, at, steps.keys + chunk)
         for at in (0, int(tokens))
     )
-    kernels = estimate_kernel_cache_bytes(packs * steps.number, model, bf16=_narrow(step), tokens=tokens)
+    kernels = estimate_kernel_cache_bytes(packs * steps.number, model, bf16=_is_bf16(step), tokens=tokens)
     if _at_once(step, model):
         fixed -= _ONE_CALL_BYTES
         whole -= _ONE_CALL_BYTES + 2 * int(tokens) * model.layers * model.heads * model.head_dim
@@ -301,24 +301,26 @@ def _at_once(step: Tune, model: ModelDescription) -> bool:
     """Whether all layers with adapters are read in one call of compiled kernels."""
     lora = step.technique
     is_plain = isinstance(lora, Lora) and not lora.use_dora and lora.target_modules == "all-linear" and lora.r % 8 == 0
-    return is_plain and _narrow(step) and has_fused_lora(model)
+    return is_plain and _is_bf16(step) and has_fused_lora(model)
 
 
-def _above(steps: float) -> float:
+def _expected_maximum(steps: float) -> float:
     """Deviations by which the largest of so many steps is above their mean: what is expected of normal draws (Blom's
     approximation), but no more than two."""
     number = max(1.0, steps)
     return min(_MOST_DEVIATIONS, NormalDist().inv_cdf((number - 0.375) / (number + 0.25)))
 
 
-def _narrow(step: Tune) -> bool:
+def _is_bf16(step: Tune) -> bool:
     """Whether the model computes in bf16."""
     return step.dtype == "bfloat16" or (step.dtype == "auto" and cpu_has_bf16())
 
 
-def _seconds(step: Tune, plan_context: PlanContext, model: ModelDescription, rows: RowEstimate) -> tuple[float, str]:
+def _estimate_seconds(
+    step: Tune, plan_context: PlanContext, model: ModelDescription, rows: RowEstimate
+) -> tuple[float, str]:
     """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
-    bf16 = _narrow(step)
+    bf16 = _is_bf16(step)
     trainable, headed = step.technique.trainable(model), step.objective.wants_head()
     operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
     flops = _steps(step, rows).number * operations(_computed(step, rows)) + _tower_operations(step, model, rows)
@@ -351,7 +353,7 @@ def _drawing_seconds(
     lines = step.batch_size * drawing.steps_per_generation * drawing.num_generations
     held = max(1.0, min(lines, HELD_TOKENS / (rows.tokens + drawing.longest)))
     rate = speed.flops_per_s
-    writing = written / held * estimate_decode_step_seconds(parameters, model.layers, held, rate, bf16=_narrow(step))
+    writing = written / held * estimate_decode_step_seconds(parameters, model.layers, held, rate, bf16=_is_bf16(step))
     return writing + prompts * rows.tokens * 2 * parameters / rate
 
 

@@ -36,7 +36,7 @@ def to_hf_dataset(objective: Objective, examples: Sequence[Example], text: ChatT
     """
     from datasets import Dataset
 
-    rows = _rows(objective, examples, text)
+    rows = _build_rows(objective, examples, text)
     if objective.outputs(ObjectiveContext.of(examples)) or not _labels_suffice(objective, rows):
         raise InputError(
             f"{objective.kind} weighs or compares what it learns here, which labels cannot tell",
@@ -65,7 +65,7 @@ def _refuse_own_loop(objective: Objective) -> None:
         raise InputError(what, hint="tune with a recipe")
 
 
-def _rows(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> list[TokenRow]:
+def _build_rows(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> list[TokenRow]:
     _refuse_own_loop(objective)
     rows = [
         row
@@ -111,10 +111,10 @@ class OptimizerStep:
     def __init__(self, packs: Sequence[Pack], denominator: float, outputs: Sequence[str] = ()) -> None:
         self.packs, self.denominator = tuple(packs), denominator
         self.outputs = tuple(outputs)
-        """Of the sequence head that the model must have; none for a language head."""
+        """Outputs of the sequence head that the model must have; empty for a language head."""
 
     def to(self, device: torch.device, **_: Any) -> OptimizerStep:
-        """The same packs on a device; Lightning asks for it."""
+        """Copy the packs to a device; Lightning calls it."""
         return OptimizerStep([pack.on(device) for pack in self.packs], self.denominator, self.outputs)
 
     def loss(self, model: Any, objective: Objective) -> Tensor:
@@ -178,18 +178,18 @@ def build_optimizer_steps(
     if not row_groups:
         raise DataError("nothing can be learnt from any of these examples")
     if objective.needs_reference:
-        row_groups = _referred(objective, row_groups, reference, how.max_tokens_per_microbatch)
+        row_groups = _add_reference_logprobs(objective, row_groups, reference, how.max_tokens_per_microbatch)
     sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
     found = []
     for number in range(sampler.steps):
         token_rows = [row for index in sampler.get_batch_indices(number) for row in row_groups[index]]
-        rows = objective.prepared(token_rows, partial(_refuse_asking, objective))
+        rows = objective.prepare_rows(token_rows, partial(_refuse_asking, objective))
         read = build_packs(rows, how.max_tokens_per_microbatch)
         found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return found
 
 
-def _referred(
+def _add_reference_logprobs(
     objective: Objective, row_groups: Sequence[list[TokenRow]], reference: Any, tokens: int
 ) -> list[list[TokenRow]]:
     """The examples with what the reference finds of their learnt tokens."""

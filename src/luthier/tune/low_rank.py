@@ -109,7 +109,7 @@ class LowRankTechnique(Technique):
             else list(self.target_modules),
             "use_rslora": self.use_rslora,
             "exclude_modules": [*_routers(model), *self._left_out(model)] or None,
-            "modules_to_save": self._whole(model) or None,
+            "modules_to_save": self._list_full_modules(model) or None,
             "lora_dropout": self.lora_dropout,
             "fan_in_fan_out": any(isinstance(module, Conv1D) for module in model.modules()),
             "task_type": get_peft_task_type(model),
@@ -139,7 +139,7 @@ class LowRankTechnique(Technique):
         numbered = (name for name, module in modules if not isinstance(module, torch.nn.Linear))
         return left + [name for name in numbered if name.rpartition(".")[2].isdigit()]  # which PEFT takes for a target
 
-    def _whole(self, model: Any) -> list[str]:
+    def _list_full_modules(self, model: Any) -> list[str]:
         """What moves whole, and is saved beside the adapter: the projectors by name."""
         if "projector" not in self.on:
             return []

@@ -190,7 +190,7 @@ class Objective(Component):
         """Whether what the teacher says is written into the examples once, instead of being asked at each step."""
         return False
 
-    def prepared(
+    def prepare_rows(
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The rows of one optimizer step as they are learnt, once what their losses must know of one another is known.
@@ -285,11 +285,11 @@ class BatchSource(ABC):
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """The largest packs that a step may read at once, of at most so many tokens together."""
 
-    def begins(self, step: int) -> bool:
+    def can_resume_at(self, step: int) -> bool:
         """Whether a training can be taken up before this step: nothing that it learns was drawn earlier."""
         return True
 
-    def hear(self, record: Mapping[str, Any]) -> str:
+    def record_step(self, record: Mapping[str, Any]) -> str:
         """Take note of a step that is done, by its line in the log (a resumed training tells all again).
 
         Returns why training is to stop after it; empty when it is not.
@@ -314,15 +314,15 @@ class PreparedBatchSource(BatchSource):
         """The token rows of the step's examples, as the sampler orders them."""
         from luthier.tune.training.memory import read_step_rows
 
-        rows = self._objective.prepared(read_step_rows(self._dataset, self._sampler, step), self._read)
+        rows = self._objective.prepare_rows(read_step_rows(self._dataset, self._sampler, step), self._read)
         return TrainingBatch(rows, self._objective.denominator(rows), nothing="" if rows else NO_ROWS)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
-        """Those of the steps that have most to read, rows that weigh nothing included."""
+        """The packs of the steps with the most tokens, rows that weigh nothing included."""
         from luthier.tune.training.memory import find_largest_packs
 
         def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:
-            return self._objective.prepared(rows, lambda some: [0.0] * len(some))
+            return self._objective.prepare_rows(rows, lambda some: [0.0] * len(some))
 
         whole = replace(self._sampler, without=frozenset())
         return find_largest_packs(self._dataset, whole, tokens, lanes, prepared)

@@ -141,7 +141,7 @@ class PolicyObjective(Objective):
         return False
 
     @property
-    def refers(self) -> bool:
+    def needs_initial_policy(self) -> bool:
         """Whether it must be known how likely the answers were to the model as it began."""
         return self.holding is not None or self.stop.kl is not None
 
@@ -150,9 +150,9 @@ class PolicyObjective(Objective):
     ) -> list[TrainingExample]:
         """For each example its prompt; what is learnt is written later."""
         prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
-        return [self._asked(example, ids) for example, ids in zip(examples, prompts, strict=True)]
+        return [self._build_prompt_example(example, ids) for example, ids in zip(examples, prompts, strict=True)]
 
-    def _asked(self, example: Example, ids: list[int]) -> TrainingExample:
+    def _build_prompt_example(self, example: Example, ids: list[int]) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
         limit = self.rollout.max_prompt_length
@@ -168,9 +168,9 @@ class PolicyObjective(Objective):
         """What the rows bear of their judgment: by name, for each answer in turn a number for each learnt token."""
         return {ADVANTAGE: self.advantages(judged)}
 
-    def arranged(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
-        """Those of a step's rows that are learnt, as they are read together."""
-        return [row for row in rows if self.moves(row)]
+    def arrange_rows(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
+        """The rows of a step that have a gradient, in the order in which they are packed."""
+        return [row for row in rows if self.has_gradient(row)]
 
     @property
     def trained_completions(self) -> int:
@@ -185,7 +185,7 @@ class PolicyObjective(Objective):
         """The answers of the step, those included that are not learnt."""
         return float(len(rows))
 
-    def moves(self, row: TokenRow) -> bool:
+    def has_gradient(self, row: TokenRow) -> bool:
         """Whether a row has any gradient."""
         return any(row.token_values.get(ADVANTAGE, ())) or any(row.token_values.get(KL, ()))
 

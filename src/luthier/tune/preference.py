@@ -58,7 +58,7 @@ class PairObjective(Objective):
         """Weight of the plain loss of the preferred answers (mean over their tokens)."""
         return 0.0
 
-    def prepared(
+    def prepare_rows(
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The rows with the factors of the plain loss, where it has a weight."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from luthier.core.errors import InputError, SourceLocation
+from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 
 HEAD_ROWS = 256
@@ -19,6 +20,12 @@ def wrap_with_peft(model: Any, config: Any, seed: int) -> Any:
     with torch.random.fork_rng(devices=[]), silence_peft_warnings():
         torch.manual_seed(seed)
         return get_peft_model(model, config)
+
+
+def estimate_footprint(kind: str, model: ModelDescription, trainable: int, tokens: int, virtual_tokens: int) -> int:
+    """Bytes at the peak: frozen weights, what moves with AdamW, and what autograd keeps of a pack and the virtual
+    tokens."""
+    return estimate_training_memory(model, kind, trainable, tokens + virtual_tokens, head_rows=HEAD_ROWS).total
 
 
 def choose_initial_token_ids(model: Any, text: str | None, count: int, seed: int, field: str = "text") -> Any:

@@ -71,12 +71,12 @@ def add_teacher_logprobs(
     waiting = iter(examples)
     while some := list(islice(waiting, TOGETHER)):
         rows = [row for example in some for row in example.rows]
-        taught_rows = iter(_told(rows, objective, teacher))
+        taught_rows = iter(_add_teacher_choices(rows, objective, teacher))
         for example in some:
             yield replace(example, rows=tuple(islice(taught_rows, len(example.rows))))
 
 
-def _told(rows: list[TokenRow], objective: Objective, teacher: Teacher) -> list[TokenRow]:
+def _add_teacher_choices(rows: list[TokenRow], objective: Objective, teacher: Teacher) -> list[TokenRow]:
     from luthier.models.packing.parallel import run_packs
 
     found: dict[int, TokenRow] = {}

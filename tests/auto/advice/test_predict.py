@@ -119,6 +119,14 @@ def test_what_turns_the_ranking_is_said() -> None:
     assert "a budget below 3:20 makes plain the first choice" in ranked(profile()).turns
 
 
+def test_a_choice_among_base_models_names_the_model() -> None:
+    known = costs()
+    lora = next(choice for choice in known if choice.technique == "lora")
+    other = lora._replace(model="faster", parameters=SMALL // 10)
+    found = ranked(profile(), costs={**known, other: known[lora]._replace(seconds=150.0)})
+    assert "a budget below 3:20 makes lora over faster the first choice" in found.turns
+
+
 def test_refused_techniques_are_left_out_with_their_reason() -> None:
     found = ranked(profile(), costs=costs(qlora=TechniqueCost(refused="bitsandbytes is not installed")))
     assert named(found, "qlora").left_out == "bitsandbytes is not installed"

@@ -102,7 +102,7 @@ def test_made_rows_leak_with_the_row_that_they_were_made_of(bench: Bench) -> Non
 def test_a_row_leaks_by_way_of_rows_that_were_made_of_others(monkeypatch: pytest.MonkeyPatch, bench: Bench) -> None:
     held = sorted(ids(bench.data, "test"))[0]
     made = {"one": [held], "two": ["one"], "three": ["four"], "four": ["three", "two"], "five": ["six"], "six": []}
-    rows_of = {id(bench.data): leaks._rows(bench.data, "test")}
+    rows_of = {id(bench.data): leaks._iterate_rows(bench.data, "test")}
 
     def read(data: object, split: str) -> Iterator[Row]:
         if data is bench.data:
@@ -112,7 +112,7 @@ def test_a_row_leaks_by_way_of_rows_that_were_made_of_others(monkeypatch: pytest
                 told = (Message(role="user", content=name), Message(role="assistant", content="c0"))
                 yield Row(at, name, "noise", "", 0, "label", told, meta={MADE: {"parents": parents}})
 
-    monkeypatch.setattr(leaks, "_rows", read)
+    monkeypatch.setattr(leaks, "_iterate_rows", read)
     trial = Artifact(bench.data.folder, bench.data.manifest, bench.data.find)
     found = find_leaked_rows(trial, bench.data)
     assert [*found] == ["one", "two", "three", "four"]

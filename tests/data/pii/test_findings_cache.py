@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from luthier.data.pii.findings_cache import PiiFindingsCache
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import PiiSpan
 

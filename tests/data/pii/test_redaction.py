@@ -8,7 +8,7 @@ import pytest
 
 from luthier.data.pii.redaction import LOCALES, PseudonymGenerator, _names
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 from luthier.pii.span import HIGH_RISK, PiiSpan
 
 

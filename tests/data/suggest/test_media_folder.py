@@ -18,7 +18,7 @@ from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import DataError
 from luthier.data.suggest.propose import propose_recipe
 from media import picture, sound
-from tests.data.engine.test_films_and_pages import film
+from tests.data.engine.test_video_and_pages import film
 
 Make = Callable[..., Any]
 
@@ -79,6 +79,8 @@ def test_a_recipe_is_proposed(tmp_path: Path, classes: Path) -> None:
     assert proposal.task == "label"
     assert proposal.profile.media == {"image": 24}
     assert proposal.profile.separability is None
+    assert proposal.is_media_alone
+    assert not propose_recipe(classes, prompt="{image} What is it?").is_media_alone
     assert proposal.left == 24
     rows = [{"q": "What is it?", "a": f"thing {n}", "image": f"coat/{2 * n}.png"} for n in range(12)]
     (classes / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.eval.human.study import Assignment, BlindingKeyEntry, RatingCandidate, RatingItem, create_rating_assignment
 

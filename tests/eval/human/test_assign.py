@@ -8,7 +8,7 @@ from collections import Counter
 import pytest
 
 from eval.human.panel import assigned, candidates
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.questions.rating import RatingScaleQuestion
 from luthier.eval.human.study import RatingCandidate, create_rating_assignment
 

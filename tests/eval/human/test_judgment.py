@@ -12,8 +12,8 @@ from pydantic import ValidationError
 
 from eval.human.panel import assigned, judged, preferring
 from luthier.annotation.question import QuestionItem
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.questions.faults import FaultsQuestion
-from luthier.annotation.questions.pair import PairQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.core.artifact import Artifact, FileEntry, Manifest
 from luthier.core.db import Ledger

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from eval.human.panel import assigned, careless, judged, preferring
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.questions.rating import RatingScaleQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.eval.human.standings import StudyStandings, compare_raters, compute_study_standings

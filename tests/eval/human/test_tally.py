@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
 from eval.human.panel import assigned, careless, judged, preferring
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.question import RatingQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.questions.rating import RatingScaleQuestion
-from luthier.annotation.rating_question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
+from luthier.eval.human.standings import compute_study_standings
 from luthier.eval.human.study import Assignment
 from luthier.eval.human.tally import RatingTally, describe_advice
 
@@ -75,5 +77,9 @@ def test_the_advice_is_a_sentence() -> None:
     assert describe_advice(clear.advise(), clear.rows).startswith("You may stop: tuned is better by bounds")
     even = _tally(asked, judged(asked, dict.fromkeys(asked.sheets, preferring("tuned", 0.5)))).ranking
     told = describe_advice(even.advise(), even.rows)
-    assert told.startswith("Not decided after 60 rows")
+    assert told.startswith("Not decided after 60 rows by bounds")
+    ties = replace(asked, same={"equal": ("row", "tuned", "base")})
+    assert compute_study_standings(_tally(ties, []), ties, PAIR, ("tuned", "base"), {}).stop == "Nothing is judged yet."
+    told_ties = describe_advice(even.advise(), even.rows, 15)
+    assert told_ties.startswith("Not decided after 60 rows, 15 of them ties of equal answers, by bounds")
     assert "tuned against base would take about" in told or "tuned against base is close to even" in told

@@ -40,24 +40,24 @@ def write(folder: Path, name: str = "sums", **changes: Any) -> Path:
     return file
 
 
-def exams(file: Path, **settings: Any) -> list[BenchmarkTask]:
+def benchmarks(file: Path, **settings: Any) -> list[BenchmarkTask]:
     settings = {"data": str(file.parent), **settings}
-    return LmEvalTask(path=str(file), **settings).exams(TaskContext(recipe_dir=file.parent, examples=()))
+    return LmEvalTask(path=str(file), **settings).benchmarks(TaskContext(recipe_dir=file.parent, examples=()))
 
 
 def refused(file: Path, **settings: Any) -> str:
     with pytest.raises(InputError) as caught:
-        exams(file, **settings)
+        benchmarks(file, **settings)
     assert str(file) in str(caught.value)
     return str(caught.value)
 
 
 def test_questions(tmp_path: Path) -> None:
-    (exam,) = exams(write(tmp_path), limit=4)
-    assert (exam.name, len(exam.items), len(exam.questions)) == ("sums", 4, 8)
+    (benchmark,) = benchmarks(write(tmp_path), limit=4)
+    assert (benchmark.name, len(benchmark.items), len(benchmark.questions)) == ("sums", 4, 8)
     wanted = LoglikelihoodRequest(prompt="Question: how much is 3 and 3\nAnswer:", continuation=" 7")
-    assert exam.items[2].questions[1] == wanted
-    assert exam.items[2].reference == "6"
+    assert benchmark.items[2].questions[1] == wanted
+    assert benchmark.items[2].reference == "6"
 
 
 @pytest.mark.parametrize(
@@ -79,7 +79,7 @@ def test_questions(tmp_path: Path) -> None:
 def test_what_cannot_be_is_refused(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
     told = write(tmp_path, **changes)
     with pytest.raises(InputError) as caught:
-        exams(told)
+        benchmarks(told)
     assert said in str(caught.value)
 
 
@@ -91,7 +91,7 @@ def test_code_beside_a_file_runs(tmp_path: Path) -> None:
     )
     file = tmp_path / "coded.yaml"
     file.write_text("include: _common\ntask: coded\ndoc_to_choice: '{{[right, wrong]}}'\ndoc_to_target: 0\n")
-    assert exams(file)[0].items[0].questions[0].prompt == ROWS[0]["q"].upper()
+    assert benchmarks(file)[0].items[0].questions[0].prompt == ROWS[0]["q"].upper()
     task = LmEvalTask(path=file.name, data="test.jsonl")
     first = task.fingerprint(tmp_path)
     (tmp_path / "utils.py").write_text("def text(doc):\n    return doc['q']\n")
@@ -119,9 +119,9 @@ def test_a_task_that_is_a_class(tmp_path: Path) -> None:
     )
     file = tmp_path / "classy.yaml"
     file.write_text("task: classy\nclass: !function own.Sums\n")
-    (exam,) = exams(file, limit=2)
-    assert (exam.name, exam.items[0].questions[1].continuation) == ("classy", f" {ROWS[0]['right']}")
-    assert exam.run(right_at({0})).columns["acc"].each == (0.0, 1.0)
+    (benchmark,) = benchmarks(file, limit=2)
+    assert (benchmark.name, benchmark.items[0].questions[1].continuation) == ("classy", f" {ROWS[0]['right']}")
+    assert benchmark.run(right_at({0})).columns["acc"].each == (0.0, 1.0)
 
 
 def test_include_may_not_go_round(tmp_path: Path) -> None:
@@ -131,9 +131,9 @@ def test_include_may_not_go_round(tmp_path: Path) -> None:
 
 def test_a_task_by_its_name(tmp_path: Path) -> None:
     write(tmp_path)
-    brief = TaskContext(recipe_dir=tmp_path, examples=())
-    (exam,) = LmEvalTask(task="sums", include_path=".", data="test.jsonl").exams(brief)
-    assert exam.name == "sums"
+    task_context = TaskContext(recipe_dir=tmp_path, examples=())
+    (benchmark,) = LmEvalTask(task="sums", include_path=".", data="test.jsonl").benchmarks(task_context)
+    assert benchmark.name == "sums"
     with pytest.raises(ValueError, match="name either a `task`"):
         LmEvalTask(task="sums", path="sums.yaml")
     with pytest.raises(ValueError, match="name either a `task`"):
@@ -155,9 +155,9 @@ def test_groups_hold_tasks_tags_and_changes(tmp_path: Path) -> None:
     group.write_text(
         yaml.safe_dump({"group": "all-sums", "task": [{"task": "sums", "doc_to_text": "{{q}}?"}, "maths"]})
     )
-    found = exams(group)
-    assert [exam.name for exam in found] == ["sums", "doubles", "halves"]
-    assert {exam.groups for exam in found} == {("all_sums",)}
+    found = benchmarks(group)
+    assert [benchmark.name for benchmark in found] == ["sums", "doubles", "halves"]
+    assert {benchmark.groups for benchmark in found} == {("all_sums",)}
     assert found[0].items[0].questions[0].prompt.endswith("?")
 
 
@@ -174,9 +174,9 @@ def test_a_group_that_counts_its_tasks_alike(tmp_path: Path) -> None:
     for alike, wanted in ((True, (2 / 6 + 1) / 2), (False, 3 / 7)):
         summing = [{"metric": "acc", "aggregation": "mean", "weight_by_size": not alike}]
         group.write_text(yaml.safe_dump({**told, "aggregate_metric_list": summing}))
-        found = exams(group, data=str(tmp_path / "data"))
-        grades = {exam.name: exam.run(right_at({0, 1})) for exam in found}
-        results = EvaluationResults(exams=found, grades={"tuned": grades, "base": grades}, seed=1)
+        found = benchmarks(group, data=str(tmp_path / "data"))
+        grades = {benchmark.name: benchmark.run(right_at({0, 1})) for benchmark in found}
+        results = EvaluationResults(benchmarks=found, grades={"tuned": grades, "base": grades}, seed=1)
         assert results.columns("tuned")["both.acc"].measured(1).value == pytest.approx(wanted)
         assert len(list(results.measures())) > 0
 
@@ -191,7 +191,7 @@ def test_rows_of_every_form(tmp_path: Path) -> None:
     from datasets import Dataset, DatasetDict
 
     file = write(tmp_path, doc_to_choice="{{[right | string, wrong | string]}}")
-    wanted = exams(file)[0].questions
+    wanted = benchmarks(file)[0].questions
     frame = pl.DataFrame(ROWS)
     forms = {name: tmp_path / name for name in ("csv", "parquet", "sharded", "saved", "folders")}
     for folder in forms.values():
@@ -204,7 +204,7 @@ def test_rows_of_every_form(tmp_path: Path) -> None:
     (forms["folders"] / "test").mkdir()
     (forms["folders"] / "test" / "part.json").write_text(json.dumps(ROWS))
     for folder in [*forms.values(), tmp_path / "test.jsonl"]:
-        found = exams(file, data=str(folder))[0].questions
+        found = benchmarks(file, data=str(folder))[0].questions
         assert found == wanted, folder
 
 
@@ -212,12 +212,12 @@ def test_data_that_is_not_here(tmp_path: Path) -> None:
     file = write(tmp_path, dataset_path="allenai/ai2_arc")
     assert "its rows cannot be read" in refused(file, data=None)
     with pytest.raises(InputError, match="is not there"):
-        exams(file, data=str(tmp_path / "nowhere"))
+        benchmarks(file, data=str(tmp_path / "nowhere"))
     (tmp_path / "test.jsonl").write_text('{"q": 1}\n{"q": \n')
     with pytest.raises(InputError, match="its rows cannot be read"):
-        exams(file)
+        benchmarks(file)
     with pytest.raises(InputError, match="is not there"):
-        exams(tmp_path / "other.yaml")
+        benchmarks(tmp_path / "other.yaml")
 
 
 def test_fingerprint_follows_files_and_rows(tmp_path: Path) -> None:
@@ -231,15 +231,15 @@ def test_fingerprint_follows_files_and_rows(tmp_path: Path) -> None:
     assert len({first, second, task.fingerprint(tmp_path)}) == 3
 
 
-def answered(exam: BenchmarkTask, responses: Sequence[Response]) -> TaskResult:
+def answered(benchmark: BenchmarkTask, responses: Sequence[Response]) -> TaskResult:
     asked: list[Request] = []
 
     def ask(requests: Sequence[Request]) -> list[Response]:
         asked.extend(requests)
         return list(responses)
 
-    found = exam.run(ask)
-    assert asked == exam.questions
+    found = benchmark.run(ask)
+    assert asked == benchmark.questions
     return found
 
 
@@ -256,9 +256,11 @@ def test_written_answers_are_filtered_and_compared(tmp_path: Path) -> None:
         ],
     }
     changes["filter_list"][0]["filter"].append({"function": "take_first"})
-    (exam,) = exams(write(tmp_path, **changes), limit=3)
-    assert exam.questions[0] == GenerateRequest(prompt=f"Question: {ROWS[0]['q']}\nAnswer:", max_tokens=9, stop=("\n",))
-    found = answered(exam, [Response(text=one) for one in ("1 then 2", "4.", "none")])
+    (benchmark,) = benchmarks(write(tmp_path, **changes), limit=3)
+    assert benchmark.questions[0] == GenerateRequest(
+        prompt=f"Question: {ROWS[0]['q']}\nAnswer:", max_tokens=9, stop=("\n",)
+    )
+    found = answered(benchmark, [Response(text=one) for one in ("1 then 2", "4.", "none")])
     assert found.columns["exact_match.last_number"].each == (1.0, 1.0, 0.0)
     assert found.columns["exact_match.as_it_is"].each == (0.0, 1.0, 0.0)
     assert list(found.predictions) == ["1 then 2", "4.", "none"]
@@ -275,14 +277,14 @@ def test_drawn_answers_are_told_apart(tmp_path: Path) -> None:
         repeats=3,
         filter_list=[{"name": "vote", "filter": [{"function": "majority_vote"}, {"function": "take_first"}]}],
     )
-    (exam,) = exams(file, limit=2)
+    (benchmark,) = benchmarks(file, limit=2)
     asked: list[Request] = []
 
     def ask(requests: Sequence[Request]) -> list[Response]:
         asked.extend(requests)
         return [Response(text=text) for text in ("2", "2", "7", "4", "9", "9")]
 
-    found = exam.run(ask)
+    found = benchmark.run(ask)
     assert {(one.seed, one.temperature) for one in asked if isinstance(one, GenerateRequest)} == {
         (at, 0.5) for at in range(6)
     }
@@ -291,9 +293,9 @@ def test_drawn_answers_are_told_apart(tmp_path: Path) -> None:
 
 def test_choices_are_scored(tmp_path: Path) -> None:
     metrics = ("acc", "acc_norm", "exact_match", "brier_score")
-    (exam,) = exams(write(tmp_path, metric_list=[{"metric": name} for name in metrics]), limit=2)
+    (benchmark,) = benchmarks(write(tmp_path, metric_list=[{"metric": name} for name in metrics]), limit=2)
     told = [Response(logprob=one, is_greedy=one == -0.5, truncated=int(one == -3)) for one in (-1.0, -2.0, -3.0, -0.5)]
-    found = answered(exam, told)
+    found = answered(benchmark, told)
     assert found.columns["acc"].each == (1.0, 0.0)
     assert found.columns["exact_match"].each == (0.0, 0.0)
     assert found.columns["brier_score"].each[0] == pytest.approx(2 * 0.2689**2, abs=1e-3)
@@ -302,11 +304,11 @@ def test_choices_are_scored(tmp_path: Path) -> None:
 
 
 def test_texts_are_read(tmp_path: Path) -> None:
-    (exam,) = exams(
+    (benchmark,) = benchmarks(
         write(tmp_path, output_type="loglikelihood_rolling", doc_to_choice=None, doc_to_target="q"), limit=2
     )
-    assert exam.questions[0] == RollingLoglikelihoodRequest(text=ROWS[0]["q"])
-    found = answered(exam, [Response(logprob=-7.0), Response(logprob=-14.0)])
+    assert benchmark.questions[0] == RollingLoglikelihoodRequest(text=ROWS[0]["q"])
+    found = answered(benchmark, [Response(logprob=-7.0), Response(logprob=-14.0)])
     assert found.columns["word_perplexity"].measured(1).value == pytest.approx(math.exp(21 / 12))
 
 
@@ -317,16 +319,16 @@ def test_scores_by_code_of_their_own(tmp_path: Path) -> None:
     )
     file = write(tmp_path, metric_list=[{"metric": "miss", "aggregation": "median", "higher_is_better": False}])
     file.write_text(file.read_text() + "process_results: !function own.score\n")
-    (exam,) = exams(file)
-    column = answered(exam, [Response(logprob=-1.0, is_greedy=True)] * 12).columns["miss"]
+    (benchmark,) = benchmarks(file)
+    column = answered(benchmark, [Response(logprob=-1.0, is_greedy=True)] * 12).columns["miss"]
     assert column.lower_is_better
     assert column.measured(1).value == pytest.approx(2.0)
     assert column.against("sums.miss", column, 1).difference == 0
 
 
 def test_chat_templates_get_messages(tmp_path: Path) -> None:
-    (exam,) = exams(write(tmp_path, num_fewshot=1, fewshot_split="test"), apply_chat_template=True, limit=1)
-    (question, _) = exam.questions
+    (benchmark,) = benchmarks(write(tmp_path, num_fewshot=1, fewshot_split="test"), apply_chat_template=True, limit=1)
+    (question, _) = benchmark.questions
     assert isinstance(question, LoglikelihoodRequest)
     assert not isinstance(question.prompt, str)
     assert [one.role for one in question.prompt] == ["user", "assistant", "user"]

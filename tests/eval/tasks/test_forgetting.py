@@ -34,19 +34,19 @@ def test_questions_are_sound() -> None:
 
 
 def test_grading(tmp_path: Path) -> None:
-    (exam,) = Forgetting().exams(TaskContext(recipe_dir=tmp_path, examples=()))
+    (benchmark,) = Forgetting().benchmarks(TaskContext(recipe_dir=tmp_path, examples=()))
     wrong = [Response(logprob=-4.0 - at, tokens=1) for at in range(3)]
-    told = [[Response(logprob=-9.0, tokens=2), *wrong] for _ in exam.items]
+    told = [[Response(logprob=-9.0, tokens=2), *wrong] for _ in benchmark.items]
     told[0][0] = Response(logprob=-3.5, tokens=2)
-    graded = exam.grade(told)
+    graded = benchmark.grade(told)
     assert graded.columns["acc"].each[:2] == (1.0, 0.0)
     assert graded.predictions[:2] == [load_forgetting_questions()[0].right, load_forgetting_questions()[1].wrong[0]]
     assert 0 < graded.columns["share"].each[1] < graded.columns["share"].each[0] < 0.6
 
 
 def test_a_model_that_tells_nothing_apart_is_not_right(tmp_path: Path) -> None:
-    (exam,) = Forgetting().exams(TaskContext(recipe_dir=tmp_path, examples=()))
-    graded = exam.grade([[Response(logprob=-2.0, tokens=1)] * 4 for _ in exam.items])
+    (benchmark,) = Forgetting().benchmarks(TaskContext(recipe_dir=tmp_path, examples=()))
+    graded = benchmark.grade([[Response(logprob=-2.0, tokens=1)] * 4 for _ in benchmark.items])
     assert not any(graded.columns["acc"].each)
     assert graded.predictions[0] == load_forgetting_questions()[0].wrong[-1]
 

@@ -106,6 +106,31 @@ def replace_window(plan: MonitorPlan, folder: Path, events: list[Any], signal: S
     return signal.measure(rows, WindowSpan(WINDOW, len(rows))).get(number) if rows else None
 
 
+@pytest.mark.slow
+def test_a_process_for_each_site_tells_the_same(tmp_path: Path) -> None:
+    texts = [row["message"] for row in tickets(130)]
+    plan = plan_of(tmp_path, [*SIGNALS, {"kind": "drift", "rows": 90}], texts=texts)
+    events = desk_traffic(300, wrong=[range(40, 80)])
+    here = open_evaluator(tmp_path, plan, build_step(tmp_path, events))
+    apart = tmp_path / "apart"
+    apart.mkdir()
+    step = build_step(apart, events, secure=True, transport={"kind": "processes", "wait_s": 300})
+    told = list[str]()
+    there = open_evaluator(apart, plan, step, told.append)
+    for hour in (1, 2):
+        for watching in (here, there):
+            watching.ask(START + hour * WINDOW)
+    [first, second] = (there._counts[START + hour * WINDOW] for hour in (1, 2))
+    assert first.total == here._counts[START + WINDOW].total != second.total
+    assert second.total == here._counts[START + 2 * WINDOW].total
+    assert all(line.startswith("counted the window") for line in told)
+    assert first.sites == {}, "counts are masked between processes, too"
+    (apart / "west.jsonl").unlink()
+    said = list[str]()
+    open_evaluator(apart, plan, step, said.append).ask(START + 3 * WINDOW)
+    assert "site west refuses: no requests are kept here" in said[0]
+
+
 @pytest.mark.parametrize("least", [1, 10])
 def test_drift_is_told_against_each_sites_own_training_rows(tmp_path: Path, least: int) -> None:
     """A site has some 37 requests, so hardly a tenth of them holds ten: small cells may not look like drift."""
@@ -282,7 +307,11 @@ def test_alerts_that_sums_cannot_answer_are_refused(
     [
         ({"sites": {}}, "name the folders with requests"),
         ({"sites": {"north": "a", "south": "b"}, "secure": True}, "masks need 3"),
-        ({"sites": {}, "transport": "processes"}, "processes have no requests"),
+        ({"sites": {}, "transport": "processes"}, "name the folders with requests"),
+        (
+            {"sites": {"north": "a"}, "transport": {"kind": "folder", "path": "m", "member_cards": {"north": "c"}}},
+            "or a transport to sites elsewhere",
+        ),
     ],
 )
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any], message: str) -> None:

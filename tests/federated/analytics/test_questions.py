@@ -242,6 +242,7 @@ def test_what_a_coordinator_sends_is_checked(served: Served) -> None:
         ({"group": ["f" * 64] * 3}, "not the one that this site masks towards"),
         ({"classes": ["refund"] * 2, "stage": "counts"}, "names a class or a column twice"),
         ({"noise": 1e-6, "privacy": {"epsilon": 50}}, "noise of 1e-06 is none"),
+        ({"noise": 1e300, "privacy": {"epsilon": 50}}, "noise of 1e+300 leaves nothing of a count"),
         ({"heavy": [list(range(4096))] * 3, "stage": "names"}, "more than 400 buckets"),
         ({"query": {"kind": "no such"}}, "none of a query here"),
     ]

@@ -15,11 +15,10 @@ from scipy import stats
 from luthier.core.errors import DataError
 from luthier.monitor.baseline import FEWEST, compute_confidence, undo_temperature
 from luthier.monitor.signal import ReportRow, SignalValue, TrainingSample
-from luthier.monitor.signals.calibration import Calibration
-from luthier.monitor.signals.confidence import Confidence
+from luthier.monitor.signals.confidence import Calibration, Confidence
 from luthier.monitor.steps.monitor import Monitor
 from luthier.traces.record import Feedback, Trace
-from watching import label, measured, plan_of, trace, watcher
+from watching import evaluator, label, measured, plan_of, trace
 
 SIGNALS: list[Any] = ["confidence", "calibration"]
 
@@ -37,7 +36,7 @@ def asked(rows: Sequence[ReportRow], begin: int = 0, temperature: float = 1.0) -
 
 def readings(folder: Path, log: Sequence[Trace | Feedback]) -> dict[str, SignalValue]:
     """Both signals' numbers at the end of a log."""
-    watching = watcher(plan_of(folder, SIGNALS), folder)
+    watching = evaluator(plan_of(folder, SIGNALS), folder)
     for event in log:
         watching.add(event)
     return {number: reading for number, _, reading in watching.readings(log[-1].timestamp.timestamp() + 1)}
@@ -98,7 +97,7 @@ def test_false_alarms_are_as_rare_as_is_said(tmp_path: Path) -> None:
     weeks, alarms = 120, 0
     plan = plan_of(tmp_path, [{"kind": "confidence", "requests": 200}])
     for week in range(weeks):
-        watching = watcher(plan, tmp_path)
+        watching = evaluator(plan, tmp_path)
         eye = watching._watched["confidence"].eye
         highest = -math.inf
         for event in asked(measured(200, seed=1000 + week), begin=week * 1000):

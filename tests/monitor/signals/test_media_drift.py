@@ -22,7 +22,7 @@ from luthier.monitor.signals.media_drift import FEWEST, MediaDrift, measure_medi
 from luthier.monitor.steps.monitor import Monitor
 from luthier.recipe.schema import Recipe
 from luthier.traces.record import Trace
-from watching import plan_of, shown_media, trace, watcher
+from watching import evaluator, plan_of, shown_media, trace
 
 TRAINED = shown_media(600)
 SIGNAL: dict[str, Any] = {"kind": "media_drift"}
@@ -36,7 +36,7 @@ def asked(media: Sequence[Media], begin: int = 0) -> list[Trace]:
 
 def readings(folder: Path, log: Sequence[Trace], trained: Sequence[Media] = TRAINED, **more: Any) -> Any:
     """The numbers at the end of a log, and what is said beside them."""
-    watching = watcher(plan_of(folder, [{**SIGNAL, **more}], media=trained), folder)
+    watching = evaluator(plan_of(folder, [{**SIGNAL, **more}], media=trained), folder)
     for event in log:
         watching.add(event)
     at = log[-1].timestamp.timestamp() + 1
@@ -81,7 +81,7 @@ def test_false_alarms_are_as_rare_as_is_said(tmp_path: Path) -> None:
     weeks, alarms = 120, 0
     plan = plan_of(tmp_path, [{**SIGNAL, "media": 200}], media=TRAINED)
     for week in range(weeks):
-        eye: Any = watcher(plan, tmp_path)._watched["media_drift"].eye
+        eye: Any = evaluator(plan, tmp_path)._watched["media_drift"].eye
         highest = -math.inf
         for event in asked(shown_media(200, seed=1000 + week), begin=week * 1000):
             eye.row(event, None)

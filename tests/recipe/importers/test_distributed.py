@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from luthier.recipe.importers.account import ImportedOption, ImportOptionReader, ImportReport
 from luthier.recipe.importers.distributed import build_process_settings
+from luthier.recipe.importers.import_report import ImportedOption, ImportOptionReader, ImportReport
 from luthier.recipe.importers.translate import translate_config
 from luthier.tune.steps.tune import Tune
 from tests.workshop import tickets, write_csv

@@ -15,7 +15,7 @@ import pytest
 from luthier.core.errors import DataError, ModelError
 from luthier.core.system.process import run_with_timeout
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
-from luthier.tune.rewards.regex import RegexReward
+from luthier.tune.rewards.text import RegexReward
 from luthier.tune.rollout.generate import score_completions
 from tuning import chat
 

@@ -105,7 +105,7 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
     shop: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in a training that was taken up again; a prompt that was replaced was not learnt."""
-    once, learnt = RolloutBatchSource._rows, Counter[str]()
+    once, learnt = RolloutBatchSource._build_rows, Counter[str]()
 
     def spied(self: RolloutBatchSource, groups: list[Any]) -> list[TokenRow]:
         learnt.update(self._questions.rows(group.index)[0].key for group in groups)
@@ -114,7 +114,7 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
     reward = {"kind": "regex", "pattern": "^[aeiou]"}  # what the random model writes rarely
     made = step({"rollout": {**ROLLOUT, "redraw": 1}, "rewards": [reward]}, save_steps=1, max_train_samples=16)
     with monkeypatch.context() as patch:
-        patch.setattr(RolloutBatchSource, "_rows", spied)
+        patch.setattr(RolloutBatchSource, "_build_rows", spied)
         whole = shop.tune(made)
     told = polars.read_parquet(whole.folder / "training_examples.parquet")
     assert {row["id"]: row["seen"] for row in told.to_dicts() if row["seen"]} == dict(learnt)

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem, RatingQuestion
 from luthier.annotation.spans import find_span
 
 if TYPE_CHECKING:

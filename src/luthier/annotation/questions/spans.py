@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import field_validator
 
-from luthier.annotation.extraction import spans_to_answer
-from luthier.annotation.label_question import LabelQuestion
-from luthier.annotation.question import AnswerValue, InvalidAnswer, QuestionItem
-from luthier.annotation.spans import find_span
+from luthier.annotation.question import AnswerValue, InvalidAnswer, LabelQuestion, QuestionItem
+from luthier.annotation.spans import find_span, spans_to_answer
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level

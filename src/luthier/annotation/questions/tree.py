@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, NamedTuple
 
-from luthier.annotation.label_question import LabelOption, LabelQuestion
-from luthier.annotation.question import AnswerValue, QuestionItem
+from luthier.annotation.question import AnswerValue, LabelOption, LabelQuestion, QuestionItem
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level

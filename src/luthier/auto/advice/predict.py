@@ -169,7 +169,7 @@ class QualityPredictor:
         """The logit of the quality that a choice will have on the held-out rows."""
         match choice.technique:
             case "plain":
-                prediction = self._plain()
+                prediction = self._predict_plain()
             case "lora":
                 prediction = self._lora(choice.parameters)
             case "base":
@@ -181,12 +181,12 @@ class QualityPredictor:
         spread = math.sqrt(prediction.sd**2 + _noise(_expit(prediction.mean), self.profile.held_out))
         return prediction._replace(sd=spread)
 
-    def _plain(self) -> _Prediction:
+    def _predict_plain(self) -> _Prediction:
         start = self._plain_start()
         if start is None:
             return _Prediction(0.0, 1.5, "few rows, or none with classes, were seen: nothing is known of it")
-        records = self._alike("plain", 0)
-        mean, sd = _pool(self._gains(records, 0), prior=(0.0, 0.3), between=0.2)
+        records = self._find_similar_records("plain", 0)
+        mean, sd = _pool(self._compute_gains(records, 0), prior=(0.0, 0.3), between=0.2)
         separability = self.profile.separability
         rows = separability.rows if separability is not None else 0
         reached = self.profile.plain_quality(self.metric)
@@ -195,18 +195,19 @@ class QualityPredictor:
         return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, records[:_SHOWN], notes, measured=True)
 
     def _lora(self, parameters: int) -> _Prediction:
-        start, records = self._plain_start(), self._alike("lora", parameters)
+        start, records = self._plain_start(), self._find_similar_records("lora", parameters)
         if start is None:
             levels = [record for record in records if record.metric == self.metric and record.task == self.profile.task]
             observations = [
-                _observed(_logit(level.value), level, self._likeness(level, parameters)) for level in levels
+                _build_observation(_logit(level.value), level, self._compute_similarity(level, parameters))
+                for level in levels
             ]
             mean, sd = _pool(observations, prior=(_logit(0.4), 1.0), between=0.8)
             known = "the level is known from no set like this" if not levels else "the level is that of few sets"
             reason = f"nearly all that full fine-tuning learns, in little memory; {known}"
             return _Prediction(mean, sd, reason, tuple(levels[:_SHOWN]), measured=bool(levels))
         paired = [record for record in records if record.plain is not None]
-        mean, sd = _pool(self._gains(paired, parameters), prior=(0.3, 0.6), between=0.6)
+        mean, sd = _pool(self._compute_gains(paired, parameters), prior=(0.3, 0.6), between=0.6)
         gains = [
             evidence_record.value - evidence_record.plain
             for evidence_record in paired
@@ -231,9 +232,11 @@ class QualityPredictor:
             lora = self._lora(parameters)
             reason = "no evidence: assumed to be behind a tuned model; `--probe` measures it"
             return _Prediction(lora.mean - 0.8, math.hypot(lora.sd, 0.8), reason)
-        records = self._alike("base", parameters)
+        records = self._find_similar_records("base", parameters)
         chance = [_logit(record.value) - _logit(1 / record.classes) for record in records]
-        observations = [_observed(gain, record, record.tuning) for gain, record in zip(chance, records, strict=True)]
+        observations = [
+            _build_observation(gain, record, record.tuning) for gain, record in zip(chance, records, strict=True)
+        ]
         mean, sd = _pool(observations, prior=(0.4, 0.8), between=0.5)
         larger = max(0.0, math.log(max(1, parameters) / max([1, *(record.parameters for record in records)])))
         reason = "untuned small models choose little better than by chance; `--probe` measures it"
@@ -256,7 +259,7 @@ class QualityPredictor:
             record for record in self.records if record.technique == choice.technique and record.lora is not None
         ]
         observations = [
-            _observed(
+            _build_observation(
                 _logit(evidence_record.value) - _logit(evidence_record.lora),
                 evidence_record,
                 evidence_record.tuning * self._task_likeness(evidence_record),
@@ -278,13 +281,13 @@ class QualityPredictor:
         start = self._plain_start()
         direct = [
             evidence_record
-            for evidence_record in self._alike(choice.technique, choice.parameters)
+            for evidence_record in self._find_similar_records(choice.technique, choice.parameters)
             if evidence_record.plain is not None
         ]
         if start is None or not direct:
             return found
         prior = (found.mean - start.mean, found.sd)
-        mean, sd = _pool(self._gains(direct, choice.parameters), prior=prior, between=0.4)
+        mean, sd = _pool(self._compute_gains(direct, choice.parameters), prior=prior, between=0.4)
         return found._replace(
             mean=start.mean + mean,
             sd=math.hypot(start.sd, sd),
@@ -300,15 +303,17 @@ class QualityPredictor:
         beyond = max(0.0, math.log2(self.profile.rows / max(separability.accuracy)))
         return _Prediction(_logit(value), math.hypot(math.sqrt(_noise(value, separability.rows)), 0.15 * beyond), "")
 
-    def _gains(self, records: Sequence[EvidenceRecord], parameters: int) -> list[_Observation]:
+    def _compute_gains(self, records: Sequence[EvidenceRecord], parameters: int) -> list[_Observation]:
         """By how much each record beat a plain classifier, in logits."""
         return [
-            _observed(_logit(record.value) - _logit(record.plain), record, self._likeness(record, parameters))
+            _build_observation(
+                _logit(record.value) - _logit(record.plain), record, self._compute_similarity(record, parameters)
+            )
             for record in records
             if record.plain is not None
         ]
 
-    def _alike(self, technique: str, parameters: int) -> tuple[EvidenceRecord, ...]:
+    def _find_similar_records(self, technique: str, parameters: int) -> tuple[EvidenceRecord, ...]:
         """The records of a technique on rows of this task, the most alike first."""
         evidence_records = [
             record for record in self.records if record.technique == technique and record.kind != "probe"
@@ -316,9 +321,11 @@ class QualityPredictor:
         evidence_records = [
             evidence_record for evidence_record in evidence_records if evidence_record.task == self.profile.task
         ]
-        return tuple(sorted(evidence_records, key=lambda evidence_record: -self._likeness(evidence_record, parameters)))
+        return tuple(
+            sorted(evidence_records, key=lambda evidence_record: -self._compute_similarity(evidence_record, parameters))
+        )
 
-    def _likeness(self, record: EvidenceRecord, parameters: int) -> float:
+    def _compute_similarity(self, record: EvidenceRecord, parameters: int) -> float:
         """From 0 to 1: how much a record says about these rows."""
         pairs = [
             (record.train_rows, self.profile.rows, 1.5),
@@ -367,9 +374,9 @@ def rank_techniques(
         changed = profile.with_rows(rows)
         predictor = QualityPredictor(changed, metric, records)
         factor = rows / profile.rows
-        return _ordered(
+        return _order_choices(
             [
-                _ranked(model_choice, predictor, _times(cost, model_choice, factor), limits, target)
+                _rank_choice(model_choice, predictor, _scale_cost(cost, model_choice, factor), limits, target)
                 for model_choice, cost in costs.items()
             ],
             target,
@@ -383,7 +390,7 @@ def rank_techniques(
     )
 
 
-def _ranked(
+def _rank_choice(
     choice: ModelChoice,
     predictor: QualityPredictor,
     cost: TechniqueCost,
@@ -405,13 +412,13 @@ def _ranked(
         latency_s=cost.latency_s,
         fetches=cost.fetches,
         reason=prediction.reason,
-        left_out=cost.refused or _beyond(cost, limits),
-        thin=_thinness(prediction, low, high),
+        left_out=cost.refused or _find_broken_limit(cost, limits),
+        thin=_explain_thin_evidence(prediction, low, high),
         evidence=(*prediction.notes, *(record.sentence for record in prediction.records)),
     )
 
 
-def _thinness(found: _Prediction, low: float, high: float) -> str:
+def _explain_thin_evidence(found: _Prediction, low: float, high: float) -> str:
     """Why a prediction says too little to choose by; empty where it says enough."""
     if not found.measured:
         return "it was not measured on rows of this kind"
@@ -420,7 +427,7 @@ def _thinness(found: _Prediction, low: float, high: float) -> str:
     return ""
 
 
-def _beyond(cost: TechniqueCost, limits: AdviceLimits) -> str:
+def _find_broken_limit(cost: TechniqueCost, limits: AdviceLimits) -> str:
     """Which limit is not kept, and by how much."""
     if limits.seconds is not None and cost.seconds is not None and cost.seconds > limits.seconds:
         taken, budget = format_elapsed_time(cost.seconds), format_elapsed_time(limits.seconds)
@@ -432,7 +439,7 @@ def _beyond(cost: TechniqueCost, limits: AdviceLimits) -> str:
     return ""
 
 
-def _ordered(found: Sequence[RankedTechnique], target: AdviceTarget | None) -> list[RankedTechnique]:
+def _order_choices(found: Sequence[RankedTechnique], target: AdviceTarget | None) -> list[RankedTechnique]:
     """The best first; a choice that takes half the time or less comes before one that is hardly better, and the
     standard before one for which too little speaks."""
 
@@ -470,7 +477,7 @@ def _is_simpler(one: RankedTechnique, other: RankedTechnique) -> bool:
     return one.seconds is not None and other.seconds is not None and one.seconds <= _SIMPLER * other.seconds
 
 
-def _times(cost: TechniqueCost, choice: ModelChoice, factor: float) -> TechniqueCost:
+def _scale_cost(cost: TechniqueCost, choice: ModelChoice, factor: float) -> TechniqueCost:
     """The cost for so many times the rows."""
     return cost if cost.seconds is None or choice.technique == BASE else cost._replace(seconds=cost.seconds * factor)
 
@@ -483,25 +490,25 @@ def _turns(
 ) -> list[str]:
     """What would change the first choice: a limit that is lifted, or more rows."""
     first = techniques[0] if techniques and not techniques[0].left_out else None
+    several = len({one.model for one in techniques if one.model}) > 1
     found = []
     for field in AdviceLimits._fields:
         if getattr(limits, field) is None:
             continue
         other = drawn_up(rows, limits._replace(**{field: None}))[0]
-        if other.left_out or (first is not None and _name(other) == _name(first)):
+        if other.left_out or (first is not None and _is_same(other, first)):
             continue
         needed = getattr(other, field)
-        found.append(f"{_LIMIT_WORDS[field](needed)} makes {_name(other)} the first choice")
+        found.append(f"{_LIMIT_WORDS[field](needed)} makes {_name(other, several=several)} the first choice")
     if first is not None and first.technique not in UNTUNED and limits.seconds is None and first.seconds is not None:
         tight = drawn_up(rows, limits._replace(seconds=0.9 * first.seconds))
         if tight and not tight[0].left_out:
-            found.append(
-                f"a budget below {format_elapsed_time(first.seconds)} makes {_name(tight[0])} the first choice"
-            )
+            budget = f"a budget below {format_elapsed_time(first.seconds)}"
+            found.append(f"{budget} makes {_name(tight[0], several=several)} the first choice")
     for factor in _FACTORS:
         other = drawn_up(rows * factor, limits)[0]
-        if not other.left_out and first is not None and _name(other) != _name(first):
-            found.append(f"about {rows * factor:,} training rows make {_name(other)} the first choice")
+        if not other.left_out and first is not None and not _is_same(other, first):
+            found.append(f"about {rows * factor:,} training rows make {_name(other, several=several)} the first choice")
             break
     return found
 
@@ -513,10 +520,15 @@ _LIMIT_WORDS: Mapping[str, Callable[[float], str]] = {
 }
 
 
-def _name(one: RankedTechnique) -> str:
+def _is_same(one: RankedTechnique, other: RankedTechnique) -> bool:
+    return (one.technique, one.model) == (other.technique, other.model)
+
+
+def _name(one: RankedTechnique, *, several: bool) -> str:
+    """A technique; with its base model where `several` are compared, as one technique stands there more than once."""
     if one.technique == BASE:
-        return "the base model as it is"
-    return one.technique
+        return f"{one.model} as it is" if several else "the base model as it is"
+    return f"{one.technique} over {one.model}" if several and one.model else one.technique
 
 
 def _pool(observations: Sequence[_Observation], *, prior: tuple[float, float], between: float) -> tuple[float, float]:
@@ -540,7 +552,7 @@ def _pool(observations: Sequence[_Observation], *, prior: tuple[float, float], b
     return mean, math.sqrt(1 / total + spread)
 
 
-def _observed(value: float, record: EvidenceRecord, weight: float) -> _Observation:
+def _build_observation(value: float, record: EvidenceRecord, weight: float) -> _Observation:
     return _Observation(value, _noise(record.value, record.rows), max(weight, 1e-6))
 
 

@@ -74,7 +74,7 @@ def list_curve_findings(step: Curve, subject: CurveSubject, seed: int) -> tuple[
     skipped = dict(subject.notes)
     founds: list[_Found] = []
     if subject.answers is None:
-        founds.append(_lacking(step, subject))
+        founds.append(_build_missing_curve(step, subject))
     else:
         curve = subject.answers.curve(seed=seed)
         if not curve.is_drawn:
@@ -83,7 +83,7 @@ def list_curve_findings(step: Curve, subject: CurveSubject, seed: int) -> tuple[
                 where=SourceLocation(field="sizes"),
                 hint="give sizes farther apart",
             )
-        founds.append(_Found(_whole(step, subject, curve)))
+        founds.append(_Found(_build_overall_finding(step, subject, curve)))
         if step.target is not None:
             founds.append(_Found(_target(step, subject, curve)))
         if step.by is not None:
@@ -100,7 +100,7 @@ def list_curve_findings(step: Curve, subject: CurveSubject, seed: int) -> tuple[
     return findings, [mark for found in founds for mark in found.marks]
 
 
-def _lacking(step: Curve, subject: CurveSubject) -> _Found:
+def _build_missing_curve(step: Curve, subject: CurveSubject) -> _Found:
     """No curve: every number has the widest interval, so that no gate passes or fails by it."""
     low, high = subject.metric.bounds
     known = {**NUMBERS, **(TARGET_NUMBERS if step.target else {})}
@@ -116,7 +116,7 @@ def _lacking(step: Curve, subject: CurveSubject) -> _Found:
     return _Found(Finding(name="curve", severity="info", title="Rows", sentence=sentence, numbers=numbers))
 
 
-def _whole(step: Curve, subject: CurveSubject, curve: MeasuredCurve) -> Finding:
+def _build_overall_finding(step: Curve, subject: CurveSubject, curve: MeasuredCurve) -> Finding:
     last = curve.counts[-1]
     value, doubled, gain = curve.measured(len(curve.counts) - 1), curve.expected(2 * last), curve.gain(2 * last)
     batch = curve.gain(last + step.batch)
@@ -125,10 +125,10 @@ def _whole(step: Curve, subject: CurveSubject, curve: MeasuredCurve) -> Finding:
     name = curve.metric.kind
     hours = _hours(subject, last)
     numbers = {
-        "curve.value": _number(value, curve, NUMBERS["curve.value"]),
-        "curve.doubled": _number(doubled, curve, NUMBERS["curve.doubled"]),
-        "curve.gain": _number(gain, curve, NUMBERS["curve.gain"]),
-        "curve.batch_gain": _number(batch, curve, NUMBERS["curve.batch_gain"]),
+        "curve.value": _build_number(value, curve, NUMBERS["curve.value"]),
+        "curve.doubled": _build_number(doubled, curve, NUMBERS["curve.doubled"]),
+        "curve.gain": _build_number(gain, curve, NUMBERS["curve.gain"]),
+        "curve.batch_gain": _build_number(batch, curve, NUMBERS["curve.batch_gain"]),
     }
     if hours is not None:
         numbers["curve.hours_to_double"] = FindingNumber(value=hours, about="hours to label as many rows again")
@@ -137,12 +137,12 @@ def _whole(step: Curve, subject: CurveSubject, curve: MeasuredCurve) -> Finding:
         name="curve",
         severity=severity,
         title="More rows would help" if severity != "info" else "Rows",
-        sentence=f"With {last:,} training rows the {subject.title} has {name} {_said(value, curve)}; twice as many "
-        f"should bring {_said(doubled, curve)}, {_gained(gain, curve)}. The next {step.batch:,} rows should bring "
-        f"{_gained(batch, curve)}.{effort}",
+        sentence=f"With {last:,} training rows the {subject.title} has {name} {_value(value, curve)}; twice as many "
+        f"should bring {_value(doubled, curve)}, {_gain(gain, curve)}. The next {step.batch:,} rows should bring "
+        f"{_gain(batch, curve)}.{effort}",
         numbers=numbers,
         hint="Gather or label more rows before you tune longer or larger." if severity != "info" else "",
-        tables=(_table(curve), _laws(curve)),
+        tables=(_table(curve), _build_law_table(curve)),
     )
 
 
@@ -205,13 +205,13 @@ def _parts(step: Curve, subject: CurveSubject, answers: CurveAnswers, seed: int)
         doubled = curve.expected(2 * curve.counts[-1]).value
         lines.append((name, curve, value, doubled, gain))
         about = f"by how much twice as many training rows should better {curve.metric.kind} of {name}"
-        numbers[f"curve.gain.{name}"] = _number(gain, curve, about)
+        numbers[f"curve.gain.{name}"] = _build_number(gain, curve, about)
     lines.sort(key=lambda line: (-line[4].value, line[0]))
     what = "class" if step.by == "class" else f"value of {step.by}"
     sentence = f"No {what} has {FEWEST_OF_SLICE} measured rows."
     if lines:
         name, curve, _, _, gain = lines[0]
-        sentence = f"Of twice as many rows, {name} gains most: {_gained(gain, curve)} in {curve.metric.kind}."
+        sentence = f"Of twice as many rows, {name} gains most: {_gain(gain, curve)} in {curve.metric.kind}."
     if few and lines:
         sentence += f" {few} with fewer than {FEWEST_OF_SLICE} measured rows {'is' if few == 1 else 'are'} left out."
     table = FindingTable(
@@ -278,17 +278,17 @@ def _clean(step: Curve, subject: CurveSubject, curve: MeasuredCurve, seed: int) 
             value=round(len(doubtful) / len(learned), 6), rows=len(learned), share=True,
             about="share of training rows whose label is likely wrong",
         ),
-        "curve.clean_gain": _number(cleaned, curve, "by how much correcting doubtful labels betters the metric"),
-        "curve.add_gain": _number(added, curve, f"by how much {step.add:,} more rows should better the metric"),
+        "curve.clean_gain": _build_number(cleaned, curve, "by how much correcting doubtful labels betters the metric"),
+        "curve.add_gain": _build_number(added, curve, f"by how much {step.add:,} more rows should better the metric"),
     }  # fmt: skip
     better = "Clean" if cleaned.value > added.value else "Add"
     if not worst:
         sentence = f"No label of the {len(learned):,} training rows looks wrong, so there is nothing to clean;"
     else:
         sentence = f"Correcting the {len(worst):,} most doubtful labels betters {curve.metric.kind} by"
-        sentence += f" {_gained(cleaned, curve)};"
+        sentence += f" {_gain(cleaned, curve)};"
     apart = cleaned.low > added.high or added.low > cleaned.high
-    sentence += f" {step.add:,} more rows should bring {_gained(added, curve)}."
+    sentence += f" {step.add:,} more rows should bring {_gain(added, curve)}."
     if worst:
         sentence += f" {better} first{'' if apart else ', though the intervals overlap'}."
     hours = [_hours(subject, len(worst)), _hours(subject, step.add)]
@@ -327,14 +327,14 @@ def _table(curve: MeasuredCurve) -> FindingTable:
     )
 
 
-def _laws(curve: MeasuredCurve) -> FindingTable:
+def _build_law_table(curve: MeasuredCurve) -> FindingTable:
     fit = curve.forecast.fit
     weights = {law.law.name: round(float(weight), 3) for law, weight in zip(fit.laws, fit.weights[:, 0], strict=True)}
     rows = tuple(sorted(weights.items(), key=lambda row: -row[1]))
     return FindingTable(title="Laws and how much each counts", columns=("law", "weight"), rows=rows)
 
 
-def _number(number: ForecastNumber, curve: MeasuredCurve, about: str) -> FindingNumber:
+def _build_number(number: ForecastNumber, curve: MeasuredCurve, about: str) -> FindingNumber:
     value, low, high = (round(entry, 5) for entry in number)
     share = curve.metric.bounds == (0.0, 1.0)
     return FindingNumber(value=value, low=low, high=high, rows=curve.rows, about=about, share=share)
@@ -351,11 +351,11 @@ def _hours(subject: CurveSubject, rows: float) -> float | None:
     return None if subject.seconds_per_label is None else round(max(rows, 0.0) * subject.seconds_per_label / 3600, 2)
 
 
-def _said(number: ForecastNumber, curve: MeasuredCurve) -> str:
+def _value(number: ForecastNumber, curve: MeasuredCurve) -> str:
     return f"{number.value:.3f}" if curve.metric.whole() == 1 else f"{number.value:.1f}"
 
 
-def _gained(gain: ForecastNumber, curve: MeasuredCurve) -> str:
+def _gain(gain: ForecastNumber, curve: MeasuredCurve) -> str:
     """A gain in points: hundredths of a metric that is written from 0 to 1."""
     value, low, high = (100 * entry / curve.metric.whole() for entry in gain)
     return f"{value:.1f} points (95 % interval {low:.1f} to {high:.1f})"

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RESAMPLES = 300
-"""Of the measured rows and the draws."""
+"""Resamples of the measured rows and the draws."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CurveAnswers:
         return cls(metric, tuple(counts), len(answers[0]), together, metric.statistics(together))
 
     def of_metric(self, metric: Metric) -> CurveAnswers:
-        """The same answers by another metric."""
+        """The answers measured by another metric."""
         return CurveAnswers(metric, self.counts, self.draws, self.together, metric.statistics(self.together))
 
     def __len__(self) -> int:
@@ -111,7 +111,7 @@ class MeasuredCurve:
         return self.metric.better == "higher"
 
     @property
-    def _best(self) -> float:
+    def _best_value(self) -> float:
         """The best value there can be; 0 where there is none, and losses may then be of either sign."""
         best = self.metric.bounds[1 if self.upward else 0]
         return best if abs(best) < GREATEST else 0.0
@@ -125,8 +125,8 @@ class MeasuredCurve:
         sign = -1.0 if self.upward else 1.0
         return forecast_curve(
             np.array(self.counts, dtype=np.float64),
-            sign * (self.values - self._best),
-            sign * (self.resampled - self._best),
+            sign * (self.values - self._best_value),
+            sign * (self.resampled - self._best_value),
             least=0.0 if bounded else -math.inf,
             noise=NOISE * self.metric.whole(),
             seed=self.seed,
@@ -144,15 +144,15 @@ class MeasuredCurve:
         """The metric that so many rows should bring."""
         value, low, high = self.forecast.loss(rows)
         if not self.upward:
-            return self._bounded(value + self._best, low + self._best, high + self._best)
-        return self._bounded(self._best - value, self._best - high, self._best - low)
+            return self._clip_to_bounds(value + self._best_value, low + self._best_value, high + self._best_value)
+        return self._clip_to_bounds(self._best_value - value, self._best_value - high, self._best_value - low)
 
-    def _bounded(self, *numbers: float) -> ForecastNumber:
+    def _clip_to_bounds(self, *numbers: float) -> ForecastNumber:
         least, most = self.metric.bounds
         return ForecastNumber(*(min(max(number, least), most) for number in numbers))
 
     def gain(self, rows: float) -> ForecastNumber:
-        """By how much so many rows should better the metric: at least 0, whichever way it points."""
+        """The predicted gain of the metric with so many rows: at least 0, whichever way is better."""
         return self.forecast.drop(rows)
 
     def rows_until(self, value: float) -> ForecastNumber:
@@ -164,13 +164,13 @@ class MeasuredCurve:
         return self.forecast.chance_within(self._loss_of(value), rows)
 
     def _loss_of(self, value: float) -> float:
-        return self._best - value if self.upward else value - self._best
+        return self._best_value - value if self.upward else value - self._best_value
 
 
 def compare_answers(
     metric: Metric, before: EvalPredictions, after: EvalPredictions, *, seed: int = 0
 ) -> ForecastNumber:
-    """By how much other answers to the same rows better a metric, with the interval over the rows."""
+    """The gain of a metric by other answers to the same rows, with the interval over the rows."""
     import numpy as np
 
     first, second = metric.together(before, after)

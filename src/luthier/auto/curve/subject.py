@@ -118,7 +118,7 @@ def run_model(step: Curve, work: StepContext) -> CurveSubject:
         for at, count in enumerate(counts):
             work.events.progress(at, len(counts), "trainings")
             name = of if count == training else f"{of}_{count}"
-            steps: dict[str, Step] = {} if count == training else {name: _limited(tune, count)}
+            steps: dict[str, Step] = {} if count == training else {name: _limit_samples(tune, count)}
             asking = f"{of}_{count}_evaluation"
             steps[asking] = Evaluate(
                 data=step.data,
@@ -193,7 +193,7 @@ def compute_median_seconds(examples: Sequence[Example]) -> float | None:
     return statistics.median(found) if found else None
 
 
-def _limited(tune: Step, count: int) -> Step:
+def _limit_samples(tune: Step, count: int) -> Step:
     return type(tune).model_validate({**tune.settings(), "max_train_samples": count})
 
 

@@ -206,8 +206,8 @@ class SearchEngine:
             yield began
             self._check_failures()
             for rung in range(1, len(self.shares)):
-                yield self._afford(self._select_best(rung - 1), rung)
-            if number + 1 >= _LEAST_ROUNDS and not self._pays(len(began)):
+                yield self._list_affordable(self._select_best(rung - 1), rung)
+            if number + 1 >= _LEAST_ROUNDS and not self._is_worth_more_trials(len(began)):
                 self.end = "another round is expected to improve too little"
                 break
         yield from self._iterate_ties()
@@ -215,7 +215,7 @@ class SearchEngine:
     def _begin_round(self, number: int) -> list[TrialRequest]:
         """New trials at the lowest rung, none where they cannot be paid to the last one."""
         proposed = self._propose(number, ROUND_TRIALS)
-        settings = self._cut(proposed)
+        settings = self._cut_to_budget(proposed)
         if not proposed:
             self.end = "the space has no further settings"
         elif not settings:
@@ -225,9 +225,9 @@ class SearchEngine:
         first = len(self._trials)
         trials = [_Trial(first + index, setting) for index, setting in enumerate(settings)]
         self._trials += trials
-        return self._afford(trials, 0)
+        return self._list_affordable(trials, 0)
 
-    def _cut(self, proposed: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
+    def _cut_to_budget(self, proposed: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
         """As many of a round's first settings as can be paid to the last rung; none where those are too few."""
         for count in range(len(proposed), 0, -1):
             settings = proposed[:count]
@@ -308,7 +308,7 @@ class SearchEngine:
 
     def _select_best(self, rung: int) -> list[_Trial]:
         """The better half of a rung, without those that went on before or are clearly worse than its best."""
-        reached = self._reached(rung)
+        reached = self._list_trials_at_rung(rung)
         tried = sum(1 for trial in self._trials if rung in trial.results)
         best = reached[: max(1, tried // PROMOTED)]
         return [trial for trial in best if trial.rung == rung and not self._is_worse_at(rung, trial, reached[0])]
@@ -322,22 +322,22 @@ class SearchEngine:
         while found:
             found = False
             for rung in reversed(range(len(self.shares) - 1)):
-                reached = self._reached(rung)
+                reached = self._list_trials_at_rung(rung)
                 ties = [
                     trial for trial in reached if trial.rung == rung and not self._is_worse_at(rung, trial, reached[0])
                 ]
-                requests = self._afford(ties, rung + 1, floor)
+                requests = self._list_affordable(ties, rung + 1, floor)
                 if requests:
                     found = True
                     yield requests
                     break
 
-    def _reached(self, rung: int) -> list[_Trial]:
+    def _list_trials_at_rung(self, rung: int) -> list[_Trial]:
         """Trials with a value at a rung that did not fail later, best first."""
         reached = [trial for trial in self._trials if trial.rung >= rung]
         return sorted(reached, key=lambda trial: (-trial.results[rung].value, trial.number))
 
-    def _afford(self, trials: Sequence[_Trial], rung: int, floor: float = 0.0) -> list[TrialRequest]:
+    def _list_affordable(self, trials: Sequence[_Trial], rung: int, floor: float = 0.0) -> list[TrialRequest]:
         """Requests for those trials that what remains above `floor` pays for, in their order."""
         left, found = self._remaining - floor + _SLACK, []
         for trial in trials:
@@ -368,9 +368,9 @@ class SearchEngine:
         what = f"all {len(failed)} trials failed: {shown}"
         raise SearchFailed(what, hint="run the searched step alone first, then narrow what is tried")
 
-    def _pays(self, further: int) -> bool:
+    def _is_worth_more_trials(self, further: int) -> bool:
         """Whether so many further trials are expected to improve the best by what is worth their work."""
-        values = [trial.results[0].value for trial in self._reached(0)]
+        values = [trial.results[0].value for trial in self._list_trials_at_rung(0)]
         return estimate_gain(values, further) >= self._least_gain * abs(values[0])
 
     def _is_behind(self, trial: _Trial, best: _Trial) -> bool:

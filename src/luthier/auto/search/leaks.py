@@ -29,14 +29,14 @@ def find_leaked_rows(
     held = {*yardstick_ids}
     prompts: dict[bytes, str] = {}
     for split in (VALIDATION, TEST, TRAIN):
-        for row in _rows(data, split):
+        for row in _iterate_rows(data, split):
             if row.id in held or (split != TRAIN if not splits else split in splits):
                 held.add(row.id)
                 prompts.setdefault(_text(row), row.id)
     twins = _dropped_twins(data, held)
     parents: dict[str, tuple[str, ...]] = {}
     found: dict[str, str] = {}
-    for row in _rows(trial_data, TRAIN):
+    for row in _iterate_rows(trial_data, TRAIN):
         parents[row.id] = tuple(row.meta.get(MADE, {}).get("parents", ()))
         if row.id in held:
             found[row.id] = "is held out"
@@ -51,7 +51,7 @@ def find_leaked_rows(
     return {row_id: found[row_id] for row_id in parents if row_id in found}
 
 
-def _rows(data: Artifact, split: str) -> Iterator[Row]:
+def _iterate_rows(data: Artifact, split: str) -> Iterator[Row]:
     if has_split(data, split):
         for rows in read_rows(data, split):
             yield from rows

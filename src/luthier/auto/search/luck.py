@@ -77,7 +77,7 @@ def measure_luck(table: ScoreTable, *, trials: int, seed: int = 0) -> SelectionL
         expected=expected,
         observed=gains[best],
         believed=believed,
-        sentence=_sentence(table.metric, trials, rows, expected, gains[best], believed=believed),
+        sentence=_summarize(table.metric, trials, rows, expected, gains[best], believed=believed),
     )
 
 
@@ -95,7 +95,7 @@ def _luck_of_halves(table: ScoreTable, keys: Sequence[Key], seed: int) -> float:
     return max(0.0, float(np.concatenate(lost).mean())) / math.sqrt(2)
 
 
-def _sentence(metric: str, trials: int, rows: int, expected: float, observed: float, *, believed: bool) -> str:
+def _summarize(metric: str, trials: int, rows: int, expected: float, observed: float, *, believed: bool) -> str:
     decimals = formatting.count_decimals(metric)
     gains, luck = formatting.format_number(observed, decimals), formatting.format_number(expected, decimals)
     looked = f"{format_counted_noun(trials, 'trial')} on {format_counted_noun(rows, 'validation row')}"

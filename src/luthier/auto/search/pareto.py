@@ -59,10 +59,10 @@ def find_unmet(
     """
     for text in constraints:
         rule = parse_constraint(text)
-        value = _number(rule.name, measured, text)
+        value = _get_measure(rule.name, measured, text)
         limit = rule.margin
         if rule.reference is not None:
-            limit += _number(rule.name, (references or {}).get(rule.reference, {}), text)
+            limit += _get_measure(rule.name, (references or {}).get(rule.reference, {}), text)
         if not rule.holds(value, limit):
             return f"{text}: {rule.name} is {value:.4g}"
     return ""
@@ -77,12 +77,12 @@ def find_contradiction(constraints: Sequence[str]) -> str:
     numbers = [(text, rule) for text, rule in rules if rule.reference is None]
     for text, above in numbers:
         for other, below in numbers:
-            if above.upward and not below.upward and above.name == below.name and _apart(above, below):
+            if above.upward and not below.upward and above.name == below.name and _are_disjoint(above, below):
                 return f"no model meets both {text!r} and {other!r}"
     return ""
 
 
-def _apart(above: ThresholdExpression, below: ThresholdExpression) -> bool:
+def _are_disjoint(above: ThresholdExpression, below: ThresholdExpression) -> bool:
     return above.margin > below.margin or (above.margin == below.margin and (above.strict or below.strict))
 
 
@@ -130,7 +130,7 @@ def _dominates(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(a <= b for a, b in zip(one, other, strict=True)) and tuple(one) != tuple(other)
 
 
-def _number(name: str, measured: Mapping[str, float], rule: str) -> float:
+def _get_measure(name: str, measured: Mapping[str, float], rule: str) -> float:
     if name not in measured:
         what = f"{name} was not measured, which the constraint {rule!r} is about"
         raise RecipeError(what, where=SourceLocation(field="constraints"), hint=did_you_mean(name, measured))

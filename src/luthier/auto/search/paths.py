@@ -227,7 +227,7 @@ def check_value(owner: Any, name: str, value: Any, path: str) -> None:
         raise refuse_path(path, f"does not take {value!r}: {words}") from error
 
 
-def change_part(
+def replace_component(
     part: BaseModel, changes: Mapping[str, SettingChange], path: str = "", *, without: Collection[str] = ()
 ) -> Any:
     """The part made anew with changed fields, and some as they usually are (`without`); pydantic's `ValidationError`
@@ -244,7 +244,7 @@ def change_part(
             if isinstance(value, tuple) and (role := get_item_role(type(part), name)) is not None:
                 value = _change_parts(value, change.inner, role, inside)
             elif isinstance(value, BaseModel):
-                value = change_part(value, change.inner, inside)
+                value = replace_component(value, change.inner, inside)
             else:
                 _field_of(value, next(iter(change.inner)), inside)
         given[name] = value
@@ -283,7 +283,7 @@ def _change_parts(
             else:
                 components[index] = part
         if change.inner:
-            components[index] = change_part(components[index], change.inner, f"{path}.{segment}")
+            components[index] = replace_component(components[index], change.inner, f"{path}.{segment}")
     return tuple(part for part in components if not any(part is component for component in removed))
 
 

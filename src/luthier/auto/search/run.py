@@ -165,14 +165,14 @@ class SearchRun:
 
     def _run_rung(self, requests: Sequence[TrialRequest]) -> list[TrialResult]:
         """Train and evaluate all trials of a rung, several at once where there are workers."""
-        tasks = [partial(self._try, request) for request in requests]
+        tasks = [partial(self._run_trial, request) for request in requests]
         results = []
         with _run_in_order(tasks, self._step.workers) as outcomes:
             for request, (measured, failed) in zip(requests, outcomes, strict=True):
                 results.append(self._take(request, measured, failed))
         return results
 
-    def _try(self, request: TrialRequest) -> tuple[_Measured | None, str]:
+    def _run_trial(self, request: TrialRequest) -> tuple[_Measured | None, str]:
         """One trial at one rung; where it fails, why."""
         try:
             children = self._build_children(request, YARDSTICK, f"{request.trial}")
@@ -289,9 +289,9 @@ class SearchRun:
     def _measure(self, children: _Children) -> _Measured:
         """Make and read one evaluation."""
         report = self._work.children.make(children.steps, children.report, threads=self._step.threads)
-        return self._read(report)
+        return self._read_measures(report)
 
-    def _read(self, report: Artifact) -> _Measured:
+    def _read_measures(self, report: Artifact) -> _Measured:
         model, summary = report.parent("model"), EvaluationSummary.read(report)
         self._seconds |= {artifact.digest: _read_seconds(artifact) for artifact in (model, report)}
         score = EvaluationMetrics.read(report).models[summary.subject][self._metric.kind]

@@ -66,7 +66,7 @@ def sample_settings(
     rest: Iterator[dict[str, Any]] | None = None
     found: list[dict[str, Any]] = []
     for _ in range(count):
-        settings = _ask(study, space, branch, accept)
+        settings = _sample_settings(study, space, branch, accept)
         if settings is None:
             rest = _iterate_points(branch, seed) if rest is None else rest
             settings = next((point for point in rest if accept(point)), None)
@@ -121,7 +121,7 @@ def count_points(branch: Branch) -> float:
     return math.prod(map(_size, branch.values()))
 
 
-def _ask(
+def _sample_settings(
     study: Study, space: dict[str, BaseDistribution], branch: Branch, accept: Callable[[Mapping[str, Any]], bool]
 ) -> dict[str, Any] | None:
     from optuna.trial import TrialState

@@ -263,7 +263,7 @@ def widen_interval(found: PairedComparison, variance: float, free: int) -> Paire
 
     of_rows = found.standard_error**2
     error = math.sqrt(of_rows + variance)
-    degrees = _degrees(of_rows, variance, found.rows, free)
+    degrees = _satterthwaite_degrees(of_rows, variance, found.rows, free)
     reach = compute_half_width(of_rows, variance, found.rows, free)
     p = 2 * float(stdtr(degrees, -abs(found.difference) / error))
     return replace(
@@ -280,11 +280,11 @@ def compute_half_width(of_rows: float, of_seeds: float, rows: int, free: int) ->
     """Half the 95 % interval of a value of these variances from rows and from seeds, of so many degrees of freedom."""
     from scipy.special import stdtrit
 
-    quantile = float(stdtrit(_degrees(of_rows, of_seeds, rows, free), 0.975))
+    quantile = float(stdtrit(_satterthwaite_degrees(of_rows, of_seeds, rows, free), 0.975))
     return quantile * math.sqrt(of_rows + of_seeds)
 
 
-def _degrees(of_rows: float, of_seeds: float, rows: int, free: int) -> float:
+def _satterthwaite_degrees(of_rows: float, of_seeds: float, rows: int, free: int) -> float:
     """Satterthwaite's degrees of freedom of a sum of two variances."""
     squares = of_rows**2 / max(rows - 1, 1) + of_seeds**2 / max(free, 1)
     return (of_rows + of_seeds) ** 2 / squares if squares > 0 else float(max(rows - 1, 1))

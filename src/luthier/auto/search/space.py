@@ -29,7 +29,6 @@ from pydantic import TypeAdapter, ValidationError
 from luthier.auto.search.paths import (
     OF,
     SettingChange,
-    change_part,
     check_value,
     describe_refusal,
     get_owner,
@@ -37,6 +36,7 @@ from luthier.auto.search.paths import (
     locate_setting,
     read_setting,
     refuse_path,
+    replace_component,
     write_setting,
 )
 from luthier.core.component import Component
@@ -128,7 +128,7 @@ class SearchSpace:
             if not self._is_used(self.of.technique.kind, path):
                 continue
             try:
-                found[path] = self._read(self.of, path)
+                found[path] = self._read_setting(self.of, path)
             except RecipeError:  # a field of another technique, or of a part that is not there
                 continue
             if path == RATE and found[path] == AUTO:
@@ -141,7 +141,7 @@ class SearchSpace:
         found: dict[str, Any] = {TECHNIQUE: kind}
         for path in self.branches[kind]:
             try:
-                found[path] = self._read(of, path)
+                found[path] = self._read_setting(of, path)
             except RecipeError:  # a field of a part that is not there
                 continue
             if path == RATE:
@@ -165,7 +165,9 @@ class SearchSpace:
         unused = frozenset(name for name in base.model_fields_set if not self._is_used(kind, name))
         try:
             changed = {
-                name: change_part(self._step(name, self.of), tree.inner, without=unused if name == OF else frozenset())
+                name: replace_component(
+                    self._step(name, self.of), tree.inner, without=unused if name == OF else frozenset()
+                )
                 for name, tree in trees.items()
             }
         except ValidationError as error:
@@ -214,7 +216,7 @@ class SearchSpace:
                 waiting.append(upstream)
                 if isinstance(upstream, Prepare) and excluded not in upstream.ops:
                     change = {"ops": SettingChange([(*upstream.ops, excluded)])}
-                    found[name] = change_part(upstream, change)
+                    found[name] = replace_component(upstream, change)
         return found
 
     @property
@@ -238,7 +240,7 @@ class SearchSpace:
     def _step(self, name: str, of: Tune) -> Step:
         return of if name == OF else self.steps[name]
 
-    def _read(self, of: Tune, path: str) -> Any:
+    def _read_setting(self, of: Tune, path: str) -> Any:
         step, segments = locate_setting(of, self.steps, path)
         return read_setting(self._step(step, of), segments, path)
 
@@ -282,7 +284,7 @@ class SearchSpace:
     def _include_own(self, of: Tune, path: str, offered: ParamDistribution) -> ParamDistribution:
         """What a part offers, with the searched step's own value among it."""
         try:
-            own = self._read(of, path)
+            own = self._read_setting(of, path)
         except RecipeError:  # of a part that only the search adds
             return offered
         is_own = of.technique.kind == self.of.technique.kind
@@ -306,7 +308,7 @@ class SearchSpace:
         if tried == AUTO:
             return {
                 name: self._include_own(of, name, distribution)
-                for name, distribution in self._offered(step, segments, path).items()
+                for name, distribution in self._list_offered_settings(step, segments, path).items()
             }
         if not segments:
             raise refuse_path(path, "is a whole step", "name a setting in it, or write `auto`")
@@ -330,11 +332,11 @@ class SearchSpace:
                 _, inside = locate_setting(self.of, self.steps, known)
                 if isinstance(get_owner(step, inside, known), tuple) and not read_setting(step, inside, known):
                     change.add(inside, value=True)
-        whole: Step = change_part(step, change.inner) if change.inner else step
+        whole: Step = replace_component(step, change.inner) if change.inner else step
         read_setting(whole, segments, path)
         return get_owner(whole, segments, path)
 
-    def _offered(self, step: Step, segments: Sequence[str], path: str) -> dict[str, ParamDistribution]:
+    def _list_offered_settings(self, step: Step, segments: Sequence[str], path: str) -> dict[str, ParamDistribution]:
         """What the part at a path offers, or the part that has the field."""
         part: Any = step
         if segments:
@@ -409,7 +411,7 @@ def _read_data_sets(step: Step) -> list[str]:
 
 def _sample_corners(branch: Branch) -> Iterator[dict[str, Any]]:
     """Settings of listed values and bounds: all of them where they are few, otherwise some, always the same."""
-    ends = [_ends(distribution) for distribution in branch.values()]
+    ends = [_list_end_points(distribution) for distribution in branch.values()]
     if math.prod(map(len, ends)) <= _LOOKED_AT:
         yield from (dict(zip(branch, point, strict=True)) for point in itertools.product(*ends))
         return
@@ -446,7 +448,7 @@ def _distribution(path: str, **given: Any) -> ParamDistribution:
         raise refuse_path(path, f"is no range: {error}", "write {low: 1, high: 8}, or a list of values") from error
 
 
-def _ends(distribution: ParamDistribution) -> Sequence[Any]:
+def _list_end_points(distribution: ParamDistribution) -> Sequence[Any]:
     if distribution.values:
         return distribution.values
     ends = (distribution.low, distribution.high)

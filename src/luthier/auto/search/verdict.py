@@ -80,13 +80,13 @@ def decide_winner(
     winner = next((trial for trial in allowed if comparisons.is_better(trial)), 0)
     if winner == 0 and comparisons.refused.get(0) and allowed:
         winner = allowed[0]
-    taken = _preferred(comparisons, winner, prefer, whole, measured or {}) if prefer and allowed else winner
+    taken = _choose_preferred(comparisons, winner, prefer, whole, measured or {}) if prefer and allowed else winner
     gain = shrink_gain(table, next((trial for trial in allowed or rank_trials(table) if trial), None))
     return SearchVerdict(
         winner=taken,
         best=allowed[0] if allowed else 0,
         better=comparisons.is_better(taken),
-        sentence=_sentence(comparisons, winner, taken, prefer, gain),
+        sentence=_summarize(comparisons, winner, taken, prefer, gain),
         comparisons=(
             *_records(table, comparisons.against_of, "of"),
             *_records(table, comparisons.against_plain, "plain"),
@@ -117,7 +117,7 @@ def _family(trials: Sequence[int], compared: Sequence[PairedComparison]) -> dict
     return dict(zip(trials, adjust_comparisons_holm(compared), strict=True))
 
 
-def _preferred(
+def _choose_preferred(
     looked: _Comparisons, winner: int, prefer: Preference, whole: float, measured: Mapping[int, Mapping[str, float]]
 ) -> int:
     """Of the trials that are not worse than the winner by more than the margin, the one of which there is least."""
@@ -181,7 +181,7 @@ def _p(found: PairedComparison) -> float:
     return found.p if found.p_holm is None else found.p_holm
 
 
-def _sentence(
+def _summarize(
     looked: _Comparisons, winner: int, taken: int, prefer: Preference | None, gain: ShrunkenGain | None
 ) -> str:
     parts = [_outcome(looked, winner, gain)]

@@ -53,7 +53,7 @@ class WorkCounter:
             return STEPS * _count_words(rows, data) * 4
         model = self._describe(context)
         if isinstance(step.technique, PromptSearch):
-            return step.technique.budget * _read(model, rows) * (1 + max(step.technique.shots or (0,)))
+            return step.technique.budget * _count_forward_flops(model, rows) * (1 + max(step.technique.shots or (0,)))
         return self._count_gradients(step, model, rows)
 
     def count_evaluation(self, step: Tune, data: Artifact, split: str) -> float:
@@ -67,7 +67,7 @@ class WorkCounter:
         model = self._describe(context)
         written = min(_NEW_TOKENS, rows.answers) if DatasetSummary.read(data).task == "text" else 0.0
         parameters = model.parameters if model is not None else _UNKNOWN_PARAMETERS
-        return rows.number * (_read(model, rows) + 2 * parameters * written)
+        return rows.number * (_count_forward_flops(model, rows) + 2 * parameters * written)
 
     def _estimate_rows(self, context: PlanContext, split: str) -> RowEstimate | None:
         key = (context.inputs["data"].digest, split, "model" in context.inputs)
@@ -104,7 +104,7 @@ class WorkCounter:
         return None if artifact is None or is_endpoint(artifact) else describe_step_model(context)
 
 
-def _read(model: ModelDescription | None, rows: RowEstimate) -> float:
+def _count_forward_flops(model: ModelDescription | None, rows: RowEstimate) -> float:
     """Operations of reading one row."""
     body = _UNKNOWN_PARAMETERS if model is None else model.parameters - model.embedding_parameters
     return 2 * body * rows.tokens

@@ -198,7 +198,7 @@ class ModelSearch(Step):
         cost_estimate = plan_context.forecasts.get("of", StepCostEstimate())
         self._check_splits(plan_context)
         if isinstance(self.budget, str):
-            raise self._translated(cost_estimate)
+            raise self._translate_time_budget(cost_estimate)
         further = self._count_finalist_trainings()
         if cost_estimate.seconds is None:
             return replace(
@@ -261,7 +261,7 @@ class ModelSearch(Step):
         """Trainings that finalists take at most: `of` itself is made by one seed."""
         return (self.finalists + 1) * self.seeds - 1
 
-    def _translated(self, known: StepCostEstimate) -> RecipeError:
+    def _translate_time_budget(self, known: StepCostEstimate) -> RecipeError:
         """The error for a budget of time, with the work that it is on this machine."""
         where = SourceLocation(field="budget")
         seconds = float(parse_duration(self.budget))

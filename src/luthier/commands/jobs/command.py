@@ -19,13 +19,13 @@ _EVENTS = 30
 
 def list_latest_jobs(workspace: Workspace, count: int) -> list[dict[str, Any]]:
     """The latest jobs, the latest first."""
-    with _desk(workspace) as service:
+    with _service(workspace) as service:
         return [_row(job) for job in service.book.everybody(limit=count)]
 
 
 def describe_job(workspace: Workspace, job: str) -> dict[str, Any]:
     """A job with the latest of its events, the earliest of them first."""
-    with _desk(workspace) as service:
+    with _service(workspace) as service:
         tuning_job = service.book.any(job)
         events, _ = service.events(tuning_job, _EVENTS, None)
         messages = [{"at": event.at, "level": event.level, "message": event.message} for event in reversed(events)]
@@ -45,7 +45,7 @@ def describe_job(workspace: Workspace, job: str) -> dict[str, Any]:
 
 def cancel_job(workspace: Workspace, job: str) -> dict[str, Any]:
     """End a job."""
-    with _desk(workspace) as service:
+    with _service(workspace) as service:
         return _row(service.cancel(service.book.any(job)))
 
 
@@ -93,7 +93,7 @@ def _row(job: FineTuningJob) -> dict[str, Any]:
 
 
 @contextmanager
-def _desk(workspace: Workspace) -> Iterator[JobService]:
+def _service(workspace: Workspace) -> Iterator[JobService]:
     meant = workspace.find_meant()
     with meant.open_ledger() as ledger:
         yield JobService(ledger, meant.open_store())

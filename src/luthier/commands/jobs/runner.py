@@ -80,7 +80,7 @@ class JobRunner:
         self, service: JobService, released: Callable[[], Awaitable[None]], placement: JobPlacement | None = None
     ) -> None:
         """`released` is waited for when a model was released: then it is served."""
-        self._desk, self._released = service, released
+        self._service, self._released = service, released
         self._placement = placement or JobPlacement()
         self._runs = RunQueue(service.ledger)
         self._running: dict[str, _RunningJob] = {}
@@ -105,7 +105,7 @@ class JobRunner:
 
     @property
     def _place(self) -> Path:
-        return self._desk.store.root / "jobs"
+        return self._service.store.root / "jobs"
 
     def _alone(self, lock: FileLock) -> bool:
         """Whether this is the one server that runs jobs."""
@@ -137,20 +137,20 @@ class JobRunner:
         self._away = True
 
     async def _sweep(self) -> float:
-        await asyncio.to_thread(self._desk.files.sweep)
+        await asyncio.to_thread(self._service.files.sweep)
         return _SWEEP_S
 
     # ── checking files ──────────────────────────────────────────────────────────────────────────────────────────
 
     async def _check_next(self) -> float:
-        waiting = await asyncio.to_thread(self._desk.book.everybody, states=("validating_files",))
+        waiting = await asyncio.to_thread(self._service.book.everybody, states=("validating_files",))
         for job in reversed(waiting):
             await asyncio.to_thread(self._guarded, self._check, job)
         return _EVERY_S
 
     def _check(self, job: FineTuningJob) -> None:
         """Read a job's files, decide what was left open, write its recipe."""
-        folder, request, book = self._desk.folder(job.id), job.request, self._desk.book
+        folder, request, book = self._service.folder(job.id), job.request, self._service.book
         training = folder / TRAINING
         rows = validate_training_file(training, request.method, "training_file")
         material = JobTrainingData(training, rows)
@@ -161,7 +161,7 @@ class JobRunner:
         settled = resolve_auto_hyperparameters(request, rows)
         if not book.change(job.id, "validating_files", ("validating_files",), settled=settled):
             return
-        tunable = self._desk.tunable.get(request.model) or self._going_on(job)
+        tunable = self._service.tunable.get(request.model) or self._going_on(job)
         if tunable is None:
             raise APIError(f"the model {request.model!r} cannot be tuned here any more", code="model_not_available")
         write_job_recipe(folder, book.any(job.id), tunable, material)
@@ -170,12 +170,12 @@ class JobRunner:
 
     def _going_on(self, job: FineTuningJob) -> TunableModel | None:
         """The model that an earlier job made, as a base model in the folder of the job that goes on from it."""
-        earlier = self._desk.earlier(job.key, job.request.model)
+        earlier = self._service.earlier(job.key, job.request.model)
         if earlier is None:
             return None
-        folder = self._desk.folder(job.id)
+        folder = self._service.folder(job.id)
         append_job_event(folder, f"Taking {job.request.model} as the base model")
-        return TunableModel(job.request.model, str(export_merged_model(earlier, folder, self._desk.store.location)))
+        return TunableModel(job.request.model, str(export_merged_model(earlier, folder, self._service.store.location)))
 
     def _guarded(self, work: Callable[[FineTuningJob], Any], job: FineTuningJob) -> Any:
         """Do something for a job; what is wrong with it ends it, and only it."""
@@ -184,7 +184,7 @@ class JobRunner:
         except APIError as error:
             self._fail(job, error.message, error.code or "invalid_request_error", error.param)
         except LuthierError as error:
-            self._desk.book.any(job.id)  # raises when it is the ledger that is away
+            self._service.book.any(job.id)  # raises when it is the ledger that is away
             self._fail(job, f"{error.message}; {error.hint}" if error.hint else error.message, "job_failed", None)
         except Exception:  # noqa: BLE001  # one job's fault must not end the others
             _LOG.exception("%s failed", job.id)
@@ -193,14 +193,14 @@ class JobRunner:
 
     def _fail(self, job: FineTuningJob, message: str, code: str, param: str | None) -> None:
         error = {"message": message, "code": code, "param": param}
-        if self._desk.book.change(job.id, "failed", ("validating_files", "queued", "running"), error=error):
-            append_job_event(self._desk.folder(job.id), f"The job failed: {message}", "failed")
+        if self._service.book.change(job.id, "failed", ("validating_files", "queued", "running"), error=error):
+            append_job_event(self._service.folder(job.id), f"The job failed: {message}", "failed")
 
     # ── running recipes ─────────────────────────────────────────────────────────────────────────────────────────
 
     async def _run_next(self) -> float:
         """Make the recipes of the jobs whose turn it is."""
-        waiting = await asyncio.to_thread(self._desk.book.everybody, states=("queued", "running"))
+        waiting = await asyncio.to_thread(self._service.book.everybody, states=("queued", "running"))
         for job in sorted(waiting, key=lambda job: (job.state != "running", job.made_at, job.id)):
             if job.id in self._running:
                 continue
@@ -231,7 +231,7 @@ class JobRunner:
         """The run that an earlier server left."""
         if job.state != "running" or job.process is None:
             return None
-        running = JobProcess(self._desk.folder(job.id), job.process)
+        running = JobProcess(self._service.folder(job.id), job.process)
         return None if running.over else running
 
     async def _find_memory(self, job: FineTuningJob) -> int | None:
@@ -239,7 +239,7 @@ class JobRunner:
         has the machine. A job that the machine never holds fails."""
         if not self._placement.is_elsewhere and await asyncio.to_thread(self._runs.is_run_under_way):
             return None
-        recipe, placement = self._desk.folder(job.id) / RECIPE, self._placement.placement
+        recipe, placement = self._service.folder(job.id) / RECIPE, self._placement.placement
         needed: int | None = await asyncio.to_thread(
             self._guarded, lambda _: estimate_recipe_memory(recipe, placement), job
         )
@@ -256,14 +256,14 @@ class JobRunner:
         return needed if needed <= min(free, whole - promised) else None
 
     def _start(self, job: FineTuningJob) -> JobProcess | None:
-        book, folder = self._desk.book, self._desk.folder(job.id)
+        book, folder = self._service.book, self._service.folder(job.id)
         if not book.change(job.id, "running", ("queued", "running"), process=None):
             return None  # cancelled or paused meanwhile
         append_job_event(
             folder, "Fine-tuning job started" if job.state == "queued" else "The job goes on from its last checkpoint"
         )
         running = JobProcess.start(
-            folder.absolute() / RECIPE, self._desk.store.location, folder=folder, on=self._placement.words
+            folder.absolute() / RECIPE, self._service.store.location, folder=folder, on=self._placement.words
         )
         if not book.change(job.id, "running", ("running",), process=running.name):
             running.tell(signal.SIGTERM)
@@ -292,17 +292,17 @@ class JobRunner:
         """End the jobs of a cluster that no run follows any more, and that nobody wants: they were cancelled or paused
         while there was no server."""
         if self._placement.is_elsewhere:
-            for job in await asyncio.to_thread(self._desk.book.everybody, states=("cancelled", "paused")):
+            for job in await asyncio.to_thread(self._service.book.everybody, states=("cancelled", "paused")):
                 if job.process is not None and job.id not in self._running and is_process_gone(job.process):
                     await asyncio.to_thread(self._cancel_launches, job)
         return _CANCEL_LOOK_S
 
     def _cancel_launches(self, job: FineTuningJob) -> None:
         try:
-            for launch in list_open_launches(self._desk.ledger, self._desk.folder(job.id)):
+            for launch in list_open_launches(self._service.ledger, self._service.folder(job.id)):
                 self._placement.cancel(launch)
-                end_launch(self._desk.ledger, launch.job, "cancelled")
-            self._desk.book.forget_process(job)
+                end_launch(self._service.ledger, launch.job, "cancelled")
+            self._service.book.forget_process(job)
         except LuthierError as error:
             if job.id not in self._not_cancelled:
                 _LOG.warning("%s is %s, and goes on elsewhere: %s", job.id, job.state, error)
@@ -311,7 +311,7 @@ class JobRunner:
     def _state(self, job: FineTuningJob) -> str | None:
         """A job's state; None while the ledger is away."""
         try:
-            return self._desk.book.any(job.id).state
+            return self._service.book.any(job.id).state
         except LuthierError as error:
             self._warn(error)
             return None
@@ -336,22 +336,22 @@ class JobRunner:
         from luthier.commands.jobs.results import trained_tokens, write_step_metrics_file
 
         digest = made[TUNE]
-        book, model = self._desk.book, self._desk.store.open(digest)
-        results = book.any(job.id).result_file or write_step_metrics_file(self._desk.files, job.key, model).id
+        book, model = self._service.book, self._service.store.open(digest)
+        results = book.any(job.id).result_file or write_step_metrics_file(self._service.files, job.key, model).id
         tokens = trained_tokens(model)
         if book.change(job.id, "running", ("running",), artifact=digest, result_file=results, trained_tokens=tokens):
             for name, entry in {**self._checkpoints(job, made), build_served_model_name(job): digest}.items():
-                releases.release(self._desk.ledger, name, ReleasedModel(word=job.id, model=entry, digest=entry))
+                releases.release(self._service.ledger, name, ReleasedModel(word=job.id, model=entry, digest=entry))
 
     def _checkpoints(self, job: FineTuningJob, made: Mapping[str, str]) -> dict[str, str]:
         """The models after earlier epochs by the names that they get; one that is the end itself needs none."""
-        steps = {entry: self._desk.steps(entry) for step, entry in made.items() if step.startswith(EPOCH)}
-        end = self._desk.steps(made[TUNE])
+        steps = {entry: self._service.steps(entry) for step, entry in made.items() if step.startswith(EPOCH)}
+        end = self._service.steps(made[TUNE])
         return {checkpoint_name(build_served_model_name(job), at): entry for entry, at in steps.items() if at < end}
 
     def _succeed(self, job: FineTuningJob) -> None:
-        name, folder = build_served_model_name(job), self._desk.folder(job.id)
-        if self._desk.book.any(job.id).artifact is not None and self._desk.book.change(
+        name, folder = build_served_model_name(job), self._service.folder(job.id)
+        if self._service.book.any(job.id).artifact is not None and self._service.book.change(
             job.id, "succeeded", ("running",), model=name, process=None
         ):
             append_job_event(folder, f"New fine-tuned model created: {name}")
@@ -362,11 +362,11 @@ class JobRunner:
         if outcome.error is not None:
             self._fail(job, str(outcome.error["message"]), "job_failed", None)
             return
-        deaths, folder = self._desk.book.any(job.id).deaths + 1, self._desk.folder(job.id)
+        deaths, folder = self._service.book.any(job.id).deaths + 1, self._service.folder(job.id)
         if deaths > MOST_DEATHS:
             words = read_log_tail(folder)
             self._fail(job, f"its process was killed {deaths} times{f': {words}' if words else ''}", "killed", None)
-        elif self._desk.book.change(job.id, "queued", ("running",), deaths=deaths, process=None):
+        elif self._service.book.change(job.id, "queued", ("running",), deaths=deaths, process=None):
             append_job_event(folder, "The job's process was killed; it goes on from its last checkpoint", "warning")
 
     async def _interrupt(self) -> None:

@@ -25,7 +25,7 @@ from luthier.annotation.project import (
     set_project_state,
 )
 from luthier.annotation.question import QuestionItem
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.trial import TrialModel, TrialQuestion, TrialServer, list_trial_models
 from luthier.core.db import Ledger
@@ -183,12 +183,12 @@ class Arena:
         if not votes:
             return ArenaStandings(0, "", (), (), {})
         ranking = AnytimeRanking(models)
-        duels: list[PairwiseComparison] = []
+        comparisons: list[PairwiseComparison] = []
         for key, shown, (a, b), verdict in votes:
             score = question.points(verdict, shown)[0]
             ranking.add(a, b, score, key)
-            duels.append(PairwiseComparison(a, b, score, key, style_difference(*shown.answers)))
-        strengths, effects = fit_strengths(duels, models)
+            comparisons.append(PairwiseComparison(a, b, score, key, style_difference(*shown.answers)))
+        strengths, effects = fit_strengths(comparisons, models)
         advice = describe_advice(ranking.advise(), ranking.rows)
         stop = advice if advice.endswith(".") else f"{advice}."
         return ArenaStandings(len(votes), stop, tuple(ranking.standings().values()), strengths, effects)

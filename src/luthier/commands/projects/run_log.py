@@ -124,6 +124,8 @@ class RunLog:
         elif event.kind in ("done", "cached", "failed"):
             step.state = "done" if event.kind == "done" else "cached" if event.kind == "cached" else "failed"
             step.kind = step.kind or event.text
+            if event.kind == "done" and step.done < step.total:  # counted last before its end: it would seem unfinished
+                step.done = step.total = 0
             step.seconds, step.left = event.at - step.started_at, ""
             if "." in event.step:  # a child of a step that drives others, of which there may be hundreds
                 del self.steps[event.step]

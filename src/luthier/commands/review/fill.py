@@ -1,15 +1,14 @@
-"""Fill a review queue from traffic: each request has one lot, and is drawn when it lies below its chance.
-
-The chance of a request is the highest share of the rules that mean it, so that it is known exactly whatever rules meet.
-It may rise later: somebody complains of a request after it was drawn by chance. Then its chance is that with which such
-a request is drawn, and items that are in the queue already are corrected. What reviewers said decides nothing here: a
-verdict would change the chance of its own request.
-"""
+"""Fill review queues from traces, once or for as long as the studio runs."""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,9 +17,10 @@ from luthier.annotation.project import NewItem, add_items
 from luthier.annotation.question import QuestionItem
 from luthier.chat.messages import messages_to_openai
 from luthier.commands.projects.workspace import find_project_file
-from luthier.commands.review.queues import ReviewQueue, ReviewRule, ReviewSettings
+from luthier.commands.review.queues import ReviewQueue, ReviewRule, ReviewSettings, list_review_queues
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
+from luthier.core.files import translate_write_errors
 from luthier.recipe.workspace import Workspace
 from luthier.traces.filter import TraceFilter
 from luthier.traces.record import FeedbackRole
@@ -62,7 +62,7 @@ class FillResult(NamedTuple):
 
 def fill_review_queue(ledger: Ledger, workspace: Workspace, queue: ReviewQueue, say: Say = print) -> FillResult:
     """Draw requests of the project's traffic into a queue; what is there already is not added again."""
-    from luthier.core.db.tables.review import ReviewQueueRow
+    from luthier.core.db.tables.annotation import ReviewQueueRow
     from luthier.traces.compact import compact_traffic_folder
 
     folder = find_queue_traffic(workspace, queue)
@@ -244,3 +244,48 @@ def _read(folder: Path, ids: Mapping[str, DrawnRequest]) -> Iterator[TraceWithFe
     rows = scan_table(folder, "traces").filter(pl.col("id").is_in(list(ids)), pl.col("variant") != "shadow").collect()
     for trace in rows_to_traces(rows.unique("id", keep="first", maintain_order=True).iter_rows(named=True)):
         yield TraceWithFeedback(trace, feedback.get(trace.id, ()))
+
+
+EVERY_S = 300.0
+
+
+class ReviewFiller:
+    """Starts `luthier review fill` every five minutes while a queue is open, one at a time."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, folder: Path) -> None:
+        self._ledger, self._workspace, self._log = ledger, workspace, folder / "review.log"
+        self._process: subprocess.Popen[bytes] | None = None
+        self._due = time.monotonic()
+
+    @property
+    def is_filling(self) -> bool:
+        """Whether a fill is under way."""
+        return self._process is not None and self._process.poll() is None
+
+    def advance(self) -> None:
+        """Begin a fill where it is time for one."""
+        if not self.is_filling and time.monotonic() >= self._due:
+            self._due = time.monotonic() + EVERY_S
+            if list_review_queues(self._ledger, only_open=True):
+                self.start()
+
+    def start(self) -> None:
+        """Begin a fill now, unless one is under way."""
+        if self.is_filling:
+            return
+        with translate_write_errors(self._log):
+            self._log.parent.mkdir(parents=True, exist_ok=True)
+            with self._log.open("wb") as log:
+                self._process = subprocess.Popen(  # this very program
+                    [sys.executable, "-P", "-m", "luthier", "review", "fill"],
+                    cwd=self._workspace.folder.absolute(),
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
+                    env={**os.environ, **self._workspace.environment},
+                )  # fmt: skip
+
+    def close(self) -> None:
+        """End a fill that is under way: what it did is kept, and the next goes on."""
+        if self._process is not None and self.is_filling:
+            self._process.terminate()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(10)

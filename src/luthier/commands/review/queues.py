@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
-from luthier.annotation.label_question import LabelOption
 from luthier.annotation.project import (
     AnnotationProject,
     ProjectSettings,
@@ -18,8 +17,8 @@ from luthier.annotation.project import (
     set_project_state,
     update_guidelines,
 )
-from luthier.annotation.questions.choice import ChoiceQuestion
-from luthier.annotation.questions.choices import ChoicesQuestion
+from luthier.annotation.question import LabelOption
+from luthier.annotation.questions.choice import ChoiceQuestion, ChoicesQuestion
 from luthier.annotation.questions.spans import SpansQuestion
 from luthier.annotation.questions.text import TextQuestion
 from luthier.annotation.queue import AnnotationQueue, QueueProgress
@@ -197,7 +196,7 @@ class ReviewQueue:
 
 def create_review_queue(ledger: Ledger, name: str, settings: ReviewSettings, *, project: str, by: str) -> ReviewQueue:
     """Begin a queue of a project's requests; it is empty until it is filled."""
-    from luthier.core.db.tables.review import ReviewQueueRow
+    from luthier.core.db.tables.annotation import ReviewQueueRow
 
     asks = ProjectSettings(
         purpose="review",
@@ -237,7 +236,7 @@ def add_failure_types(ledger: Ledger, queue: ReviewQueue, types: list[str], *, b
 
 def get_review_queue(ledger: Ledger, queue_id: str) -> ReviewQueue:
     """One queue; `UnknownName` where there is none."""
-    from luthier.core.db.tables.review import ReviewQueueRow
+    from luthier.core.db.tables.annotation import ReviewQueueRow
 
     with ledger.reading() as session:
         row = session.get(ReviewQueueRow, queue_id)

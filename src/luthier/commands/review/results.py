@@ -151,7 +151,7 @@ def _about(item: ReviewedItem) -> list[tuple[str, str]]:
 def list_fed_alerts(workspace: Workspace, queue: ReviewQueue) -> list[FedAlert]:
     """The alerts of the project's recipe that read a signal of what reviewers say; none where it cannot be read."""
     from luthier.monitor.plan import parse_alert_rules
-    from luthier.monitor.signals.reviewed import Reviewed
+    from luthier.monitor.signals.feedback import Reviewed
     from luthier.monitor.steps.monitor import Monitor
     from luthier.recipe.schema import Recipe
 

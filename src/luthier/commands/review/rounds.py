@@ -8,7 +8,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.commands.next_recipe import NextRecipe, NumberedRecipeName, list_served_models, write_next_recipe_files
+from luthier.commands.next_recipe import (
+    NEW_CLASSES,
+    NextRecipe,
+    NumberedRecipeName,
+    list_served_models,
+    write_next_recipe_files,
+)
 from luthier.commands.projects.workspace import find_project_file
 from luthier.commands.release import ReleasedRecipe, find_recipe_alias, find_released_recipe
 from luthier.commands.review.fill import find_queue_traffic
@@ -36,6 +42,8 @@ class NextRound(NamedTuple):
     row_count: int
     tested_count: int
     text: str
+    strange: str
+    """Classes that are new to the data, right or misspelt, in a sentence; empty where there are none."""
 
 
 def write_next_round(ledger: Ledger, workspace: Workspace, queue: ReviewQueue) -> NextRecipe:
@@ -82,7 +90,9 @@ def read_next_round(workspace: Workspace, queue: ReviewQueue, recipe: str) -> Ne
         raise UnknownName(f"there is no such recipe beside that of {queue.project}")
     rows, tested = _read(rows_file), _read(folder / f"{path.stem}-failures.jsonl")
     shown, some = rows[:_MOST_SHOWN], tested[:_MOST_SHOWN]
-    return NextRound(recipe, shown, some, len(rows), len(tested), path.read_text(encoding="utf-8"))
+    text = path.read_text(encoding="utf-8")
+    new_classes = (line.removeprefix("# ") for line in text.splitlines() if line.startswith(f"# {NEW_CLASSES}"))
+    return NextRound(recipe, shown, some, len(rows), len(tested), text, next(new_classes, ""))
 
 
 def find_next_round_file(workspace: Workspace, queue: ReviewQueue, recipe: str) -> Path:

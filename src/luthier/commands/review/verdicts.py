@@ -139,7 +139,7 @@ def decide_opinion(
     ledger: Ledger, workspace: Workspace, queue: ReviewQueue, item: int, opinion_by: str, *, by: str
 ) -> None:
     """Let one of several opinions count; both are kept."""
-    from luthier.core.db.tables.review import ReviewDecisionRow
+    from luthier.core.db.tables.annotation import ReviewDecisionRow
 
     reviewed_item = get_reviewed_item(ledger, queue, item)
     chosen = next((opinion for opinion in reviewed_item.opinions if opinion.by == opinion_by), None)
@@ -177,8 +177,7 @@ def iterate_reviewed_items(
     """The requests of a queue (or some of them) with what was said, in the order in which they were drawn."""
     from sqlalchemy import select
 
-    from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow, AssignmentRow
-    from luthier.core.db.tables.review import ReviewDecisionRow
+    from luthier.core.db.tables.annotation import AnnotationItemRow, AnswerRow, AssignmentRow, ReviewDecisionRow
 
     item, answer, assignment = AnnotationItemRow, AnswerRow, AssignmentRow
     query = select(item).where(item.project_id == queue.id, item.state != "removed").order_by(item.position)
@@ -252,7 +251,7 @@ def write_verdicts(
     """
     from sqlalchemy import select
 
-    from luthier.core.db.tables.review import ReviewExportRow
+    from luthier.core.db.tables.annotation import ReviewExportRow
     from luthier.traces.feedback import append_redacted_records
     from luthier.traces.retention import has_traffic
 

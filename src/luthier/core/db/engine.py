@@ -61,7 +61,7 @@ def _sqlite(url: URL) -> Engine:
             return _read_only(url, Path(url.database).absolute())
     engine = create_engine(url, connect_args={"timeout": _BUSY_MS / 1000})
     event.listen(engine, "connect", _prepare)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", _begin_immediate)
     return engine
 
 
@@ -79,7 +79,7 @@ def _read_only(url: URL, file: Path) -> Engine:
         return connection
 
     engine = create_engine(url, creator=opened)
-    event.listen(engine, "begin", _begin)
+    event.listen(engine, "begin", _begin_immediate)
     return engine
 
 
@@ -90,7 +90,7 @@ def _prepare(connection: Any, record: object) -> None:
         connection.execute(f"PRAGMA {pragma}").close()
 
 
-def _begin(connection: Connection) -> None:
+def _begin_immediate(connection: Connection) -> None:
     """A writer takes the one write lock at once, so that it never finds out half-way that another was first."""
     options = connection.get_execution_options()
     if options.get(READS, False):

@@ -41,18 +41,18 @@ def migrate(engine: Engine, to: str | None = None) -> None:
         found = current_revision(connection)
     if found == target:
         return
-    with _alone(engine) as connection:
+    with _lock_exclusively(engine) as connection:
         found = current_revision(connection)
         if to is None and found is not None and found > target:
             what = f"the ledger is of revision {found}; this Luthier knows only up to {target}"
             location = SourceLocation(file=engine.url.render_as_string(hide_password=True))
             raise InputError(what, where=location, hint="pip install --upgrade luthier")
         if found != target:
-            _run(connection, target, down=target == "base" or (found is not None and target < found))
+            _run_migrations(connection, target, down=target == "base" or (found is not None and target < found))
 
 
 @contextmanager
-def _alone(engine: Engine) -> Iterator[Connection]:
+def _lock_exclusively(engine: Engine) -> Iterator[Connection]:
     """One transaction that no other migration runs beside: SQLite's begins with the write lock."""
     with engine.begin() as connection:
         if engine.dialect.name == "postgresql":
@@ -60,7 +60,7 @@ def _alone(engine: Engine) -> Iterator[Connection]:
         yield connection
 
 
-def _run(connection: Connection, target: str, *, down: bool) -> None:
+def _run_migrations(connection: Connection, target: str, *, down: bool) -> None:
     from alembic import command
     from alembic.config import Config
 

@@ -170,7 +170,7 @@ class Ledger:
         from luthier.core.db.tables.runs import RunStepRow
 
         with self.writing() as session:
-            _row(session, run)
+            _get_row(session, run)
             session.execute(delete(RunStepRow).where(RunStepRow.run_id == run, RunStepRow.name == step.name))
             session.add(RunStepRow(run_id=run, **step.model_dump()))
 
@@ -179,14 +179,14 @@ class Ledger:
         if error is not None:
             _check_json(error)
         with self.writing() as session:
-            row = _row(session, run)
+            row = _get_row(session, run)
             row.state, row.exit_code, row.error = state, exit_code, error
             row.finished_at = datetime.now(UTC)
 
     def run(self, run: str) -> Run:
         """One run by its id."""
         with self.reading() as session:
-            return Run.model_validate(_row(session, run))
+            return Run.model_validate(_get_row(session, run))
 
     def find_run_of_process(self, process: str) -> Run | None:
         """The run that a process began; None before it has."""
@@ -194,7 +194,7 @@ class Ledger:
 
         from luthier.core.db.tables.runs import RunRow
 
-        return next(iter(self._found(select(RunRow).where(RunRow.process == process).limit(1))), None)
+        return next(iter(self._read_runs(select(RunRow).where(RunRow.process == process).limit(1))), None)
 
     def find_runs(self, beginning: str) -> list[Run]:
         """The runs whose ids begin so, the latest first."""
@@ -202,7 +202,7 @@ class Ledger:
 
         from luthier.core.db.tables.runs import RunRow
 
-        return self._found(select(RunRow).where(RunRow.id.startswith(beginning, autoescape=True)))
+        return self._read_runs(select(RunRow).where(RunRow.id.startswith(beginning, autoescape=True)))
 
     def runs(self, *, limit: int = 100) -> list[Run]:
         """The latest runs, the latest first."""
@@ -210,7 +210,7 @@ class Ledger:
 
         from luthier.core.db.tables.runs import RunRow
 
-        return self._found(select(RunRow).limit(limit))
+        return self._read_runs(select(RunRow).limit(limit))
 
     def latest(self, recipe: str, folder: str) -> Run | None:
         """The latest run of a recipe in a folder, whatever came of it."""
@@ -223,7 +223,7 @@ class Ledger:
 
         from luthier.core.db.tables.runs import RunRow
 
-        return self._found(select(RunRow).where(RunRow.recipe == recipe, RunRow.folder == folder).limit(limit))
+        return self._read_runs(select(RunRow).where(RunRow.recipe == recipe, RunRow.folder == folder).limit(limit))
 
     def runs_that_used(self, artifact: str) -> list[Run]:
         """The runs that made or found an artifact, the latest first."""
@@ -232,9 +232,9 @@ class Ledger:
         from luthier.core.db.tables.runs import RunRow, RunStepRow
 
         used = select(RunStepRow.run_id).where(RunStepRow.artifact == artifact)
-        return self._found(select(RunRow).where(RunRow.id.in_(used)))
+        return self._read_runs(select(RunRow).where(RunRow.id.in_(used)))
 
-    def _found(self, query: Select[Any]) -> list[Run]:
+    def _read_runs(self, query: Select[Any]) -> list[Run]:
         from luthier.core.db.tables.runs import RunRow
 
         with self.reading() as session:
@@ -242,7 +242,7 @@ class Ledger:
             return [Run.model_validate(row) for row in rows]
 
 
-def _row(session: Session, run: str) -> RunRow:
+def _get_row(session: Session, run: str) -> RunRow:
     from luthier.core.db.tables.runs import RunRow
 
     row = session.get(RunRow, run)

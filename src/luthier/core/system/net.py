@@ -155,33 +155,33 @@ class HubRepository:
                 )
         except GatedRepoError as error:
             hint = "accept its terms on the hub and set HF_TOKEN"
-            raise self._told("is given out only to those who accepted its terms", hint) from error
+            raise self._build_error("is given out only to those who accepted its terms", hint) from error
         except RevisionNotFoundError as error:
-            raise self._told(f"has no revision {self.revision!r}", "look it up on the hub") from error
+            raise self._build_error(f"has no revision {self.revision!r}", "look it up on the hub") from error
         except RepositoryNotFoundError as error:
             hint = f"check the spelling; for a private {self.noun} set HF_TOKEN"
             what = f"the hub has no {self.noun} {self.id!r}"
             raise self.error(what, where=self.where, hint=hint) from error
         except OfflineModeIsEnabled as error:
-            raise self._forbidden() from error
+            raise self._build_offline_error() from error
         except LocalEntryNotFoundError as error:
-            raise (self._forbidden() if self.online and is_offline_mode() else self._not_here()) from error
+            raise (self._build_offline_error() if self.online and is_offline_mode() else self._not_here()) from error
         except (HfHubHTTPError, OSError) as error:
             what = f"the hub could not give {self.id}: {type(error).__name__}"
             raise self.error(what, where=self.where, hint="try again later") from error
         return Path(found)
 
-    def _told(self, what: str, hint: str) -> InputError:
+    def _build_error(self, what: str, hint: str) -> InputError:
         return self.error(f"{self.id} {what}", where=self.where, hint=hint)
 
-    def _forbidden(self) -> InputError:
+    def _build_offline_error(self) -> InputError:
         what = "is not in the local hub cache, and HF_HUB_OFFLINE forbids to ask the hub"
-        return self._told(what, "unset HF_HUB_OFFLINE")
+        return self._build_error(what, "unset HF_HUB_OFFLINE")
 
     def _not_here(self) -> InputError:
         if self.online:
             hint = "connect, or set HF_ENDPOINT to your mirror"
-            return self._told("is not in the local hub cache, and the hub cannot be reached", hint)
+            return self._build_error("is not in the local hub cache, and the hub cannot be reached", hint)
         hint = f"to fetch it, {self.example}; if a folder was meant, there is none of that name"
         what = f"{self.id} (revision {self.revision!r}) is not in the local hub cache"
         return self.error(what, where=self.where, hint=hint)

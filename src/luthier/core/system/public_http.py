@@ -32,13 +32,13 @@ def is_public(address: str) -> bool:
         found = ip_address(address.partition("%")[0])
     except ValueError:
         return False
-    inner = _inner(found)
+    inner = _unwrap_address(found)
     return all(
         entry.is_global and not entry.is_multicast and entry not in _ASSIGNED for entry in (found, inner or found)
     )
 
 
-def _inner(found: IPv4Address | IPv6Address) -> IPv4Address | None:
+def _unwrap_address(found: IPv4Address | IPv6Address) -> IPv4Address | None:
     if isinstance(found, IPv4Address):
         return None
     if any(found in network for network in _WRAPPED):
@@ -64,7 +64,7 @@ class PublicOnlyBackend(httpcore.SyncBackend):
     ) -> httpcore.NetworkStream:
         """Resolve, look at every address, and connect to the first."""
         address = self.resolved(host, port)
-        stream = super().connect_tcp(address, port, self._left(), local_address, socket_options)
+        stream = super().connect_tcp(address, port, self._get_remaining_seconds(), local_address, socket_options)
         return _Timed(stream, self)
 
     def resolved(self, host: str, port: int) -> str:
@@ -78,7 +78,7 @@ class PublicOnlyBackend(httpcore.SyncBackend):
             raise PrivateAddressError(f"{host} is {inside[0]}, an address inside a private network")
         return found[0]
 
-    def _left(self) -> float:
+    def _get_remaining_seconds(self) -> float:
         return seconds_until(self.deadline)
 
 

@@ -21,12 +21,16 @@ import secrets
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 from luthier.core.errors import InputError
 
 _LOCKED = b"locked\n"
+MAX_PARALLEL = 2
+"""Programs that run at the same time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,10 +75,17 @@ def run(program: str, limits: SandboxLimits) -> SandboxResult:
             process.kill()
             process.communicate()
             return SandboxResult(False, f"stopped after {limits.wall_s:g} s")
-    return _read(output, word, process.returncode)
+    return _parse_result(output, word, process.returncode)
 
 
-def _read(output: bytes, word: str, code: int) -> SandboxResult:
+def run_sandbox_programs(programs: Sequence[str], wall_s: float) -> list[SandboxResult]:
+    """Run programs in the sandbox; returns how each ended and the value of its variable `answer`."""
+    limits = SandboxLimits(wall_s=wall_s, cpu_s=max(1, round(wall_s)))
+    with ThreadPoolExecutor(MAX_PARALLEL) as pool:
+        return list(pool.map(lambda program: run(program, limits), programs))
+
+
+def _parse_result(output: bytes, word: str, code: int) -> SandboxResult:
     if not output.startswith(_LOCKED):
         why = output.decode(errors="replace").removeprefix("unlocked: ") or f"ended with {code} before it was locked"
         raise InputError(f"programs cannot be run safely here: {why}", hint="run them on Linux (x86_64) with seccomp")

@@ -62,15 +62,15 @@ def build_seccomp_filter() -> list[tuple[int, int, int, int]]:
         instructions += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, refused)]
     for number in (_CLONE3, _OPENAT2):  # what calls them falls back on the older call
         instructions += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE | errno.ENOSYS)]
-    instructions += _when(_OPEN, 1, _WRITING, then=refused, otherwise=_ALLOW)
-    instructions += _when(_OPENAT, 2, _WRITING, then=refused, otherwise=_ALLOW)
-    instructions += _when(_CLONE, 0, _THREAD, then=_ALLOW, otherwise=refused)
+    instructions += _build_argument_rule(_OPEN, 1, _WRITING, then=refused, otherwise=_ALLOW)
+    instructions += _build_argument_rule(_OPENAT, 2, _WRITING, then=refused, otherwise=_ALLOW)
+    instructions += _build_argument_rule(_CLONE, 0, _THREAD, then=_ALLOW, otherwise=refused)
     for half in (0, 4):  # a pointer to new limits; reading limits is allowed
-        instructions += _when(_PRLIMIT, 2, 0xFFFFFFFF, then=refused, otherwise=None, half=half)
+        instructions += _build_argument_rule(_PRLIMIT, 2, 0xFFFFFFFF, then=refused, otherwise=None, half=half)
     return [*instructions, (_RETURN, 0, 0, _ALLOW)]
 
 
-def _when(
+def _build_argument_rule(
     call: int, argument: int, bits: int, *, then: int, otherwise: int | None, half: int = 0
 ) -> list[tuple[int, int, int, int]]:
     """A rule for one call by bits of half an argument; without `otherwise`, later rules decide."""

@@ -54,15 +54,17 @@ class LabelModel(Adjudicator):
         from luthier.data.annotation.confidence import decide_labels
 
         return decide_labels(
-            items, lambda ballot: fit_one_accuracy_per_voter(ballot, self._shares(ballot)), self.confidence
+            items,
+            lambda vote_matrix: fit_one_accuracy_per_voter(vote_matrix, self._shares(vote_matrix)),
+            self.confidence,
         )
 
-    def _shares(self, ballot: VoteMatrix) -> Floats | None:
+    def _shares(self, vote_matrix: VoteMatrix) -> Floats | None:
         import numpy as np
 
         if not self.balance:
             return None
-        if unknown := [str(label) for label in ballot.labels if str(label) not in self.balance]:
+        if unknown := [str(label) for label in vote_matrix.labels if str(label) not in self.balance]:
             what = f"`balance` gives no share to {unknown[0]!r}, which is voted for"
             raise DataError(what, where=SourceLocation(field="balance"), hint=did_you_mean(unknown[0], self.balance))
-        return np.array([self.balance[str(label)] for label in ballot.labels])
+        return np.array([self.balance[str(label)] for label in vote_matrix.labels])

@@ -69,46 +69,48 @@ class LabelModelFit:
     """(voters,): the share of right votes that is expected of each."""
 
 
-def dawid_skene(ballot: VoteMatrix) -> LabelModelFit:
+def dawid_skene(vote_matrix: VoteMatrix) -> LabelModelFit:
     """Fit a table of confusions for each voter; begins from shares of votes, as crowd-kit does."""
-    cell = (ballot.voter, ballot.label)
-    labels_used = np.zeros((len(ballot.voters), len(ballot.labels)), dtype=bool)
+    cell = (vote_matrix.voter, vote_matrix.label)
+    labels_used = np.zeros((len(vote_matrix.voters), len(vote_matrix.labels)), dtype=bool)
     labels_used[cell] = True
-    known = ballot.shares()
-    tables = _tables(ballot, known, labels_used)
+    known = vote_matrix.shares()
+    tables = _tables(vote_matrix, known, labels_used)
     priors, before = known.mean(axis=0), -np.inf
     for _ in range(ROUNDS):
         vote_loglik = np.log(np.where(labels_used[..., None], tables, 1.0))[cell]
-        known = _posterior(ballot, vote_loglik, np.log(np.maximum(priors, _LEAST)))
+        known = _posterior(vote_matrix, vote_loglik, np.log(np.maximum(priors, _LEAST)))
         priors = known.mean(axis=0)
-        tables = _tables(ballot, known, labels_used)
-        bound = _bound(ballot, known, np.log(np.where(labels_used[..., None], tables, 1.0))[cell], priors)
+        tables = _tables(vote_matrix, known, labels_used)
+        bound = _bound(vote_matrix, known, np.log(np.where(labels_used[..., None], tables, 1.0))[cell], priors)
         if bound - before < _STEADY:
             break
         before = bound
     right = np.einsum("vkk->vk", np.where(labels_used[..., None], tables, 0.0))
-    return LabelModelFit(known, _expected(ballot, known, right))
+    return LabelModelFit(known, _expected(vote_matrix, known, right))
 
 
-def fit_one_accuracy_per_voter(ballot: VoteMatrix, balance: Floats | None = None) -> LabelModelFit:
+def fit_one_accuracy_per_voter(vote_matrix: VoteMatrix, balance: Floats | None = None) -> LabelModelFit:
     """Fit one accuracy for each voter; `balance` holds the labels' shares where they are known.
 
     A voter learns from the items on which somebody else voted, too: alone, it would only confirm itself. Unknown shares
     are taken half from the votes, so that a label that one voter alone stands for does not wither.
     """
-    number = len(ballot.labels)
-    accuracy = np.full(len(ballot.voters), TRUSTED_AT_FIRST)
-    shares = ballot.shares()
+    number = len(vote_matrix.labels)
+    accuracy = np.full(len(vote_matrix.voters), TRUSTED_AT_FIRST)
+    shares = vote_matrix.shares()
     priors = np.full(number, 1 / number) if balance is None else balance
-    is_shared = (np.bincount(ballot.item, minlength=ballot.items) > 1)[ballot.item].astype(np.float64)
-    votes = np.bincount(ballot.voter, is_shared, minlength=len(ballot.voters))
+    is_shared = (np.bincount(vote_matrix.item, minlength=vote_matrix.items) > 1)[vote_matrix.item].astype(np.float64)
+    votes = np.bincount(vote_matrix.voter, is_shared, minlength=len(vote_matrix.voters))
     known = shares
     for _ in range(ROUNDS):
-        wrong = np.log(np.maximum(1 - accuracy, _LEAST) / max(1, number - 1))[ballot.voter]
+        wrong = np.log(np.maximum(1 - accuracy, _LEAST) / max(1, number - 1))[vote_matrix.voter]
         vote_loglik = np.repeat(wrong[:, None], number, axis=1)
-        vote_loglik[np.arange(len(vote_loglik)), ballot.label] = np.log(accuracy)[ballot.voter]
-        known = _posterior(ballot, vote_loglik, np.log(np.maximum(priors, _LEAST)))
-        right = np.bincount(ballot.voter, is_shared * known[ballot.item, ballot.label], minlength=len(votes))
+        vote_loglik[np.arange(len(vote_loglik)), vote_matrix.label] = np.log(accuracy)[vote_matrix.voter]
+        known = _posterior(vote_matrix, vote_loglik, np.log(np.maximum(priors, _LEAST)))
+        right = np.bincount(
+            vote_matrix.voter, is_shared * known[vote_matrix.item, vote_matrix.label], minlength=len(votes)
+        )
         fresh = (right + FORETOLD_VOTES * TRUSTED_AT_FIRST) / (votes + FORETOLD_VOTES)
         moved, accuracy = np.abs(fresh - accuracy).max(initial=0.0), fresh
         if balance is None:
@@ -118,31 +120,31 @@ def fit_one_accuracy_per_voter(ballot: VoteMatrix, balance: Floats | None = None
     return LabelModelFit(known, accuracy)
 
 
-def _tables(ballot: VoteMatrix, known: Floats, labels_used: NDArray[np.bool_]) -> Floats:
+def _tables(vote_matrix: VoteMatrix, known: Floats, labels_used: NDArray[np.bool_]) -> Floats:
     """(voters, said, true): how often each voter says what, given the truth."""
-    tables = np.zeros((len(ballot.voters), len(ballot.labels), len(ballot.labels)))
-    np.add.at(tables, (ballot.voter, ballot.label), known[ballot.item])
+    tables = np.zeros((len(vote_matrix.voters), len(vote_matrix.labels), len(vote_matrix.labels)))
+    np.add.at(tables, (vote_matrix.voter, vote_matrix.label), known[vote_matrix.item])
     tables = np.where(labels_used[..., None], np.maximum(tables, _LEAST), 0.0)
     return np.asarray(tables / tables.sum(axis=1, keepdims=True))
 
 
-def _posterior(ballot: VoteMatrix, vote_loglik: Floats, priors: Floats) -> Floats:
+def _posterior(vote_matrix: VoteMatrix, vote_loglik: Floats, priors: Floats) -> Floats:
     """(items, labels): probabilities given the votes' log-likelihoods, (votes, labels)."""
-    logs = np.tile(priors, (ballot.items, 1))
-    np.add.at(logs, ballot.item, vote_loglik)
+    logs = np.tile(priors, (vote_matrix.items, 1))
+    np.add.at(logs, vote_matrix.item, vote_loglik)
     shares = np.exp(logs - logs.max(axis=1, keepdims=True))
     return np.asarray(shares / shares.sum(axis=1, keepdims=True))
 
 
-def _bound(ballot: VoteMatrix, known: Floats, vote_loglik: Floats, priors: Floats) -> float:
+def _bound(vote_matrix: VoteMatrix, known: Floats, vote_loglik: Floats, priors: Floats) -> float:
     """What EM raises, a vote."""
-    expected_loglik = known[ballot.item] * (vote_loglik + np.log(np.maximum(priors, _LEAST)))
+    expected_loglik = known[vote_matrix.item] * (vote_loglik + np.log(np.maximum(priors, _LEAST)))
     known = np.maximum(known, _LEAST)
-    return float((expected_loglik.sum() - (known * np.log(known)).sum()) / len(ballot.item))
+    return float((expected_loglik.sum() - (known * np.log(known)).sum()) / len(vote_matrix.item))
 
 
-def _expected(ballot: VoteMatrix, known: Floats, right: Floats) -> Floats:
+def _expected(vote_matrix: VoteMatrix, known: Floats, right: Floats) -> Floats:
     """(voters,): the diagonals of the tables, weighed by how often each label was true where the voter spoke."""
-    met = np.zeros((len(ballot.voters), len(ballot.labels)))
-    np.add.at(met, ballot.voter, known[ballot.item])
+    met = np.zeros((len(vote_matrix.voters), len(vote_matrix.labels)))
+    np.add.at(met, vote_matrix.voter, known[vote_matrix.item])
     return np.asarray((right * met).sum(axis=1) / np.maximum(met.sum(axis=1), _LEAST))

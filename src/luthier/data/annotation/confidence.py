@@ -34,12 +34,12 @@ def fit_label_temperature(scored: Sequence[Mapping[str, float]], labels: Sequenc
     logs = np.array([[entry[name] for name in names] for entry in scored])
     right = np.array([names.index(label) for label in labels])
 
-    def surprise(log_temperature: float) -> float:
+    def mean_nll(log_temperature: float) -> float:
         scaled = logs / math.exp(log_temperature)
         whole = np.logaddexp.reduce(scaled, axis=1)
         return float((whole - scaled[np.arange(len(right)), right]).mean())
 
-    found = minimize_scalar(surprise, bounds=(_COLDEST, _HOTTEST), method="bounded", options={"xatol": 1e-6})
+    found = minimize_scalar(mean_nll, bounds=(_COLDEST, _HOTTEST), method="bounded", options={"xatol": 1e-6})
     return round(math.exp(float(found.x)), 6)
 
 
@@ -62,18 +62,18 @@ def decide_labels(
     decisions = [NOBODY] * len(items)
     if not order:
         return AdjudicationResult(decisions)
-    ballot = VoteMatrix.of([votes_by_item[index] for index in order])
-    model_fit = fit(ballot)
+    vote_matrix = VoteMatrix.of([votes_by_item[index] for index in order])
+    model_fit = fit(vote_matrix)
     for index, row in zip(order, model_fit.probabilities.tolist(), strict=True):
-        decisions[index] = _one(items[index], ballot, row, least)
+        decisions[index] = _one(items[index], vote_matrix, row, least)
     quality = (round(float(entry), 6) for entry in model_fit.quality)
-    return AdjudicationResult(decisions, dict(zip(ballot.voters, quality, strict=True)))
+    return AdjudicationResult(decisions, dict(zip(vote_matrix.voters, quality, strict=True)))
 
 
-def _one(votes: Votes, ballot: VoteMatrix, row: list[float], least: float) -> AdjudicatedLabel:
+def _one(votes: Votes, vote_matrix: VoteMatrix, row: list[float], least: float) -> AdjudicatedLabel:
     best = int(np.argmax(row))
     if sum(1 for entry in row if entry > row[best] - _EQUAL) > 1:
         return AdjudicatedLabel(None, why=f"tie: {format_votes(votes)}")
     if row[best] <= least and len(row) > 1:
-        return AdjudicatedLabel(None, why=f"not sure enough: {row[best]:.2f} for {ballot.labels[best]}")
-    return AdjudicatedLabel(ballot.labels[best], round(row[best], 6))
+        return AdjudicatedLabel(None, why=f"not sure enough: {row[best]:.2f} for {vote_matrix.labels[best]}")
+    return AdjudicatedLabel(vote_matrix.labels[best], round(row[best], 6))

@@ -53,7 +53,7 @@ class AugmentLoop:
     augmenters: Sequence[NamedAugmenter]
     around: AugmentContext
     inspector: DraftChecker
-    room: AugmentBudget
+    budget: AugmentBudget
     guards: Sequence[Operator] = ()
     """Operators that know what may not stand in clear in an event."""
     add_media: Callable[[Media, bytes], None] | None = None
@@ -63,8 +63,8 @@ class AugmentLoop:
     def run(self, jobs: Iterator[AugmentJob]) -> Iterator[tuple[list[Row], list[RowEvent]]]:
         """Made rows and what happened, wave by wave."""
         self.tallies = {augmenter.name: AugmenterCounts() for augmenter in self.augmenters}
-        while not self.room.done and (some := list(islice(jobs, WAVE))):
-            yield self._wave([job for job in some if self.room.has(job)])
+        while not self.budget.done and (some := list(islice(jobs, WAVE))):
+            yield self._wave([job for job in some if self.budget.has(job)])
 
     def _wave(self, wave: Sequence[AugmentJob]) -> tuple[list[Row], list[RowEvent]]:
         drafts = self._drafts(wave)
@@ -73,7 +73,7 @@ class AugmentLoop:
         kept: list[Row] = []
         events: list[RowEvent] = []
         for index, (job, draft, row) in enumerate(zip(wave, drafts, rows, strict=True)):
-            if not self.room.has(job):
+            if not self.budget.has(job):
                 continue
             tally = self.tallies[self.augmenters[job.number].name]
             tally.tried += 1
@@ -86,7 +86,7 @@ class AugmentLoop:
                 events.append(self._refused(job, row, refusal))
                 continue
             tally.kept += 1
-            self.room.take(job)
+            self.budget.take(job)
             kept.append(row)
             self._keep_media(draft)
             events += self._made(job, draft, row)

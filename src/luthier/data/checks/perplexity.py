@@ -50,13 +50,13 @@ class PerplexityOutliers(Check):
     def look(self, data: CheckData) -> Iterable[CheckResult]:
         import numpy as np
 
-        surprise, tokens = data.surprise
-        scores = robust_z((surprise - np.median(surprise)) * np.sqrt(tokens))
+        nll, tokens = data.prompt_perplexity
+        scores = robust_z((nll - np.median(nll)) * np.sqrt(tokens))
         indices = np.flatnonzero(scores >= self.far).tolist()
         indices.sort(key=lambda index: (-scores[index], data.rows[index].id))
         number = share_with_interval(len(indices), len(data.rows), self.measures["perplexity_outliers"])
         are = "is" if len(indices) == 1 else "are"
-        usual = float(np.exp(np.median(surprise)))
+        usual = float(np.exp(np.median(nll)))
         yield CheckResult(
             Finding(
                 name=self.kind,
@@ -72,7 +72,7 @@ class PerplexityOutliers(Check):
                 mend=format_exclude_setting([data.rows[index] for index in indices], "very unlikely"),
             ),
             [
-                (data.rows[index], round(float(surprise[index]), 4), f"perplexity {np.exp(surprise[index]):,.0f}")
+                (data.rows[index], round(float(nll[index]), 4), f"perplexity {np.exp(nll[index]):,.0f}")
                 for index in indices
             ],
         )  # fmt: skip

@@ -164,6 +164,16 @@ def _with_other_texts(choice: LayoutChoice, columns: Mapping[str, ColumnProfile]
     return choice._replace(more=tuple(more), suspects=suspects, notes=tuple(_ranked(free, _NOTES)))
 
 
+class UnclearColumns(DataError):
+    """No column is clearly the prompt, or the answer; `columns` are those to choose from."""
+
+    def __init__(
+        self, message: str, *, where: SourceLocation | None = None, hint: str = "", columns: Iterable[str] = ()
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.columns = tuple(columns)
+
+
 def _check_wanted(requested_layout: Layout, columns: Sequence[str], file: str) -> None:
     """Raise what is wrong with a prompt or an answer that somebody asks for."""
     for field in ("prompt", "answer"):
@@ -351,7 +361,8 @@ def _spoken(
         settings, why_prompt = {"prompt": requested_layout.prompt, "answer": answer}, "as asked for"
     elif (found := _prompt(columns, {reply, label, *ColumnTemplate.parse(answer, "answer").columns})) is None:
         hint = _name_them(columns)
-        raise DataError("no column looks like a question or a text", where=SourceLocation(file=file), hint=hint)
+        what = "no column looks like a question or a text"
+        raise UnclearColumns(what, where=SourceLocation(file=file), hint=hint, columns=columns)
     else:
         settings, why_prompt = {"prompt": found[0], "answer": answer}, found[1]
     if (column := columns.get(settings["answer"])) is not None:
@@ -395,7 +406,7 @@ def _name_them(columns: Mapping[str, ColumnProfile]) -> str:
     )
 
 
-def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | None) -> DataError:
+def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | None) -> UnclearColumns:
     """Nothing is clearly the answer; what could be is named."""
     target = {"label": "classes", "text": "replies", None: "answers"}[task]
     what = f"no column looks like {target}{_why_no_class(columns) if task != 'text' else ''}"
@@ -407,7 +418,7 @@ def _no_answer(columns: Mapping[str, ColumnProfile], file: str, task: Task | Non
         what = f"{what.partition(':')[0]}: {lists[0]!r} holds lists, and one class a row is wanted"
         whole = f'answer "{{{lists[0]}}}"'
         hint += f"; `--{whole}` (`{whole.replace(' ', ': ', 1)}`) learns all of a row together, with commas between"
-    return DataError(what, where=SourceLocation(file=file), hint=hint)
+    return UnclearColumns(what, where=SourceLocation(file=file), hint=hint, columns=columns)
 
 
 def _why_no_class(columns: Mapping[str, ColumnProfile]) -> str:

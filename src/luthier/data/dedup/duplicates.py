@@ -59,12 +59,12 @@ class _Proposals(NamedTuple):
 
     earlier: NDArray[np.int64]
     later: NDArray[np.int64]
-    crowded: NDArray[np.int64]
+    large: NDArray[np.int64]
     buckets: NDArray[np.int64]
 
     def members(self) -> NDArray[np.int64]:
         """Every row that may have a twin, in order."""
-        return sort_unique(np.concatenate([self.earlier, self.later, self.crowded]))
+        return sort_unique(np.concatenate([self.earlier, self.later, self.large]))
 
 
 class DuplicateFinder:
@@ -127,22 +127,23 @@ class DuplicateFinder:
         return self._known[pair] if pair in self._known else self._verify(other, index)
 
     def _proposed(self) -> _Proposals:
-        pairs, crowds = propose_candidate_pairs(self._signatures, self._bands, self._own, self._means)
-        return _Proposals(*self._by_rank(pairs), self._own[crowds.indices], crowds.buckets)
+        pairs, large_buckets = propose_candidate_pairs(self._signatures, self._bands, self._own, self._means)
+        return _Proposals(*self._by_rank(pairs), self._own[large_buckets.indices], large_buckets.buckets)
 
     def _in_order(self, proposals: _Proposals, gone: bytearray) -> Iterator[tuple[int, list[int]]]:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
-        earlier, later, crowded, crowd = proposals
+        earlier, later, large, large_bucket = proposals
         members: dict[int, list[int]] = {}
-        indices = sort_unique(np.concatenate([later, crowded]))
+        indices = sort_unique(np.concatenate([later, large]))
         order = indices[np.argsort(self._ranks[indices], kind="stable")]
         requested_pairs = deque[Pairs]()
         known = self._verify_many(_likely(order, earlier, later, requested_pairs))
         for start in range(0, len(order), _AHEAD):
+            self._means.tick(start, len(order))
             similarities = next(known)
             self._known = dict(zip(requested_pairs.popleft(), similarities, strict=True))
             some = order[start : start + _AHEAD]
-            mine = zip(_parts(later, earlier, some), _parts(crowded, crowd, some), strict=True)
+            mine = zip(_parts(later, earlier, some), _parts(large, large_bucket, some), strict=True)
             for index, (before, buckets) in zip(some.tolist(), mine, strict=True):
                 others = set(before)
                 if buckets:

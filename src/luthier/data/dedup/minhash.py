@@ -75,10 +75,12 @@ class PairSearchResources(NamedTuple):
     """What a job makes of each of some values, in order, as `Corpus.made`."""
     scratch: Path | None = None
     """Where files may lie meanwhile; None: where the system keeps such files."""
+    tick: Callable[[int, int], None] = lambda done, total: None
+    """Says how many rows of how many are compared, as `RowCorpus.tick`."""
 
 
 ALONE = PairSearchResources()
-_Crowd = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
+_LargeBucket = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """Members of large buckets, and the number of each one's bucket."""
 _Pairs = tuple["NDArray[np.int64]", "NDArray[np.int64]"]
 """The places of either row of some pairs."""
@@ -177,18 +179,18 @@ def propose_candidate_pairs(
     if len(rows) < 2:
         return np.zeros((0, 2), dtype=np.int64), _joined([])
     pairs = np.zeros(0, dtype=np.int64)
-    crowds: list[_Crowd] = []
+    large_buckets: list[_LargeBucket] = []
     buckets = 0
     with _folder(means) as folder:
         with translate_write_errors(folder):
             looked = _Looked(signatures, rows, *_columns(signatures, rows, Path(folder)), chosen)
         parts = np.array_split(chosen.columns, -(-len(chosen.columns) // _MERGED_BANDS))
-        for found, crowded in means.made(_of_bands, ((looked, pairs, part) for part in parts)):
+        for found, large in means.made(_of_bands, ((looked, pairs, part) for part in parts)):
             pairs = sort_unique(np.concatenate([pairs, found]))
-            for crowd, run in crowded:
-                crowds.append((crowd, run + buckets))
+            for large_bucket, run in large:
+                large_buckets.append((large_bucket, run + buckets))
                 buckets += int(run[-1]) + 1
-    return np.stack(np.divmod(pairs, len(rows)), axis=1), _joined(crowds)
+    return np.stack(np.divmod(pairs, len(rows)), axis=1), _joined(large_buckets)
 
 
 class _Looked(NamedTuple):
@@ -254,19 +256,19 @@ def _columns(
 
 def _of_bands(
     looked: _Looked, known: NDArray[np.int64], columns: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], list[_Crowd]]:
+) -> tuple[NDArray[np.int64], list[_LargeBucket]]:
     """Pairs of places, as one number each, that some bands find and are not known already, and large buckets."""
     pairs = known
-    crowds: list[_Crowd] = []
+    large_buckets: list[_LargeBucket] = []
     waiting: list[NDArray[np.int64]] = []
     count = len(looked.rows)
     for left, band in enumerate(columns, 1 - len(columns)):
         keys = _shared(_keys(looked.by_column, count, band))
         buckets = _buckets(keys)
-        is_crowd = _are_crowds(looked, keys, buckets)
-        if is_crowd.any():
-            crowds.append(_crowd(keys, buckets, is_crowd))
-        for entry, two in _neighbours(keys, buckets, ~is_crowd):
+        is_large = _are_large(looked, keys, buckets)
+        if is_large.any():
+            large_buckets.append(_collect_large_bucket(keys, buckets, is_large))
+        for entry, two in _neighbours(keys, buckets, ~is_large):
             near = looked.near(entry, two)
             waiting.append(entry[near] * count + two[near])
         if left % _BANDS_BETWEEN == 0:
@@ -275,7 +277,7 @@ def _of_bands(
             new = np.setdiff1d(sort_unique(np.concatenate([pairs[:0], *waiting])), pairs, assume_unique=True)
             pairs = sort_unique(np.concatenate([pairs, new[_are_alike(looked, new)]]))
             waiting.clear()
-    return np.setdiff1d(pairs, known, assume_unique=True), crowds
+    return np.setdiff1d(pairs, known, assume_unique=True), large_buckets
 
 
 def _keys(by_column: NDArray[np.uint8], count: int, band: NDArray[np.int64]) -> NDArray[np.uint64]:
@@ -346,7 +348,7 @@ def _places(keys: NDArray[np.uint64]) -> NDArray[np.int64]:
     return (keys & _LOWER).astype(np.int64)
 
 
-def _are_crowds(looked: _Looked, keys: NDArray[np.uint64], buckets: NDArray[np.int64]) -> NDArray[np.bool_]:
+def _are_large(looked: _Looked, keys: NDArray[np.uint64], buckets: NDArray[np.int64]) -> NDArray[np.bool_]:
     """Which buckets are large and of rows that are mostly like their first, or larger than what is taken in pairs."""
     sizes = np.diff(buckets)
     found = sizes > _CROWD
@@ -356,7 +358,9 @@ def _are_crowds(looked: _Looked, keys: NDArray[np.uint64], buckets: NDArray[np.i
     return found
 
 
-def _crowd(keys: NDArray[np.uint64], buckets: NDArray[np.int64], mask: NDArray[np.bool_]) -> _Crowd:
+def _collect_large_bucket(
+    keys: NDArray[np.uint64], buckets: NDArray[np.int64], mask: NDArray[np.bool_]
+) -> _LargeBucket:
     """Members of the buckets that are wanted, and the number of each one's bucket from 0."""
     sizes = np.diff(buckets)
     return _places(keys[np.repeat(mask, sizes)]), np.repeat(np.arange(np.count_nonzero(mask)), sizes[mask])
@@ -392,9 +396,9 @@ def _are_alike(looked: _Looked, pairs: NDArray[np.int64]) -> NDArray[np.bool_]:
     return found
 
 
-def _joined(crowds: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> LargeBuckets:
-    if not crowds:
+def _joined(large_buckets: list[tuple[NDArray[np.int64], NDArray[np.int64]]]) -> LargeBuckets:
+    if not large_buckets:
         return LargeBuckets(np.zeros(0, np.int64), np.zeros(0, np.int64))
-    indices, buckets = (np.concatenate(part) for part in zip(*crowds, strict=True))
+    indices, buckets = (np.concatenate(part) for part in zip(*large_buckets, strict=True))
     order = np.lexsort((buckets, indices))
     return LargeBuckets(indices[order], buckets[order])

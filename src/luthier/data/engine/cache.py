@@ -152,10 +152,10 @@ class PassCache:
             self._remove(folder)
             self.folder.replace(folder)
             os.utime(folder / _TOLD)
-            room = _MOST_BYTES
+            free_bytes = _MOST_BYTES
             for number, other in enumerate(sorted(self._others(), key=_age, reverse=True)):
-                room -= sum(file.stat().st_size for file in other.iterdir())
-                if number >= _MOST or room < 0 or (self._is_private and not _is_private(other)):
+                free_bytes -= sum(file.stat().st_size for file in other.iterdir())
+                if number >= _MOST or free_bytes < 0 or (self._is_private and not _is_private(other)):
                     self._remove(other)
 
     def _remove(self, other: Path) -> None:
@@ -175,11 +175,11 @@ class PassCache:
 
     def _let_go(self) -> None:
         """Let rows go behind which another pass is done, where they may not stay or nobody has room for them."""
-        room = 0 if self._home is None else _MOST_BYTES
+        free_bytes = 0 if self._home is None else _MOST_BYTES
         for number, finished_pass in reversed([*enumerate(self._done)]):
             file = self.rows(number)
-            room -= file.stat().st_size if file.is_file() else 0
-            if finished_pass.rows is None or number == len(self) - 1 or (self._may_stay[number] and room >= 0):
+            free_bytes -= file.stat().st_size if file.is_file() else 0
+            if finished_pass.rows is None or number == len(self) - 1 or (self._may_stay[number] and free_bytes >= 0):
                 continue
             self._done[number] = replace(finished_pass, rows=None, settled={})
             self._write()

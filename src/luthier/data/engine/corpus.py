@@ -34,8 +34,8 @@ if TYPE_CHECKING:
 
     from luthier.data.row import Batch
 
-Asked = TypeVar("Asked")
-Made = TypeVar("Made")
+Argument = TypeVar("Argument")
+Result = TypeVar("Result")
 _MOST_HANDS = 4
 """Each may need a few dozen bytes for every row."""
 _DROPS = ("dropped", "reasons", "twins", "similarities")
@@ -75,8 +75,8 @@ class SpillCorpus:
         return self._spill.id(self._places[index])
 
     def judged(
-        self, job: Callable[[list[Row], Asked], Made], requests: Iterable[tuple[Sequence[int], Asked]]
-    ) -> Iterator[Made]:
+        self, job: Callable[[list[Row], Argument], Result], requests: Iterable[tuple[Sequence[int], Argument]]
+    ) -> Iterator[Result]:
         """What a job makes of what is said in the rows at some places, and of one value more, in order.
 
         Here or in the processes; nothing else of the rows is read.
@@ -84,7 +84,7 @@ class SpillCorpus:
         whole = ((job, self._spill, self._places[list(indices)].tolist(), value) for indices, value in requests)
         return self._workers.map(_judged, whole)
 
-    def made(self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+    def made(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What a job makes of each, in order, here or in a few of the processes."""
         return self._workers.map(job, arg_tuples, _MOST_HANDS)
 
@@ -103,7 +103,9 @@ class SpillCorpus:
             start = end
 
 
-def _judged(job: Callable[[list[Row], Asked], Made], spill: Spill, indices: Sequence[int], value: Asked) -> Made:
+def _judged(
+    job: Callable[[list[Row], Argument], Result], spill: Spill, indices: Sequence[int], value: Argument
+) -> Result:
     return job([spill.message_row(index) for index in indices], value)
 
 
@@ -278,12 +280,12 @@ class InMemoryRows:
         return iter(self._rows)
 
     def judged(
-        self, job: Callable[[list[Row], Asked], Made], requests: Iterable[tuple[Sequence[int], Asked]]
-    ) -> Iterator[Made]:
+        self, job: Callable[[list[Row], Argument], Result], requests: Iterable[tuple[Sequence[int], Argument]]
+    ) -> Iterator[Result]:
         """What a job makes of rows at some places, here."""
         return (job([self._rows[index] for index in indices], value) for indices, value in requests)
 
-    def made(self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+    def made(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What a job makes of each, here."""
         return starmap(job, arg_tuples)
 

@@ -102,7 +102,7 @@ class OperatorEngine:
     """Told how many rows of which pass are through."""
     settling: Callable[[str, int, int], None] = lambda operator, done, total: None
     """Told of how many rows an operator that sees all of them has judged, and of how many there are."""
-    books: PassStats = field(default_factory=PassStats)
+    stats: PassStats = field(default_factory=PassStats)
     kept_passes: int = 0
     """How many passes were kept, so that they were not made again."""
     taken_over: list[str] = field(default_factory=list)
@@ -117,7 +117,7 @@ class OperatorEngine:
         self.kept_passes = kept_count = len(self.kept)
         if kept_state is not None:
             reader.again(kept_state["reader"])
-            self.books = PassStats.again(kept_state["books"])
+            self.stats = PassStats.again(kept_state["books"])
             over = [(*stage.rows, *stage.sets) for stage in cut[: kept_count - 1]] + [tuple(cut[kept_count - 1].rows)]
             self.taken_over = [named_operator.name for stage in over for named_operator in stage]
         spill = open_spill(self.kept.rows(kept_count - 1)) if kept_count else None
@@ -127,7 +127,7 @@ class OperatorEngine:
         for number in range(kept_count, len(cut)):
             fed = reader.batches() if spill is None else self._carried_out(number - 1, cut, keys, spill)
             spill = self._pass(number, cut[number], fed)
-            self.kept.add(keys[number].rows, {"reader": reader.as_dict(), "books": self.books.as_dict()})
+            self.kept.add(keys[number].rows, {"reader": reader.as_dict(), "books": self.stats.as_dict()})
         assert spill is not None
         for number in range(len(cut)):
             self.events.add(open_spill(self.kept.events(number)).batches())
@@ -135,7 +135,7 @@ class OperatorEngine:
 
     def _keys(self, cut: Sequence[Stage], source: str) -> list[_Keys]:
         guards = [self._identity(guard) for guard in cut[0].guards]
-        known = digest_of([source, code_revision(__name__, *installed_source_tree().homes["Source"]), guards])
+        known = digest_of([source, code_revision(__name__, *installed_source_tree().role_modules["Source"]), guards])
         keys: list[_Keys] = []
         for stage in cut:
             known = digest_of([known, *([row.name, self._identity(row.operator)] for row in stage.rows)])
@@ -176,9 +176,9 @@ class OperatorEngine:
         return run_stage(stage, fed, self.workers)
 
     def _enter(self, passed: StageOutput, events: SpillWriter) -> None:
-        self.books.enter(passed.events)
-        self.books.notes.update(dict.fromkeys(passed.notes))
-        self.books.count(passed.counts)
+        self.stats.enter(passed.events)
+        self.stats.notes.update(dict.fromkeys(passed.notes))
+        self.stats.count(passed.counts)
         if passed.events:
             events.write(event_table([event for _, event in passed.events]))
 
@@ -202,8 +202,8 @@ class OperatorEngine:
                 operator_result = self._settled(entry, spill, left, self._sketches(number, entry))
                 operator_result.write(path)
                 self.kept.add_settled(number, entry.name, key)
-            self.books.notes.update(dict.fromkeys(operator_result.notes))
-            self.books.count({entry.name: operator_result.counts})
+            self.stats.notes.update(dict.fromkeys(operator_result.notes))
+            self.stats.count({entry.name: operator_result.counts})
             left = left.without(operator_result.drops.indices)
             settled.append(operator_result)
         return (StageInput(rows, events) for rows, events in apply_set_operator_results(spill, settled, stage.guards))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def refuse_leftover_pii(spill: Spill, operators: Sequence[NamedOperator], books: PassStats, workers: Workers) -> None:
+def refuse_leftover_pii(spill: Spill, operators: Sequence[NamedOperator], stats: PassStats, workers: Workers) -> None:
     """Raise `DataError` when any row still holds personal data that an operator should have removed.
 
     A row in which it had found nothing is looked at again only when a later operator has edited any row.
@@ -32,7 +32,7 @@ def refuse_leftover_pii(spill: Spill, operators: Sequence[NamedOperator], books:
         (
             operator.name,
             operator.operator.settings(),
-            any(books.edited[later.name] for later in operators[position + 1 :]),
+            any(stats.edited[later.name] for later in operators[position + 1 :]),
         )
         for position, operator in enumerate(operators)
         if type(operator.operator).leftover is not Operator.leftover

@@ -198,17 +198,17 @@ def prepare(
 def _prepare(
     engine: OperatorEngine, reader: SourceReader, split: Split, work: StepContext, options: PrepareOptions
 ) -> PrepareResult:
-    spill, books = engine.run(reader), engine.books
-    left = RemainingRows.scan(spill, split, books, engine.events, engine.workers)
-    refuse_leftover_pii(spill, engine.operators, books, engine.workers)
+    spill, stats = engine.run(reader), engine.stats
+    left = RemainingRows.scan(spill, split, stats, engine.events, engine.workers)
+    refuse_leftover_pii(spill, engine.operators, stats, engine.workers)
     task = _decide_task(left, options, work)
     if task == "label" and reader.source.system:
         _warn_of_classes(_system_of(spill) or reader.source.system, left.answers.labels, work)
     assigned = assign_splits(split, left.keys(task), work.seed)
     if split.train != 0:
         _check_train(assigned.splits, assigned.notes)
-    _drop_not_taken(spill, left, assigned, books, engine.events)
-    splits = drop_leaking_train_rows(spill, left.splits(assigned), engine.operators, books, engine.events)
+    _drop_not_taken(spill, left, assigned, stats, engine.events)
+    splits = drop_leaking_train_rows(spill, left.splits(assigned), engine.operators, stats, engine.events)
     if split.train != 0:
         _check_train(splits, ["every training row repeats a row that is held out"])
     engine.events.close()
@@ -221,7 +221,7 @@ def _prepare(
     measured = {
         operator.name: proof for operator in engine.operators if (proof := operator.operator.prove(work.recipe_dir))
     }
-    summary = _summary(reader, result, books, left.answers if task == "label" else None, measured)
+    summary = _summary(reader, result, stats, left.answers if task == "label" else None, measured)
     summary.write(work.folder)
     if (broken := reader.first_broken) is not None:
         where = format_file_location(broken.file, broken.line, broken.row)
@@ -244,7 +244,7 @@ def _prepare(
         work.events.note(f"metadata in files of media, not kept: {found}")
     if engine.kept_passes:
         work.events.note(f"reused from an earlier run: {', '.join(('reading', *engine.taken_over))}")
-    _speak(work, summary, books, assigned)
+    _speak(work, summary, stats, assigned)
     return PrepareResult(reader.rows, not engine.kept_passes)
 
 
@@ -335,7 +335,7 @@ def _check_train(splits: NDArray[np.int8], notes: Sequence[str]) -> None:
 
 
 def _drop_not_taken(
-    spill: Spill, left: RemainingRows, assigned: SplitAssignment, books: PassStats, events: EventWriter
+    spill: Spill, left: RemainingRows, assigned: SplitAssignment, stats: PassStats, events: EventWriter
 ) -> None:
     """List the rows that the split did not ask for."""
     taken = left.splits(assigned)
@@ -349,14 +349,14 @@ def _drop_not_taken(
         if len(not_sampled):
             rows = batch_from_arrow(table.take(to_arrow_indices(not_sampled))).rows
             made = [(row.n, drop_event(row, "split", Drop("not sampled"))) for row in rows]
-            books.enter(made)
+            stats.enter(made)
             events.write([event for _, event in made])
 
 
 def _summary(
     reader: SourceReader,
     result: SplitResult,
-    books: PassStats,
+    stats: PassStats,
     labels: AnswerCounter | None,
     measured: dict[str, dict[str, PrecisionRecall]],
 ) -> DatasetSummary:
@@ -364,19 +364,19 @@ def _summary(
     return DatasetSummary(
         rows_in=reader.rows,
         rows={name: result.count(name) for name in result.names()},
-        dropped=dict(sorted(books.dropped.items())),
-        edited=dict(sorted(books.edited.items())),
+        dropped=dict(sorted(stats.dropped.items())),
+        edited=dict(sorted(stats.edited.items())),
         task=result.task,
         labels=sorted(labels.labels) if labels else [],
         sources=sources,
-        counts={name: table for name, table in [(SOURCE, reader.metadata), *books.counts.items()] if table},
+        counts={name: table for name, table in [(SOURCE, reader.metadata), *stats.counts.items()] if table},
         measured=measured,
     )
 
 
-def _speak(work: StepContext, summary: DatasetSummary, books: PassStats, assigned: SplitAssignment) -> None:
+def _speak(work: StepContext, summary: DatasetSummary, stats: PassStats, assigned: SplitAssignment) -> None:
     """Tell the user what was found and decided."""
-    for note in (*books.notes, *assigned.notes):
+    for note in (*stats.notes, *assigned.notes):
         work.events.note(note)
     rows = ", ".join(f"{count} {name}" for name, count in summary.rows.items())
     dropped = sum(summary.dropped.values())

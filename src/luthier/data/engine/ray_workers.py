@@ -25,7 +25,7 @@ from luthier.data.operator import Operator
 
 RAY_WORKERS_VARIABLE = "LUTHIER_RAY_WORKERS"
 """How many workers of its cluster a job may use, where it may use any."""
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 _WAITING = 3
 """Batches for each worker that are away at once."""
 _RETRIES = 8
@@ -47,7 +47,7 @@ class RayWorkers:
         count = os.environ.get(RAY_WORKERS_VARIABLE, "")
         return cls(int(count), say) if count.isdecimal() and int(count) > 0 else None
 
-    def map(self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Made]:
+    def map(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What the job makes of each, in order; an error of the job as it was raised."""
         ray = _connect()
         task = ray.remote(_do).options(num_cpus=1, max_retries=_RETRIES)

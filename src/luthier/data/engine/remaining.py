@@ -40,16 +40,16 @@ class RemainingRows:
         self._groups = _Digests(scratch)
 
     @classmethod
-    def scan(cls, spill: Spill, split: Split, books: PassStats, events: EventWriter, workers: Workers) -> RemainingRows:
+    def scan(cls, spill: Spill, split: Split, stats: PassStats, events: EventWriter, workers: Workers) -> RemainingRows:
         """Read the last pass once: keys for the split, answers, and rows that cleaning has emptied."""
         left = cls(spill.path.parent)
         jobs = ((spill, index, split.group == "cluster", not left.answers.is_settled) for index in range(len(spill)))
         for batch in workers.map(_looked_at, jobs):
             left._add(batch)
-            books.enter(batch.emptied)
+            stats.enter(batch.emptied)
             events.write([event for _, event in batch.emptied])
         if not any(left.usable):
-            raise _nothing_left(books)
+            raise _nothing_left(stats)
         return left
 
     def _add(self, found: _Batch) -> None:
@@ -131,7 +131,7 @@ def _looked_at(spill: Spill, index: int, in_clusters: bool, wants_answers: bool)
     )
 
 
-def _nothing_left(books: PassStats) -> DataError:
-    reasons = format_counts_by_name(dict(sorted(books.dropped.items())))
+def _nothing_left(stats: PassStats) -> DataError:
+    reasons = format_counts_by_name(dict(sorted(stats.dropped.items())))
     hint = "loosen the operator that drops most, or check the mapping of columns"
     return DataError(f"no row is left: {reasons}", where=SourceLocation(field="source"), hint=hint)

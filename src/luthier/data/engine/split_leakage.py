@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 def drop_leaking_train_rows(
-    spill: Spill, splits: NDArray[np.int8], operators: Sequence[NamedOperator], books: PassStats, events: EventWriter
+    spill: Spill, splits: NDArray[np.int8], operators: Sequence[NamedOperator], stats: PassStats, events: EventWriter
 ) -> NDArray[np.int8]:
     """The splits of all rows of the spill, without the training rows that some operator has something against."""
     splits = splits.copy()
@@ -31,7 +31,7 @@ def drop_leaking_train_rows(
     for operator in operators:
         judge = operator.operator.after_split(view)
         if judge is not None:
-            _judged(spill, splits, operator.name, judge, select_privacy_operators(operators), books, events)
+            _judged(spill, splits, operator.name, judge, select_privacy_operators(operators), stats, events)
     return splits
 
 
@@ -41,7 +41,7 @@ def _judged(
     name: str,
     judge: Judge,
     guards: Sequence[Operator],
-    books: PassStats,
+    stats: PassStats,
     events: EventWriter,
 ) -> None:
     at = 0
@@ -57,5 +57,5 @@ def _judged(
             for (index, drop), text in zip(drops.items(), opening_texts, strict=True)
         ]
         part[training[sorted(drops)]] = NAMES.index(NOT_TAKEN)
-        books.enter(made)
+        stats.enter(made)
         events.write([event for _, event in made])

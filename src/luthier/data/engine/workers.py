@@ -51,7 +51,7 @@ def _look_seldom() -> None:
     gc.set_threshold(_OBJECTS, *gc.get_threshold()[1:])
 
 
-Made = TypeVar("Made")
+Result = TypeVar("Result")
 _WAITING = 3
 """Jobs for each process that are asked for ahead: memory is bounded by them."""
 _AT_HAND = 3
@@ -82,14 +82,14 @@ class Workers:
             shutil.rmtree(self._folder, ignore_errors=True)
 
     def map(
-        self, job: Callable[..., Made], arg_tuples: Iterable[tuple[Any, ...]], most: int | None = None
-    ) -> Iterator[Made]:
+        self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]], most: int | None = None
+    ) -> Iterator[Result]:
         """What the job makes of each, in order; at most so many are done at the same time."""
         if self.count <= 1:
             for values in arg_tuples:
                 yield job(*values)
             return
-        waiting: deque[_Task[Made]] = deque()
+        waiting: deque[_Task[Result]] = deque()
         ahead = _AT_HAND * (self.count - 1) if most is None else min(_AT_HAND * (self.count - 1), most - 1)
         for values in arg_tuples:
             waiting.append(_Task(job, values))
@@ -114,10 +114,10 @@ class Workers:
         return self._pool
 
 
-class _Task(Generic[Made]):
+class _Task(Generic[Result]):
     """One job: handed to another process, or done here."""
 
-    def __init__(self, job: Callable[..., Made], values: tuple[Any, ...]) -> None:
+    def __init__(self, job: Callable[..., Result], values: tuple[Any, ...]) -> None:
         self._asked = job, values
         self._place: Path | None = None
         self._future: Future[Any] | None = None
@@ -156,10 +156,10 @@ class _Task(Generic[Made]):
         """Whether nobody need wait for it."""
         return self._future is not None and self._future.done()
 
-    def result(self) -> Made:
+    def result(self) -> Result:
         """What was made, or the error."""
         assert self._future is not None
-        made: Made = self._future.result()
+        made: Result = self._future.result()
         if self._place is not None:
             written = self._place.with_suffix(".made")
             made = pickle.loads(written.read_bytes())  # noqa: S301  # nobody else can write into the folder
@@ -167,7 +167,7 @@ class _Task(Generic[Made]):
         return made
 
 
-def _first(waiting: deque[_Task[Made]]) -> Made:
+def _first(waiting: deque[_Task[Result]]) -> Result:
     """What the first job makes; until it is there, this process does what no other has begun."""
     while not waiting[0].is_done() and any(task.take_back() for task in waiting):
         pass

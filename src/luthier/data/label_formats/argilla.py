@@ -11,7 +11,7 @@ from luthier.data.annotation.annotations import AnnotatedItem, classes_of_multil
 from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, to_optional_text
 from luthier.data.row import BrokenRow, SourceRecord
 
-_BOOKS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
+_SYSTEM_FIELDS = frozenset({"id", "status", "_server_id", "inserted_at", "updated_at", "external_id", "vectors"})
 _SUFFIX = ".responses"
 _NESTED = ("meta", "turns", "tools")
 """What stands as JSON text in the metadata of a row that Luthier gave out."""
@@ -71,7 +71,7 @@ def _whole(values: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 def _is_book(name: str, row: dict[str, Any]) -> bool:
     """Whether a column of a flat record is about answers, and not of the item."""
     questions = [other.removesuffix(_SUFFIX) for other in row if other.endswith(_SUFFIX)]
-    return name in _BOOKS or any(
+    return name in _SYSTEM_FIELDS or any(
         name.startswith((f"{question}{_SUFFIX}", f"{question}.suggestion")) for question in questions
     )
 
@@ -100,7 +100,7 @@ def _flat(row: dict[str, Any]) -> Iterator[Annotation]:
 
 def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
     value = None if status in ("discarded", "draft") else value
-    label_value = _told(value)
+    label_value = _to_label_value(value)
     more = {"status": status} if status else {}
     return Annotation(
         to_optional_text(user) or "unknown",
@@ -119,7 +119,7 @@ def _spans(value: Any, question: str) -> Iterator[AnnotatedSpan]:
             yield AnnotatedSpan(entry["start"], entry["end"], "", str(entry.get("label")), question)
 
 
-def _told(value: Any) -> Any:
+def _to_label_value(value: Any) -> Any:
     """A ranking as its order, spans as nothing that could be compared."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) and "rank" in entry for entry in value):
         return " > ".join(str(entry.get("value")) for entry in sorted(value, key=lambda entry: entry["rank"]))

@@ -12,7 +12,9 @@ from luthier.data.label_format import LabelFormat, Rows, Say, normalize_label, t
 from luthier.data.row import BrokenRow, SourceRecord
 
 _LABELS = ("label", "labels", "cats")
-_BOOKS = frozenset({*_LABELS, "id", "annotations", "entities", "relations", "Comments", "comments", "judgments"})
+_SYSTEM_FIELDS = frozenset(
+    {*_LABELS, "id", "annotations", "entities", "relations", "Comments", "comments", "judgments"}
+)
 
 
 class Doccano(LabelFormat):
@@ -53,7 +55,7 @@ class Doccano(LabelFormat):
             if text is None or given is None:
                 yield BrokenRow(record.file, record.line, "the document has no text or no list of labels")
                 continue
-            values = {name: value for name, value in row.items() if name not in _BOOKS and name != "data"}
+            values = {name: value for name, value in row.items() if name not in _SYSTEM_FIELDS and name != "data"}
             key = to_optional_text(row.get("row_id")) or to_optional_text(row.get("id")) or str(index)
             named = {"id": values.pop("row_id")} if "row_id" in values else {}
             yield AnnotatedItem(

@@ -21,7 +21,7 @@ from luthier.data.media.scratch import MediaScratch
 from luthier.data.operator import Drop, MediaEdit, OperatorResult, RowOperator
 from luthier.data.pii.findings_cache import FindingsFile
 from luthier.data.row import Row
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 
 _REMEMBERED = 4096
 """So many media are not looked at again in one process."""

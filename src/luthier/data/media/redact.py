@@ -33,12 +33,12 @@ def cover_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
 
     values = np.array(image)
     for left, top, right, bottom in _widened(image, boxes, margin):
-        ring = values[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2].reshape(-1, values.shape[-1])
-        values[top:bottom, left:right] = np.median(ring, axis=0).astype(np.uint8)
+        border = values[max(0, top - 2) : bottom + 2, max(0, left - 2) : right + 2].reshape(-1, values.shape[-1])
+        values[top:bottom, left:right] = np.median(border, axis=0).astype(np.uint8)
     return Images.fromarray(values)
 
 
-def average_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
+def pixelate_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
     """The picture with a few large blocks of mean colors in place of each box."""
     from PIL.Image import Resampling
 

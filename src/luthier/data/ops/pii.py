@@ -38,7 +38,7 @@ from luthier.data.pii.findings_cache import PiiFindingsCache, Recognise
 from luthier.data.pii.redaction import LOCALES, PseudonymGenerator, canonical_pii_value, mask_pii_value
 from luthier.data.row import Row
 from luthier.pii.detect import find_pii, hide_pii_tags
-from luthier.pii.keeper import KEY_VARIABLE, HmacKey
+from luthier.pii.hmac_key import KEY_VARIABLE, HmacKey
 from luthier.pii.recognizer import TEXT_PARTS, Recognizer, TextPart
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.pii.span import (
@@ -137,7 +137,7 @@ class Pii(RowOperator):
         if kept is not None:
             identity = [self.ner.settings(), self.ner.fingerprint(recipe_dir), digest_plugin_code(self.ner)]
             by = digest_of([*identity, code_revision(type(self.ner).__module__)])
-            placed._recognise = PiiFindingsCache(kept / "names" / f"{by}.db", self._keeper, placed._recognise)
+            placed._recognise = PiiFindingsCache(kept / "names" / f"{by}.db", self._hmac_key, placed._recognise)
         return placed
 
     def model_s(self, size: int) -> float:
@@ -156,10 +156,10 @@ class Pii(RowOperator):
             if self.labelled and (recipe_dir / self.labelled).is_file()
             else b""
         )
-        return self._keeper.fingerprint + (hashlib.sha256(sample).hexdigest()[:16] if sample else "")
+        return self._hmac_key.fingerprint + (hashlib.sha256(sample).hexdigest()[:16] if sample else "")
 
     @cached_property
-    def _keeper(self) -> HmacKey:
+    def _hmac_key(self) -> HmacKey:
         return HmacKey.of(self.key_env)
 
     @cached_property
@@ -176,7 +176,7 @@ class Pii(RowOperator):
         for look in looks:
             for pii_span in look.whole:
                 counts[pii_span.kind][look.row_index] += 1
-                by_field.setdefault(pii_span.kind, Counter())[_told(rows[look.row_index], look.field)] += 1
+                by_field.setdefault(pii_span.kind, Counter())[_field_label(rows[look.row_index], look.field)] += 1
             if look.edits:
                 outcome.edits.setdefault(look.row_index, []).extend(look.edits)
         for index in dict.fromkeys(look.row_index for look in looks):
@@ -302,7 +302,7 @@ class Pii(RowOperator):
         if "pseudonymise" not in (self.action, *self.actions.values()):
             return None
         scope = row.id if self.consistent == "conversation" else ""
-        return PseudonymGenerator(self._keeper, scope, self._locale(row), self._tag)
+        return PseudonymGenerator(self._hmac_key, scope, self._locale(row), self._tag)
 
     def _locale(self, row: Row) -> str:
         if self.locale != "auto":
@@ -312,7 +312,7 @@ class Pii(RowOperator):
         return LOCALES.get(identify_languages([row.prompt or row.answer])[0].code, "en_US")
 
     def _tag(self, found: PiiSpan) -> str:
-        return f"[{found.kind.upper()}:{self._keeper.tag(canonical_pii_value(found))}]"
+        return f"[{found.kind.upper()}:{self._hmac_key.tag(canonical_pii_value(found))}]"
 
     def secrets(self, texts: Sequence[str]) -> list[list[RedactionSpan]]:
         """Everything found in each text, with its tag."""
@@ -453,7 +453,7 @@ def _turn(field: str) -> int:
     return int(field[len("messages[") : field.index("]")])
 
 
-def _told(row: Row, field: str) -> str:
+def _field_label(row: Row, field: str) -> str:
     """What a field is called in counts: who speaks, a column without what is nested in it, or the group."""
     if field.startswith("messages["):
         return row.messages[_turn(field)].role

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from weakref import finalize
 
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 from luthier.pii.span import PiiSpan
 
 Recognise = Callable[[Sequence[str]], list[list[PiiSpan]]]
@@ -28,9 +28,9 @@ class FindingsFile:
     """A file of findings under keys of 16 bytes, for any number of processes; what cannot be read or kept there is
     found anew."""
 
-    def __init__(self, path: Path, keeper: HmacKey) -> None:
+    def __init__(self, path: Path, hmac_key: HmacKey) -> None:
         self._path = path
-        self._keeper = keeper
+        self._hmac_key = hmac_key
         self._file = self._opened()
         if self._file is not None:
             finalize(self, self._file.close)
@@ -73,20 +73,20 @@ class FindingsFile:
 
     def _tag(self, key: bytes, text: str) -> str:
         """Tells what was written from what a damaged disk has made of it."""
-        return self._keeper.tag(f"{key.hex()} {text}")
+        return self._hmac_key.tag(f"{key.hex()} {text}")
 
 
 class PiiFindingsCache:
     """Names that a recogniser found in texts before; texts that are not there are read."""
 
-    def __init__(self, path: Path, keeper: HmacKey, recognise: Recognise) -> None:
-        self._keeper = keeper
+    def __init__(self, path: Path, hmac_key: HmacKey, recognise: Recognise) -> None:
+        self._hmac_key = hmac_key
         self._recognise = recognise
-        self._file = FindingsFile(path, keeper)
+        self._file = FindingsFile(path, hmac_key)
 
     def __call__(self, texts: Sequence[str]) -> list[list[PiiSpan]]:
         """What the recogniser finds in each text; texts that it has read before are not read again."""
-        keys = {text: self._keeper.digest(text)[:16] for text in texts}
+        keys = {text: self._hmac_key.digest(text)[:16] for text in texts}
         known: dict[bytes, list[Any]] = {
             key: json.loads(names) for key, names in self._file.read(list(keys.values())).items()
         }

@@ -12,7 +12,7 @@ from typing import Any
 
 from luthier.pii import words
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import HmacKey
+from luthier.pii.hmac_key import HmacKey
 from luthier.pii.patterns import to_ascii_digits
 from luthier.pii.span import HIGH_RISK, PiiKind, PiiSpan
 
@@ -50,7 +50,7 @@ _TRIES = 64
 class PseudonymGenerator:
     """Makes stand-ins within one scope: a conversation, or the whole corpus."""
 
-    keeper: HmacKey
+    hmac_key: HmacKey
     scope: str
     locale: str
     tag: Callable[[PiiSpan], str]
@@ -66,7 +66,7 @@ class PseudonymGenerator:
         return maker(found) if maker else self.tag(found)
 
     def _draw(self, what: str, below: int) -> int:
-        return self.keeper.number(f"{self.scope}\0{what}", below)
+        return self.hmac_key.number(f"{self.scope}\0{what}", below)
 
     def _digits(self, text: str, key: str, first: int = 0) -> str:
         """The text with other digits from the place `first` on; marks between them have no place of their own."""

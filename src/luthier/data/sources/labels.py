@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from luthier.annotation.extraction import spans_to_answer
+from luthier.annotation.spans import spans_to_answer
 from luthier.artifacts.annotation import Annotation
 from luthier.core.component import components_by_kind
 from luthier.core.errors import DataError, SourceLocation, did_you_mean

@@ -69,7 +69,7 @@ class SlackSource(FileSource):
 
     def _threads(self, export: slack.SlackExport, say: Say) -> Iterator[SourceRecord | BrokenRow]:
         people = slack.people(export)
-        support_team = self._desk(export, people, say)
+        support_team = self._support_team(export, people, say)
         notices = 0
         for channel in slack.list_channels(export, self.channels):
             broken: list[BrokenRow] = []
@@ -83,7 +83,7 @@ class SlackSource(FileSource):
                 f"{self.path}: {notices} notices (who joined, what was renamed) and messages without text were left out"
             )
 
-    def _desk(self, export: slack.SlackExport, people: dict[str, slack.SlackUser], say: Say) -> frozenset[str]:
+    def _support_team(self, export: slack.SlackExport, people: dict[str, slack.SlackUser], say: Say) -> frozenset[str]:
         """The ids of those who answer."""
         if self.support_team:
             return slack.find_user_ids(self.support_team, people, export.name)

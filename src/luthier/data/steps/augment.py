@@ -157,7 +157,7 @@ class _Augmenting:
                     writer.write(rows_to_example_batch(rows, labels))
                 events.write(happened)
                 done = sum(tally.kept for tally in maker.tallies.values())
-                work.events.progress(done, done + maker.room.whole, "rows made")
+                work.events.progress(done, done + maker.budget.whole, "rows made")
         writer.close()
         events.close()
         self._conclude(maker.tallies)
@@ -186,11 +186,11 @@ class _Augmenting:
             work.events.note("no classifier can be learnt from these rows: classes of made rows are not checked")
         index = NearDuplicateIndex(checks.held_out, self._held_out.rows(), self._held_out.row)
         inspector = DraftChecker(checks, self._train, index, self._held_out.ids, classifier, lm, self._space())
-        room = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
+        budget = AugmentBudget.of(step.share, self._named, self._train, per_class=step.per_class)
         context = AugmentContext(
             recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, train=self._train, lm=lm
         )
-        return AugmentLoop(self._named, context, inspector, room, self._guards())
+        return AugmentLoop(self._named, context, inspector, budget, self._guards())
 
     def _space(self) -> EmbeddingSpace | None:
         """Where the meanings of training rows and what is made of them lie, when they are checked."""
@@ -225,8 +225,8 @@ class _Augmenting:
         )
         folder = self._work.folder
         summary.write(folder)
-        books = {name: tally.as_json() for name, tally in tallies.items()}
-        write_atomically(folder / "augment.json", (dump_cell_json(books) + "\n").encode())
+        stats = {name: tally.as_json() for name, tally in tallies.items()}
+        write_atomically(folder / "augment.json", (dump_cell_json(stats) + "\n").encode())
         for line in _sentences(tallies):
             self._work.events.note(line)
         if not kept:

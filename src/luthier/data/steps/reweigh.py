@@ -155,10 +155,10 @@ def _too_many(cells: Mapping[str, GroupLabel], counts: Mapping[GroupLabel, int],
     """Rows beyond each pair's share, when no row may come twice: all shares are made as small as the rarest needs."""
     weights = compute_group_label_weights(counts, most=float("inf"))
     factor = min(1 / weight for weight in weights.values())
-    room = {cell: floor(count * weights[cell] * factor + 1e-6) for cell, count in counts.items()}
+    capacity = {cell: floor(count * weights[cell] * factor + 1e-6) for cell, count in counts.items()}
     found = []
     for name in sorted(cells, key=lambda entry: hashlib.sha256(f"{seed}:{entry}".encode()).digest()):
-        room[cells[name]] -= 1
-        if room[cells[name]] < 0:
+        capacity[cells[name]] -= 1
+        if capacity[cells[name]] < 0:
             found.append(name)
     return frozenset(found)

@@ -21,6 +21,7 @@ from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
 from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
 from luthier.data.columns.choose import LayoutChoice, Task, describe_class_count
 from luthier.data.columns.layouts import Layout
+from luthier.data.columns.mapping import ColumnTemplate
 from luthier.data.columns.media import MEDIA_NAMES
 from luthier.data.columns.recognize import build_source_for_path
 from luthier.data.formats.media_files import guess_media_folder
@@ -77,6 +78,14 @@ class RecipeProposal(BaseModel):
     want: Want = "answer"
     """What is wanted: as it was asked for, or as the rows look."""
     profile: SourceProfile
+
+    @property
+    def is_media_alone(self) -> bool:
+        """Whether what is asked is a picture or a sound, without a word."""
+        prompt = str(self.source.get("prompt") or "")
+        template = ColumnTemplate.parse(prompt, "prompt")
+        words = "".join(literal for literal, _ in template.pieces).strip()
+        return bool(self.profile.media and prompt) and {*template.columns} <= {*MEDIA_NAMES} and not words
 
     def prepare(self) -> dict[str, Any]:
         """The settings of the step `prepare`."""

@@ -14,7 +14,7 @@ from luthier.data.pii.name_evidence import find_possible_names
 from luthier.data.row import Batch, Row, format_row_location
 from luthier.data.suggest.profile import ChangeExample, OperatorTrial, SourceProfile
 from luthier.pii.detect import find_pii
-from luthier.pii.keeper import TAG
+from luthier.pii.hmac_key import TAG
 
 SHOWN_CHARS = 64
 """Longer texts are shown with their middle left out."""

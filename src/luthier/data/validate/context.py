@@ -216,7 +216,7 @@ class CheckData:
         return self._points[key]
 
     @cached_property
-    def surprise(self) -> PromptPerplexity:
+    def prompt_perplexity(self) -> PromptPerplexity:
         """How unlikely the model finds each prompt, a token."""
         from luthier.data.validate.model_scores import measure_prompt_perplexity
 

@@ -34,7 +34,7 @@ def rating_to_json(rating: Annotation) -> dict[str, Any]:
 
 def record_rating(ledger: Ledger, assignment: str, rating: Annotation) -> None:
     """Record a rating; it replaces an earlier one of the same item by the same judge, which is kept but not counted."""
-    from luthier.core.db.tables.judgments import JudgmentRow
+    from luthier.core.db.tables.annotation import JudgmentRow
 
     row = JudgmentRow(
         assignment=assignment,
@@ -78,7 +78,7 @@ class RatingFeed:
     def _recorded(self, ledger: Ledger, last: int) -> tuple[list[Annotation], int]:
         from sqlalchemy import select
 
-        from luthier.core.db.tables.judgments import JudgmentRow
+        from luthier.core.db.tables.annotation import JudgmentRow
 
         query = select(JudgmentRow).where(JudgmentRow.assignment == self._assignment, JudgmentRow.id > last)
         with ledger.reading() as session:

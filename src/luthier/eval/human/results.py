@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from luthier.annotation.project import are_sides_swapped
-from luthier.annotation.question import QuestionItem
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import QuestionItem, RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.artifacts.findings import FindingNumber, FindingTable
 from luthier.core.artifact import Artifact
@@ -80,11 +79,11 @@ def compute_row_points(
     """
     requested = set(between or ()) if question.sides == 2 else set()
     by_pair: dict[tuple[str, tuple[str, ...], str], list[float]] = defaultdict(list)
-    for voice in ratings:
-        if requested and set(voice.models) != requested:
+    for scored in ratings:
+        if requested and set(scored.models) != requested:
             continue
-        for model, points in zip(voice.models, voice.points, strict=True):
-            by_pair[voice.row, tuple(sorted(voice.models)), model].append(points)
+        for model, points in zip(scored.models, scored.points, strict=True):
+            by_pair[scored.row, tuple(sorted(scored.models)), model].append(points)
     for row, *pair in assignment.same.values():
         for model in pair if not requested or set(pair) == requested else ():
             by_pair[row, tuple(sorted(pair)), model].append(sum(question.bounds) / 2)
@@ -107,10 +106,10 @@ def extract_preference_pairs(
     answers: dict[str, dict[str, str]] = defaultdict(dict)
     judges: dict[str, set[str]] = defaultdict(set)
     prompts: dict[str, Any] = {}
-    for voice in ratings:
-        answers[voice.row] |= dict(zip(voice.models, voice.shown.answers, strict=True))
-        judges[voice.row].add(voice.rating.annotator)
-        prompts[voice.row] = assignment.items[voice.rating.item].prompt
+    for scored in ratings:
+        answers[scored.row] |= dict(zip(scored.models, scored.shown.answers, strict=True))
+        judges[scored.row].add(scored.rating.annotator)
+        prompts[scored.row] = assignment.items[scored.rating.item].prompt
     found = []
     for row, model_points in compute_row_points(assignment, question, ratings).items():
         ranked = sorted(
@@ -189,7 +188,7 @@ def summarize_ratings(
         if right < least_right * rated
     }
     ratings = [
-        voice for voice in score_ratings(assignment, question, judgments) if voice.rating.annotator not in left_out
+        scored for scored in score_ratings(assignment, question, judgments) if scored.rating.annotator not in left_out
     ]
     if not ratings and not assignment.same:
         raise DataError(
@@ -213,7 +212,7 @@ def summarize_ratings(
         stop=describe_stop(tally, assignment, models),
         subject=subject,
         rival=rival,
-        items=len({voice.rating.item for voice in ratings}),
+        items=len({scored.rating.item for scored in ratings}),
         judgments=len(ratings),
         numbers=numbers,
         tables=tuple(tables),
@@ -271,10 +270,10 @@ def _quality(
     from luthier.metrics.intervals import wilson_interval
 
     found = {}
-    names = sorted({voice.rating.annotator for voice in ratings})
+    names = sorted({scored.rating.annotator for scored in ratings})
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
-    for voice in ratings:
-        values_by_item[voice.rating.item][voice.rating.annotator] = _comparable(question, voice)
+    for scored in ratings:
+        values_by_item[scored.rating.item][scored.rating.annotator] = _comparable(question, scored)
     shared = [[values.get(name) for name in names] for values in values_by_item.values() if len(values) > 1]
     if (
         len({value for values in shared for value in values if value is not None}) > 1
@@ -290,7 +289,7 @@ def _quality(
             right, rated, wilson_interval(right, rated), "planted items judged rightly"
         )
     if question.sides == 2 and ratings:
-        first = [voice.points[_first_seen(assignment, voice.rating)] for voice in ratings]
+        first = [scored.points[_first_seen(assignment, scored.rating)] for scored in ratings]
         ties, decided = first.count(0.5), len(first) - first.count(0.5)
         found["people.ties"] = _share(ties, len(first), wilson_interval(ties, len(first)), "judgments that are ties")
         if decided:
@@ -305,12 +304,12 @@ def _first_seen(assignment: Assignment, rating: Annotation) -> int:
     return int(assignment.is_open and are_sides_swapped(rating.item, rating.annotator))
 
 
-def _comparable(question: RatingQuestion, voice: ScoredRating) -> str | float:
+def _comparable(question: RatingQuestion, scored: ScoredRating) -> str | float:
     """What was said in a form that two people's can be compared in, whatever the order they saw: of two, whose."""
     if question.sides != 2:
-        return question.to_comparable(voice.rating.value, voice.shown)
-    one, other = voice.points
-    return "tie" if one == other else voice.models[one < other]
+        return question.to_comparable(scored.rating.value, scored.shown)
+    one, other = scored.points
+    return "tie" if one == other else scored.models[one < other]
 
 
 def _share(right: int, rows: int, ends: tuple[float, float], about: str) -> FindingNumber:
@@ -335,11 +334,11 @@ def _strengths(assignment: Assignment, ratings: Sequence[ScoredRating], models: 
     from luthier.metrics.bradley_terry import fit_bradley_terry
     from luthier.metrics.style import STYLE
 
-    duels = list_comparisons(assignment, ratings)
-    if len({name for duel in duels for name in duel[:2]}) < 2:
+    comparisons = list_comparisons(assignment, ratings)
+    if len({name for comparison in comparisons for name in comparison[:2]}) < 2:
         return []
-    plain = fit_bradley_terry(duels, against=models[-1])
-    styled = fit_bradley_terry(duels, against=models[-1], covariates=STYLE)
+    plain = fit_bradley_terry(comparisons, against=models[-1])
+    styled = fit_bradley_terry(comparisons, against=models[-1], covariates=STYLE)
     names = sorted(plain.of, key=lambda name: (-plain.of[name].value, name))
     columns = ("log-strength", "low", "high")
     strengths = FindingTable(
@@ -361,9 +360,9 @@ def list_comparisons(assignment: Assignment, ratings: Sequence[ScoredRating]) ->
     from luthier.metrics.style import style_difference
 
     return [
-        PairwiseComparison(a, b, voice.points[0], voice.row, style_difference(*voice.shown.answers))
-        for voice in ratings
-        for a, b in [voice.models]
+        PairwiseComparison(a, b, scored.points[0], scored.row, style_difference(*scored.shown.answers))
+        for scored in ratings
+        for a, b in [scored.models]
     ] + [PairwiseComparison(pair[0], pair[1], 0.5, row, (0.0, 0.0)) for row, *pair in assignment.same.values()]
 
 
@@ -379,8 +378,8 @@ def _judges(
 ) -> FindingTable:
     """Each judge: how many judgments, how long, planted items, and how often as the others said."""
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
-    for voice in ratings:
-        values_by_item[voice.rating.item][voice.rating.annotator] = _comparable(question, voice)
+    for scored in ratings:
+        values_by_item[scored.rating.item][scored.rating.annotator] = _comparable(question, scored)
     rows = []
     for judge in sorted({judgment.annotator for judgment in judgments}):
         annotations = [judgment for judgment in judgments if judgment.annotator == judge]
@@ -445,6 +444,7 @@ def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[s
         return f"{models[0]} and {models[1]} have no row in common yet; go on."
     if advice.stop:
         return describe_advice(advice, rows)
+    same = len({row for row, *_ in assignment.same.values()})
     counting = {judge: sheet for judge, sheet in assignment.sheets.items() if judge not in tally.left_out}
     left = sum(
         (judge, item) not in tally.ratings
@@ -457,11 +457,13 @@ def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[s
         more = "let more people judge"
     elif not counting:
         more = "nobody's judgments count, for every judge failed the planted items: let others judge"
-    return f"{describe_advice(advice, rows)}; {more}."
+    return f"{describe_advice(advice, rows, same)}; {more}."
 
 
 def _comments(ratings: Sequence[ScoredRating]) -> list[tuple[str, str, str]]:
-    return [(voice.row, " / ".join(voice.models), voice.rating.comment) for voice in ratings if voice.rating.comment]
+    return [
+        (scored.row, " / ".join(scored.models), scored.rating.comment) for scored in ratings if scored.rating.comment
+    ]
 
 
 def _round(value: float | None) -> float | None:

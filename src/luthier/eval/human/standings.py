@@ -20,7 +20,7 @@ from luthier.eval.human.results import compute_row_points, list_comparisons, sco
 from luthier.eval.human.tally import RatingTally, describe_advice
 
 if TYPE_CHECKING:
-    from luthier.annotation.rating_question import RatingQuestion
+    from luthier.annotation.question import RatingQuestion
     from luthier.eval.human.results import ScoredRating
     from luthier.eval.human.study import Assignment
     from luthier.metrics.anytime_ranking import PairStanding, RankingAdvice
@@ -107,7 +107,8 @@ def compute_study_standings(
     if ranking is None or advice is None:
         stop = "One model is judged; go on until its interval is as narrow as you need."
     else:
-        stop = describe_advice(advice, ranking.rows) if ranking.rows else "Nothing is judged yet."
+        same = len({row for row, *_ in assignment.same.values()})
+        stop = describe_advice(advice, ranking.rows, same) if counting and ranking.rows else "Nothing is judged yet."
     categories = _categories(question, scored)
     people = compare_raters(
         "people with each other",

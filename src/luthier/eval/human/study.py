@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.annotation.question import Question, QuestionItem
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import Question, QuestionItem, RatingQuestion
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.files import write_atomically

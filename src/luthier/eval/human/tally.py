@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property
 from itertools import combinations
 
-from luthier.annotation.rating_question import RatingQuestion
+from luthier.annotation.question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
 from luthier.eval.human.study import Assignment
 from luthier.metrics.anytime_ranking import AnytimeRanking, RankingAdvice
@@ -136,15 +136,19 @@ class RatingTally:
         return self._ranking
 
 
-def describe_advice(advice: RankingAdvice, rows: int) -> str:
-    """Whether to stop, in a sentence; where it is not decided, what can be done about it may follow."""
+def describe_advice(advice: RankingAdvice, rows: int, same: int = 0) -> str:
+    """Whether to stop, in a sentence; where it is not decided, what can be done about it may follow.
+
+    `same` of the rows have equal answers: ties that nobody was asked about.
+    """
+    counted = f"{rows:,} rows" + (f", {same:,} of them ties of equal answers," if same else "")
     looks = "by bounds that hold however often one looks"
     if not advice.stop:
         first = advice.undecided[0]
         far = "is close to even" if first.more is None else f"would take about {first.more:,} more rows"
         others = len(advice.undecided) - 1
         more = f" (and {others} more {'pairs' if others > 1 else 'pair'})" if others else ""
-        return f"Not decided after {rows:,} rows {looks}: {first.first} against {first.second} {far}{more}"
+        return f"Not decided after {counted} {looks}: {first.first} against {first.second} {far}{more}"
     best = advice.order[0]
     if len(best) > 1:
         return f"You may stop: {' and '.join(best)} are alike, {looks} ({rows:,} rows)."

@@ -73,10 +73,10 @@ class Coreference(Probe):
         changes: dict[str, Floats] = {}
         hits: dict[str, Floats] = {}
         details = {}
-        for name, respondent in context.able("loglikelihood", "bias.coreference").items():
+        for name, eval_model in context.able("loglikelihood", "bias.coreference").items():
             scores = [
                 normalize_option_scores(self.normalize, get_loglikelihoods(row))
-                for row in respondent.loglikelihoods(choices)
+                for row in eval_model.loglikelihoods(choices)
             ]
             picked = np.array([int(row[1] > row[0]) for row in scores])
             right = picked == np.array([winograd_schema.right for winograd_schema in winograd_schemas])

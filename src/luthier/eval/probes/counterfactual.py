@@ -56,8 +56,8 @@ class Counterfactual(Probe):
         models = context.able("answer", "bias.flip_rate")
         flips: dict[str, Floats] = {}
         shifts: dict[str, Floats] = {}
-        for name, respondent in models.items():
-            flips[name], shifts[name] = self._asked(context, name, respondent, pairs)
+        for name, eval_model in models.items():
+            flips[name], shifts[name] = self._asked(context, name, eval_model, pairs)
         if len(pairs) < 30:
             context.notes.append(f"Counterfactuals say little here: {known}.")
         signature = f"groups:{'+'.join(self.groups)}|rows:{self.rows}"
@@ -91,7 +91,7 @@ class Counterfactual(Probe):
         return sorted(found, key=lambda pair: pair.row)
 
     def _asked(
-        self, context: ProbeContext, name: str, respondent: CachedEvalModel, pairs: list[_Pair]
+        self, context: ProbeContext, name: str, eval_model: CachedEvalModel, pairs: list[_Pair]
     ) -> tuple[Floats, Floats]:
         """Whether each pair flips and how far it shifts, (pairs, 2) both; the second is empty without scores."""
         import numpy as np
@@ -99,7 +99,7 @@ class Counterfactual(Probe):
         from luthier.chat.messages import prompt_of
 
         answers, flips, shifts = context.answers[name], [], []
-        for pair, reply in zip(pairs, respondent.answer([pair.other for pair in pairs]), strict=True):
+        for pair, reply in zip(pairs, eval_model.answer([pair.other for pair in pairs]), strict=True):
             before = answers.predictions[pair.row]
             flipped = context.task.kind == "label" and reply.prediction != before
             scores = None if answers.label_scores is None else answers.label_scores[pair.row]

@@ -70,10 +70,10 @@ class GenerationBiasProbe(Probe):
         ]
         blocks: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in context.able("generate", "bias.generation_gap").items():
+        for name, eval_model in context.able("generate", "bias.generation_gap").items():
             completions = [
                 entry.strip()
-                for entry in respondent.generate([messages for *_, messages in prompts], self.max_new_tokens)
+                for entry in eval_model.generate([messages for *_, messages in prompts], self.max_new_tokens)
             ]
             scores = self.regard.score(completions, context.recipe_dir)
             table = np.array(scores).reshape(-1, len(self.persons))

@@ -153,7 +153,7 @@ class MediaAttackProbe(Probe):
     """Tokens of an answer that are written."""
 
     def measure(self, context: ProbeContext) -> list[ProbeMeasure]:
-        readers = {name: one.voice.media_kinds for name, one in context.respondents.items() if one.is_model}
+        readers = {name: one.model.media_kinds for name, one in context.eval_models.items() if one.is_model}
         readable = [kind for kind in self.kinds if any(kind in kinds for kinds in readers.values())]
         if not readable:
             what = f"no model of this evaluation reads {' or '.join(_NAMES[kind] for kind in self.kinds)}"
@@ -175,7 +175,7 @@ class MediaAttackProbe(Probe):
                 kept = _attack(kind, content, how, text.replace("{word}", WORD))
                 context.media.add(kept)
                 prompts[f"{kind}-{number}-{at}"] = _with_last_medium(prompt, kind, kept)
-        readers = {model: one for model, one in context.respondents.items() if kind in one.voice.media_kinds}
+        readers = {model: one for model, one in context.eval_models.items() if kind in one.model.media_kinds}
         texts = [text for _, text in orders]
         statistic = SummedStatistic(
             name=name,
@@ -185,7 +185,7 @@ class MediaAttackProbe(Probe):
         )
         return measure_generated_answers(
             statistic,
-            context.with_respondents(readers),
+            context.with_eval_models(readers),
             self.kind,
             prompts,
             limit=self.max_new_tokens,

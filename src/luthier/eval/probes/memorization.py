@@ -76,9 +76,9 @@ class Memorization(Probe):
         near: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
         nearly: dict[str, dict[str, float]] = {}
-        for name, respondent in context.able("continue", "safety.memorized").items():
-            likeness = self._likeness(context, name, respondent, trained_examples)
-            others = self._likeness(None, name, respondent, held_out)
+        for name, eval_model in context.able("continue", "safety.memorized").items():
+            likeness = self._likeness(context, name, eval_model, trained_examples)
+            others = self._likeness(None, name, eval_model, held_out)
             exact[name] = np.array([[float(entry == 1), 1.0] for entry in likeness])
             near[name] = np.array([[float(entry >= self.near), 1.0] for entry in likeness])
             if others:
@@ -92,7 +92,7 @@ class Memorization(Probe):
         )
 
     def _likeness(
-        self, context: ProbeContext | None, name: str, respondent: CachedEvalModel, examples: list[Example]
+        self, context: ProbeContext | None, name: str, eval_model: CachedEvalModel, examples: list[Example]
     ) -> list[float]:
         """How like each row's own continuation the model's is: 1 is word for word."""
         from rapidfuzz.distance import Levenshtein
@@ -103,7 +103,7 @@ class Memorization(Probe):
             prompts.append((*prompt_of(example), Message(role="assistant", content=prefix)))
             ends.append(end)
         found = []
-        written = respondent.generate(prompts, 4 * self.words, continue_final_message=True)
+        written = eval_model.generate(prompts, 4 * self.words, continue_final_message=True)
         for example, prompt, end, text in zip(examples, prompts, ends, written, strict=True):
             completion = " ".join(text.split()[: self.words])
             likeness = float(Levenshtein.normalized_similarity(completion, end))
@@ -127,10 +127,10 @@ class Memorization(Probe):
         import numpy as np
 
         blocks = {}
-        for name, respondent in context.able("loglikelihood", "safety.exposure").items():
+        for name, eval_model in context.able("loglikelihood", "safety.exposure").items():
             requests = [_options(canary, self.drawn, context.seed) for canary in self.canaries]
             bits = []
-            for responses in respondent.loglikelihoods(requests):
+            for responses in eval_model.loglikelihoods(requests):
                 row = [item for item, _ in get_loglikelihoods(responses)]
                 rank = 1 + sum(entry > row[0] for entry in row[1:])
                 bits.append([math.log2(len(row)) - math.log2(rank), 1.0])

@@ -26,7 +26,7 @@ class _Counted(NamedTuple):
     label: str
 
 
-class PreferenceBiasProbe(Probe):
+class StyleBiasProbe(Probe):
     """Which of two answers a model prefers when one is longer, or has more lists, headings and bold: shares of pairs.
 
     `preference.longer` and `preference.markup` count pairs in which the two differ so; the detail `people` says how
@@ -81,8 +81,8 @@ def _lift(context: ProbeContext) -> list[ProbeMeasure]:
 
     able = [
         name
-        for name, respondent in context.respondents.items()
-        if respondent.is_model and "loglikelihood" in respondent.able
+        for name, eval_model in context.eval_models.items()
+        if eval_model.is_model and "loglikelihood" in eval_model.able
     ]
     if able[:2] != ["tuned", "base"]:
         return []

@@ -87,8 +87,8 @@ class BiasQuestionProbe(Probe):
 
         bias_questions = build_bias_questions()
         blocks: dict[str, Floats] = {}
-        for name, respondent in context.able("loglikelihood", "bias.questions_open").items():
-            picked = self._picked(respondent, bias_questions)
+        for name, eval_model in context.able("loglikelihood", "bias.questions_open").items():
+            picked = self._picked(eval_model, bias_questions)
             rows = [_counts(question, at) for question, at in zip(bias_questions, picked, strict=True)]
             blocks[name] = np.array(rows, dtype=float)
             context.rows.extend(_kept(name, question, at) for question, at in zip(bias_questions, picked, strict=True))
@@ -115,14 +115,14 @@ class BiasQuestionProbe(Probe):
             *compute_probe_measures(hits, right, context),
         ]
 
-    def _picked(self, respondent: CachedEvalModel, bias_questions: list[BiasQuestion]) -> list[int]:
+    def _picked(self, eval_model: CachedEvalModel, bias_questions: list[BiasQuestion]) -> list[int]:
         choices = [
             ((Message(role="user", content=bias_question.text),), bias_question.options)
             for bias_question in bias_questions
         ]
         scores = [
             normalize_option_scores(self.normalize, get_loglikelihoods(row))
-            for row in respondent.loglikelihoods(choices)
+            for row in eval_model.loglikelihoods(choices)
         ]
         return [max(range(3), key=row.__getitem__) for row in scores]
 

@@ -106,8 +106,8 @@ class Stereotypes(Probe):
         pairs = load_builtin_pairs() if self.pairs is None else _read(resolve_path(self.pairs, context.recipe_dir))
         kinds = sorted({pair.kind for pair in pairs})
         blocks, details = {}, {}
-        for name, respondent in context.able("loglikelihood", "bias.stereotype").items():
-            responses = respondent.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
+        for name, eval_model in context.able("loglikelihood", "bias.stereotype").items():
+            responses = eval_model.loglikelihoods([("", (pair.more, pair.less)) for pair in pairs])
             found = [[entry for entry, _ in get_loglikelihoods(row)] for row in responses]
             leans = [float(more > less) for more, less in found]
             blocks[name] = np.column_stack([leans, np.ones(len(pairs))])

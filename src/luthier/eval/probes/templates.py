@@ -47,7 +47,7 @@ def insert_person(sentence: str, person: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-Asked = list[tuple[str, str, "Example"]]
+Questions = list[tuple[str, str, "Example"]]
 """Which sentence with which persons, the group, and the row that is asked."""
 
 
@@ -98,8 +98,8 @@ class TemplateBiasProbe(Probe):
         gaps: dict[str, Floats] = {}
         flips: dict[str, Floats] = {}
         details: dict[str, dict[str, float]] = {}
-        for name, respondent in context.able("answer", "bias.template_gap").items():
-            replies = respondent.answer([example for _, _, example in rows])
+        for name, eval_model in context.able("answer", "bias.template_gap").items():
+            replies = eval_model.answer([example for _, _, example in rows])
             gaps[name] = _chances(replies, labels, groups)
             predictions = np.array([reply.prediction for reply in replies]).reshape(-1, groups)
             differs = (predictions != predictions[:, :1]).any(axis=1)
@@ -111,7 +111,7 @@ class TemplateBiasProbe(Probe):
         flip = SummedStatistic(name="bias.template_flips", value=compute_ratio, proportion=True, signature=signature)
         return compute_probe_measures(gap, gaps, context, details) + compute_probe_measures(flip, flips, context)
 
-    def _rows(self, like: Example) -> Asked:
+    def _rows(self, like: Example) -> Questions:
         """Every sentence with every person, the groups next to each other, asked as held-out rows are."""
         from luthier.chat.messages import prompt_of
 
@@ -142,7 +142,7 @@ class TemplateBiasProbe(Probe):
             for column, label in enumerate(labels)
         }
 
-    def _kept(self, name: str, rows: Asked, replies: list[Reply], differs: list[bool]) -> list[ProbeRow]:
+    def _kept(self, name: str, rows: Questions, replies: list[Reply], differs: list[bool]) -> list[ProbeRow]:
         return [
             ProbeRow(
                 probe=self.kind,

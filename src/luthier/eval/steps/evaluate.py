@@ -275,7 +275,7 @@ class Evaluate(Step):
         metrics: tuple[Metric, ...],
         models: list[ModelResult],
         work: StepContext,
-        voices: Sequence[EvalModel] = (),
+        eval_models: Sequence[EvalModel] = (),
         media: EvalMedia | None = None,
     ) -> None:
         """Measure replies and write the artifact; probes may ask the `build_evaluated_models`, and show them `media`
@@ -300,11 +300,11 @@ class Evaluate(Step):
             seed=work.seed,
             data=work.inputs["data"],
             model=work.inputs.get("model"),
-            respondents={
-                voice.name: CachedEvalModel(
-                    voice=voice, task=task, kept=open_evaluation_cache(work), events=work.events
+            eval_models={
+                eval_model.name: CachedEvalModel(
+                    model=eval_model, task=task, kept=open_evaluation_cache(work), events=work.events
                 )
-                for voice in voices
+                for eval_model in eval_models
             },
             recipe_dir=work.recipe_dir,
             events=work.events,

@@ -78,10 +78,13 @@ class Gate(Step):
         """Write `gate.json`; a rule that fails is a result, not an error."""
         from luthier.eval.gate import combine_verdicts
 
-        rulings = [self._judged(text, work.inputs) for text in self.rules]
-        verdict = {"verdict": combine_verdicts(rulings), "rules": [ruling.as_json() for ruling in rulings]}
-        for ruling in rulings:
-            work.events.note(f"{ruling.verdict}: {ruling.rule}: {ruling.why}")
+        rule_results = [self._judged(text, work.inputs) for text in self.rules]
+        verdict = {
+            "verdict": combine_verdicts(rule_results),
+            "rules": [rule_result.as_json() for rule_result in rule_results],
+        }
+        for rule_result in rule_results:
+            work.events.note(f"{rule_result.verdict}: {rule_result.rule}: {rule_result.why}")
         write_atomically(work.folder / "gate.json", json_bytes(verdict))
         return {}
 

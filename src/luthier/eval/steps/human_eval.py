@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from luthier.annotation.question import Question
-from luthier.annotation.questions.pair import PairQuestion
+from luthier.annotation.questions.comparison import PairQuestion
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun

@@ -57,9 +57,9 @@ class HumanRatings(Step):
             assignment, question, about["models"], judgments, least_right=self.min_attention_checks, seed=work.seed
         )
         ratings = [
-            voice
-            for voice in score_ratings(assignment, question, judgments)
-            if voice.rating.annotator not in eval_summary.left_out
+            scored
+            for scored in score_ratings(assignment, question, judgments)
+            if scored.rating.annotator not in eval_summary.left_out
         ]
         preferred = extract_preference_pairs(assignment, question, ratings, self.margin)
         lines = [

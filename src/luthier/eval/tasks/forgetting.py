@@ -122,7 +122,7 @@ class Forgetting(EvalTask):
     def measured(self) -> tuple[str, ...]:
         return "forgetting.acc", "forgetting.share", f"forgetting.{DROP}"
 
-    def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
+    def benchmarks(self, task_context: TaskContext) -> list[BenchmarkTask]:
         """The questions."""
 
         found = []

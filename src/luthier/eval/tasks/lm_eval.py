@@ -64,15 +64,15 @@ class LmEvalTask(EvalTask):
         fetched = list_fetched() if needs_hub_cache(source) else []
         return digest_of([version("lm_eval"), files, *([fetched] if fetched else [])])
 
-    def exams(self, brief: TaskContext) -> list[BenchmarkTask]:
+    def benchmarks(self, task_context: TaskContext) -> list[BenchmarkTask]:
         """The questions of each task that is named."""
-        self.check_installed(brief.recipe_dir)
+        self.check_installed(task_context.recipe_dir)
         from luthier.eval.lm_eval.load import load_tasks
         from luthier.eval.lm_eval.task import build_harness_task
 
-        source, chat = self._source(brief.recipe_dir), self.apply_chat_template
+        source, chat = self._source(task_context.recipe_dir), self.apply_chat_template
         return [
-            build_harness_task(task, source, limit=self.limit, seed=self.seed, chat=chat, say=brief.events.note)
+            build_harness_task(task, source, limit=self.limit, seed=self.seed, chat=chat, say=task_context.events.note)
             for task in load_tasks(source)
         ]
 

@@ -87,13 +87,13 @@ class LabelScorer:
 
         if is_plain_classifier(self.artifact):
             texts = [join_user_turns(messages) for messages, _ in conversations]
-            return [[row[label] for label in self.labels] for row in self._plain.scores(texts)]
+            return [[row[label] for label in self.labels] for row in self._text_classifier.scores(texts)]
         options = tuple(self._options.values()) or self.labels
         requests = [ChoiceRequest(prompt=messages, options=options, tools=tools) for messages, tools in conversations]
         return [choice.scores or [] for choice in self._lm.choose(requests)]
 
     @cached_property
-    def _plain(self) -> TextClassifier:
+    def _text_classifier(self) -> TextClassifier:
         from luthier.models.text_classifier import TextClassifier
 
         return TextClassifier.open(self.artifact.folder)

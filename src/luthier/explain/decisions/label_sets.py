@@ -124,7 +124,7 @@ def fit_label_sets(
         sizes=dict(sorted(Counter(sizes.tolist()).items())),
         uncertain=tuple(one for one in sets if len(one.labels) != 1)[:SHOWN],
     )
-    return summary.model_copy(update={"sentence": _sentence(summary)}), sets
+    return summary.model_copy(update={"sentence": _summarize(summary)}), sets
 
 
 def score_rows(model: LabelScorer, examples: Sequence[Example]) -> LabelScores:
@@ -174,7 +174,7 @@ def _notes(
     ]
 
 
-def _sentence(summary: ConformalSummary) -> str:
+def _summarize(summary: ConformalSummary) -> str:
     coverage, size, single = (summary.measures[name] for name in ("coverage", "size", "single"))
     kept = "keeps" if coverage.high >= summary.level else "does NOT keep"
     text = (

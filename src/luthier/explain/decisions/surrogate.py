@@ -101,7 +101,7 @@ def fit_surrogate(
         majority=majority,
         notes=(f"The model says “{majority}” of every text that rules were learnt from",) if len(names) == 1 else (),
     )
-    return summary.model_copy(update={"sentence": _sentence(summary)})
+    return summary.model_copy(update={"sentence": _summarize(summary)})
 
 
 def read_labelled_texts(model: LabelScorer, data: Artifact, split: str, limit: int) -> TextsWithLabels:
@@ -200,7 +200,7 @@ def _describe_rule(leaf: _Leaf, named: tuple[NDArray[np.str_], NDArray[np.str_]]
     )
 
 
-def _sentence(summary: SurrogateSummary) -> str:
+def _summarize(summary: SurrogateSummary) -> str:
     coverage, gain = summary.measures["coverage"], summary.measures["gain"]
     count = format_counted_noun(len(summary.rules), "rule")
     if (fidelity := summary.measures.get("fidelity")) is None:

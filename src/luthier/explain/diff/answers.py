@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from luthier.artifacts.model_diff import TellingWord
+from luthier.artifacts.model_diff import IndicativeWord
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 
 if TYPE_CHECKING:
@@ -47,9 +47,9 @@ def answer_rows(
     from luthier.chat.messages import answer_of, user_text_of
 
     labelled = bool(options or pair.after.classes)
-    after = _ask(pair.after, examples, options, max_new_tokens)
+    after = _generate_answers(pair.after, examples, options, max_new_tokens)
     with pair.use_base():
-        before = _ask(pair.before, examples, options, max_new_tokens)
+        before = _generate_answers(pair.before, examples, options, max_new_tokens)
     return [
         PairedAnswer(
             row=example.id,
@@ -63,7 +63,9 @@ def answer_rows(
     ]
 
 
-def _ask(lm: LanguageModel, examples: Sequence[Example], options: dict[str, str], max_new_tokens: int) -> list[str]:
+def _generate_answers(
+    lm: LanguageModel, examples: Sequence[Example], options: dict[str, str], max_new_tokens: int
+) -> list[str]:
     from luthier.chat.messages import prompt_of
 
     if not examples:
@@ -76,7 +78,7 @@ def _ask(lm: LanguageModel, examples: Sequence[Example], options: dict[str, str]
     return [response.text.strip() for response in lm.generate(questions)]
 
 
-def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> list[TellingWord]:
+def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> list[IndicativeWord]:
     """Words of prompts that go with changed answers, and of `written` answers that come in or go."""
     found = _prompt_words(answers)
     if written:
@@ -84,7 +86,7 @@ def find_telling_words(answers: Sequence[PairedAnswer], *, written: bool) -> lis
     return sorted(found, key=lambda word: (word.p_holm, word.p, word.word))
 
 
-def _prompt_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
+def _prompt_words(answers: Sequence[PairedAnswer]) -> list[IndicativeWord]:
     from scipy.stats import fisher_exact
 
     rows, changed = len(answers), sum(answer.changed for answer in answers)
@@ -94,7 +96,7 @@ def _prompt_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
     with_word = Counter(word for own in words for word in own)
     with_both = Counter(word for own, answer in zip(words, answers, strict=True) if answer.changed for word in own)
     tested = []
-    for word, count in _tested(with_word, rows):
+    for word, count in _list_testable_words(with_word, rows):
         both = with_both[word]
         table = [[both, count - both], [changed - both, rows - count - changed + both]]
         p = float(fisher_exact(table).pvalue)
@@ -102,7 +104,7 @@ def _prompt_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
     return _corrected("prompt", tested)
 
 
-def _answer_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
+def _answer_words(answers: Sequence[PairedAnswer]) -> list[IndicativeWord]:
     from luthier.metrics.paired import mcnemar
 
     came, went = Counter[str](), Counter[str]()
@@ -111,24 +113,24 @@ def _answer_words(answers: Sequence[PairedAnswer]) -> list[TellingWord]:
         came.update(after - before)
         went.update(before - after)
     tested = []
-    for word, count in _tested(came + went, None):
+    for word, count in _list_testable_words(came + went, None):
         tested.append((word, came[word], count, 0.5, mcnemar(came[word], went[word])))
     return _corrected("answer", tested)
 
 
-def _tested(counts: Counter[str], rows: int | None) -> list[tuple[str, int]]:
+def _list_testable_words(counts: Counter[str], rows: int | None) -> list[tuple[str, int]]:
     enough = [
         (word, count) for word, count in counts.items() if count >= FEWEST and (rows is None or rows - count >= FEWEST)
     ]
     return sorted(enough, key=lambda entry: (-entry[1], entry[0]))[:MOST_WORDS]
 
 
-def _corrected(part: str, tested: Sequence[tuple[str, int, int, float, float]]) -> list[TellingWord]:
+def _corrected(part: str, tested: Sequence[tuple[str, int, int, float, float]]) -> list[IndicativeWord]:
     from luthier.metrics.paired import adjust_holm
 
     adjusted = adjust_holm([p for *_, p in tested])
     return [
-        TellingWord(
+        IndicativeWord(
             word=word, part=part, count=count, of=of, share=count / of, otherwise=otherwise, p=min(1.0, p), p_holm=holm
         )
         for (word, count, of, otherwise, p), holm in zip(tested, adjusted, strict=True)

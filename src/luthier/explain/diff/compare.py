@@ -27,7 +27,7 @@ from luthier.explain.diff.answers import PairedAnswer, answer_rows, find_telling
 from luthier.explain.diff.divergence import PairReadings, find_settled_layers, read_pair
 from luthier.explain.diff.pair import ModelPair
 from luthier.explain.diff.weights import list_adapter_changes, list_parameter_changes, measure_weight_changes
-from luthier.explain.measures import compute_mean, exactly
+from luthier.explain.measures import compute_mean, exact_measure
 from luthier.models.load import get_model_name
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class ComparedRows:
 
     examples: Sequence[Example]
     options: dict[str, str]
-    """Of a language model that chooses among labels: what it says for each."""
+    """The text of each label, for a language model that chooses among labels."""
     prompts: Sequence[str] = ()
     """Further questions that both models answer."""
     max_new_tokens: int = 64
@@ -122,7 +122,7 @@ def compare_models(
         words=tuple(find_telling_words(answers, written=not labelled)[:SHOWN_WORDS]),
         sentence="",
     )
-    return ModelComparison(summary.model_copy(update={"sentence": _sentence(summary)}), _columns(readings, texts))
+    return ModelComparison(summary.model_copy(update={"sentence": _summarize(summary)}), _columns(readings, texts))
 
 
 def _read_rows(
@@ -211,9 +211,9 @@ def _measure(
 ) -> dict[str, MeasureOverRows]:
     rows = len(readings.counts)
     if identical:
-        zero = {"kl": exactly(0.0, rows), "hidden": exactly(0.0, rows), "weights": exactly(0.0)}
-        return zero | ({"changed": exactly(0.0, len(answers))} if answers else {})
-    found: dict[str, MeasureOverRows] = {"weights": exactly(weights)}
+        zero = {"kl": exact_measure(0.0, rows), "hidden": exact_measure(0.0, rows), "weights": exact_measure(0.0)}
+        return zero | ({"changed": exact_measure(0.0, len(answers))} if answers else {})
+    found: dict[str, MeasureOverRows] = {"weights": exact_measure(weights)}
     counts = readings.counts.astype(float).tolist()
     if not np.isnan(readings.tokens.kl).any():
         sums = np.bincount(readings.tokens.row, readings.tokens.kl, minlength=rows)
@@ -222,10 +222,10 @@ def _measure(
         found["hidden"] = _above_zero(compute_mean(readings.distance[:, -1].tolist(), seed, counts))
     ranks = [matrix.effective_rank for matrix in matrices if matrix.effective_rank is not None]
     if ranks:
-        found["effective_rank"] = exactly(sum(ranks) / len(ranks))
+        found["effective_rank"] = exact_measure(sum(ranks) / len(ranks))
     intruders = [matrix.intruders for matrix in matrices if matrix.intruders is not None]
     if intruders:
-        found["intruders"] = exactly(sum(intruders) / len(intruders))
+        found["intruders"] = exact_measure(sum(intruders) / len(intruders))
     own = [answer for answer in answers if answer.row]
     return found | measure_answer_changes(own if labelled else answers, labelled=labelled, seed=seed)
 
@@ -318,7 +318,9 @@ def _layers(
     found = []
     for layer in range(readings.distance.shape[1]):
         values = readings.distance[:, layer].tolist()
-        distance = exactly(0.0, len(values)) if identical or not any(values) else compute_mean(values, seed, counts)
+        distance = (
+            exact_measure(0.0, len(values)) if identical or not any(values) else compute_mean(values, seed, counts)
+        )
         found.append(
             LayerChange(
                 layer=layer,
@@ -375,7 +377,7 @@ def _columns(readings: PairReadings, texts: _Texts) -> dict[str, Any]:
     }
 
 
-def _sentence(diff: ModelDiff) -> str:
+def _summarize(diff: ModelDiff) -> str:
     """What changed, in plain words."""
     over = f"over {format_counted_noun(diff.rows, 'row')}"
     if diff.identical:

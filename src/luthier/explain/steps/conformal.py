@@ -60,7 +60,7 @@ class Conformal(Step):
         started = time.perf_counter()
         data = work.inputs["data"]
         model = LabelScorer(work.inputs["model"], data, self.dtype)
-        rows, notes = self._read(model, data)
+        rows, notes = self._score_splits(model, data)
         settings = ConformalSettings(self.level, self.score, self.by_class, self.penalty, self.free_labels)
         summary, sets = fit_label_sets(
             (model.name, model.artifact.digest), model.labels, rows, settings, seed=work.seed, notes=notes
@@ -70,7 +70,7 @@ class Conformal(Step):
         work.events.note(summary.sentence)
         return {"seconds": {"asking": time.perf_counter() - started}, "rows": model.texts_read}
 
-    def _read(self, model: LabelScorer, data: Artifact) -> tuple[tuple[LabelScores, LabelScores], list[str]]:
+    def _score_splits(self, model: LabelScorer, data: Artifact) -> tuple[tuple[LabelScores, LabelScores], list[str]]:
         from luthier.artifacts.dataset import has_split, read_examples
         from luthier.explain.decisions.label_sets import score_rows, split_rows
 

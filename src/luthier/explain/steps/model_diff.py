@@ -57,7 +57,7 @@ class ModelDiffStep(Step):
 
         started = time.perf_counter()
         pair = open_model_pair(work.inputs["model"], work.inputs.get("compare_with"), self.dtype)
-        compared = self._rows(work.inputs["data"], pair.after.classes)
+        compared = self._read_rows(work.inputs["data"], pair.after.classes)
         done, rows = 0, len(compared.examples)
 
         def progress(count: int) -> None:
@@ -70,7 +70,7 @@ class ModelDiffStep(Step):
         work.events.note(comparison.summary.sentence)
         return {"seconds": {"comparing": time.perf_counter() - started}, "rows": comparison.summary.rows}
 
-    def _rows(self, data: Artifact, classes: tuple[str, ...]) -> ComparedRows:
+    def _read_rows(self, data: Artifact, classes: tuple[str, ...]) -> ComparedRows:
         from luthier.explain.diff.compare import read_compared_rows
 
         return read_compared_rows(

@@ -10,6 +10,7 @@ from luthier.core.step import StepContext
 from luthier.federated.analytics.worker import QueryWorker
 from luthier.federated.sites.worker import open_scratch
 from luthier.federated.transport import LocalChannel, SiteChannel, Transport
+from luthier.federated.transports.processes import ProcessesTransport
 from luthier.federated.update_sum import build_local_masks
 
 
@@ -22,8 +23,10 @@ def open_query_channel(
     traffic: Mapping[str, Path] | None = None,
     references: Path | None = None,
 ) -> SiteChannel:
-    """Sites in this process, where no transport is named: their rows are inputs of the step, their requests lie in
-    folders of `traffic`."""
+    """Sites on this machine, where no transport to sites elsewhere is named: their rows are inputs of the step, their
+    requests lie in folders of `traffic`."""
+    if isinstance(transport, ProcessesTransport):
+        return transport.open_channel(work, sites, traffic, references)
     if transport is not None:
         return transport.open_channel(work, sites)
     workers, own = {}, build_local_masks(work, sites) if masks else {}

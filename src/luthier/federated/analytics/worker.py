@@ -32,13 +32,13 @@ from luthier.federated.messaging.messages import (
     SiteQuestion,
     digest_message,
 )
-from luthier.federated.privacy import PrivacySpending
+from luthier.federated.privacy import PrivacySpending, add_count_noise, find_name_threshold
 from luthier.federated.secure_aggregation.dropout_masks import DropoutMasks, check_least
 from luthier.federated.secure_aggregation.masks import LEAST_SITES, MASKED
 from luthier.federated.sites.worker import SiteWorker
 from luthier.metrics.counts import flatten_counts, move_small_counts
-from luthier.tune.privacy.accountant import LEAST_NOISE
-from luthier.tune.privacy.noise import NoiseKey
+from luthier.tune.privacy.accountant import GREATEST_NOISE, LEAST_NOISE
+from luthier.tune.privacy.noise import KEY_BYTES, NoiseKey
 from luthier.tune.privacy.settings import ROW
 
 if TYPE_CHECKING:
@@ -62,13 +62,6 @@ def read_query(question: SiteQuestion) -> SiteQuery:
 def compute_query_code(query: SiteQuery) -> str:
     """The revision of the code that decides a site's counts."""
     return code_revision(*sorted({type(part).__module__ for part in iter_components(query)} | {__name__}))
-
-
-def find_name_threshold(noise: float, delta: float) -> float:
-    """Rows with noise from which a name is told: one row alone passes it with a chance of `delta` at most."""
-    from scipy.special import ndtri
-
-    return 1.0 - noise * float(ndtri(delta))
 
 
 class QueryWorker(SiteWorker):
@@ -158,6 +151,8 @@ class QueryWorker(SiteWorker):
             raise MessageError("a question with privacy names its noise, and no other does")
         if question.noise is not None and question.noise < LEAST_NOISE:
             raise OrderError(f"noise of {question.noise:g} is none; at least {LEAST_NOISE:g} is needed")
+        if question.noise is not None and question.noise > GREATEST_NOISE:
+            raise OrderError(f"noise of {question.noise:g} leaves nothing of a count; {GREATEST_NOISE:g} is the most")
         if any(len(set(given)) < len(given) or len(given) > 2 * MOST_NAMES for given in names):
             raise MessageError("a question names a class or a column twice, or too many of them")
         if sum(map(len, question.heavy)) > TABLES * MOST_NAMES:
@@ -303,9 +298,8 @@ def _digest_question(question: SiteQuestion, salt: bytes) -> str:
 
 
 def _add_noise(numbers: list[int], noise: float) -> list[int]:
-    """Whole numbers with rounded Gaussian noise of the system's generator."""
-    drawn = NoiseKey(os.urandom(32)).draw_normal("counts", [len(numbers)]).tolist() if numbers else []
-    return [number + round(noise * value) for number, value in zip(numbers, drawn, strict=True)]
+    """Counts with noise of the system's generator."""
+    return add_count_noise(numbers, noise, NoiseKey(os.urandom(KEY_BYTES)), "counts")
 
 
 def count_steps(query: SiteQuery) -> int:

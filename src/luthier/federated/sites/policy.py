@@ -31,7 +31,7 @@ from luthier.federated.queries.monitor import MonitorQuery
 from luthier.federated.sites.worker import build_local_tune, read_order_settings, read_personal_part
 from luthier.metrics.metric import Metric
 from luthier.monitor.signal import Signal
-from luthier.monitor.signals.measured import MetricSignal
+from luthier.monitor.signals.metric import MetricSignal
 from luthier.tune.privacy.settings import ROW
 from luthier.tune.steps.tune import Tune
 

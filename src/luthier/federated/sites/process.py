@@ -32,8 +32,10 @@ def serve_task(task: dict[str, Any], ended: threading.Event) -> None:
         PublicCard.model_validate(task["coordinator"]),
         FolderMailbox(Path(task["mail"]), site),
         SiteInputs(
-            data=find(task["data"]),
+            data=find(task["data"]) if task["data"] else None,
             model=find(task["model"]) if task["model"] else None,
+            traffic=Path(task["traffic"]) if task["traffic"] else None,
+            references=Path(task["references"]) if task["references"] else None,
             peers=tuple(PublicCard.model_validate(card) for card in task["peers"]),
         ),
         None,

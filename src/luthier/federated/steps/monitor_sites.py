@@ -52,13 +52,12 @@ class MonitorSites(Step):
     """Differential privacy of each request: every count of a window has noise, in place of `least_rows`. Drift is then
     left out, since it is held against training rows."""
     transport: Annotated[Transport | None, NotHashed()] = None
-    """How messages travel: `folder` or `http`, to sites elsewhere."""
+    """How messages travel: `processes` for a process for each site of `sites`, `folder` or `http` to sites elsewhere.
+    Sites are asked in this process when not given."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
-        if self.transport is not None and not self.transport.remote:
-            raise ValueError("processes have no requests of their own; name folders in `sites`, or another transport")
-        if (self.transport is None) != bool(self.sites):
+        if (self.transport is not None and self.transport.remote) == bool(self.sites):
             raise ValueError("name the folders with requests in `sites`, or a transport to sites elsewhere")
         if why := find_answers_obstacle(len(self.site_names), self.least, secure=self.secure):
             raise ValueError(why)

@@ -15,14 +15,14 @@ from pydantic import Field
 from luthier.core.artifact import Artifact
 from luthier.core.step import StepContext
 from luthier.federated.messaging.envelopes import EnvelopeChannel, FolderPost
-from luthier.federated.messaging.keys import FederationIdentity, PublicCard
+from luthier.federated.messaging.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.personal.site_model import FEDERATIONS
 from luthier.federated.transport import SiteChannel, Transport
 
 
 class ProcessesTransport(Transport):
     """Train each site in a process of its own on this machine: the messages are those between machines, signed and
-    encrypted under keys that are made for the run."""
+    encrypted under keys that are made for the federation."""
 
     kind: Literal["processes"] = "processes"
     remote: ClassVar[bool] = False
@@ -30,28 +30,32 @@ class ProcessesTransport(Transport):
     wait_s: float = Field(default=3600.0, gt=0)
     """How long a round waits for answers. Those that come later are not used."""
 
-    def open_channel(self, work: StepContext, sites: Sequence[str]) -> SiteChannel:
-        """Start the processes."""
+    def open_channel(
+        self,
+        work: StepContext,
+        sites: Sequence[str],
+        traffic: Mapping[str, Path] | None = None,
+        references: Path | None = None,
+    ) -> SiteChannel:
+        """Start the processes. `traffic` has where each site keeps requests to a served model, and `references` is what
+        the signals of a monitor learnt; sites that count requests have no rows among the inputs of `work`."""
         mail = work.scratch / "mail"
         shutil.rmtree(mail, ignore_errors=True)
         identity = FederationIdentity.create("coordinator")
         cards, tasks = dict[str, PublicCard](), dict[str, dict[str, Any]]()
-        model = work.inputs.get("model")
         for at, name in enumerate(sites):
             folder = work.scratch / "sites" / name
             folder.mkdir(parents=True, exist_ok=True)
-            for path in ("private.key", "card.json"):
-                (folder / path).unlink(missing_ok=True)
-            site = FederationIdentity.create(f"site-{at}")
-            site.write(folder)
-            cards[name] = site.card
+            cards[name] = _open_identity(folder, f"site-{at}").card
+            inputs = {"data": work.inputs.get(f"sites.{at}"), "model": work.inputs.get("model")}
             tasks[name] = {
                 "folder": str(folder.absolute()),
                 "mail": str(mail.absolute()),
                 "coordinator": identity.card.model_dump(mode="json"),
-                "data": work.inputs[f"sites.{at}"].digest,
-                "model": None if model is None else model.digest,
-                "folders": _list_folders([work.inputs[f"sites.{at}"], *([] if model is None else [model])]),
+                **{field: own and own.digest for field, own in inputs.items()},
+                "folders": _list_folders([own for own in inputs.values() if own is not None]),
+                "traffic": _describe_path((traffic or {}).get(name)),
+                "references": _describe_path(references),
             }
         for name, task in tasks.items():
             task["peers"] = [card.model_dump(mode="json") for other, card in cards.items() if other != name]
@@ -108,6 +112,19 @@ class ProcessesChannel(EnvelopeChannel):
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+
+
+def _open_identity(folder: Path, name: str) -> FederationIdentity:
+    """The keys of a site, made where there are none: they last as long as the federation, since what was masked towards
+    them before a kill is masked so after it."""
+    if not (folder / CARD_FILE).is_file():  # it is written after the keys
+        (folder / KEY_FILE).unlink(missing_ok=True)
+        FederationIdentity.create(name).write(folder)
+    return FederationIdentity.read(folder)
+
+
+def _describe_path(path: Path | None) -> str | None:
+    return None if path is None else str(path.absolute())
 
 
 def _list_folders(artifacts: Sequence[Artifact]) -> dict[str, str]:

@@ -57,7 +57,7 @@ def opposite_gender_pronoun(parts: Sequence[str], index: int) -> str | None:
 
 def _is_determiner(parts: Sequence[str], index: int) -> bool:
     """Whether something that is had follows: the next word can begin a noun phrase, or the other pronoun does so."""
-    if (other := _beside(parts, index)) is not None:
+    if (other := _find_paired_pronoun(parts, index)) is not None:
         index = other
     following = _next_word(parts, index)
     if following is None:
@@ -67,12 +67,12 @@ def _is_determiner(parts: Sequence[str], index: int) -> bool:
         return True
     if word in _STOPS:
         return word in _ALSO_NOUNS and parts[index][0].isupper()
-    if word.endswith("ly") and not _uses(word, "a"):
+    if word.endswith("ly") and not _count_uses(word, "a"):
         return (after := _next_word(parts, following)) is not None and parts[after].lower() not in _STOPS
     return _word_before(parts, index) not in _BEFORE_OBJECT_AND_VERB or not _is_done_or_so(parts, following)
 
 
-def _beside(parts: Sequence[str], index: int) -> int | None:
+def _find_paired_pronoun(parts: Sequence[str], index: int) -> int | None:
     """Where the other pronoun stands: `his or her parcel`, `his/her parcel`."""
     for between in (["/"], [" ", "or", " "], [" ", "and", " "]):
         at = index + 1 + len(between)
@@ -90,8 +90,8 @@ def _is_of_both(parts: Sequence[str], index: int) -> bool:
 def _is_done_or_so(parts: Sequence[str], index: int) -> bool:
     """Whether a word says what somebody does or how somebody is: a verb, or an adjective with nothing after it."""
     word = parts[index].lower()
-    nouns, adjectives = _uses(word, "n"), _uses(word, "a")
-    if _uses(word, "v") > nouns + adjectives:
+    nouns, adjectives = _count_uses(word, "n"), _count_uses(word, "a")
+    if _count_uses(word, "v") > nouns + adjectives:
         return not word.endswith(("ed", "ing"))
     return adjectives > nouns and _next_word(parts, index) is None
 
@@ -109,6 +109,6 @@ def _word_before(parts: Sequence[str], index: int) -> str:
 
 
 @lru_cache(maxsize=8192)
-def _uses(word: str, part: str) -> int:
+def _count_uses(word: str, part: str) -> int:
     """How often a form stands as this part of speech in WordNet's tagged texts."""
     return sum(max(lemma.uses for lemma in synset.lemmas) for synset in synsets(word, part)[:3])

@@ -39,7 +39,7 @@ class DemographicSwapper:
             if group == "gender" or group == "age":  # noqa: PLR1714  # mypy tells them apart only so
                 found |= {word: chance.choice(others) for word, others in counterpart_words(group).items()}
             else:
-                found |= _drawn(group, chance)
+                found |= _draw_swaps(group, chance)
         return found
 
     def other(self, text: str, mapping: dict[str, str]) -> DemographicSwapResult | None:
@@ -48,13 +48,13 @@ class DemographicSwapper:
         did: list[str] = []
         for index in unprotected_word_indices(text, parts):
             old = parts[index]
-            new = self._exchanged(parts, index, mapping)
+            new = self._swap_word(parts, index, mapping)
             if new is not None and new != old:
                 parts = replace_word_with_article(parts, index, new)
                 did.append(f"swapped {old!r} for {new!r}")
         return DemographicSwapResult("".join(parts), tuple(did)) if did else None
 
-    def _exchanged(self, parts: Sequence[str], index: int, mapping: dict[str, str]) -> str | None:
+    def _swap_word(self, parts: Sequence[str], index: int, mapping: dict[str, str]) -> str | None:
         """What stands in the place of a word; None when it names no group."""
         word, ending = _without_ending(parts[index])
         if "gender" in self.groups and (pronoun := opposite_gender_pronoun(parts, index)) is not None:
@@ -67,7 +67,7 @@ class DemographicSwapper:
         return None if other is None else match_case(other, word) + ending
 
 
-def _drawn(group: Literal["names", "nationality", "religion"], chance: Random) -> dict[str, str]:
+def _draw_swaps(group: Literal["names", "nationality", "religion"], chance: Random) -> dict[str, str]:
     """Each form of each value with the same form of another value of its set."""
     found: dict[str, str] = {}
     for alike in interchangeable_values(group):

@@ -19,22 +19,22 @@ DIGIT = re.compile(r"\d")
 
 def split_into_words(text: str) -> list[str]:
     """The text cut into words and single other characters; joined, they are the text."""
-    return _plain().findall(text) if text.isascii() else _marked().findall(text)
+    return _compile_plain().findall(text) if text.isascii() else _compile_marked().findall(text)
 
 
 @cache
-def _plain() -> re.Pattern[str]:
-    return _pieces("")
+def _compile_plain() -> re.Pattern[str]:
+    return _build_pattern("")
 
 
 @cache
-def _marked() -> re.Pattern[str]:
+def _compile_marked() -> re.Pattern[str]:
     """With vowel signs and accents of their own, which Python's `\\w` lacks: Hindi words would be cut at each."""
     marks = [char for char in map(chr, range(_FIRST_MARK, 1 << 16)) if unicodedata.category(char) in ("Mn", "Mc")]
-    return _pieces("".join(marks))
+    return _build_pattern("".join(marks))
 
 
-def _pieces(marks: str) -> re.Pattern[str]:
+def _build_pattern(marks: str) -> re.Pattern[str]:
     letters = rf"[^\W\d_](?:[^\W\d_]|[{marks}])*" if marks else r"[^\W\d_]+"
     return re.compile(rf"{letters}(?:['’]{letters})*|\W|[\d_]+")
 

@@ -82,7 +82,7 @@ AttentionInterface.register(NAME, context_attention)
 PreTrainedConfig._attn_implementation = PreTrainedConfig._attn_implementation.getter(_read_implementation)
 
 Cached = Sequence[tuple[Tensor, Tensor]]
-"""By layer: keys and values (1, key heads, tokens, d)."""
+"""Keys and values (1, key heads, tokens, d) by layer."""
 
 
 class UnpackableAttentionError(Exception):
@@ -111,7 +111,7 @@ class PackAttentionState:
         params = build_attention_params(query, scaling, kwargs)
         self.windows.append(params.window)
         if self.cached:
-            key, value = _begun(self.cached, module, key, value)
+            key, value = _prepend_cached(self.cached, module, key, value)
         count = query.shape[2]
         if self.prefix_kv is not None:
             query, key, value = self.prefix_kv.whole(int(module.layer_idx), query, key, value, self.plan.pack.tokens)  # type: ignore[arg-type]
@@ -146,7 +146,7 @@ def build_attention_params(query: Tensor, scaling: float | None, kwargs: dict[st
     )
 
 
-def _begun(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+def _prepend_cached(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """A layer's keys and values with others in the place of the first ones."""
     keys, values = cached[module.layer_idx]
     count = keys.shape[2]

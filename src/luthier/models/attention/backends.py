@@ -88,7 +88,7 @@ def flex_pack_attention(
         query,
         key,
         value,
-        score_mod=None if params.softcap is None else _capped(params.softcap),
+        score_mod=None if params.softcap is None else _build_softcap(params.softcap),
         block_mask=_mask(plan, params.window),
         scale=params.scaling,
         enable_gqa=query.shape[1] != key.shape[1],
@@ -134,7 +134,7 @@ def compute_subtree_ends(pack: Pack) -> Tensor:
     return torch.tensor(ends).repeat_interleave(pack.starts.diff().cpu())
 
 
-def _capped(softcap: float) -> Callable[..., Tensor]:
+def _build_softcap(softcap: float) -> Callable[..., Tensor]:
     def cap(score: Tensor, _row: Tensor, _head: Tensor, _query: Tensor, _key: Tensor) -> Tensor:
         return torch.tanh(score / softcap) * softcap
 

@@ -129,7 +129,7 @@ def _blocks(pack: Pack) -> Iterator[QueryBlock]:
     while segment < len(tree.parent):
         end = _siblings(segment, tree)
         if end > segment:
-            yield _together(segment, end, tree)
+            yield _merge_segments(segment, end, tree)
             segment = end
         else:
             yield from _chunks(segment, tree)
@@ -165,7 +165,7 @@ def _siblings(segment: int, tree: _Tree) -> int:
     return at
 
 
-def _together(segment: int, end: int, tree: _Tree) -> QueryBlock:
+def _merge_segments(segment: int, end: int, tree: _Tree) -> QueryBlock:
     """One block of all segments up to `end`: whole subtrees of one parent."""
     first, count = tree.starts[segment], tree.starts[end] - tree.starts[segment]
     sees = torch.zeros(count, count, dtype=torch.bool)
@@ -286,7 +286,7 @@ class _Sums(NamedTuple):
 def _shares(block: QueryBlock, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Tensor:
     """(key heads, rows * groups, shared + rows): how much of each key a row takes."""
     shared_bias, own_bias = bias
-    scores = _rows(at.query, block) @ _keys(at.key, block).transpose(1, 2)
+    scores = _gather_rows(at.query, block) @ _keys(at.key, block).transpose(1, 2)
     if shared_bias is None and (quick := kernels_at(scores)):
         return quick.softmax_(scores, own_bias, at.query.shape[2])
     by_row = scores.view(scores.shape[0], block.count, -1, scores.shape[-1])
@@ -298,19 +298,19 @@ def _shares(block: QueryBlock, at: _Heads, bias: tuple[Tensor | None, Tensor]) -
 
 def _backward(block: QueryBlock, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor, sums: _Sums) -> Tensor:
     """Add to the gradients of keys and values; return that of the block's scaled queries."""
-    d_out, query = _rows(grad, block), _rows(at.query, block)
+    d_out, query = _gather_rows(grad, block), _gather_rows(at.query, block)
     d_scores = d_out @ _keys(at.value, block).transpose(1, 2)
-    along = _rows(dot[..., None], block)
+    along = _gather_rows(dot[..., None], block)
     if quick := kernels_at(share):
         quick.softmax_back_(d_scores, share, along)
     else:
         d_scores.sub_(along.to(share.dtype)).mul_(share)
-    _spread(sums.value, block, share.transpose(1, 2) @ d_out)
-    _spread(sums.key, block, d_scores.transpose(1, 2) @ query)
+    _scatter_gradient(sums.value, block, share.transpose(1, 2) @ d_out)
+    _scatter_gradient(sums.key, block, d_scores.transpose(1, 2) @ query)
     return d_scores @ _keys(at.key, block)
 
 
-def _rows(states: Tensor, block: QueryBlock) -> Tensor:
+def _gather_rows(states: Tensor, block: QueryBlock) -> Tensor:
     """(key heads, T, groups, d) to (key heads, rows * groups, d)."""
     return states[:, block.rows].flatten(1, 2).contiguous()
 
@@ -321,7 +321,7 @@ def _keys(states: Tensor, block: QueryBlock) -> Tensor:
     return states[:, spans[0]].contiguous() if len(spans) == 1 else torch.cat([states[:, span] for span in spans], 1)
 
 
-def _spread(total: Tensor, block: QueryBlock, part: Tensor) -> None:
+def _scatter_gradient(total: Tensor, block: QueryBlock, part: Tensor) -> None:
     """Add the gradient of the states that a block sees to the total."""
     begin = 0
     for span in (*block.shared, block.rows):
@@ -342,7 +342,7 @@ def tile_attention(
     """Compute attention over a pack with the compiled bfloat16 CPU kernels: queries (1, heads, T, d) to outputs (1, T,
     heads, d)."""
     states = make_tokens_contiguous(query), make_tokens_contiguous(key), make_tokens_contiguous(value)
-    out: Tensor = _TileAttention.apply(*states, plan.kept(window, _seen), scaling, plan.first, kernels)  # type: ignore[no-untyped-call]
+    out: Tensor = _TileAttention.apply(*states, plan.kept(window, _build_block_mask), scaling, plan.first, kernels)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -373,7 +373,7 @@ class _TileAttention(torch.autograd.Function):
         return *slopes, None, None, None, None
 
 
-def _seen(plan: AttentionPlan, window: int | None) -> KernelBlockMask:
+def _build_block_mask(plan: AttentionPlan, window: int | None) -> KernelBlockMask:
     """What the kernels are told of a plan's blocks."""
     biases = plan.bias(window, torch.float32)
     return KernelBlockMask([_block(block, bias) for block, bias in zip(plan.blocks, biases, strict=True)])

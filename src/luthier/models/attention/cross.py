@@ -97,7 +97,9 @@ def _read_projection(layer: Any) -> _Projection | None:
         return _Projection(base.weight, base.bias)
     names = [name for name in layer.active_adapters if name in layer.lora_A]
     plain = all(
-        not layer.use_dora.get(name) and not layer.lora_bias.get(name) and not _drops(layer.lora_dropout[name])
+        not layer.use_dora.get(name)
+        and not layer.lora_bias.get(name)
+        and not _has_active_dropout(layer.lora_dropout[name])
         for name in names
     )
     if not plain or getattr(layer, "lora_variant", {}):
@@ -106,7 +108,7 @@ def _read_projection(layer: Any) -> _Projection | None:
     return _Projection(base.weight, base.bias, tuple(pairs))
 
 
-def _drops(dropout: Any) -> bool:
+def _has_active_dropout(dropout: Any) -> bool:
     return isinstance(dropout, torch.nn.Dropout) and dropout.training and dropout.p > 0
 
 
@@ -135,7 +137,7 @@ def _attend_in_states(
 
 
 def _attend_to_keys(module: Any, query: Tensor, states: Tensor, scaling: float) -> Tensor:
-    """The same by the keys and values that the layer's own projections give."""
+    """Cross-attention from the keys and values that the layer's own projections give."""
     heads, _, padded = query.shape
     keys, values = (
         torch.nn.functional.pad(found, (0, padded - found.shape[-1]))

@@ -60,12 +60,12 @@ def list_attention_backends(query: Tensor, params: AttentionParams) -> tuple[str
 def choose_fastest_backend(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
     """The remembered winner among `names`, measured now when there is none; by one process at a time."""
     file = cache_folder() / "attention.json"
-    case = _case(names, query, key, plan)
+    case = _build_cache_key(names, query, key, plan)
     if (file, case) not in _KNOWN:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             with FileLock(f"{file}.lock"):
-                winners = _remembered(file)
+                winners = _read_winners(file)
                 if winners.get(case) not in names:
                     winners[case] = _winner(names, query, key, shared=_shares(plan.pack))
                     write_atomically(file, (json.dumps(winners, indent=1, sort_keys=True) + "\n").encode())
@@ -78,7 +78,7 @@ def choose_fastest_backend(names: tuple[str, ...], query: Tensor, key: Tensor, p
 _KNOWN: dict[tuple[Path, str], str] = {}
 
 
-def _case(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
+def _build_cache_key(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
     cuda = query.device.type == "cuda"
     device = torch.cuda.get_device_name(query.device) if cuda else torch.backends.cpu.get_cpu_capability()
     kind = "shared" if _shares(plan.pack) else "apart"
@@ -94,10 +94,10 @@ def _shares(made: Pack) -> bool:
 
 def read_attention_choices() -> dict[str, str]:
     """The winners that this machine remembers, by case."""
-    return _remembered(cache_folder() / "attention.json")
+    return _read_winners(cache_folder() / "attention.json")
 
 
-def _remembered(file: Path) -> dict[str, str]:
+def _read_winners(file: Path) -> dict[str, str]:
     if not file.is_file():
         return {}
     try:
@@ -111,24 +111,24 @@ def _remembered(file: Path) -> dict[str, str]:
 @torch.enable_grad()
 def _winner(names: tuple[str, ...], query: Tensor, key: Tensor, *, shared: bool) -> str:
     """The quickest path forward and backward on an exemplary pack of this kind."""
-    pack = _exemplary(shared, 8 if query.device.type == "cuda" else 1).on(query.device)
+    pack = _build_sample_pack(shared, 8 if query.device.type == "cuda" else 1).on(query.device)
     best = names[0]
-    least = _seconds(best, query, key, pack)
+    least = _measure_seconds(best, query, key, pack)
     for name in names[1:]:
-        seconds = _seconds(name, query, key, pack)
+        seconds = _measure_seconds(name, query, key, pack)
         if seconds * CLEARLY < least:
             best, least = name, seconds
     return best
 
 
-def _exemplary(shared: bool, scale: int) -> Pack:
+def _build_sample_pack(shared: bool, scale: int) -> Pack:
     """Eight short answers under one long prefix, or four rows that share nothing; 512 tokens times `scale`."""
     prefix = [1] * 256 * scale if shared else []
     tails = [[2 + at] * (32 if shared else 128) for at in range((8 if shared else 4) * scale)]
     return build_pack([TokenRow([*prefix, *tail, 0], [0.0] * (len(prefix) + len(tail)) + [1.0]) for tail in tails])
 
 
-def _seconds(name: str, query: Tensor, key: Tensor, made: Pack) -> float:
+def _measure_seconds(name: str, query: Tensor, key: Tensor, made: Pack) -> float:
     """The best of a few tries, after one that warms up (and compiles)."""
     draw = torch.Generator(query.device).manual_seed(0)
     plan, params = AttentionPlan(made), AttentionParams(query.shape[3] ** -0.5)
@@ -158,7 +158,9 @@ def _blocks(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, para
     return block_attention(query, key, value, plan, params.scaling, params.window).contiguous()
 
 
-def _flex(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams) -> Tensor:
+def _run_flex_attention(
+    query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params: AttentionParams
+) -> Tensor:
     from luthier.models.attention.backends import flex_pack_attention
 
     return flex_pack_attention(query, key, value, plan, params)
@@ -166,7 +168,7 @@ def _flex(query: Tensor, key: Tensor, value: Tensor, plan: AttentionPlan, params
 
 PATHS: dict[str, Attend] = {
     "blocks": _blocks,
-    "flex": _flex,
+    "flex": _run_flex_attention,
     "fused": sdpa_pack_attention,
     "plain": dense_pack_attention,
 }

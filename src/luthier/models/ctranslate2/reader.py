@@ -57,14 +57,14 @@ def is_ctranslate2_folder(folder: Path) -> bool:
 def read_ctranslate2_file(path: Path) -> CTranslate2File:
     """All variables of a `model.bin`; `ModelError` when it is not whole."""
     try:
-        return _read(memoryview(path.read_bytes()))
+        return _parse_file(memoryview(path.read_bytes()))
     except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:
         raise ModelError(
             f"is not a whole CTranslate2 model: {error}", where=SourceLocation(file=str(path)), hint=_AGAIN
         ) from error
 
 
-def _read(content: memoryview) -> CTranslate2File:
+def _parse_file(content: memoryview) -> CTranslate2File:
     import torch
 
     offset = 0

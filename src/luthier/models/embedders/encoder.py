@@ -38,7 +38,7 @@ class EncoderEmbedder(Embedder):
 
     def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
         """Read the model; nothing is learnt from texts."""
-        return _opened(
+        return _open_space(
             self._folder(recipe_dir, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(recipe_dir)
         )
 
@@ -58,7 +58,7 @@ class EncoderEmbedder(Embedder):
 
 
 @lru_cache(maxsize=2)
-def _opened(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> EmbeddingSpace:
+def _open_space(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> EmbeddingSpace:
     """A model is read once for all that ask; `identity` keeps a folder whose files changed apart."""
     from luthier.models.embeddings.sentence import SentenceEncoder
 

@@ -254,20 +254,20 @@ def _positions(config: Any) -> int:
 def _tokenizer(folder: Path) -> Any:
     from transformers import AutoTokenizer
 
-    return _read(folder, AutoTokenizer)
+    return _load_pretrained(folder, AutoTokenizer)
 
 
 def _model(folder: Path) -> Any:
     from transformers import AutoModel
 
-    model = _read(folder, AutoModel, use_safetensors=True, dtype=torch.float32).eval()
+    model = _load_pretrained(folder, AutoModel, use_safetensors=True, dtype=torch.float32).eval()
     if getattr(model.config, "is_encoder_decoder", False):
         what = "is an encoder with a decoder, which is not read as an embedder"
         raise ModelError(what, where=SourceLocation(file=str(folder)), hint=_TAKE)
     return model.requires_grad_(requires_grad=False)
 
 
-def _read(folder: Path, what: Any, **more: Any) -> Any:
+def _load_pretrained(folder: Path, what: Any, **more: Any) -> Any:
     try:
         with hide_transformers_output():
             return what.from_pretrained(folder, local_files_only=True, trust_remote_code=False, **more)

@@ -27,8 +27,8 @@ class GreedyAnswer(NamedTuple):
     names: bool = False
     """Whether it is a class."""
 
-    def differs(self, other: GreedyAnswer) -> float | None:
-        """None when both say the same; else how many nats this one preferred its own token, where they part."""
+    def compute_difference(self, other: GreedyAnswer) -> float | None:
+        """By how many nats this answer prefers its own token where the two differ; None when they are equal."""
         for index, (mine, theirs) in enumerate(zip(self.tokens, other.tokens, strict=True)):
             if mine != theirs:
                 row = self.logps[index]
@@ -50,11 +50,11 @@ class ModelAgreement(NamedTuple):
     """Whether the models name classes instead of writing tokens."""
 
     def as_json(self) -> dict[str, Any]:
-        """As it is kept beside an export."""
+        """The check as a record that is written beside an export."""
         return {"same_tokens": self.same, "tokens": self.tokens, "nats": self.difference}
 
     def __str__(self) -> str:
-        """As it is said to people."""
+        """The check in a sentence."""
         if self.names:
             return (
                 f"it names {'the same' if self.same else 'another'} class, its scores differ by {self.difference:.2g}"
@@ -72,7 +72,9 @@ def compare_greedy_answers(expected: GreedyAnswer, model: Any, ids: list[int]) -
     if expected.names:
         came = generate_greedy_answer(model, ids)
         apart = float((came.logps - expected.logps).abs().mean())
-        return ModelAgreement(int(came.tokens == expected.tokens), 1, apart, expected.differs(came) or 0.0, names=True)
+        return ModelAgreement(
+            int(came.tokens == expected.tokens), 1, apart, expected.compute_difference(came) or 0.0, names=True
+        )
     number = len(expected.tokens)
     whole = torch.tensor([ids + expected.tokens])
     with torch.no_grad(), silence_peft_warnings():  # a soft prompt's virtual tokens may stand before the others
@@ -82,7 +84,7 @@ def compare_greedy_answers(expected: GreedyAnswer, model: Any, ids: list[int]) -
     same = next((at for at in range(number) if expected.tokens[at] != came.tokens[at]), number)
     targets = torch.tensor(expected.tokens)[:, None]
     apart = float((logps.gather(1, targets) - expected.logps.gather(1, targets)).abs().mean())
-    return ModelAgreement(same, number, apart, expected.differs(came) or 0.0)
+    return ModelAgreement(same, number, apart, expected.compute_difference(came) or 0.0)
 
 
 def encode_check_prompt(folder: Path) -> list[int]:

@@ -107,7 +107,7 @@ def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
     if dequantize and (format == "adapter" or get_quantization_scheme(own) is None):
         what = "nothing is merged into a quantized base here"
         raise InputError(what, where=SourceLocation(field="--dequantize"), hint="leave it out")
-    with _aside(to) as aside:
+    with _replace_folder(to) as aside:
         if format == "adapter":
             _write_adapter(own, aside, to, with_base=with_base)
         else:
@@ -128,7 +128,7 @@ def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: M
         what, where = f"is a plain classifier, which no {format} file holds", SourceLocation(file=str(artifact.folder))
         raise ModelError(what, where=where, hint="export it with `--format sklearn`")
     to = to.expanduser().absolute()
-    with _aside(to) as aside:
+    with _replace_folder(to) as aside:
         checked = write_classifier(artifact, aside, measures)
         say(f"checked: {checked}")
         _mark(artifact, aside, {"format": format, "checked": checked})
@@ -136,7 +136,7 @@ def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: M
 
 
 @contextmanager
-def _aside(to: Path) -> Iterator[Path]:
+def _replace_folder(to: Path) -> Iterator[Path]:
     """A folder that is filled, and then takes the place of an earlier export."""
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
@@ -245,7 +245,7 @@ def _verify(
     """
     ids = encode_check_prompt(find_base_folder(artifact))
     expected = generate_greedy_answer(load_model(artifact, "float32").model, ids)
-    agreed = compare_greedy_answers(expected, _reopen(artifact, folder, format, quant), ids)
+    agreed = compare_greedy_answers(expected, _load_exported(artifact, folder, format, quant), ids)
     rounded = quant == "f16" and (format != "adapter" or is_adapter(get_weights_artifact(artifact.parent("model"))))
     parts = agreed.gap > NEAR_TIE if rounded else agreed.same < agreed.tokens
     if agreed.difference > MOST_NATS[quant] if quant in MOST_NATS else parts:
@@ -269,7 +269,7 @@ def _whole_base(artifact: Artifact, folder: Path) -> Any:
     return add_sequence_head(whole, outputs) if outputs else whole
 
 
-def _reopen(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
+def _load_exported(artifact: Artifact, folder: Path, format: Format, quant: Quant) -> Any:
     float32 = pick_dtype("float32")
     if format == "adapter":
         quantized = get_quantization_scheme(artifact) is not None

@@ -74,9 +74,9 @@ class ModelScores(NamedTuple):
     """The metric values of a model for its card, with those of other models on the same rows."""
 
     values: Mapping[str, Any]
-    """By metric a number, or `{"value", "low", "high"}`."""
+    """A number, or `{"value", "low", "high"}`, by metric."""
     compared_models: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """The same of other models, by what they are called."""
+    """Metrics of other models by the models' names."""
     where: str = ""
     """On which rows, as part of a sentence."""
     conclusion: str = ""
@@ -152,13 +152,13 @@ def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelSc
     tuned = "model" in artifact.manifest.inputs
     steps = list_lineage(artifact)
     parts = [
-        f"---\n{yaml.safe_dump(_front(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
+        f"---\n{yaml.safe_dump(_build_metadata(artifact, form, base), sort_keys=True, allow_unicode=True)}---\n",
         f"# {get_model_name(artifact)}\n",
         f"{'Tuned' if tuned else 'Exported'} with Luthier from {base.name} ({base.origin}).\n",
-        _opened(artifact, form),
+        _render_usage(artifact, form),
         _auto(artifact, form) if form.format == "adapter" else "",
-        _before(form.before) if form.before else "",
-        _written(form),
+        _render_prompt_usage(form.before) if form.before else "",
+        _render_format(form),
         *render_history_sections(artifact, measures),
         _licences(base, steps),
     ]
@@ -170,13 +170,13 @@ def render_history_sections(artifact: Artifact, measures: ModelScores | None) ->
     steps = list_lineage(artifact)
     return [
         _measures(measures) if measures and measures.values else "",
-        _explained(measures.explanation) if measures and measures.explanation else "",
+        _render_explanations(measures.explanation) if measures and measures.explanation else "",
         _provenance(artifact, steps),
         _settings(steps),
     ]
 
 
-def _explained(summary: ExplanationSummary) -> str:
+def _render_explanations(summary: ExplanationSummary) -> str:
     """Methods of explanation over held-out rows, with their intervals."""
     rows = ["| method | comprehensiveness | sufficiency | over random orders |", "|---|---|---|---|"]
     for method in summary.methods:
@@ -190,7 +190,7 @@ def _explained(summary: ExplanationSummary) -> str:
     return "\n".join(["## Explanations\n", f"{summary.sentence} {how}\n", *rows]) + "\n"
 
 
-def _opened(artifact: Artifact, form: ExportDetails) -> str:
+def _render_usage(artifact: Artifact, form: ExportDetails) -> str:
     """A program that opens the export, run in its folder, and asks it something; PEFT must be taught the types that it
     does not know, and no adapter can tell a sequence head what its base takes for padding."""
     if form.format == "gguf":
@@ -255,7 +255,7 @@ def _peft_type(artifact: Artifact) -> str:
     return str(read_json_object(get_weights_artifact(artifact).folder / ADAPTER / "adapter_config.json")["peft_type"])
 
 
-def _front(artifact: Artifact, form: ExportDetails, base: BaseModelOrigin) -> dict[str, Any]:
+def _build_metadata(artifact: Artifact, form: ExportDetails, base: BaseModelOrigin) -> dict[str, Any]:
     """What the hub reads; `base_model_relation` in the hub's own words."""
     front: dict[str, Any] = {
         "base_model": base.address,
@@ -273,7 +273,7 @@ def _front(artifact: Artifact, form: ExportDetails, base: BaseModelOrigin) -> di
     return front
 
 
-def _before(before: Mapping[str, Any]) -> str:
+def _render_prompt_usage(before: Mapping[str, Any]) -> str:
     """How the prompt is used: without it, this is another model than the one that was measured."""
     where = {
         "replaced": "in place of any system message that it has",
@@ -287,7 +287,7 @@ def _before(before: Mapping[str, Any]) -> str:
     )
 
 
-def _written(form: ExportDetails) -> str:
+def _render_format(form: ExportDetails) -> str:
     """The form, and what the check found at export time."""
     precision = f" in {form.quant}" if form.format == "gguf" else ""
     sentence = f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}."
@@ -300,13 +300,13 @@ def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
     rows = [f"artifact: `{artifact.digest}`", f"seed: `{artifact.manifest.seed}`"]
     known = {step.digest for step in steps}
     for step in steps:
-        rows.append(f"`{step.manifest.kind}` `{step.digest}`: {_told(step)}")
+        rows.append(f"`{step.manifest.kind}` `{step.digest}`: {_render_lineage_entry(step)}")
         gone = {field: key for field, key in step.manifest.inputs.items() if key not in known}
         rows += [f"its {field}, no longer in the store: `{key}`" for field, key in sorted(gone.items())]
     return "## Provenance\n\n" + "\n".join(f"- {row}" for row in rows) + "\n"
 
 
-def _told(artifact: Artifact) -> str:
+def _render_lineage_entry(artifact: Artifact) -> str:
     """One artifact of the lineage in a sentence."""
     files = {entry.path for entry in artifact.manifest.files}
     if artifact.manifest.makes == "dataset":
@@ -314,7 +314,7 @@ def _told(artifact: Artifact) -> str:
     if TUNED_CARD not in files:
         training_record = artifact.read_json("model.json")
         template = (
-            f", with the chat template {_short(training_record['chat_template'])}"
+            f", with the chat template {_shorten_path(training_record['chat_template'])}"
             if "chat_template" in training_record
             else ""
         )
@@ -322,12 +322,12 @@ def _told(artifact: Artifact) -> str:
             f"base model {training_record['name']} ({training_record.get('origin') or 'origin not stated'}){template}"
         )
     record = TrainingRecord.read(artifact)
-    return _merged(artifact, record) if record.merge else "; ".join(_tuning(artifact, record))
+    return _render_merge(artifact, record) if record.merge else "; ".join(_tuning(artifact, record))
 
 
 def _data(artifact: Artifact) -> str:
     summary = DatasetSummary.read(artifact)
-    sources = ", ".join(f"{_short(source.file)} ({source.rows} rows)" for source in summary.sources)
+    sources = ", ".join(f"{_shorten_path(source.file)} ({source.rows} rows)" for source in summary.sources)
     rows = ", ".join(f"{count} {split}" for split, count in summary.rows.items())
     return f"data from {sources}; kept {rows}; licence {data_licence(artifact) or 'not stated by its source'}"
 
@@ -371,7 +371,7 @@ def _tokens_seen(artifact: Artifact) -> int | None:
     return int((table["tokens"] * table["seen"]).sum())
 
 
-def _merged(artifact: Artifact, record: TrainingRecord) -> str:
+def _render_merge(artifact: Artifact, record: TrainingRecord) -> str:
     inputs = artifact.manifest.inputs
     parts = ", ".join(f"`{inputs[f'models.{at}'][:12]}` × {weight:g}" for at, weight in enumerate(record.weights))
     return f"merged by {kind_of_part(record.merge or {})} from {parts}, over `{inputs['model'][:12]}`"
@@ -390,10 +390,10 @@ def strip_absolute_paths(value: Any) -> Any:
         return {key: strip_absolute_paths(item) for key, item in value.items()}
     if isinstance(value, list):
         return [strip_absolute_paths(item) for item in value]
-    return _short(value) if isinstance(value, str) else value
+    return _shorten_path(value) if isinstance(value, str) else value
 
 
-def _short(text: str) -> str:
+def _shorten_path(text: str) -> str:
     """The name of a file instead of its path, where that leads out of the recipe's own folder."""
     return Path(text).name if text.startswith(("/", "../", "~")) and "\n" not in text else text
 
@@ -405,8 +405,10 @@ def _measures(measures: ModelScores) -> str:
     for name, value in sorted(measures.values.items()):
         measure = _told_of(value)
         between = f"{measure['low']:.4g} to {measure['high']:.4g}" if measure.get("low") is not None else ""
-        other_values = [_number(_told_of(measures.compared_models[other].get(name))["value"]) for other in others]
-        rows.append(" | ".join([f"| {name}", _number(measure["value"]), between, *other_values]) + " |")
+        other_values = [
+            _format_number(_told_of(measures.compared_models[other].get(name))["value"]) for other in others
+        ]
+        rows.append(" | ".join([f"| {name}", _format_number(measure["value"]), between, *other_values]) + " |")
     parts = ["## Measures\n", f"Measured on {measures.where}.\n" if measures.where else "", *rows]
     parts.append(f"\n{measures.conclusion}" if measures.conclusion else "")
     return "\n".join(part for part in parts if part) + "\n"
@@ -416,7 +418,7 @@ def _told_of(value: Any) -> Mapping[str, Any]:
     return value if isinstance(value, Mapping) else {"value": value}
 
 
-def _number(value: float | None) -> str:
+def _format_number(value: float | None) -> str:
     return "–" if value is None else format(value, ".4g")
 
 

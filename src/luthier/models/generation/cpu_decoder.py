@@ -62,12 +62,12 @@ class CompiledDecoder:
         """(T, width) states in fp32 after the last layer, from (T,) ids."""
         if self._at != [weight.data_ptr() for weight in self._weights]:
             self._lay_out()
-        states = self._embedded(ids)
+        states = self._embed(ids)
         cos, sin = (entry[0].contiguous() for entry in self._decoder.rotary_emb(states[None], visit.positions[None]))
         batch, d = visit.laid_out, self._d
         if cos.shape[-1] != d:
             raise UnsupportedArchitectureError
-        batch.adapters = (c_int64 * len(adapters))(*map(self._number, adapters))
+        batch.adapters = (c_int64 * len(adapters))(*map(self._get_adapter_number, adapters))
         batch.cos, batch.sin, batch.d = cos.data_ptr(), sin.data_ptr(), d
         batch.heads, batch.key_heads = self._layers[0].q.base.outs // d, self._layers[0].k.base.outs // d
         rows = len(states)
@@ -85,12 +85,12 @@ class CompiledDecoder:
     def knows(self, adapter: str | None) -> bool:
         """Whether what speaks for a line is one plain adapter, or none."""
         try:
-            self._number(adapter)
+            self._get_adapter_number(adapter)
         except UnsupportedArchitectureError:
             return False
         return True
 
-    def _number(self, adapter: str | None) -> int:
+    def _get_adapter_number(self, adapter: str | None) -> int:
         """The number of the adapter that speaks for a line; -1 for none."""
         if adapter == BASE or not self._adapters:
             return -1
@@ -103,7 +103,7 @@ class CompiledDecoder:
             raise UnsupportedArchitectureError
         return self._adapters.index(layer.active_adapters[0])
 
-    def _embedded(self, ids: Tensor) -> Tensor:
+    def _embed(self, ids: Tensor) -> Tensor:
         if holds_media(ids):
             states: Tensor = embed_ids(unwrap_peft_model(self._whole), ids[None])[0].float()
         else:
@@ -121,7 +121,7 @@ class CompiledDecoder:
         layers = [self._layer(at, layer) for at, layer in enumerate(self._decoder.layers)]
         self._layers = (DecoderLayerStruct * len(layers))(*layers)
         self._last = self._norm(self._decoder.norm)
-        self._room = max(self._rows.rooms(layer) for layer in layers)
+        self._room = max(self._rows.count_scratch_floats(layer) for layer in layers)
         linears = [getattr(layer, name) for layer in layers for name in ("q", "k", "v", "o", "gate", "up", "down")]
         self._widest = max(linear.base.width for linear in linears)
         ranks = [pair.down.outs for linear in linears if linear.pairs for pair in linear.pairs[: len(self._adapters)]]
@@ -130,17 +130,17 @@ class CompiledDecoder:
 
     def _layer(self, at: int, layer: Any) -> DecoderLayerStruct:
         attention, mlp = layer.self_attn, layer.mlp
-        _expect(layer, _OF_LAYER, _OF_LAYER)
-        _expect(attention, _OF_ATTENTION, _OF_ATTENTION | {"q_norm", "k_norm"})
-        _expect(mlp, _OF_MLP, _OF_MLP)
-        params = self._past.manners.get(at)
+        _require_children(layer, _OF_LAYER, _OF_LAYER)
+        _require_children(attention, _OF_ATTENTION, _OF_ATTENTION | {"q_norm", "k_norm"})
+        _require_children(mlp, _OF_MLP, _OF_MLP)
+        params = self._past.attention_params.get(at)
         if params is None or params.softcap is not None or params.sinks is not None:
             raise UnsupportedArchitectureError
         more = {name: self._norm(getattr(attention, f"{name[-1]}_norm", None)) for name in ("of_q", "of_k")}
         projections = {name: self._linear(getattr(attention, f"{name}_proj")) for name in ("q", "k", "v", "o")}
         projections |= {name: self._linear(getattr(mlp, f"{name}_proj")) for name in ("gate", "up", "down")}
         _refuse_odd(projections)
-        keys, values = self._kept(at, projections)
+        keys, values = self._get_layer_cache(at, projections)
         return DecoderLayerStruct(
             **projections,
             **more,
@@ -154,7 +154,7 @@ class CompiledDecoder:
             values=values.data_ptr(),
         )
 
-    def _kept(self, at: int, projections: dict[str, AdaptedLinearStruct]) -> tuple[Tensor, Tensor]:
+    def _get_layer_cache(self, at: int, projections: dict[str, AdaptedLinearStruct]) -> tuple[Tensor, Tensor]:
         example = torch.empty(1, projections["k"].base.outs // self._d, self._d, dtype=torch.float32)
         return self._past.of(at, example, example)
 
@@ -216,7 +216,7 @@ def _is_lora(config: Any) -> bool:
     return bool(config.peft_type.value == "LORA")
 
 
-def _expect(module: Any, least: set[str], most: set[str]) -> None:
+def _require_children(module: Any, least: set[str], most: set[str]) -> None:
     """`UnsupportedArchitectureError` where a module's children have other names."""
     names = {name for name, _ in module.named_children()}
     if not least <= names <= most:

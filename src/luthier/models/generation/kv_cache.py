@@ -93,12 +93,12 @@ class BlockAllocator:
             if held.own:
                 self._free.append(held.own.pop(0))
                 held.table[len(held.known)] = node.block
-            self._use(node)
+            self._acquire(node)
             held.known.append(node)
         return len(held.known) * BLOCK
 
     def next(self, held: SequenceBlocks, ids: Sequence[int]) -> Hashable:
-        """By what a line's next block will be known."""
+        """The key of a sequence's next block."""
         return self._key(held, ids)
 
     def keep(self, held: SequenceBlocks, ids: Sequence[int]) -> None:
@@ -113,7 +113,7 @@ class BlockAllocator:
             else:  # somebody else was quicker, with the same numbers
                 self._free.append(block)
                 held.table[len(held.known)] = node.block
-            self._use(node)
+            self._acquire(node)
             held.known.append(node)
 
     def release(self, held: SequenceBlocks) -> None:
@@ -128,7 +128,7 @@ class BlockAllocator:
     def forget(self) -> None:
         """Let nothing be found any more, after weights were changed; what is used stays where it is."""
         while self._idle:
-            self._drop(next(iter(self._idle)))
+            self._evict(next(iter(self._idle)))
         for node in self._nodes.values():
             node.key = ()
         self._nodes.clear()
@@ -138,16 +138,16 @@ class BlockAllocator:
         above = held.known[-1] if held.known else held.root
         return (above, *ids[at : at + BLOCK])
 
-    def _use(self, node: CachedBlock) -> None:
+    def _acquire(self, node: CachedBlock) -> None:
         self._idle.pop(node, None)
         node.users += 1
 
     def _take(self) -> int:
         if not self._free:
-            self._drop(next(cached_block for cached_block in self._idle if not cached_block.children))
+            self._evict(next(cached_block for cached_block in self._idle if not cached_block.children))
         return self._free.pop()
 
-    def _drop(self, node: CachedBlock) -> None:
+    def _evict(self, node: CachedBlock) -> None:
         del self._idle[node]
         self._nodes.pop(node.key, None)
         if node.parent is not None:
@@ -198,7 +198,7 @@ class ForwardBatch:
 
     @cached_property
     def laid_out(self) -> linear_ops.ForwardBatchStruct:
-        """The same for the kernels."""
+        """The block table in the form of the kernels."""
         return linear_ops.ForwardBatchStruct.of(self.parts)
 
 
@@ -209,7 +209,7 @@ class KVCache:
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.manners: dict[int, AttentionParams] = {}
+        self.attention_params: dict[int, AttentionParams] = {}
         """How each layer attends, as far as it was seen."""
 
     def of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ class KVCacheAttention(NamedTuple):
         if mask is not None:
             raise RuntimeError("this attention is only for a decoder")
         layer: int = module.layer_idx  # type: ignore[assignment]
-        params = self.past.manners[layer] = build_attention_params(query, scaling, kwargs)
+        params = self.past.attention_params[layer] = build_attention_params(query, scaling, kwargs)
         new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
         kernels = get_row_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
         look = kv_cache_attention_torch if kernels is None else build_kernel_attention(kernels)
@@ -329,15 +329,15 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
         if not self.is_initialized or not self.keys.numel():
             return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
         have, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
-        if not self._fits(end):
-            self._room = _larger(self.keys, end + ROOM), _larger(self.values, end + ROOM)
+        if not self._has_room(end):
+            self._room = _grow(self.keys, end + ROOM), _grow(self.values, end + ROOM)
         assert self._room is not None
         for room, new in zip(self._room, (key_states, value_states), strict=True):
             room[:, :, have:end] = new
         self.keys, self.values = (room[:, :, :end] for room in self._room)
         return self.keys, self.values
 
-    def _fits(self, end: int) -> bool:
+    def _has_room(self, end: int) -> bool:
         """Whether what is here stands at the beginning of the room, and the room is large enough."""
         if self._room is None or self._room[0].shape[-2] < end or self._room[0].shape[0] != self.keys.shape[0]:
             return False
@@ -347,14 +347,14 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
 
 
 def preallocate_cache(cache: DynamicCache) -> DynamicCache:
-    """The same empty cache, its plain layers with room; others (sliding windows, states) as they are."""
+    """Preallocate the plain layers of an empty cache; others (sliding windows, states) stay as they are."""
     cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
         cache.layer_class_to_replicate = PreallocatedLayer
     return cache
 
 
-def _larger(states: Tensor, tokens: int) -> Tensor:
+def _grow(states: Tensor, tokens: int) -> Tensor:
     room = states.new_empty(*states.shape[:2], tokens, states.shape[-1])
     room[:, :, : states.shape[-2]] = states
     return room

@@ -83,8 +83,8 @@ def convert_gguf(path: Path, folder: Path, say: Say) -> GgufHeader:
     with silence_gguf_progress(), translate_write_errors(folder):
         model.save_pretrained(folder, max_shard_size="1TB")
         tokenizer.save_pretrained(folder)
-    _tidy(folder / "config.json", _UNSAID)
-    _tidy(folder / "tokenizer_config.json", _LOCAL)
+    _remove_source_paths(folder / "config.json", _UNSAID)
+    _remove_source_paths(folder / "tokenizer_config.json", _LOCAL)
     for file in folder.rglob("*"):
         file.chmod(0o755 if file.is_dir() else 0o644)
     complete_model_folder(folder, say)
@@ -212,7 +212,7 @@ def _is_plain_gpt2(tokenizer: Any) -> bool:
     return isinstance(tokenizer.backend_tokenizer.pre_tokenizer, pre_tokenizers.ByteLevel)
 
 
-def _tidy(path: Path, names: set[str]) -> None:
+def _remove_source_paths(path: Path, names: set[str]) -> None:
     """Drop what says where the file was read from rather than what the model is."""
     value = read_json_object(path)
     write_json(path, {key: item for key, item in value.items() if key not in names})

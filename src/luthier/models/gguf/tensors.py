@@ -93,7 +93,7 @@ def complete_rope_parameters(config: Any, metadata: Mapping[str, Any], tensors: 
 
 
 def _attention_factor(config: Any) -> float:
-    """By how much LongRoPE sharpens attention."""
+    """LongRoPE's factor on attention scores."""
     rope = get_rope_parameters(config)
     if (attention_factor := rope.get("attention_factor")) is not None:
         return float(attention_factor)
@@ -241,7 +241,7 @@ def _plus_one(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
     return values + 1 if key.endswith("norm.weight") else values
 
 
-def _transposed(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
+def _transpose_conv1d(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
     """GPT-2 keeps its matrices the other way round."""
     return values.T if key.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")) else values
 
@@ -368,7 +368,7 @@ SHAPES = {
             "vocab_size": "vocab_size",
         },
         activation="gelu_new",
-        alter=_transposed,
+        alter=_transpose_conv1d,
         scalings=(),
         rules=(
             (

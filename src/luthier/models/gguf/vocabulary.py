@@ -120,7 +120,7 @@ class LlamaCppTokenizer(ABC):
                 special[kind] = ids[token]
                 getattr(writer, f"add_{kind}_token_id")(ids[token])
         self._add_ends(writer, special.get("eos"))
-        around = self._around()
+        around = self._find_special_ids()
         writer.add_add_bos_token("bos" in special and around[:1] == [special["bos"]])
         writer.add_add_eos_token("eos" in special and around[1:] == [special["eos"]])
         if around not in ([], [special.get("bos")], [special.get("bos"), special.get("eos")]):
@@ -138,7 +138,7 @@ class LlamaCppTokenizer(ABC):
         for add, end in zip((writer.add_eot_token_id, writer.add_eom_token_id), ends, strict=False):
             add(end)
 
-    def _around(self) -> list[int]:
+    def _find_special_ids(self) -> list[int]:
         """The tokens around a text that is given alone."""
         from tokenizers import Tokenizer
 

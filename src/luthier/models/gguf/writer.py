@@ -137,7 +137,7 @@ def _tensors(folder: Path, config: Any, shape: GgufArchitecture) -> Iterator[tup
         name = names.get_name(key, try_suffixes=(".weight", ".bias"))
         if name is None:
             raise ModelError(f"GGUF has no name for the weight {key!r}", where=SourceLocation(file=str(folder)))
-        yield name, _checked(key, shape.alter(key, values, config))
+        yield name, _check_range(key, shape.alter(key, values, config))
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
@@ -161,7 +161,7 @@ def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
                 )
 
 
-def _checked(key: str, values: torch.Tensor) -> np.ndarray[Any, Any]:
+def _check_range(key: str, values: torch.Tensor) -> np.ndarray[Any, Any]:
     if values.ndim > 1 and float(values.abs().max()) > _HALF_MAX:
         raise ModelError(f"the weight {key!r} is too large for float16", hint="export it as `hf` or `merged`")
     found: np.ndarray[Any, Any] = values.contiguous().numpy()

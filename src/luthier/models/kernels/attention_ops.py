@@ -91,11 +91,11 @@ class AttentionKernels:
         _, heads, tokens, width = query.shape
         out = query.new_empty(1, tokens, heads, width)
         norms = query.new_empty(heads, tokens, dtype=torch.float32)
-        args = _told(
+        args = _build_arguments(
             query, key, value, block_mask, scaling=scaling, first=first, out=_States.of(out.transpose(1, 2)),
             norms=norms.data_ptr(),
         )  # fmt: skip
-        _run(self._do.attend, self._do.room_of, args)
+        _call_kernel(self._do.attend, self._do.room_of, args)
         return out, norms
 
     def attend_back(
@@ -114,16 +114,16 @@ class AttentionKernels:
             entry.new_empty(1, entry.shape[2], entry.shape[1], entry.shape[3]).transpose(1, 2)
             for entry in (query, key, value)
         )
-        args = _told(
+        args = _build_arguments(
             query, key, value, block_mask, scaling=scaling, out=_States.of(out.transpose(1, 2)), norms=norms.data_ptr(),
             d_out=_States.of(grad.transpose(1, 2)), d_query=_States.of(d_query), d_key=_States.of(d_key),
             d_value=_States.of(d_value),
         )  # fmt: skip
-        _run(self._do.attend_back, self._do.room_back_of, args)
+        _call_kernel(self._do.attend_back, self._do.room_back_of, args)
         return d_query, d_key, d_value
 
 
-def _told(query: Tensor, key: Tensor, value: Tensor, block_mask: KernelBlockMask, **more: Any) -> _Attention:
+def _build_arguments(query: Tensor, key: Tensor, value: Tensor, block_mask: KernelBlockMask, **more: Any) -> _Attention:
     _, heads, tokens, width = query.shape
     return _Attention(
         block=block_mask.blocks, span=block_mask.spans, blocks=block_mask.count, tokens=tokens, key_heads=key.shape[1],
@@ -132,7 +132,7 @@ def _told(query: Tensor, key: Tensor, value: Tensor, block_mask: KernelBlockMask
     )  # fmt: skip
 
 
-def _run(kernel: Any, room_of: Any, args: _Attention) -> None:
+def _call_kernel(kernel: Any, room_of: Any, args: _Attention) -> None:
     """Call a kernel with the memory that it works in, from a cache line on."""
     room = torch.empty(room_of(byref(args)) + 64, dtype=torch.uint8)
     args.room = -(-room.data_ptr() // 64) * 64
@@ -140,7 +140,7 @@ def _run(kernel: Any, room_of: Any, args: _Attention) -> None:
 
 
 def make_tokens_contiguous(states: Tensor) -> Tensor:
-    """The same states with each token's numbers side by side."""
+    """The states with each token's numbers contiguous."""
     return states if states.stride(-1) == 1 else states.contiguous()
 
 

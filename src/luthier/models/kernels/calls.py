@@ -44,21 +44,30 @@ class LayerOpKernels:
         """(…, width) states over their root mean square, times a weight; and the fp32 factor (…, 1) of each."""
         x = _laid_out(x)
         out, scale = x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
-        self._do.norm(*_rows(x), *_at(x), weight.data_ptr(), epsilon, out.data_ptr(), scale.data_ptr())
+        self._do.norm(
+            *_count_rows(x), *_get_pointer_and_stride(x), weight.data_ptr(), epsilon, out.data_ptr(), scale.data_ptr()
+        )
         return out, scale
 
     def norm_back(self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
         """The gradient of `norm`'s states."""
         grad, x = _laid_out(grad), _laid_out(x)
         d_x = x.new_empty(x.shape)
-        self._do.norm_back(*_rows(x), *_at(grad), *_at(x), weight.data_ptr(), scale.data_ptr(), d_x.data_ptr())
+        self._do.norm_back(
+            *_count_rows(x),
+            *_get_pointer_and_stride(grad),
+            *_get_pointer_and_stride(x),
+            weight.data_ptr(),
+            scale.data_ptr(),
+            d_x.data_ptr(),
+        )
         return d_x
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
         """`silu(gate) * up`, (…, width) each."""
         gate, up = _laid_out(gate), _laid_out(up)
         out = gate.new_empty(gate.shape)
-        self._do.gated(*_rows(gate), *_at(gate), *_at(up), out.data_ptr())
+        self._do.gated(*_count_rows(gate), *_get_pointer_and_stride(gate), *_get_pointer_and_stride(up), out.data_ptr())
         return out
 
     def gated_back(self, grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
@@ -67,10 +76,16 @@ class LayerOpKernels:
         both = gate.new_empty((*gate.shape[:-1], 2 * gate.shape[-1]))
         d_gate, d_up = both.chunk(2, -1)
         ends = d_gate.data_ptr(), d_up.data_ptr(), both.shape[-1]
-        self._do.gated_back(*_rows(gate), *_at(grad), *_at(gate), *_at(up), *ends)
+        self._do.gated_back(
+            *_count_rows(gate),
+            *_get_pointer_and_stride(grad),
+            *_get_pointer_and_stride(gate),
+            *_get_pointer_and_stride(up),
+            *ends,
+        )
         return d_gate, d_up
 
-    def rotated(self, x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
+    def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
         """(1, heads, T, d) states turned by (T, d) angles, or back again; each token's heads lie side by side."""
         _, heads, tokens, width = x.shape
         x = x if x.stride(-1) == 1 else x.contiguous()
@@ -82,12 +97,14 @@ class LayerOpKernels:
     def softmax_(self, scores: Tensor, bias: Tensor, groups: int) -> Tensor:
         """(heads, lines * groups, keys) scores to shares, in place; `bias` (lines, k) is added to the last k keys."""
         lines, own = bias.shape
-        self._do.softmax(*_rows(scores), scores.data_ptr(), bias.data_ptr(), groups, lines, scores.shape[-1] - own)
+        self._do.softmax(
+            *_count_rows(scores), scores.data_ptr(), bias.data_ptr(), groups, lines, scores.shape[-1] - own
+        )
         return scores
 
     def softmax_back_(self, grad: Tensor, shares: Tensor, along: Tensor) -> Tensor:
         """Gradients of shares to those of scores, in their place; `along` (heads, rows) in fp32."""
-        self._do.softmax_back(*_rows(grad), grad.data_ptr(), shares.data_ptr(), along.data_ptr())
+        self._do.softmax_back(*_count_rows(grad), grad.data_ptr(), shares.data_ptr(), along.data_ptr())
         return grad
 
     def chosen_(
@@ -102,21 +119,21 @@ class LayerOpKernels:
         ends = found.data_ptr(), None if first is None else first.data_ptr()
         by = None if by is None else by.contiguous()
         factor = None if by is None else by.data_ptr()
-        self._do.chosen(*_rows(logits), logits.data_ptr(), targets.data_ptr(), factor, slopes, *ends)
+        self._do.chosen(*_count_rows(logits), logits.data_ptr(), targets.data_ptr(), factor, slopes, *ends)
         return found
 
 
-def _rows(x: Tensor) -> tuple[int, int]:
+def _count_rows(x: Tensor) -> tuple[int, int]:
     return x.numel() // max(1, x.shape[-1]), x.shape[-1]
 
 
-def _at(x: Tensor) -> tuple[int, int]:
+def _get_pointer_and_stride(x: Tensor) -> tuple[int, int]:
     """Where rows begin, and how many numbers they are apart."""
     return x.data_ptr(), x.stride(-2)
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """The same numbers in rows that are equally far apart."""
+    """The tensor with rows at equal distances, copied where they are not."""
     even = x.stride(-1) == 1 and all(
         size == 1 or stride == x.stride(at + 1) * x.shape[at + 1]
         for at, (size, stride) in enumerate(zip(x.shape[:-2], x.stride()[:-2], strict=True))
@@ -126,7 +143,7 @@ def _laid_out(x: Tensor) -> Tensor:
 
 def get_layer_op_kernels(x: Tensor) -> LayerOpKernels | None:
     """Return the compiled norm, activation and rotary kernels for a tensor; None where they do not apply."""
-    return _used() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else None
+    return _get_kernels() if x.dtype == torch.bfloat16 and x.device.type == "cpu" else None
 
 
 def get_kernel_names(model: torch.nn.Module) -> str:
@@ -177,7 +194,7 @@ def are_kernels_disabled() -> bool:
     return _OFF.get()
 
 
-def _used() -> LayerOpKernels | None:
+def _get_kernels() -> LayerOpKernels | None:
     return None if are_kernels_disabled() else _kernels()
 
 

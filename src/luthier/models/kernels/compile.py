@@ -71,7 +71,7 @@ def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool],
 def _make(command: list[str], target: CompiledLibrary, is_worth_it: Callable[[CompiledLibrary], bool]) -> None:
     """Compile and try; an empty file remembers that it is of no use."""
     aside = target.file.with_suffix(f".{os.getpid()}.tmp")
-    done = _said([*command, "-o", str(aside), "-lm"])
+    done = _get_output([*command, "-o", str(aside), "-lm"])
     if done is None or not is_worth_it(CompiledLibrary(target.name, aside)):
         aside.unlink(missing_ok=True)  # it may be open still: what is open is not cut
         aside.write_bytes(b"")
@@ -80,10 +80,10 @@ def _make(command: list[str], target: CompiledLibrary, is_worth_it: Callable[[Co
 
 @cache
 def _version(command: str) -> str | None:
-    return _said([*shlex.split(command), "--version"])
+    return _get_output([*shlex.split(command), "--version"])
 
 
-def _said(command: list[str]) -> str | None:
+def _get_output(command: list[str]) -> str | None:
     """What a program says; None when it fails."""
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=True)  # noqa: S603 - the user's own compiler, no shell

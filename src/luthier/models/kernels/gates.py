@@ -22,10 +22,10 @@ _AGREES = 1e-2
 
 def install_gated_mlp(model: torch.nn.Module) -> int:
     """Give every bfloat16 MLP of the known kind the quicker forward, where kernels stand; returns how many took it."""
-    return replace_forwards(model, _fits, _is_plain, _Forward)
+    return replace_forwards(model, _is_gated_mlp, _is_plain, _Forward)
 
 
-def _fits(module: Any) -> bool:
+def _is_gated_mlp(module: Any) -> bool:
     weight = next(module.parameters(), None)
     parts = {name for name, _ in module.named_children()}
     return parts == _PARTS and weight is not None and get_layer_op_kernels(weight) is not None

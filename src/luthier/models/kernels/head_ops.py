@@ -40,15 +40,15 @@ class HeadKernels:
         """(M, width) states, (vocab, width) weights and (N,) token ids to (N,) log-probabilities in fp32, from logits
         in fp32; `indices` (N,) tells which state predicts each token where that is not its own. Into `first` (N,) comes
         whether nothing is likelier."""
-        return self._found(states, weight, targets, indices, first, None)
+        return self._call_kernel(states, weight, targets, indices, first, None)
 
     def slopes(
         self, states: Tensor, weight: Tensor, targets: Tensor, out: Tensor, first: Tensor | None = None
     ) -> Tensor:
-        """The same of each state's own target; into `out` (N, vocab) comes how it moves with the logits."""
-        return self._found(states, weight, targets, None, first, out)
+        """(N,) log-probabilities of each state's target; their slopes by the logits are written to `out` (N, vocab)."""
+        return self._call_kernel(states, weight, targets, None, first, out)
 
-    def _found(
+    def _call_kernel(
         self, states: Tensor, weight: Tensor, targets: Tensor, indices: Tensor | None, first: Tensor | None,
         slopes: Tensor | None,
     ) -> Tensor:  # fmt: skip

@@ -25,7 +25,7 @@ from luthier.models.kernels.compile import AS_WRITTEN, IN_ANY_ORDER, CompiledLib
 _WIDE, _TALL = 32, 8
 """Inputs and outputs are as wide as a whole number of the first, ranks of the second."""
 _BYTES = 2
-"""Of a number in bfloat16."""
+"""Bytes of a number in bfloat16."""
 _LEAST_ROWS = 32
 """With fewer, laying out what weights are multiplied with takes longer than it saves."""
 
@@ -74,7 +74,7 @@ class LinearKernels:
         inside = x.new_empty(down.shape[0], -(-tokens // _WIDE) * _WIDE)
         first = parts[0].out.start
         ends = [{"out": out.data_ptr() + _BYTES * (part.out.start - first), "out_row": out.stride(0)} for part in parts]
-        _run(self._do.linear, self._do.linear_room_of, _told(x, down, joint, parts, inside, ends))
+        _call_kernel(self._do.linear, self._do.linear_room_of, _build_arguments(x, down, joint, parts, inside, ends))
         return out, inside
 
     def back(
@@ -92,13 +92,13 @@ class LinearKernels:
             {"grad": grad.data_ptr(), "grad_row": grad.stride(0), "d_up": d_up.data_ptr()}
             for grad, d_up in zip(grads, d_ups, strict=True)
         ]
-        args = _told(x, down, joint, parts, inside, ends)
+        args = _build_arguments(x, down, joint, parts, inside, ends)
         args.d_x, args.d_down = None if d_x is None else d_x.data_ptr(), d_down.data_ptr()
-        _run(self._do.linear_back, self._do.linear_room_back_of, args)
+        _call_kernel(self._do.linear_back, self._do.linear_room_back_of, args)
         return d_x, d_down, d_ups
 
 
-def _told(
+def _build_arguments(
     x: Tensor,
     down: Tensor,
     joint: Tensor,
@@ -125,7 +125,7 @@ def _size(span: slice) -> int:
     return size
 
 
-def _run(kernel: ctypes._NamedFuncPointer, room_of: ctypes._NamedFuncPointer, args: _Linear) -> None:
+def _call_kernel(kernel: ctypes._NamedFuncPointer, room_of: ctypes._NamedFuncPointer, args: _Linear) -> None:
     room = torch.empty(room_of(byref(args)) + 64, dtype=torch.uint8)
     args.room = -(-room.data_ptr() // 64) * 64
     kernel(byref(args))
@@ -255,10 +255,10 @@ class RowKernels:
         narrowed = torch.empty(states.shape if weight.narrow else 0, dtype=torch.bfloat16)
         self._do.product(
             byref(weight),
-            _at(states),
-            _at(narrowed),
+            _get_pointer(states),
+            _get_pointer(narrowed),
             c_int64(states.shape[0]),
-            _at(out),
+            _get_pointer(out),
             c_int64(torch.get_num_threads()),
         )
         return out
@@ -266,7 +266,9 @@ class RowKernels:
     def norm(self, norm: RmsNormStruct, states: Tensor) -> Tensor:
         """(rows, width) fp32 states over their root mean square, times the weight."""
         out = torch.empty_like(states)
-        self._do.norm(byref(norm), _at(states), c_int64(states.shape[0]), c_int64(states.shape[1]), _at(out))
+        self._do.norm(
+            byref(norm), _get_pointer(states), c_int64(states.shape[0]), c_int64(states.shape[1]), _get_pointer(out)
+        )
         return out
 
     def past(
@@ -281,34 +283,34 @@ class RowKernels:
         """Put new keys and values (T, key heads, d) among those kept; what queries (T, heads, d) find there."""
         out = torch.empty(*query.shape[:2], params.d_value, dtype=torch.float32)
         given = (query, key, value, *kept, out)
-        self._do.past(byref(visit), byref(params), *map(_at, given))
+        self._do.past(byref(visit), byref(params), *map(_get_pointer, given))
         return out
 
     def layers(self, layers: Array[DecoderLayerStruct], visit: ForwardBatchStruct, states: Tensor, low: Tensor) -> None:
         """A visit's (T, width) fp32 states through the layers, in their place."""
-        self._do.layers(layers, c_int64(len(layers)), byref(visit), _at(states), _at(low))
+        self._do.layers(layers, c_int64(len(layers)), byref(visit), _get_pointer(states), _get_pointer(low))
 
-    def rooms(self, layer: DecoderLayerStruct) -> int:
+    def count_scratch_floats(self, layer: DecoderLayerStruct) -> int:
         """Floats that a layer needs for each row between its products."""
         return int(self._do.rooms(byref(layer)))
 
 
-def _at(tensor: Tensor) -> c_void_p:
+def _get_pointer(tensor: Tensor) -> c_void_p:
     return c_void_p(tensor.data_ptr())
 
 
 def get_row_kernels() -> RowKernels | None:
     """Return the compiled decoder layer kernels for generation; None where they are disabled or not available."""
-    return None if are_kernels_disabled() else _rows()
+    return None if are_kernels_disabled() else _load_row_kernels()
 
 
 @cache
-def _rows() -> RowKernels | None:
-    library = compile_library("rows.c", lambda found: _passes(RowKernels(found)), AS_WRITTEN)
+def _load_row_kernels() -> RowKernels | None:
+    library = compile_library("rows.c", lambda found: _passes_row_trial(RowKernels(found)), AS_WRITTEN)
     return RowKernels(library) if library is not None else None
 
 
-def _passes(rows: RowKernels) -> bool:
+def _passes_row_trial(rows: RowKernels) -> bool:
     """Whether products agree with torch's, and a row's numbers are the same in any company."""
     draws = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):

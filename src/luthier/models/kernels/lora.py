@@ -14,13 +14,39 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from typing import Any, Protocol
 
 import torch
 from peft.tuners.lora import Linear as LoraLinear
 from torch import Tensor
 
 from luthier.models.kernels.linear_ops import AdapterSlice, LinearKernels, get_linear_kernels, supports_linear
+from luthier.models.kernels.onednn import multiply_by_rows
+
+
+class WeightGradientReceiver(Protocol):
+    """Receives what the gradients of adapters' weights are made of, in the place of the gradients."""
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a layer's input holds the tokens as they are expected; the layer's own forward is taken otherwise."""
+
+    def receive(self, weight: torch.nn.Parameter, states: Tensor, slopes: Tensor) -> None:
+        """(tokens, in) what went into a weight (out, in), and (tokens, out) what flows back: its gradient is their
+        product, summed over the tokens."""
+
+
+_RECEIVER: ContextVar[WeightGradientReceiver | None] = ContextVar("luthier_weight_gradient_receiver", default=None)
+
+
+@contextmanager
+def send_weight_gradients(receiver: WeightGradientReceiver) -> Iterator[None]:
+    """Let layers with the one-product forward send what their gradients are made of for a while."""
+    token = _RECEIVER.set(receiver)
+    try:
+        yield
+    finally:
+        _RECEIVER.reset(token)
 
 
 def install_fused_lora(model: torch.nn.Module) -> int:
@@ -33,7 +59,7 @@ def install_fused_lora(model: torch.nn.Module) -> int:
     for parent in model.modules():
         family = _Family()
         for layer in parent.children():
-            if isinstance(layer, LoraLinear) and not _has(layer) and _can(layer):
+            if isinstance(layer, LoraLinear) and not _has_fused_forward(layer) and _can(layer):
                 layer.forward = _Forward(layer, family)
                 taken += 1
                 moving.add(id(layer.base_layer.weight))
@@ -47,14 +73,14 @@ def install_fused_lora(model: torch.nn.Module) -> int:
 def restore_peft_forward(model: torch.nn.Module) -> None:
     """Give PEFT's own forward back to every layer."""
     for module in model.modules():
-        if _has(module):
+        if _has_fused_forward(module):
             del module.forward
 
 
 @contextmanager
 def use_peft_forward(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
     """Let layers multiply by PEFT's own forward for a while."""
-    forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has(layer)]
+    forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has_fused_forward(layer)]
     try:
         yield
     finally:
@@ -62,7 +88,7 @@ def use_peft_forward(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
             layer.forward = forward
 
 
-def _has(layer: torch.nn.Module) -> bool:
+def _has_fused_forward(layer: torch.nn.Module) -> bool:
     return isinstance(layer.__dict__.get("forward"), _Forward)
 
 
@@ -80,7 +106,8 @@ class _Forward:
         self._peft = type(layer).forward
 
     def __call__(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        if args or kwargs or not self.applies:
+        receiver = _RECEIVER.get()
+        if args or kwargs or not self.applies or (receiver is not None and not receiver.fits(x)):
             out: Tensor = self._peft(self.layer, x, *args, **kwargs)
             return out
         return self._family.read(self, x)
@@ -189,12 +216,13 @@ class _Product:
         parts = tuple(
             AdapterSlice(out, rank, forward.scale) for out, rank, forward in zip(outs, ranks, members, strict=True)
         )
-        joint = self._joined(members, parts)
+        joint = self._join_weights(members, parts)
         flat = x.reshape(-1, self.width).to(joint.dtype)
         weights = [weight for member in members for weight in (member.down, member.up)]
-        kernels = get_linear_kernels() if supports_linear(flat, parts) else None
+        receiver = _RECEIVER.get()
+        kernels = get_linear_kernels() if receiver is None and supports_linear(flat, parts) else None
         found: tuple[Tensor, ...] = (
-            _Apply.apply(flat, joint, parts, *weights)  # type: ignore[no-untyped-call]
+            _Apply.apply(flat, joint, parts, receiver, *weights)  # type: ignore[no-untyped-call]
             if kernels is None
             else _Compiled.apply(flat, joint, parts, kernels, *weights)  # type: ignore[no-untyped-call]
         )
@@ -202,10 +230,10 @@ class _Product:
         shaped = [part.view(*x.shape[:-1], -1) for part in found]
         return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
 
-    def _joined(self, members: Sequence[_Forward], parts: tuple[AdapterSlice, ...]) -> Tensor:
+    def _join_weights(self, members: Sequence[_Forward], parts: tuple[AdapterSlice, ...]) -> Tensor:
         """The rows of some members with their adapters as they are now; base weights are views of the left part."""
         columns = self.width + parts[-1].rank.stop
-        joint = self._roomy(columns)
+        joint = self._allocate_joint(columns)
         if parts != self._laid_out:
             joint[:, self.width :] = 0
             self._laid_out = parts
@@ -214,7 +242,7 @@ class _Product:
             joint[part.out, rank] = member.up.detach() * part.scale
         return joint[parts[0].out.start : parts[-1].out.stop, :columns]
 
-    def _roomy(self, columns: int) -> Tensor:
+    def _allocate_joint(self, columns: int) -> Tensor:
         """The joint matrix of all members, with so many columns at least."""
         joint, weights = self._joint, [member.layer.base_layer.weight for member in self.members]
         at_home = joint is not None and all(
@@ -249,13 +277,19 @@ class _Apply(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, joint: Tensor, parts: tuple[AdapterSlice, ...], *weights: Tensor
+        ctx: Any,
+        x: Tensor,
+        joint: Tensor,
+        parts: tuple[AdapterSlice, ...],
+        receiver: WeightGradientReceiver | None,
+        *weights: Tensor,
     ) -> tuple[Tensor, ...]:
         down = torch.cat([weight.to(x.dtype) for weight in weights[::2]])  # (rank, in)
-        both = torch.cat([x, x @ down.t()], 1)  # (tokens, in + rank)
+        both = torch.cat([x, multiply_by_rows(x, down)], 1)  # (tokens, in + rank)
         ctx.save_for_backward(both, down)
         ctx.parts, ctx.joint, ctx.dtype = parts, joint, weights[0].dtype
-        return _apart(both @ joint.t(), parts)
+        ctx.receiver, ctx.weights = receiver, weights if receiver is not None else ()
+        return _split_outputs(multiply_by_rows(both, joint), parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -263,24 +297,36 @@ class _Apply(torch.autograd.Function):
         width = down.shape[1]
         grad = _side_by_side(grads)
         if ctx.needs_input_grad[0]:
-            through = grad @ ctx.joint  # (tokens, in + rank)
+            through = multiply_by_rows(grad, ctx.joint.t())  # (tokens, in + rank)
             inner = through[:, width:].contiguous()
             d_x = through[:, :width].addmm_(inner, down)
         else:  # nothing below learns
             inner, d_x = grad @ ctx.joint[:, width:], None
-        d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         inside = both[:, width:].contiguous()
+        if ctx.receiver is not None:
+            _send(ctx, grad, both[:, :width], inner, inside)
+            return d_x, None, None, None, *(None for _ in ctx.weights)
+        d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
         found: list[Tensor] = []
         first = ctx.parts[0].out.start
         for out, rank, scale in ctx.parts:
             own = inside if len(ctx.parts) == 1 else inside[:, rank].contiguous()
             own_grad = grad[:, out.start - first : out.stop - first]
             found += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
-        return d_x, None, None, *found
+        return d_x, None, None, None, *found
+
+
+def _send(ctx: Any, grad: Tensor, x: Tensor, inner: Tensor, inside: Tensor) -> None:
+    """Send what the gradients of each member's A and B are made of."""
+    first = ctx.parts[0].out.start
+    for part, down, up in zip(ctx.parts, ctx.weights[::2], ctx.weights[1::2], strict=True):
+        ctx.receiver.receive(down, x, inner[:, part.rank])
+        own_grad = grad[:, part.out.start - first : part.out.stop - first]
+        ctx.receiver.receive(up, inside[:, part.rank] * part.scale, own_grad)
 
 
 class _Compiled(torch.autograd.Function):
-    """The same by a kernel, which needs no joint input and multiplies with no zeros."""
+    """Compute the product by a kernel, which needs no joint input and multiplies no zeros."""
 
     @staticmethod
     def forward(
@@ -290,7 +336,7 @@ class _Compiled(torch.autograd.Function):
         whole, inside = kernels.forward(x, down, joint, parts)
         ctx.save_for_backward(x, down, inside)
         ctx.parts, ctx.joint, ctx.kernels, ctx.dtype = parts, joint, kernels, weights[0].dtype
-        return _apart(whole, parts)
+        return _split_outputs(whole, parts)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -306,7 +352,7 @@ class _Compiled(torch.autograd.Function):
         return d_x, None, None, None, *found
 
 
-def _apart(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tensor, ...]:
+def _split_outputs(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tensor, ...]:
     """(tokens, out) of all members as each one's."""
     first = parts[0].out.start
     if len(parts) == 1:

@@ -21,10 +21,10 @@ _AGREES = 4e-3
 
 def install_fast_norm(model: torch.nn.Module) -> int:
     """Give every bfloat16 norm of a known kind the quicker forward; returns how many took it."""
-    return replace_forwards(model, _fits, _is_plain, _Forward)
+    return replace_forwards(model, _is_rms_norm, _is_plain, _Forward)
 
 
-def _fits(module: Any) -> bool:
+def _is_rms_norm(module: Any) -> bool:
     weight = getattr(module, "weight", None)
     known = type(module).__name__.endswith("RMSNorm")
     return known and isinstance(weight, Tensor) and weight.dtype == torch.bfloat16

@@ -57,14 +57,14 @@ class _Rotated(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
         kernels = get_layer_op_kernels(x)
         assert kernels is not None, "who turns by the kernel has it"
-        return kernels.rotated(x, cos, sin)
+        return kernels.rotate(x, cos, sin)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None, None]:
         cos, sin = ctx.saved_tensors
         kernels = get_layer_op_kernels(grads[0])
         assert kernels is not None, "what was turned by the kernel is turned back by it"
-        return kernels.rotated(grads[0], cos, sin, back=True), None, None
+        return kernels.rotate(grads[0], cos, sin, back=True), None, None
 
 
 def _is_plain(own: Any) -> bool:

@@ -23,8 +23,8 @@ _TRIES = 15
 
 def passes_kernel_trial(kernels: LayerOpKernels) -> bool:
     """Whether every kernel agrees with torch, and all together take less time."""
-    cases = _cases(kernels)
-    return all(_agree(ours(), plain()) for ours, plain in cases) and _are_quicker(cases)
+    cases = _build_cases(kernels)
+    return all(_outputs_agree(ours(), plain()) for ours, plain in cases) and _are_quicker(cases)
 
 
 def passes_attention_trial(kernels: AttentionKernels) -> bool:
@@ -54,7 +54,7 @@ def passes_attention_trial(kernels: AttentionKernels) -> bool:
         out = torch.softmax(scores, -1) @ value
         return out, *torch.autograd.grad(out, inputs, grad.to(out.dtype))
 
-    agrees = _agree(ours(), plain(query.float(), key.float(), value.float()))
+    agrees = _outputs_agree(ours(), plain(query.float(), key.float(), value.float()))
     return agrees and _are_quicker([(ours, lambda: plain(query, key, value))])
 
 
@@ -72,7 +72,7 @@ def passes_head_trial(kernels: HeadKernels) -> bool:
     def plain() -> Sequence[Tensor]:
         return _plain_chosen(states.float() @ wide.t(), targets)
 
-    return _agree(ours(), plain()) and _are_quicker([(ours, plain)])
+    return _outputs_agree(ours(), plain()) and _are_quicker([(ours, plain)])
 
 
 def passes_lora_trial(kernels: LinearKernels) -> bool:
@@ -103,14 +103,14 @@ def passes_lora_trial(kernels: LinearKernels) -> bool:
         return out, *torch.autograd.grad(out, inputs, grad.to(x.dtype))
 
     given = (x, down, first, second)
-    agrees = _agree(ours(), plain(*(entry.float() for entry in given)))
+    agrees = _outputs_agree(ours(), plain(*(entry.float() for entry in given)))
     return agrees and _are_quicker([(ours, lambda: plain(*given))])
 
 
 TrialCase = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]]
 
 
-def _cases(kernels: LayerOpKernels) -> list[TrialCase]:
+def _build_cases(kernels: LayerOpKernels) -> list[TrialCase]:
     """Each kernel beside torch's operations."""
     draws = torch.Generator().manual_seed(0)
     x, up, grad, weight = (torch.randn(size, generator=draws).bfloat16() for size in [(300, 200)] * 3 + [(200,)])
@@ -123,14 +123,14 @@ def _cases(kernels: LayerOpKernels) -> list[TrialCase]:
     return [
         (lambda: kernels.norm(x, weight, 1e-5), lambda: _norm(x, weight)),
         (lambda: [kernels.norm_back(grad, x, weight, scale)], lambda: _slopes(lambda a: _norm(a, weight)[0], grad, x)),
-        (lambda: [kernels.gated(x, up)], lambda: [_gated(x, up)]),
-        (lambda: kernels.gated_back(grad, x, up), lambda: _slopes(_gated, grad, x, up)),
+        (lambda: [kernels.gated(x, up)], lambda: [_compute_gated(x, up)]),
+        (lambda: kernels.gated_back(grad, x, up), lambda: _slopes(_compute_gated, grad, x, up)),
         (lambda: [kernels.softmax_(scores.clone(), bias, 3)], lambda: [_softmax(scores, bias)]),
         (
             lambda: [kernels.softmax_back_(scores.clone(), shares, along)],
             lambda: [(scores - along.bfloat16()[..., None]) * shares],
         ),
-        (lambda: _chosen(kernels, logits.clone(), targets), lambda: _plain_chosen(logits.clone(), targets)),
+        (lambda: _compute_logprobs(kernels, logits.clone(), targets), lambda: _plain_chosen(logits.clone(), targets)),
     ]
 
 
@@ -139,7 +139,7 @@ def _norm(x: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
     return (x.float() * scale).bfloat16() * weight, scale
 
 
-def _gated(gate: Tensor, up: Tensor) -> Tensor:
+def _compute_gated(gate: Tensor, up: Tensor) -> Tensor:
     return torch.nn.functional.silu(gate) * up
 
 
@@ -149,7 +149,7 @@ def _softmax(scores: Tensor, bias: Tensor) -> Tensor:
     return torch.softmax(made, -1)
 
 
-def _chosen(kernels: LayerOpKernels, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
+def _compute_logprobs(kernels: LayerOpKernels, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
     return [kernels.chosen_(logits, targets, None, slopes=True), logits]
 
 
@@ -165,7 +165,7 @@ def _slopes(function: Callable[..., Tensor], grad: Tensor, *given: Tensor) -> Se
     return torch.autograd.grad(function(*inputs), inputs, grad)
 
 
-def _agree(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> bool:
+def _outputs_agree(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> bool:
     pairs = [(our.float(), other.float()) for our, other in zip(ours, plain, strict=True)]
     return all(bool((entry - other).norm() <= AGREES * other.norm()) for entry, other in pairs)
 
@@ -180,11 +180,11 @@ def _are_quicker(cases: Sequence[TrialCase]) -> bool:
     for _ in range(_TRIES):
         for case, seconds in zip(cases, best, strict=True):
             for index, run in enumerate(case):
-                seconds[index] = min(seconds[index], _seconds(run))
+                seconds[index] = min(seconds[index], _measure_seconds(run))
     return sum(ours for ours, _ in best) < sum(plain for _, plain in best)
 
 
-def _seconds(run: Callable[[], object]) -> float:
+def _measure_seconds(run: Callable[[], object]) -> float:
     start = time.perf_counter()
     run()
     return time.perf_counter() - start

@@ -152,20 +152,20 @@ class LanguageModel(ABC):
         """What the model writes after each prompt."""
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
-        """The same after one prompt, piece by piece where pieces can be had."""
+        """Generate after one prompt, chunk by chunk where the model can stream."""
         yield self.generate([request])[0].text
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each continuation."""
-        raise self._unable("give the log-likelihood of a text")
+        raise self._build_unsupported_error("give the log-likelihood of a text")
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
         """The log-likelihood of each whole text."""
-        raise self._unable("give the log-likelihood of a text")
+        raise self._build_unsupported_error("give the log-likelihood of a text")
 
     def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
         """(conversations, width): the mean last hidden state over the last `max_tokens` tokens, at unit length."""
-        raise self._unable("embed a conversation")
+        raise self._build_unsupported_error("embed a conversation")
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """The likeliest option of each, by log-likelihoods that are made alike as `how` says."""
@@ -196,7 +196,7 @@ class LanguageModel(ABC):
         found = iter(get_loglikelihoods(self.loglikelihood(prompts)))
         return [[next(found) for _ in request.options] for request in requests]
 
-    def _unable(self, what: str) -> ModelError:
+    def _build_unsupported_error(self, what: str) -> ModelError:
         return ModelError(f"{self.name} cannot {what}", hint="ask only for what is in `abilities`")
 
 

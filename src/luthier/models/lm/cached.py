@@ -58,7 +58,7 @@ class AnswerCache:
     def or_made(self, request: Any, make: Callable[[], list[Any]]) -> list[Any]:
         """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""
         path = self._folder / f"{digest_of([self._by, request])}.json"
-        known = _read(path) if path.is_file() else None
+        known = _read_cache_file(path) if path.is_file() else None
         if known is None:
             started, started_cpu = time.perf_counter(), time.process_time()
             known = make()
@@ -99,13 +99,14 @@ class CachingLM(LanguageModel):
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
         """As the model behind it."""
         return [
-            ChoiceResponse(**entry) for entry in self._kept(["choose", how], partial(self.lm.choose, how=how), requests)
+            ChoiceResponse(**entry)
+            for entry in self._get_or_compute(["choose", how], partial(self.lm.choose, how=how), requests)
         ]
 
     def _responses(self, verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]) -> list[Response]:
-        return [Response(**entry) for entry in self._kept([], verb, requests)]
+        return [Response(**entry) for entry in self._get_or_compute([], verb, requests)]
 
-    def _kept(
+    def _get_or_compute(
         self, settings: list[str], verb: Callable[[Any], Sequence[Any]], requests: Sequence[Any]
     ) -> list[dict[str, Any]]:
         if not requests:
@@ -132,7 +133,7 @@ def _record(value: Any) -> Any:
     return value
 
 
-def _read(path: Path) -> list[Any] | None:
+def _read_cache_file(path: Path) -> list[Any] | None:
     """What a file holds; None when it is not whole, so that it is made anew."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))

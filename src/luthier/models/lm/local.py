@@ -140,7 +140,7 @@ class LocalLM(LanguageModel):
         return get_context_length(self.loaded.model.config) or 1 << 20
 
     def with_prompt(self, before: PromptPrefix) -> LocalLM:
-        """The same model with another prompt in front."""
+        """The model with another prompt prefix."""
         local_lm = copy.copy(self)
         local_lm.before = before
         return local_lm
@@ -262,7 +262,7 @@ class LocalLM(LanguageModel):
         return len(self._chat_ids([(prompt, tools)])[0])
 
     def _generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """What is written after prompts that are to be answered in the same manner."""
+        """What is written after prompts that are to be answered with the same settings."""
         from luthier.models.generate import generate
 
         how = requests[0]
@@ -302,10 +302,11 @@ class LocalLM(LanguageModel):
         started = [request.continue_final_message for request in requests]
         whole = iter(self._chat_ids([prompt for prompt, goes_on in zip(prompts, started, strict=True) if not goes_on]))
         return [
-            self._begun(*prompt) if goes_on else next(whole) for prompt, goes_on in zip(prompts, started, strict=True)
+            self._render_started_answer(*prompt) if goes_on else next(whole)
+            for prompt, goes_on in zip(prompts, started, strict=True)
         ]
 
-    def _begun(self, messages: Sequence[Message], tools: Tools) -> list[int]:
+    def _render_started_answer(self, messages: Sequence[Message], tools: Tools) -> list[int]:
         """Ids of a conversation whose last message is the beginning of an answer."""
         ids, (started,) = self.text.options(self.before.wrap(messages[:-1]), [messages[-1].content], tools)
         return [*ids, *(entry for entry in started if entry not in self.text.end_ids)]
@@ -331,7 +332,7 @@ class LocalLM(LanguageModel):
             before, after = self.text.options(self.before.wrap(prompt), continuations, tools)
             if not ends:
                 after = [[id_ for id_ in ids if id_ not in self.text.end_ids] for ids in after]
-            overs = [_over(before, ids, self.context) if cuts else 0 for ids in after]
+            overs = [_count_overflow(before, ids, self.context) if cuts else 0 for ids in after]
             pairs += [LoglikelihoodPair(before[cut:], ids, cut) for ids, cut in zip(after, overs, strict=True)]
         return pairs
 
@@ -356,5 +357,5 @@ def _sampling(request: GenerateRequest) -> SamplingParams:
     return SamplingParams(temperature=request.temperature, top_p=request.top_p, seed=seed or 0)
 
 
-def _over(before: Sequence[int], after: Sequence[int], limit: int) -> int:
+def _count_overflow(before: Sequence[int], after: Sequence[int], limit: int) -> int:
     return max(0, min(len(before) - 1, len(before) + len(after) - limit - 1))

@@ -108,14 +108,14 @@ class EndpointLM(LanguageModel):
         return digest_of([self.settings.settings(), self.before.digest])
 
     def with_prompt(self, before: PromptPrefix) -> EndpointLM:
-        """The same model with another prompt in front."""
+        """The model with another prompt prefix."""
         return EndpointLM(self.settings, self._kept, before)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
         """The completion of each conversation, or of each plain text where the server has `echo`."""
         if not requests or not isinstance(requests[0].prompt, str):
             return [completion.response for completion in self._chat([self._body(request) for request in requests])]
-        found = self._told([self._body(request) for request in requests], "completions", self._choice)
+        found = self._request_all([self._body(request) for request in requests], "completions", self._choice)
         return [_read_text(self._choice(entry), entry) for entry in found]
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
@@ -126,9 +126,12 @@ class EndpointLM(LanguageModel):
         """The log-likelihood of what follows plain texts: of the tokens that the whole has beyond the text's own."""
         from luthier.chat.plain_text import move_trailing_space
 
-        parted = [move_trailing_space(self._plain(request.prompt), request.continuation) for request in requests]
+        parted = [move_trailing_space(self._require_text(request.prompt), request.continuation) for request in requests]
         texts = [text for before, after in parted if before for text in (before, before + after)]
-        echoes, alone = self._echoes(texts), self._echoes_alone([after for before, after in parted if not before])
+        echoes, alone = (
+            self._request_echoes(texts),
+            self._echoes_alone([after for before, after in parted if not before]),
+        )
         return [
             echoes[before + after].response(len(echoes[before].logprobs)) if before else alone[after].response()
             for before, after in parted
@@ -154,53 +157,53 @@ class EndpointLM(LanguageModel):
                 for completion, request in pairs
             ]
         return [
-            self._likeliest(completion.first, request.options)
+            self._choose_option(completion.first, request.options)
             for completion, request in zip(completions, requests, strict=True)
         ]
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """The first choice of each answer of `/v1/completions`, as it came; for prompts that are token ids."""
-        record = self._told(bodies, "completions", self._choice)
+        record = self._request_all(bodies, "completions", self._choice)
         return [self._choice(entry) for entry in record]
 
-    def _plain(self, prompt: str | tuple[Message, ...]) -> str:
+    def _require_text(self, prompt: str | tuple[Message, ...]) -> str:
         if not isinstance(prompt, str):
-            raise self._unable("give the log-likelihood of an answer to a conversation")
+            raise self._build_unsupported_error("give the log-likelihood of an answer to a conversation")
         return prompt
 
     def _echoes_alone(self, texts: Sequence[str]) -> dict[str, _Echo]:
         """Each text as it is read back after one token: `prefix_token_id`, or what the tokenizer puts there itself."""
         prefix, bare = self.settings.prefix_token_id, list(dict.fromkeys(texts))
         if prefix is None or not bare:
-            return self._echoes(bare)
+            return self._request_echoes(bare)
         ids = self._read_back([{"prompt": text, "return_tokens_as_token_ids": True} for text in bare])
         names = [
             [str(name).removeprefix("token_id:") for name in self._choice(id_)["logprobs"]["tokens"]] for id_ in ids
         ]
         if not all(name.isdecimal() for own in names for name in own):
-            raise self._wrong("does not name tokens by their ids", "leave `prefix_token_id` out")
+            raise self._build_error("does not name tokens by their ids", "leave `prefix_token_id` out")
         again = self._read_back([{"prompt": [prefix, *map(int, own)]} for own in names])
-        return {text: self._echo(entry) for text, entry in zip(bare, again, strict=True)}
+        return {text: self._parse_echo(entry) for text, entry in zip(bare, again, strict=True)}
 
     def _read_back(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         how = {"model": self.settings.model, "max_tokens": 0, "echo": True, "logprobs": 1}
-        return self._told([{**how, **prompt} for prompt in prompts], "completions", self._echo)
+        return self._request_all([{**how, **prompt} for prompt in prompts], "completions", self._parse_echo)
 
-    def _echoes(self, texts: Sequence[str]) -> dict[str, _Echo]:
+    def _request_echoes(self, texts: Sequence[str]) -> dict[str, _Echo]:
         """Each text as the server reads it back; one that is named twice is read once."""
         if not self.settings.echo:
-            raise self._unable("give the log-likelihood of a text")
+            raise self._build_unsupported_error("give the log-likelihood of a text")
         distinct = list(dict.fromkeys(texts))
         answers = self._read_back([{"prompt": entry} for entry in distinct])
-        return {text: self._echo(answer, text) for text, answer in zip(distinct, answers, strict=True)}
+        return {text: self._parse_echo(answer, text) for text, answer in zip(distinct, answers, strict=True)}
 
-    def _echo(self, answer: Mapping[str, Any], text: str = "") -> _Echo:
+    def _parse_echo(self, answer: Mapping[str, Any], text: str = "") -> _Echo:
         choice = self._choice(answer)
         columns = choice.get("logprobs") or {}
         tokens, logprobs, tops = (columns.get(name) or [] for name in ("tokens", "token_logprobs", "top_logprobs"))
         whole = str(choice.get("text") or "").strip().startswith(text.strip())
         if not whole or not logprobs or len(tokens) != len(logprobs) or None in logprobs[1:]:
-            raise self._wrong("does not read prompts back with their log-probabilities", _NO_ECHO)
+            raise self._build_error("does not read prompts back with their log-probabilities", _NO_ECHO)
         # a token that the text does not begin with is one that the tokenizer puts before every text
         first = str(tokens[0]).strip()
         own = first and (text.lstrip().startswith(first) or "\ufffd" in first)  # the last: a part of a character
@@ -209,7 +212,7 @@ class EndpointLM(LanguageModel):
     def _body(self, request: GenerateRequest) -> dict[str, Any]:
         """A request in the API's form; what is not asked for is left out."""
         if request.continue_final_message or (isinstance(request.prompt, str) and not self.settings.echo):
-            raise self._unable("go on with a text")
+            raise self._build_unsupported_error("go on with a text")
         more: dict[str, Any] = {"temperature": request.temperature} if self.settings.temperature else {}
         more |= {"top_p": request.top_p} if request.top_p < 1 else {}
         more |= {"stop": list(request.stop)} if request.stop else {}
@@ -227,10 +230,10 @@ class EndpointLM(LanguageModel):
         found = answer.get("choices") or [None]
         if not isinstance(found, list) or not isinstance(found[0], dict):
             text = canonical_json(dict(answer))[:120]
-            raise self._wrong(f"answered in another form than /v1/completions: {text}", "is it such a server?")
+            raise self._build_error(f"answered in another form than /v1/completions: {text}", "is it such a server?")
         return found[0]
 
-    def _likeliest(self, first: Mapping[str, float], options: Sequence[str]) -> ChoiceResponse:
+    def _choose_option(self, first: Mapping[str, float], options: Sequence[str]) -> ChoiceResponse:
         if not first:
             raise ModelError(
                 f"{self.settings.url} gives no logprobs",
@@ -242,22 +245,25 @@ class EndpointLM(LanguageModel):
 
     def _chat(self, bodies: Sequence[dict[str, Any]]) -> list[_Completion]:
         """All answers in order."""
-        record = self._told(bodies, "chat/completions", lambda answer: _read(answer, self.settings.url))
-        return [_read(entry, self.settings.url) for entry in record]
+        record = self._request_all(
+            bodies, "chat/completions", lambda answer: _parse_completion(answer, self.settings.url)
+        )
+        return [_parse_completion(entry, self.settings.url) for entry in record]
 
-    def _told(
+    def _request_all(
         self, bodies: Sequence[dict[str, Any]], path: str, check: Callable[[Mapping[str, Any]], object]
     ) -> list[dict[str, Any]]:
         """What was answered, in order, each request sent once; those that came before a failure are kept."""
         if self._kept is None:
             with TemporaryDirectory(prefix="luthier.calls.") as kept:
-                return EndpointLM(self.settings, Path(kept))._told(bodies, path, check)
+                return EndpointLM(self.settings, Path(kept))._request_all(bodies, path, check)
         paths = [self._kept / f"{digest_of([self.settings.url, body])}.json" for body in bodies]
         missing = {file_path: body for file_path, body in zip(paths, bodies, strict=True) if not file_path.is_file()}
         if missing:
             with self._connected() as http, ThreadPoolExecutor(self.settings.max_concurrency) as pool:
                 waiting = [
-                    pool.submit(self._one, http, path, file_path, body, check) for file_path, body in missing.items()
+                    pool.submit(self._request_one, http, path, file_path, body, check)
+                    for file_path, body in missing.items()
                 ]
                 try:
                     for future in waiting:
@@ -266,7 +272,7 @@ class EndpointLM(LanguageModel):
                     pool.shutdown(cancel_futures=True)
         return [json.loads(file_path.read_text(encoding="utf-8")) for file_path in paths]
 
-    def _one(
+    def _request_one(
         self, http: httpx.Client, path: str, file_path: Path, body: dict[str, Any],
         check: Callable[[Mapping[str, Any]], object],
     ) -> None:  # fmt: skip
@@ -293,31 +299,31 @@ class EndpointLM(LanguageModel):
                 time.sleep(min(LONGEST_WAIT_S, float(request) if request and request.isdigit() else wait))
                 wait *= 2
         hint = "what was answered is kept: run it again to go on; `retries` and `timeout_s` can be raised"
-        raise self._wrong(f"no answer after {self.settings.retries + 1} tries: {text}", hint)
+        raise self._build_error(f"no answer after {self.settings.retries + 1} tries: {text}", hint)
 
     def _refusal(self, response: httpx.Response, *, echo: bool) -> str:
         """What the server said; `ModelError` when trying again is of no use."""
-        code, text = response.status_code, self._hidden(_why(response.text))
+        code, text = response.status_code, self._hide_key(_parse_error(response.text))
         if code in _AGAIN:
             return f"{code} {text}"
         hint = _NO_ECHO if echo else "look at the model's name and the address"
         if code in (401, 403):
             key = self.settings.key_env
             hint = f"look at the key in ${key}" if key else "the server wants a key: name its variable in `key_env`"
-        raise self._wrong(f"answered {code}: {text}", hint)
+        raise self._build_error(f"answered {code}: {text}", hint)
 
     def _json(self, response: httpx.Response) -> dict[str, Any]:
         try:
             record = response.json()
         except ValueError as error:
-            text = self._hidden(response.text[:80])
-            raise self._wrong(f"answered what is no JSON: {text!r}", "is this the address of an API?") from error
+            text = self._hide_key(response.text[:80])
+            raise self._build_error(f"answered what is no JSON: {text!r}", "is this the address of an API?") from error
         return record if isinstance(record, dict) else {}
 
-    def _wrong(self, what: str, hint: str) -> ModelError:
+    def _build_error(self, what: str, hint: str) -> ModelError:
         return ModelError(f"{self.settings.url} {what}", where=SourceLocation(field="model"), hint=hint)
 
-    def _hidden(self, text: str) -> str:
+    def _hide_key(self, text: str) -> str:
         """A text without the key, should the server repeat it."""
         key = os.environ.get(self.settings.key_env or "", "")
         return text.replace(key, "…") if key else text
@@ -338,7 +344,7 @@ class EndpointLM(LanguageModel):
         try:
             return httpx.Client(base_url=url, headers=headers, timeout=self.settings.timeout_s)
         except httpx.InvalidURL as error:
-            raise self._wrong(f"is no address: {error}", "as in https://api.openai.com/v1") from error
+            raise self._build_error(f"is no address: {error}", "as in https://api.openai.com/v1") from error
 
 
 def read_endpoint(artifact: Artifact) -> EndpointModelSource:
@@ -370,7 +376,7 @@ def score_options_by_first_token(first: Mapping[str, float], options: Sequence[s
     return [math.log(max(share, rest)) for share in found]
 
 
-def _read(answer: Mapping[str, Any], url: str) -> _Completion:
+def _parse_completion(answer: Mapping[str, Any], url: str) -> _Completion:
     """The first choice of a response; `ModelError` when it is not in the API's form."""
     try:
         choice = answer["choices"][0]
@@ -397,7 +403,7 @@ def _read_text(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Response
     )
 
 
-def _why(text: str) -> str:
+def _parse_error(text: str) -> str:
     """The message of an error's body, or the beginning of the body."""
     try:
         record = json.loads(text)

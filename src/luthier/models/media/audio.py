@@ -47,7 +47,7 @@ STATES_PER_SECOND = 50
 """States of Whisper's encoder."""
 
 
-def mark_sound(tower: Any, mask: Tensor, most: int) -> Tensor:
+def build_sound_mask(tower: Any, mask: Tensor, most: int) -> Tensor:
     """(sounds, states) which states of Whisper's encoder and the averaging after it are of sound, not of padding."""
     import torch
 

@@ -108,12 +108,9 @@ def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: in
             tie_word_embeddings=decoder.config.tie_word_embeddings,
         )
         model = LlavaForConditionalGeneration(config)
-    model.to(decoder.dtype)
-    model.model.language_model.load_state_dict(decoder.base_model.state_dict())
-    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    copy_decoder(decoder, model)
     if encoder.weights is not None:
         model.model.vision_tower.load_state_dict(encoder.weights)
-    model.generation_config = decoder.generation_config
     processor = LlavaProcessor(
         encoder.processor,
         tokenizer,
@@ -123,6 +120,14 @@ def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: in
         chat_template=tokenizer.chat_template,
     )
     return model, processor
+
+
+def copy_decoder(decoder: Any, model: Any) -> None:
+    """Give a composed model its decoder's dtype, weights, head and generation settings."""
+    model.to(decoder.dtype)
+    model.model.language_model.load_state_dict(decoder.base_model.state_dict())
+    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    model.generation_config = decoder.generation_config
 
 
 def add_media_tokens(decoder: Any, tokenizer: Any, tokens: Sequence[str], written: Mapping[str, str]) -> int:

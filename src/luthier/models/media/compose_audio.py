@@ -21,7 +21,7 @@ from transformers import (
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.system.process import hide_transformers_output
 from luthier.models.describe import read_json_object
-from luthier.models.media.compose import add_media_tokens
+from luthier.models.media.compose import add_media_tokens, copy_decoder
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
 """What stands for a feature of a sound, before the first and behind the last."""
@@ -107,15 +107,12 @@ def compose_qwen2_audio(decoder: Any, tokenizer: Any, encoder: AudioEncoder, see
         )
         config.text_config.tie_word_embeddings = False
         model = Qwen2AudioForConditionalGeneration(config)
-    model.to(decoder.dtype)
-    model.model.language_model.load_state_dict(decoder.base_model.state_dict())
-    model.lm_head.load_state_dict(decoder.lm_head.state_dict())
+    copy_decoder(decoder, model)
     if encoder.weights is not None:
         model.model.audio_tower.load_state_dict(encoder.weights)
     elif encoder.positions is not None:
         with torch.no_grad():
             model.model.audio_tower.embed_positions.weight.copy_(encoder.positions)
-    model.generation_config = decoder.generation_config
     return model, Qwen2AudioProcessor(encoder.extractor, tokenizer, chat_template=tokenizer.chat_template)
 
 

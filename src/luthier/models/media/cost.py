@@ -43,7 +43,7 @@ def count_sound(settings: MediaSettings, seconds: float) -> ImageCount | None:
 def read_media_settings(folder: Path) -> MediaSettings:
     """What the files of a model in a folder say of pictures and sounds."""
     config, processor, images, card = (
-        _object(folder / name)
+        _read_json(folder / name)
         for name in ("config.json", "processor_config.json", "preprocessor_config.json", "model.json")
     )
     return MediaSettings(
@@ -51,7 +51,7 @@ def read_media_settings(folder: Path) -> MediaSettings:
     )
 
 
-def _object(path: Path) -> dict[str, Any]:
+def _read_json(path: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     return found
 

@@ -59,13 +59,13 @@ class MediaFeatures(NamedTuple):
         """All of them."""
         return (self.embeddings, *self.deep)
 
-    def detached(self, *, leaves: bool = False) -> MediaFeatures:
-        """The same numbers without their history; as leaves, with gradients of their own."""
+    def detach_features(self, *, leaves: bool = False) -> MediaFeatures:
+        """The features without their autograd history; as leaves, with gradients of their own."""
         first, *others = (value.detach().requires_grad_(leaves) for value in self.tensors)
         return MediaFeatures(first, tuple(others))
 
     def with_mean_at(self, removed: int) -> MediaFeatures:
-        """The same with the mean of all features at the places whose bits are set."""
+        """The features with the mean of all at the positions whose bits are set."""
         at = [index for index in range(self.embeddings.shape[0]) if removed >> index & 1]
         found = [value.clone() for value in self.tensors]
         for value, own in zip(found, self.tensors, strict=True):
@@ -105,11 +105,11 @@ class MediaTowers:
             return step.leaf(key)
 
         def read() -> MediaFeatures:  # alone: its numbers depend on no neighbour
-            return self.run(model, [key])[0].detached()
+            return self.run(model, [key])[0].detach_features()
 
         with self._lock, torch.no_grad():
             modules = list(_tower_modules(model))
-            if any(map(_moves, modules)):
+            if any(map(_is_trained, modules)):
                 self._features.clear()
                 return read()
             return self._features.get(key, lambda: self._find(model, modules, key, read))
@@ -137,7 +137,7 @@ class MediaTowers:
         """What the tower says of some media, with its history where gradients are wanted."""
         if not keys:
             return []
-        self._settle(model, keys[0])
+        self._warm_up(model, keys[0])
         if model.config.model_type in SPEECH_TYPES:
             from luthier.models.media.encoder_decoder import encode_sounds
 
@@ -154,7 +154,7 @@ class MediaTowers:
             found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
         return found
 
-    def _settle(self, model: Any, key: int) -> None:
+    def _warm_up(self, model: Any, key: int) -> None:
         """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
         same input, and multiply together from then on; no number may depend on which picture comes first."""
         from luthier.models.media.encoder_decoder import encode_sounds
@@ -174,7 +174,7 @@ class MediaTowers:
     def _project(
         self, model: Any, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]
     ) -> list[MediaFeatures]:
-        """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
+        """Features where a projector alone is trained: computed from the cached states of its encoder."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():
@@ -188,7 +188,9 @@ class MediaTowers:
             states = [self._states.get(key, lambda key=key: find(key)).embeddings for key in keys]  # type: ignore[misc]
         alike = len({value.shape for value in states}) == 1
         features = split.projector(torch.cat(states)) if alike else [split.projector(value) for value in states]
-        return [MediaFeatures(own) for own in _apart(features, [self.processor.get(key).count for key in keys])]
+        return [
+            MediaFeatures(own) for own in _split_features(features, [self.processor.get(key).count for key in keys])
+        ]
 
     def build_row_inputs(self, ids: Sequence[int]) -> dict[str, Any]:
         """What the model's own processor makes of a row of ids, media included."""
@@ -230,10 +232,10 @@ class _Shelf:
 def _find_frozen_encoder(model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
     """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
     found = require_family(model).find_projection(model)
-    return found if found is not None and not _moves(found.encoder) and _moves(found.projector) else None
+    return found if found is not None and not _is_trained(found.encoder) and _is_trained(found.projector) else None
 
 
-def _moves(module: Any) -> bool:
+def _is_trained(module: Any) -> bool:
     """Whether anything in a module learns, or holds adapters that may be switched."""
     return any(parameter.requires_grad for parameter in module.parameters()) or any(
         isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in module.modules()
@@ -308,25 +310,25 @@ def _batches(inputs: Sequence[dict[str, Tensor]], family: MediaFamily) -> Iterat
     waiting: list[dict[str, Tensor]] = []
     for one in inputs:
         if waiting and not family.reads_together(waiting[-1], one):
-            yield _joined(waiting)
+            yield _concat_features(waiting)
             waiting = []
         waiting.append(one)
     if waiting:
-        yield _joined(waiting)
+        yield _concat_features(waiting)
 
 
-def _joined(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+def _concat_features(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
     return {**{name: torch.cat([one[name] for one in some]) for name in some[0]}, "media": len(some)}
 
 
 def _split(outputs: Any, counts: Sequence[int]) -> list[MediaFeatures]:
     """What was told of several media, one by one."""
-    embeddings = _apart(outputs.pooler_output, counts)
-    layers = [_apart(layer, counts) for layer in getattr(outputs, "deepstack_features", None) or ()]
+    embeddings = _split_features(outputs.pooler_output, counts)
+    layers = [_split_features(layer, counts) for layer in getattr(outputs, "deepstack_features", None) or ()]
     return [MediaFeatures(own, tuple(layer[at] for layer in layers)) for at, own in enumerate(embeddings)]
 
 
-def _apart(values: Any, counts: Sequence[int]) -> list[Tensor]:
+def _split_features(values: Any, counts: Sequence[int]) -> list[Tensor]:
     flat = torch.cat([value.reshape(-1, value.shape[-1]) for value in values])
     if flat.shape[0] != sum(counts):
         raise ModelError(
@@ -354,9 +356,9 @@ class StepMedia:
         """The features of a medium for the pack that is read now, which gathers their gradients."""
         pack = _PACK.get()
         if pack is None:
-            return self._features[key].detached()
+            return self._features[key].detach_features()
         if key not in pack.leaves:
-            pack.leaves[key] = self._features[key].detached(leaves=True)
+            pack.leaves[key] = self._features[key].detach_features(leaves=True)
         return pack.leaves[key]
 
     def gather(self, gradients: Mapping[int, tuple[Tensor | None, ...]]) -> None:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from luthier.models.kernels.calls import LayerOpKernels, get_layer_op_kernels
 from luthier.models.kernels.head_ops import HeadKernels, get_head_kernels, supports_head
+from luthier.models.kernels.onednn import multiply_by_rows, uses_onednn
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -50,7 +51,7 @@ class OutputHead:
         if precise and (kernels := self._tiles(hidden)):
             quick: Tensor = _TileLogProbs.apply(hidden, narrow, targets, first, kernels)  # type: ignore[no-untyped-call]
             return quick
-        hidden, weight = self._alike(hidden, precise)
+        hidden, weight = self._match_dtypes(hidden, precise)
         found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow, first)  # type: ignore[no-untyped-call]
         return found
 
@@ -65,10 +66,10 @@ class OutputHead:
         """
         if precise and (kernels := self._tiles(hidden)):
             return kernels.logprobs(hidden, self.linear.weight, targets, indices, first)
-        hidden, weight = self._alike(hidden, precise)
+        hidden, weight = self._match_dtypes(hidden, precise)
         wide = torch.promote_types(hidden.dtype, torch.float32)
         found = torch.empty(targets.shape[0], dtype=wide, device=hidden.device)
-        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+        for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logits = _logits(hidden[piece], weight, self.linear.bias, self.shape)
             mine = ((indices >= piece.start) & (indices < piece.stop)).nonzero()[:, 0]
             rows = indices[mine] - piece.start
@@ -85,7 +86,7 @@ class OutputHead:
         First the target's, then those of the choices from logits divided by `temperature`. Logits exist in pieces, and
         are computed again on the way back.
         """
-        hidden, weight = self._alike(hidden, precise)
+        hidden, weight = self._match_dtypes(hidden, precise)
         heat = ChoiceTemperature(temperature, self.linear.weight)
         found: Tensor = _ChoiceLogProbs.apply(hidden, weight, self.linear.bias, targets, choices, self.shape, heat)  # type: ignore[no-untyped-call]
         return found
@@ -95,9 +96,9 @@ class OutputHead:
         self, hidden: Tensor, count: int, *, below: int, temperature: float = 1.0, precise: bool = True
     ) -> tuple[Tensor, Tensor]:
         """(N, count): the likeliest token ids below `below`, likeliest first, and their log-probabilities."""
-        hidden, weight = self._alike(hidden, precise)
+        hidden, weight = self._match_dtypes(hidden, precise)
         found = []
-        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+        for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logps = torch.log_softmax(_logits(hidden[piece], weight, self.linear.bias, self.shape) / temperature, -1)
             found.append(logps[:, :below].topk(count, dim=-1))
         return torch.cat([topk.indices for topk in found]), torch.cat([topk.values for topk in found])
@@ -105,15 +106,15 @@ class OutputHead:
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
         """(N, width) hidden states to (N, vocab) logits in at least fp32."""
-        hidden, weight = self._alike(hidden, True)
+        hidden, weight = self._match_dtypes(hidden, True)
         return _logits(hidden, weight, self.linear.bias, self.shape)
 
-    def _alike(self, hidden: Tensor, precise: bool) -> tuple[Tensor, Tensor]:
+    def _match_dtypes(self, hidden: Tensor, precise: bool) -> tuple[Tensor, Tensor]:
         """Hidden states and weight in the type in which logits are computed."""
         weight = self.linear.weight
         wide = torch.promote_types(hidden.dtype, torch.float32)
         if precise and weight.dtype != wide:
-            return hidden.to(wide), self._in(wide)
+            return hidden.to(wide), self._cast_weight(wide)
         return hidden.to(weight.dtype), weight
 
     def _tiles(self, hidden: Tensor) -> HeadKernels | None:
@@ -130,7 +131,7 @@ class OutputHead:
             return None
         return get_head_kernels()
 
-    def _in(self, dtype: torch.dtype) -> Tensor:
+    def _cast_weight(self, dtype: torch.dtype) -> Tensor:
         """The weight in a wider type: kept when it is frozen and not too large."""
         weight = self.linear.weight
         if weight.requires_grad or weight.numel() * dtype.itemsize > WIDE_COPY_BYTES:
@@ -142,7 +143,7 @@ class OutputHead:
 
 
 class _TileLogProbs(torch.autograd.Function):
-    """Of a frozen head: how log-probabilities move with the states is computed on the way forward."""
+    """Log-probabilities of a frozen head: their slopes by the states are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -151,7 +152,7 @@ class _TileLogProbs(torch.autograd.Function):
         if not ctx.needs_input_grad[0]:
             return kernels.logprobs(hidden, weight, targets, None, first)
         out, slopes = hidden.new_empty(hidden.shape[0], dtype=torch.float32), torch.empty_like(hidden)
-        for piece, some in _each(hidden, targets, weight, LogitTransform()):
+        for piece, some in _iterate_logits(hidden, targets, weight, LogitTransform()):
             is_first = None if first is None else first[piece]
             out[piece] = kernels.slopes(some.hidden, weight, some.targets, some.room, is_first)
             torch.mm(some.room, weight, out=slopes[piece])
@@ -180,11 +181,11 @@ class _TargetLogProbs(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
-        for piece, some in _each(hidden, targets, weight, shape):
+        for piece, some in _iterate_logits(hidden, targets, weight, shape):
             is_first = None if first is None else first[piece]
-            out[piece], logits_slope = _piece(some, weight, bias, shape, slopes is not None, is_first)
+            out[piece], logits_slope = _compute_slice(some, weight, bias, shape, slopes is not None, is_first)
             if slopes is not None:
-                slopes[piece] = logits_slope.to(narrow.dtype) @ narrow
+                slopes[piece] = multiply_by_rows(logits_slope.to(narrow.dtype), narrow.t())
         ctx.shape, ctx.trained = shape, trained
         ctx.save_for_backward(*((hidden, weight, bias, targets) if trained else (slopes,)))
         return out
@@ -198,8 +199,8 @@ class _TargetLogProbs(torch.autograd.Function):
         hidden, weight, bias, targets = ctx.saved_tensors
         d_hidden, d_weight = torch.empty_like(hidden), torch.zeros_like(weight)
         d_bias = None if bias is None else torch.zeros_like(bias)
-        for piece, some in _each(hidden, targets, weight, ctx.shape):
-            _, slope = _piece(some, weight, bias, ctx.shape, True, by=grad[piece])
+        for piece, some in _iterate_logits(hidden, targets, weight, ctx.shape):
+            _, slope = _compute_slice(some, weight, bias, ctx.shape, True, by=grad[piece])
             slope = slope.to(weight.dtype)
             d_hidden[piece] = slope @ weight
             d_weight.addmm_(slope.t(), some.hidden)
@@ -234,7 +235,7 @@ class _ChoiceLogProbs(torch.autograd.Function):
         heat: ChoiceTemperature,
     ) -> Tensor:
         found = []
-        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+        for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logits = _logits(hidden[piece], weight, bias, shape)
             one = logits.gather(1, targets[piece, None]) - logits.logsumexp(-1, keepdim=True)
             logits.div_(heat.temperature)
@@ -252,7 +253,7 @@ class _ChoiceLogProbs(torch.autograd.Function):
         d_hidden = torch.empty_like(hidden)
         d_weight = torch.zeros_like(weight) if trained else None
         d_bias = torch.zeros_like(bias) if trained and bias is not None else None
-        for piece in _pieces(hidden.shape[0], weight.shape[0]):
+        for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logits = _logits(hidden[piece], weight, bias, ctx.shape)
             slope = _choice_slopes(logits, targets[piece], choices[piece], grad[piece], ctx.shape, ctx.heat.temperature)
             slope = slope.to(narrow.dtype)
@@ -278,7 +279,17 @@ def _choice_slopes(
 
 
 def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: LogitTransform) -> Tensor:
-    return _wide(torch.nn.functional.linear(hidden, weight, bias), shape)
+    return _wide(_project(hidden, weight, bias), shape)
+
+
+def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """(n, vocab) logits as they come of the product, in `out` where that can be."""
+    if uses_onednn(hidden, weight):
+        raw = multiply_by_rows(hidden, weight)
+        return raw if bias is None else raw.add_(bias)
+    if out is None:
+        return torch.nn.functional.linear(hidden, weight, bias)
+    return torch.mm(hidden, weight.t(), out=out) if bias is None else torch.addmm(bias, hidden, weight.t(), out=out)
 
 
 def _wide(raw: Tensor, shape: LogitTransform) -> Tensor:
@@ -286,7 +297,7 @@ def _wide(raw: Tensor, shape: LogitTransform) -> Tensor:
     return transform_logits(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
 
 
-def _pieces(rows: int, vocabulary: int, size_of_one: int = 4) -> list[slice]:
+def _split_rows(rows: int, vocabulary: int, size_of_one: int = 4) -> list[slice]:
     size = max(16, PIECE_BYTES // (size_of_one * vocabulary))
     return [slice(begin, min(begin + size, rows)) for begin in range(0, rows, size)]
 
@@ -299,21 +310,23 @@ class _Some(NamedTuple):
     room: Tensor
 
 
-def _each(hidden: Tensor, targets: Tensor, weight: Tensor, shape: LogitTransform) -> Iterator[tuple[slice, _Some]]:
+def _iterate_logits(
+    hidden: Tensor, targets: Tensor, weight: Tensor, shape: LogitTransform
+) -> Iterator[tuple[slice, _Some]]:
     """Pieces that share one room: the system clears what it hands out anew, which takes as long as the products."""
-    narrow = _quick(hidden, shape) is not None
-    pieces = _pieces(hidden.shape[0], weight.shape[0], hidden.element_size() if narrow else 4)
+    narrow = _get_kernels(hidden, shape) is not None
+    pieces = _split_rows(hidden.shape[0], weight.shape[0], hidden.element_size() if narrow else 4)
     room = hidden.new_empty(max((piece.stop - piece.start for piece in pieces), default=0), weight.shape[0])
     for piece in pieces:
         yield piece, _Some(hidden[piece], targets[piece], room[: piece.stop - piece.start])
 
 
-def _quick(like: Tensor, shape: LogitTransform) -> LayerOpKernels | None:
+def _get_kernels(like: Tensor, shape: LogitTransform) -> LayerOpKernels | None:
     """The kernels, where they compute what a head of this shape needs of its logits."""
     return get_layer_op_kernels(like) if shape == LogitTransform() else None
 
 
-def _piece(
+def _compute_slice(
     some: _Some, weight: Tensor, bias: Tensor | None, shape: LogitTransform, slopes: bool, first: Tensor | None = None,
     by: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
@@ -322,8 +335,8 @@ def _piece(
 
     Into `first` (n,) is written whether nothing is likelier."""
     hidden, targets, room = some
-    raw = torch.mm(hidden, weight.t(), out=room) if bias is None else torch.addmm(bias, hidden, weight.t(), out=room)
-    if quick := _quick(raw, shape):
+    raw = _project(hidden, weight, bias, room)
+    if quick := _get_kernels(raw, shape):
         return quick.chosen_(raw, targets, first, slopes=slopes, by=by), raw
     logits = _wide(raw, shape)
     chosen = targets[:, None]

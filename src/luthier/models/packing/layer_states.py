@@ -17,7 +17,7 @@ from torch import Tensor
 from luthier.models.adapters import SoftPrompt, compute_soft_prompt
 from luthier.models.media.encoder_decoder import count_decoder_layers
 from luthier.models.packing.logprobs import (
-    _hidden,
+    _compute_hidden_states,
     _own_logits,
     detect_forward_mode,
     find_decoder,
@@ -65,10 +65,10 @@ class LayerReader:
                 hooks.callback(first.remove)
             for captured, layer in zip(outputs[1:], self.layers, strict=True):
                 handle = layer.register_forward_hook(
-                    lambda _, args, out, captured=captured: captured.append(_first(out))
+                    lambda _, args, out, captured=captured: captured.append(_get_first_output(out))
                 )
                 hooks.callback(handle.remove)
-            hidden = _hidden(self.inner, pack, soft, self._how, True)
+            hidden = _compute_hidden_states(self.inner, pack, soft, self._how, True)
         packed = is_read_packed(self._how, pack, soft)
         layers = tuple(self._at_sources(captured, pack, soft, packed=packed) for captured in outputs if captured)
         own = None
@@ -138,7 +138,7 @@ class LayerReader:
                         )
                     )
                     hooks.callback(handle.remove)
-            handle = self.layers[-1].register_forward_hook(lambda _, args, out: last.append(_first(out)))
+            handle = self.layers[-1].register_forward_hook(lambda _, args, out: last.append(_get_first_output(out)))
             hooks.callback(handle.remove)
             out = decoder(input_ids=pack.ids[None], use_cache=False).last_hidden_state
         found = [part for part, given, made in called if torch.equal(given, last[-1]) and torch.equal(made, out)]
@@ -152,6 +152,6 @@ def find_layers(model: Any) -> torch.nn.ModuleList:
     return next((module for module in lists if len(module) == count), torch.nn.ModuleList())
 
 
-def _first(output: Any) -> Tensor:
+def _get_first_output(output: Any) -> Tensor:
     found: Tensor = output[0] if isinstance(output, tuple) else output
     return found

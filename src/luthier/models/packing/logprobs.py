@@ -145,19 +145,19 @@ def compute_pack_logprobs(
     soft = soft if embeddings is None else replace(soft, leaves=embeddings)
     pack = pack.on(next(inner.parameters()).device)
     if ends_in_sequence_head(inner):
-        scores = score_hidden_states(inner, _hidden(inner, pack, soft, how, quick))
-        return scores[:, 0] if scores.shape[1] == 1 else _chosen(scores, pack, first)
+        scores = score_hidden_states(inner, _compute_hidden_states(inner, pack, soft, how, quick))
+        return scores[:, 0] if scores.shape[1] == 1 else _gather_logprobs(scores, pack, first)
     if how.head is None or (_is_alone(how, pack) and not base_reads_media(inner)):
-        return _chosen(_own_logits(inner, pack, soft, how), pack, first)
+        return _gather_logprobs(_own_logits(inner, pack, soft, how), pack, first)
     if pack.choices is None and not torch.is_grad_enabled() and not _is_alone(how, pack):
         sources, indices = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, indices, pack.path)  # any row that a state lies on
-        hidden = _hidden(inner, replace(pack, sources=sources, path=path), soft, how, quick)
+        hidden = _compute_hidden_states(inner, replace(pack, sources=sources, path=path), soft, how, quick)
         return how.head.given(
-            hidden, indices, pack.targets, precise=not training_precision or _precise(pack), first=first
+            hidden, indices, pack.targets, precise=not training_precision or _needs_fp32_logits(pack), first=first
         )
-    hidden = _hidden(inner, pack, soft, how, quick)
-    precise = not (torch.is_grad_enabled() or training_precision) or _precise(pack)
+    hidden = _compute_hidden_states(inner, pack, soft, how, quick)
+    precise = not (torch.is_grad_enabled() or training_precision) or _needs_fp32_logits(pack)
     if pack.choices is None:
         return how.head.logprobs(hidden, pack.targets, precise=precise, first=first)
     return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
@@ -166,10 +166,10 @@ def compute_pack_logprobs(
 def compute_pack_states(model: torch.nn.Module, pack: Pack) -> Tensor:
     """(N, width) last hidden states at the positions that predict the pack's targets."""
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
-    return _hidden(inner, pack.on(next(inner.parameters()).device), soft, how, True)
+    return _compute_hidden_states(inner, pack.on(next(inner.parameters()).device), soft, how, True)
 
 
-def _precise(pack: Pack) -> bool:
+def _needs_fp32_logits(pack: Pack) -> bool:
     """Whether logits are computed in fp32 while a pack is learnt."""
     return pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
 
@@ -187,21 +187,21 @@ def compute_top_tokens(model: torch.nn.Module, pack: Pack, count: int, *, below:
         logps = torch.log_softmax(_own_logits(inner, here, soft, how) / temperature, -1)
         found, choices = logps[:, :below].topk(count)
     else:
-        hidden = _hidden(inner, here, soft, how, True)
+        hidden = _compute_hidden_states(inner, here, soft, how, True)
         choices, found = how.head.top(hidden, count, below=below, temperature=temperature)
     device = pack.ids.device
     return replace(pack, choices=choices.to(device), teacher=found.to(device), temperature=temperature)
 
 
 @torch.no_grad()
-def compute_ranked_logprobs(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
+def compute_logprobs_and_top1(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
     """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
     inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     if how.head is None or (_is_alone(how, here) and not base_reads_media(inner)):
         logps = torch.log_softmax(_own_logits(inner, here, soft, how), -1)
         return logps.gather(1, here.targets[:, None])[:, 0], logps.argmax(-1) == here.targets
-    hidden = _hidden(inner, here, soft, how, True)
+    hidden = _compute_hidden_states(inner, here, soft, how, True)
     first, _ = how.head.top(hidden, 1, below=how.head.linear.weight.shape[0])
     return how.head.logprobs(hidden, here.targets), first[:, 0] == here.targets
 
@@ -235,14 +235,16 @@ def detect_forward_mode(model: torch.nn.Module) -> ForwardMode:
 @contextmanager
 def disable_dropout(model: Any) -> Iterator[None]:
     """Context manager: disable a model's dropout."""
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
+    modules = list(model.modules())  # passed through once: `eval` and `train` take a while where a step is short
+    learning = {module for module in modules if module.training}
+    for module in learning:
+        module.training = False
     try:
         yield
     finally:
-        model.eval()
-        for module in learning:
-            module.training = True
+        for module in modules:
+            if module.training != (module in learning):
+                module.training = module in learning
 
 
 def clear_forward_mode(model: torch.nn.Module) -> None:
@@ -250,7 +252,7 @@ def clear_forward_mode(model: torch.nn.Module) -> None:
     _READINGS.pop(unwrap_peft_model(model), None)
 
 
-def _hidden(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
+def _compute_hidden_states(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
     """(N, width) hidden states at the pack's sources."""
     if _is_alone(how, pack):
         _refuse_soft_prompt(soft, how)
@@ -303,7 +305,7 @@ def _hidden_packed(model: Any, pack: Pack, soft: SoftPrompt, quick: bool, *, sho
 
 
 def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: int | None = None) -> Tensor:
-    return _unshared(find_decoder(model), "last_hidden_state", model, pack, soft, turn)
+    return _run_rows_unshared(find_decoder(model), "last_hidden_state", model, pack, soft, turn)
 
 
 def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, how: ForwardMode | None = None) -> Tensor:
@@ -312,11 +314,11 @@ def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, how: Forwa
         _refuse_soft_prompt(soft, how)
         logits = read_rows_alone(model, pack, states=False)
     else:
-        logits = _unshared(model, "logits", model, pack, soft, None if how is None else how.turn)
+        logits = _run_rows_unshared(model, "logits", model, pack, soft, None if how is None else how.turn)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def _chosen(logits: Tensor, pack: Pack, first: Tensor | None = None) -> Tensor:
+def _gather_logprobs(logits: Tensor, pack: Pack, first: Tensor | None = None) -> Tensor:
     """Log-probabilities of targets, and of choices when the pack has them, from (N, vocab) logits."""
     if first is not None:
         torch.ge(logits.gather(1, pack.targets[:, None])[:, 0], logits.amax(-1), out=first)
@@ -326,7 +328,9 @@ def _chosen(logits: Tensor, pack: Pack, first: Tensor | None = None) -> Tensor:
     return torch.cat([one, torch.log_softmax(logits / pack.temperature, -1).gather(1, pack.choices)], 1)
 
 
-def _unshared(part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPrompt, turn: int | None) -> Tensor:
+def _run_rows_unshared(
+    part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPrompt, turn: int | None
+) -> Tensor:
     """(N, x): what a part of a model says at the pack's sources, each row read whole after the virtual tokens.
 
     Rows stand side by side, padded at their ends; alone where a longer one would turn the positions of the others.
@@ -391,15 +395,15 @@ def _find_out(model: Any) -> ForwardMode:
         packed=not why,
         why=why,
         head=head,
-        short=not why and _short(model, probe),
-        turn=_turn(config),
+        short=not why and _shorten_last_layer(model, probe),
+        turn=_find_rope_switch_length(config),
         media_alone=explain_media_alone(model),
         apart=attends_to_encoder(model),
         text_alone=is_prefix_lm(model),
     )
 
 
-def _short(model: Any, probe: Pack) -> bool:
+def _shorten_last_layer(model: Any, probe: Pack) -> bool:
     """Let the last layer go on only where somebody reads, when that gives the same."""
     decoder = find_decoder(model)
     if not install_logprob_layer(decoder):
@@ -424,7 +428,7 @@ def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
         raise ModelError(f"{type(model).__name__} sees the tokens that it is to predict", hint=hint)
 
 
-def _turn(config: Any) -> int | None:
+def _find_rope_switch_length(config: Any) -> int | None:
     """From which length on a model turns all positions otherwise (longrope, dynamic scaling)."""
     params = getattr(config, "rope_parameters", None) or {}
     for rope in (params, *(part for part in params.values() if isinstance(part, dict))):
@@ -492,7 +496,7 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> OutputHead | None:
     head = OutputHead(linear, _shape(model.config.get_text_config()))
     if attends_to_encoder(model):  # without a sound, a model that transcribes is a decoder and a linear head
         return head
-    own = _chosen(_own_logits(model, probe), probe)
+    own = _gather_logprobs(_own_logits(model, probe), probe)
     found = head.logprobs(hidden, probe.targets, precise=False)
     return head if relative_distance(found, own) <= AGREES[hidden.dtype] else None
 

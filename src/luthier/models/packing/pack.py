@@ -37,29 +37,29 @@ def split_into_runs(count: int, size: Size, links: Sequence[int], most: int, n_p
     if not count or (n_parallel == 1 and size(0, count) <= most):
         return [range(count)] if count else []
     size = cache(size)
-    runs = _filled(count, size, most)
+    runs = _fill_runs(count, size, most)
     parts = min(count, -(-len(runs) // n_parallel) * n_parallel)
     low, high = max(size(0, count) // parts, *(size(at, at + 1) for at in range(count))), most
     even = EVEN if n_parallel == 1 else 0
     while high - low > max(1, even * high):
         middle = (low + high) // 2
-        tried = _filled(count, size, middle)
+        tried = _fill_runs(count, size, middle)
         if len(tried) <= parts:
             runs, high = tried, middle
         else:
             low = middle
     if n_parallel > 1:
         return runs
-    gentle = _filled(count, size, min(most, high + high // LOOK_BACK), links)
+    gentle = _fill_runs(count, size, min(most, high + high // LOOK_BACK), links)
     return min(runs, gentle, key=lambda some: (len(some), sum(size(run.start, run.stop) for run in some)))
 
 
-def _filled(count: int, size: Size, most: int, links: Sequence[int] | None = None) -> list[range]:
+def _fill_runs(count: int, size: Size, most: int, links: Sequence[int] | None = None) -> list[range]:
     """Runs that are filled one after another; with links, each cut may come a little earlier."""
     runs: list[range] = []
     begin = 0
     while begin < count:
-        end = _furthest(begin, count, size, most)
+        end = _find_run_end(begin, count, size, most)
         if links is not None and end < count:
             earliest = max(begin + 1, end - (end - begin) // LOOK_BACK)
             end = min(range(earliest, end + 1), key=lambda at: (links[at], -at))
@@ -68,7 +68,7 @@ def _filled(count: int, size: Size, most: int, links: Sequence[int] | None = Non
     return runs
 
 
-def _furthest(begin: int, count: int, size: Size, most: int) -> int:
+def _find_run_end(begin: int, count: int, size: Size, most: int) -> int:
     """The last place up to which examples fit together; at least one is taken."""
     low, high = begin + 1, count
     while low < high:
@@ -176,7 +176,7 @@ class Pack:
         return tuple(dict(zip(self.example_index.tolist(), self.keys, strict=True)).values())
 
     def on(self, device: torch.device) -> Pack:
-        """The same pack with what the model reads on a device."""
+        """Copy the tensors that the model reads to a device."""
         if self.ids.device == device:
             return self
         moved = {name: value.to(device) for name in _READ if (value := getattr(self, name)) is not None}
@@ -187,7 +187,7 @@ class Pack:
     def spans(self, row: int) -> list[slice]:
         """The tokens of a row's segments from the root down."""
         parent, starts = self.parent.tolist(), self.starts.tolist()
-        return list(reversed(list(_upwards(int(self.leaf[row]), parent, starts))))
+        return list(reversed(list(_iterate_ancestors(int(self.leaf[row]), parent, starts))))
 
     def unpack(self) -> list[list[int]]:
         """What is read of each row, as if it stood alone."""
@@ -208,7 +208,7 @@ def build_pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
     ids = [token for segment in forest for token in read[order[segment.row]][segment.begin : segment.end]]
     positions = [position for segment in forest for position in range(segment.begin, segment.end)]
     sources = [source for at, row in enumerate(rows) for source in _sources(row, leaf_of[at], parent, starts)]
-    choices, teacher = _taught(rows)
+    choices, teacher = _stack_teacher_choices(rows)
     loss_tokens = [
         (row.ids[at], float(row.loss_weights[at]), which) for which, row in enumerate(rows) for at in row.targets
     ]
@@ -267,11 +267,13 @@ def split_rows(
     parts: list[list[int]] = [list(run) for run in split_into_runs(len(groups), size_of_run, links, tokens, n_parallel)]
     if n_parallel > 1:
         head_costs = [LEARNT * sum(len(rows[at].targets) for at in group) for group in groups]
-        parts = _even(parts, size, head_costs)
+        parts = _balance_parts(parts, size, head_costs)
     return [[rows[at] for at in sorted(at for number in part for at in groups[number])] for part in parts]
 
 
-def _even(parts: list[list[int]], size: Callable[[Iterable[int]], int], head_costs: Sequence[float]) -> list[list[int]]:
+def _balance_parts(
+    parts: list[list[int]], size: Callable[[Iterable[int]], int], head_costs: Sequence[float]
+) -> list[list[int]]:
     """The same number of parts of the same examples, more alike in what they cost where little is shared; dear ones
     first."""
 
@@ -295,7 +297,7 @@ def _group_rows(rows: Sequence[TokenRow]) -> list[range]:
     return ranges
 
 
-def _taught(rows: Sequence[TokenRow]) -> tuple[Tensor | None, Tensor | None]:
+def _stack_teacher_choices(rows: Sequence[TokenRow]) -> tuple[Tensor | None, Tensor | None]:
     """The choices of all rows and a teacher's log-probabilities of them, when rows have them."""
     if not any(row.choices for row in rows):
         return None, None
@@ -398,7 +400,7 @@ def _runs(branch: _Branch, shared: list[int], least: int) -> list[_Branch]:
     return [_Branch(first, last, branch.depth, branch.parent) for first, last in bounds if last > first][::-1]
 
 
-def _upwards(leaf: int, parent: Sequence[int], starts: Sequence[int]) -> Iterator[slice]:
+def _iterate_ancestors(leaf: int, parent: Sequence[int], starts: Sequence[int]) -> Iterator[slice]:
     while leaf >= 0:
         yield slice(starts[leaf], starts[leaf + 1])
         leaf = parent[leaf]
@@ -409,7 +411,7 @@ def _sources(row: TokenRow, leaf: int, parent: Sequence[int], starts: Sequence[i
     targets = row.targets
     found: list[int] = []
     end = row.needed
-    for span in _upwards(leaf, parent, starts):
+    for span in _iterate_ancestors(leaf, parent, starts):
         begin = end - (span.stop - span.start)
         while targets and targets[-1] > begin:
             found.append(span.start + targets.pop() - 1 - begin)

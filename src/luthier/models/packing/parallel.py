@@ -39,13 +39,13 @@ def run_packs(
     They become as many packs as lanes take at once, wherever that is worth it; whether there are cores for so many is
     of no account, so that no number depends on it.
     """
-    packs = _packed(model, rows, tokens, share_from) if rows else []
+    packs = _build_packs(model, rows, tokens, share_from) if rows else []
     if len(packs) < LANES or count_parallel_packs(model) == 1:
         return [(pack, work(pack)) for pack in packs]
-    return list(zip(packs, _readers().each(lambda pack: _unlearnt(work, pack), packs), strict=True))
+    return list(zip(packs, _readers().each(lambda pack: _run_without_gradient(work, pack), packs), strict=True))
 
 
-def _packed(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
+def _build_packs(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: int) -> list[Pack]:
     whole = build_packs(rows, tokens, share_from)
     computed = sum(map(_computed, whole))
     if computed < LANES * LEAST_TOKENS or not is_thread_safe(model):
@@ -60,7 +60,7 @@ def _computed(pack: Pack) -> int:
     return pack.tokens - (prefix_kv.known if prefix_kv is not None else 0)
 
 
-def _unlearnt(work: Callable[[Pack], PackResult], pack: Pack) -> PackResult:
+def _run_without_gradient(work: Callable[[Pack], PackResult], pack: Pack) -> PackResult:
     with torch.no_grad():  # each thread has its own say in this
         return work(pack)
 

@@ -66,17 +66,17 @@ class RecurringPrefixCache(PrefixCache):
 @contextmanager
 def share_prefixes(model: Any, rows: Sequence[TokenRow], kept: PrefixCache | None = None) -> Iterator[None]:
     """Let a model, while nothing is learnt, read only once what all of these rows begin with."""
-    ids = _beginning(rows)
+    ids = _find_common_prefix(rows)
     if kept is not None:
         ids = kept.worth(ids)
-    if len(ids) < LEAST or not _able(model):
+    if len(ids) < LEAST or not _supports_prefix_cache(model):
         yield
         return
     with use_prefix_kv(compute_prefix_kv(model, ids) if kept is None else kept.of(model, ids)):
         yield
 
 
-def _beginning(rows: Sequence[TokenRow]) -> Sequence[int]:
+def _find_common_prefix(rows: Sequence[TokenRow]) -> Sequence[int]:
     """What all rows begin with, up to the token before the first that predicts something learnt."""
     read = [row for row in rows if row.targets]
     if not read:
@@ -87,7 +87,7 @@ def _beginning(rows: Sequence[TokenRow]) -> Sequence[int]:
     return ids
 
 
-def _able(model: Any) -> bool:
+def _supports_prefix_cache(model: Any) -> bool:
     how = detect_forward_mode(model)
     whole = refuses_chunked_prefill(unwrap_peft_model(model))  # a beginning may end within a picture
     return how.packed and how.turn is None and not whole and not compute_soft_prompt(model).count

@@ -81,7 +81,7 @@ class JudgeScorer(Scorer):
         """`judge` from 0 to 1; `judge_consistent` 1 where both orders give one verdict, None on a scale."""
         client = _Patient(EndpointLM(self._endpoint(), context.kept), self.max_tokens)
         with ThreadPoolExecutor(self.max_concurrency) as pool:
-            judged = list(pool.map(lambda row: self._judged(row, client), rows))
+            judged = list(pool.map(lambda row: self._score_row(row, client), rows))
         gaps = sum(score is None for score, _ in judged)
         if client.failure is not None and gaps == len(judged):
             raise client.failure
@@ -97,7 +97,7 @@ class JudgeScorer(Scorer):
         }
         return EndpointModelSource(kind="endpoint", **settings)
 
-    def _judged(self, row: ScorerRow, client: _Patient) -> tuple[float | None, float | None]:
+    def _score_row(self, row: ScorerRow, client: _Patient) -> tuple[float | None, float | None]:
         if self.against == "scale":
             score = self._verdict(self._on_scale(row), client, self._read_score)
             return (None if score is None else (score - self.min) / (self.max - self.min)), None

@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from luthier.recipe.importers import reasons, trainers
-from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
+from luthier.recipe.importers import import_report as reasons
+from luthier.recipe.importers import trainers
+from luthier.recipe.importers.import_report import EMPTY, ImportReport, map_same_names
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 
 NAMES = map_same_names(

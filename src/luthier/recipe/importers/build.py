@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError, did_you_mean
-from luthier.recipe.importers.account import ImportOptionReader
+from luthier.recipe.importers.import_report import ImportOptionReader
 from luthier.recipe.importers.objective import PREFER, REINFORCE, build_objective_settings
 from luthier.recipe.importers.vision import build_vision_settings, expand_module_pattern
 from luthier.tune.technique import Technique

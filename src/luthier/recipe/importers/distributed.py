@@ -8,7 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.recipe.importers.account import ImportOptionReader
+from luthier.recipe.importers.import_report import ImportOptionReader
 
 TUNE = "steps.tune"
 OPTIONS = ("deepspeed", "fsdp", "fsdp_config", "dist_config")

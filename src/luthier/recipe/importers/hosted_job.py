@@ -17,7 +17,7 @@ from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.models.catalog import CATALOG
 from luthier.models.source import is_hub_id
-from luthier.recipe.importers.account import ImportReport
+from luthier.recipe.importers.import_report import ImportReport
 from luthier.tune.hosted.client import ProviderClient, is_missing
 from luthier.tune.hosted.technique import HostedJob, PreferenceHostedTechnique
 from luthier.tune.technique import TechniqueBase

@@ -10,8 +10,8 @@ from typing import Any
 import yaml
 
 from luthier.core.errors import InputError, SourceLocation
-from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import EMPTY, ImportReport, map_same_names
+from luthier.recipe.importers import import_report as reasons
+from luthier.recipe.importers.import_report import EMPTY, ImportReport, map_same_names
 from luthier.recipe.importers.llamafactory import KINDS, USUAL, convert_negative_layer_count
 from luthier.recipe.importers.tool import ImportedDataset, TrainingTool
 

@@ -6,8 +6,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from luthier.core.errors import InputError
-from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import ImportOptionReader, map_same_names
+from luthier.recipe.importers import import_report as reasons
+from luthier.recipe.importers.import_report import ImportOptionReader, map_same_names
 
 PLACE = "steps.tune.objective"
 PREFER: Mapping[str, Mapping[str, str]] = {

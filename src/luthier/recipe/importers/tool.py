@@ -8,7 +8,7 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from luthier.recipe.importers.account import EMPTY, ImportedOption, ImportOptionReader, ImportReport
+from luthier.recipe.importers.import_report import EMPTY, ImportedOption, ImportOptionReader, ImportReport
 
 
 class ImportedDataset(NamedTuple):

@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from luthier.recipe.importers import reasons
-from luthier.recipe.importers.account import map_same_names
+from luthier.recipe.importers import import_report as reasons
+from luthier.recipe.importers.import_report import map_same_names
 from luthier.recipe.importers.objective import FORMS
 
 NAMES: Mapping[str, str] = map_same_names(

@@ -13,10 +13,10 @@ from luthier.data.columns.recognize import list_file_extensions, recognize_path_
 from luthier.data.source import Source
 from luthier.data.split import Split
 from luthier.data.suggest.settings import predict_dataset_spec
-from luthier.recipe.importers.account import ImportOptionReader, ImportReport
 from luthier.recipe.importers.axolotl import AXOLOTL
 from luthier.recipe.importers.build import build_tune_step
 from luthier.recipe.importers.distributed import build_process_settings
+from luthier.recipe.importers.import_report import ImportOptionReader, ImportReport
 from luthier.recipe.importers.llamafactory import LLAMAFACTORY
 from luthier.recipe.importers.llamafactory_v1 import LLAMAFACTORY_V1
 from luthier.recipe.importers.objective import REINFORCE

@@ -8,7 +8,7 @@ from typing import Any
 
 from luthier.core.component import components_by_kind
 from luthier.core.errors import InputError, SourceLocation
-from luthier.recipe.importers.account import ImportOptionReader
+from luthier.recipe.importers.import_report import ImportOptionReader
 from luthier.tune.technique import Technique
 
 PARTS: Mapping[str, str] = {

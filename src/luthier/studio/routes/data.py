@@ -1,11 +1,13 @@
-"""A project's data: the rows of a prepared data set, the lineage of each, and what people decide about them."""
+"""Pages of a project's data, with personal data masked until somebody may see it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from fastapi import APIRouter, Depends
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
@@ -19,12 +21,35 @@ from luthier.commands.projects.rows import RowFilter, list_turn_media, preview_r
 from luthier.commands.projects.workspace import MadePlan, list_recipe_runs, load_made_plan
 from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.data.history.corrections import RowCorrection, RowDecision
+from luthier.people.audit import record_audit
 from luthier.recipe.locate import CommandTarget
 from luthier.studio.pages import render
 from luthier.studio.people import Person, PersonDep, allow
-from luthier.studio.personal_data import hide_personal_data
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
+
+Shown = TypeVar("Shown")
+PARAMETER = "unmasked"
+"""What an address says that asks to see it."""
+
+
+def hide_personal_data(
+    request: Request, studio: Studio, person: Person, project: str, shown: Shown, mask: Callable[[Shown], Shown]
+) -> tuple[Shown, bool]:
+    """What a page may show of something, and whether anything of it is masked.
+
+    `?unmasked=true` shows all of it to people with the right `review`: 403 for others.
+    """
+    masked = mask(shown)
+    if masked == shown:
+        return shown, False
+    if request.query_params.get(PARAMETER) != "true":
+        return masked, True
+    if not person.may("review", project):
+        raise HTTPException(403, _("You have no right to see personal data here."))
+    record_audit(studio.ledger, person.id, "personal_data.show", project=project, subject=request.url.path)
+    return shown, False
+
 
 router = APIRouter()
 

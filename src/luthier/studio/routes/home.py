@@ -10,9 +10,8 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from luthier.commands.projects.intake import list_drafts
 from luthier.commands.projects.workspace import find_project, list_plan_steps, list_projects, load_plan, read_report
 from luthier.core.errors import LuthierError, UnknownName
-from luthier.studio.pages import render, static_file
+from luthier.studio.pages import render, report_headers, static_file
 from luthier.studio.people import PersonDep, allow, everybody, member
-from luthier.studio.report_policy import report_headers
 from luthier.studio.security import set_session_cookie
 from luthier.studio.sessions import COOKIE
 from luthier.studio.state import FormDep, StudioDep

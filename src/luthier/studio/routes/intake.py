@@ -34,6 +34,7 @@ from luthier.commands.projects.intake import (
 from luthier.commands.projects.workspace import project_id
 from luthier.commands.recipe_text import choose_technique, rank_recipe_techniques, why_plain_first
 from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.data.columns.choose import UnclearColumns
 from luthier.data.suggest.propose import WANTS, Want
 from luthier.models.catalog import CATALOG
 from luthier.studio.pages import render
@@ -136,7 +137,11 @@ def proposal(
     try:
         recipe_proposal = studio.proposals.propose(studio.workspace, draft, choices)
     except LuthierError as error:
-        return render(request, "draft_error.html.jinja", draft=draft, error=error, is_choice=want != "")
+        columns = error.columns if isinstance(error, UnclearColumns) else ()
+        return render(
+            request, "draft_error.html.jinja", draft=draft, error=error, is_choice=any((prompt, answer, want)),
+            columns=columns, choices=choices,
+        )  # fmt: skip
     ranking = rank_recipe_techniques(recipe_proposal, MODEL)
     return render(
         request, "proposal.html.jinja", draft=draft, proposal=recipe_proposal, profile=recipe_proposal.profile,

@@ -21,10 +21,11 @@ from luthier.annotation.project import AnnotationProject, get_project, list_proj
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedItem
 from luthier.commands.labeling.create import run_in_other_process
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
-from luthier.studio.pages import render
+from luthier.studio.pages import format_number, render
 from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
+from luthier.studio.translation import ngettext
 
 
 def check_purpose(request: Request, studio: StudioDep, person: PersonDep, project_id: str) -> None:
@@ -84,8 +85,15 @@ def next_item(request: Request, studio: StudioDep, person: PersonDep, form: Form
     if leased is None:
         person_progress = queue.person_progress(person.id)
         state = "closed" if project.state == "closed" else "done" if person_progress.qualified else "unqualified"
-        return JSONResponse({"item": None, "state": state})
-    return JSONResponse({"item": _to_json(request, studio, project, person.id, leased)})
+        return JSONResponse({"item": None, "state": state, "waits": _count_waiting(queue)})
+    item = _to_json(request, studio, project, person.id, leased)
+    return JSONResponse({"item": item, "waits": _count_waiting(queue)})
+
+
+def _count_waiting(queue: AnnotationQueue) -> str:
+    """How many items wait, in words."""
+    count = queue.progress().waiting
+    return ngettext("%(number)s item waits", "%(number)s items wait", count) % {"number": format_number(count)}
 
 
 @router.post("/label/{project_id}/submit", dependencies=_MAY_LABEL)

@@ -15,9 +15,8 @@ from luthier.commands.projects.models import (
 from luthier.commands.projects.releases import plan_release_change, read_candidate_comparison, suggest_alias
 from luthier.commands.release import history
 from luthier.core.errors import LuthierError
-from luthier.studio.pages import render
+from luthier.studio.pages import render, report_headers
 from luthier.studio.people import allow
-from luthier.studio.report_policy import report_headers
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 
 router = APIRouter()

@@ -15,7 +15,6 @@ from starlette.responses import RedirectResponse, Response
 
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
 from luthier.commands.projects.workspace import find_project_file, list_project_ids
-from luthier.commands.review.alike import find_alike_rows
 from luthier.commands.review.queues import (
     VERDICTS,
     ReviewQueue,
@@ -28,6 +27,7 @@ from luthier.commands.review.queues import (
 )
 from luthier.commands.review.results import compute_review_results, list_fed_alerts
 from luthier.commands.review.rounds import find_next_round_file, read_next_round, write_next_round
+from luthier.commands.review.similar import find_alike_rows
 from luthier.commands.review.verdicts import (
     ReviewedItem,
     ask_second_opinion,

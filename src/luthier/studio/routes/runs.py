@@ -19,9 +19,8 @@ from luthier.commands.projects.workspace import (
 )
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.recipe.schema import Recipe
-from luthier.studio.pages import render
+from luthier.studio.pages import render, report_headers
 from luthier.studio.people import PersonDep, allow
-from luthier.studio.report_policy import report_headers
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import choose_language
 from luthier.studio.translation import gettext as _

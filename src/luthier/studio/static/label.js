@@ -112,7 +112,8 @@ async function fill() {
   isFetching = true;
   try {
     while (waiting.length + (current ? 0 : -1) < AHEAD) {
-      const { item, state: over } = await post("next", { held: JSON.stringify(held()) });
+      const { item, state: over, waits } = await post("next", { held: JSON.stringify(held()) });
+      document.getElementById("waits").textContent = waits;
       if (!item) {
         if (!current) finish(over);
         break;

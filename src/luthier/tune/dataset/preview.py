@@ -73,7 +73,7 @@ class RenderedRow(NamedTuple):
     id: str
     origin: ExampleOrigin
     sequences: list[RenderedSequence]
-    """None where nothing is trained on."""
+    """Its token rows; empty where nothing is trained on."""
     cut: int
     """Tokens that were cut off to fit the limit."""
     nothing: str
@@ -102,17 +102,17 @@ def render_training_rows(step: Tune, work: StepContext, number: int) -> list[Ren
     model = work.inputs["model"]
     text = ChatTokenizer.load(find_base_folder(model), before=PromptPrefix.of(model))
     material = TrainingData(step, work, text)
-    return [*_rendered(material, material.first, step, text, number)]
+    return [*_render_rows(material, material.first, step, text, number)]
 
 
 def write_rendered_rows(folder: Path, material: TrainingData, step: Tune, text: ChatTokenizer) -> None:
     """Write the first rows that a training read."""
-    rows = [row.as_json() for row in _rendered(material, material.dataset.first, step, text, KEPT)]
+    rows = [row.as_json() for row in _render_rows(material, material.dataset.first, step, text, KEPT)]
     content = json.dumps({"rows": rows}, ensure_ascii=False, indent=1)
     (folder / RENDERED).write_text(content + "\n", encoding="utf-8")
 
 
-def _rendered(
+def _render_rows(
     material: TrainingData,
     first: Callable[[int], Iterator[TrainingExample]],
     step: Tune,
@@ -120,17 +120,17 @@ def _rendered(
     number: int,
 ) -> Iterator[RenderedRow]:
     examples = material.examples(max(number, BATCH))
-    indices = _chosen(examples, number)
+    indices = _choose_examples(examples, number)
     training_examples = list(first(indices[-1] + 1))
     outputs = step.objective.outputs(material.about)
     for index in indices:
         example = training_examples[index]
         names = _names(step, len(example.rows))
-        sequences = [_sequenced(*name, text, outputs) for name in zip(names, example.rows, strict=True)]
+        sequences = [_render_sequence(*name, text, outputs) for name in zip(names, example.rows, strict=True)]
         yield RenderedRow(example.id, examples[index].origin, sequences, example.cut, example.nothing)
 
 
-def _chosen(examples: Sequence[Example], number: int) -> list[int]:
+def _choose_examples(examples: Sequence[Example], number: int) -> list[int]:
     """The places of so many examples from the first; where none of them calls a tool, the last is one that does."""
     calling = [
         index for index, example in enumerate(examples) if any(message.tool_calls for message in example.messages)
@@ -146,7 +146,7 @@ def _names(step: Tune, count: int) -> list[str]:
     return [""] if count == 1 else [f"{at} of {count}" for at in range(1, count + 1)]
 
 
-def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[str]) -> RenderedSequence:
+def _render_sequence(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[str]) -> RenderedSequence:
     """A row's ids as text; under a sequence head the last id is the number of an output."""
     ids, output = (row.ids[:-1], row.ids[-1]) if outputs else (row.ids, None)
     targets = set(row.targets)
@@ -155,14 +155,14 @@ def _sequenced(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[
     stretches = []
     for is_trained, run in groupby(range(len(ids)), key=trained.__getitem__):
         positions = list(run)
-        stretches.append(RenderedSpan(_between(text, ids, positions[0], positions[-1] + 1), is_trained))
+        stretches.append(RenderedSpan(_decode_slice(text, ids, positions[0], positions[-1] + 1), is_trained))
     if output is not None:
         tokens.append(RenderedToken(output, outputs[output], trained[-1]))
         stretches.append(RenderedSpan(f"[{outputs[output]}]", trained[-1]))
     return RenderedSequence(name, stretches, tokens)
 
 
-def _between(text: ChatTokenizer, ids: Sequence[int], start: int, end: int) -> str:
+def _decode_slice(text: ChatTokenizer, ids: Sequence[int], start: int, end: int) -> str:
     """The text of some ids where they stand: tokenizers that write a space as a part of a word drop the first one of a
     text."""
     before, whole = text.decode(ids[:start]), text.decode(ids[:end])

@@ -90,10 +90,12 @@ class TokenizedDataset:
 
     def rows(self, number: int) -> list[TokenRow]:
         """The rows of one example."""
-        first, last = self._between(self._example_ends, number)
-        return [self._row(row, self.keys[number], last - first) for row in range(first, last)]
+        first, last = self._get_bounds(self._example_ends, number)
+        return [self._read_row(row, self.keys[number], last - first) for row in range(first, last)]
 
-    def refer(self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str) -> None:
+    def add_reference_logprobs(
+        self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str
+    ) -> None:
         """Keep what a model finds of each learnt token of some examples, each named once, as `told["reference"]` of
         their rows.
 
@@ -116,26 +118,28 @@ class TokenizedDataset:
         self.__dict__.pop("_columns", None)
         for begin in range(0, len(numbers), READ_TOGETHER):
             some = numbers[begin : begin + READ_TOGETHER]
-            row_indices = [row for number in some for row in range(*self._between(self._example_ends, number))]
+            row_indices = [row for number in some for row in range(*self._get_bounds(self._example_ends, number))]
             found = read([row for number in some for row in self.rows(number)])
             for row_index, values in zip(row_indices, found, strict=True):
-                first, last = self._between(self._target_ends, row_index)
+                first, last = self._get_bounds(self._target_ends, row_index)
                 memmap[first:last] = values
         memmap.flush()
 
-    def _row(self, number: int, key: str, group_size: int) -> TokenRow:
-        begin, end = self._between(self._row_ends, number)
+    def _read_row(self, number: int, key: str, group_size: int) -> TokenRow:
+        begin, end = self._get_bounds(self._row_ends, number)
         row = TokenRow(self._ids[begin:end].tolist(), self._weights[begin:end].tolist(), key, group_size)
         if self._columns:
-            first, last = self._between(self._target_ends, number)
+            first, last = self._get_bounds(self._target_ends, number)
             row = replace(
                 row, token_values={name: values[first:last].tolist() for name, values in self._columns.items()}
             )
         if self._choice_ends is None:
             return row
-        begin, end = self._between(self._choice_ends, number)
+        begin, end = self._get_bounds(self._choice_ends, number)
         shape = (len(row.targets), -1)
-        choices, teacher = (self._read(name)[begin:end].reshape(shape).tolist() for name in ("choices", "teacher"))
+        choices, teacher = (
+            self._open_column(name)[begin:end].reshape(shape).tolist() for name in ("choices", "teacher")
+        )
         return replace(row, choices=choices, teacher=teacher)
 
     @cached_property
@@ -144,7 +148,7 @@ class TokenizedDataset:
         return [record["id"] for record in self.read_records() if not record["nothing"]]
 
     def read_records(self) -> Iterator[dict[str, Any]]:
-        """Of every example, in order: id, tokens, learnt tokens, tokens cut, and why nothing is learnt from it."""
+        """A record of every example, in order: id, tokens, trained tokens, tokens cut, and why it is not trained on."""
         with (self._folder / "examples.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)
@@ -171,10 +175,10 @@ class TokenizedDataset:
         return numpy.diff(ends, prepend=0)
 
     @staticmethod
-    def _between(ends: numpy.ndarray[Any, Any], number: int) -> tuple[int, int]:
+    def _get_bounds(ends: numpy.ndarray[Any, Any], number: int) -> tuple[int, int]:
         return int(ends[number - 1]) if number else 0, int(ends[number])
 
-    def _read(self, name: str) -> numpy.ndarray[Any, Any]:
+    def _open_column(self, name: str) -> numpy.ndarray[Any, Any]:
         import numpy
 
         return numpy.memmap(self._folder / name, dtype=_DTYPES[name], mode="r")
@@ -188,19 +192,19 @@ class TokenizedDataset:
 
     @cached_property
     def _weights(self) -> numpy.ndarray[Any, Any]:
-        return self._read("weights")
+        return self._open_column("weights")
 
     @cached_property
     def _row_ends(self) -> numpy.ndarray[Any, Any]:
-        return self._read("row_ends")
+        return self._open_column("row_ends")
 
     @cached_property
     def _example_ends(self) -> numpy.ndarray[Any, Any]:
-        return self._read("example_ends")
+        return self._open_column("example_ends")
 
     @cached_property
     def _target_ends(self) -> numpy.ndarray[Any, Any]:
-        return self._read("target_ends")
+        return self._open_column("target_ends")
 
     @cached_property
     def _columns(self) -> dict[str, numpy.ndarray[Any, Any]]:
@@ -212,7 +216,7 @@ class TokenizedDataset:
 
     @cached_property
     def _choice_ends(self) -> numpy.ndarray[Any, Any] | None:
-        return self._read("choice_ends") if (self._folder / "choice_ends").is_file() else None
+        return self._open_column("choice_ends") if (self._folder / "choice_ends").is_file() else None
 
 
 def _meet_written(path: Path, media: MediaProcessor) -> None:
@@ -229,7 +233,7 @@ def _write(folder: Path, examples: Iterable[TrainingExample], ids_dtype: str) ->
         files = _Files(folder, stack, {**_DTYPES, "ids": ids_dtype})
         records_file = stack.enter_context((folder / "examples.jsonl").open("w", encoding="utf-8"))
         for example in examples:
-            records_file.write(json.dumps(_told(example), ensure_ascii=False) + "\n")
+            records_file.write(json.dumps(_build_record(example), ensure_ascii=False) + "\n")
             for row in example.rows:
                 tokens, rows = tokens + len(row.ids), rows + 1
                 files.put("ids", row.ids)
@@ -246,7 +250,7 @@ def _write(folder: Path, examples: Iterable[TrainingExample], ids_dtype: str) ->
                     files.put("choice_ends", [choices])
             if example.rows:
                 files.put("example_ends", [rows])
-            counts = _counted(counts, example)
+            counts = _add_counts(counts, example)
     return counts
 
 
@@ -265,7 +269,7 @@ class _Files:
         self._open[name].write(numpy.asarray(values, dtype=self._dtypes.get(name, "float32")).tobytes())
 
 
-def _told(example: TrainingExample) -> dict[str, Any]:
+def _build_record(example: TrainingExample) -> dict[str, Any]:
     return {
         "id": example.id,
         "tokens": example.tokens,
@@ -275,7 +279,7 @@ def _told(example: TrainingExample) -> dict[str, Any]:
     }
 
 
-def _counted(counts: DatasetCounts, example: TrainingExample) -> DatasetCounts:
+def _add_counts(counts: DatasetCounts, example: TrainingExample) -> DatasetCounts:
     return DatasetCounts(
         examples=counts.examples + 1,
         trained_examples=counts.trained_examples + bool(example.rows),

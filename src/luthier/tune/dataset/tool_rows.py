@@ -39,23 +39,23 @@ def refuse_tool_rows(data: Artifact, model: Artifact) -> None:
     """`ModelError` where training rows have tools that the model's chat template has no place for."""
     if is_endpoint(model) or all(tool_support := read_tool_support(find_base_folder(model))):
         return
-    _refuse(_rows(data), tool_support, get_model_name(model), list_fitting_templates(find_base_folder(model)))
+    _refuse(_read_tool_rows(data), tool_support, get_model_name(model), list_fitting_templates(find_base_folder(model)))
 
 
 def refuse_planned_tool_rows(plan_context: PlanContext) -> None:
-    """The same before a training: of the data set when it is made, else of the rows of its source that were looked
-    at."""
+    """Refuse tool rows before a training: of the data set when it is made, else of the rows of its source that were
+    read."""
     tool_support = predict_tool_support(plan_context)
     if tool_support is None or all(tool_support):
         return
     artifact, model = plan_context.inputs.get("data"), plan_context.inputs.get("model")
-    rows = _rows(artifact) if artifact is not None else _rows_ahead(plan_context)
+    rows = _read_tool_rows(artifact) if artifact is not None else _rows_ahead(plan_context)
     name = get_model_name(model) if model is not None else "the base model"
     looked = "" if artifact is not None else " of those looked at"
     _refuse(rows, tool_support, name, list_fitting_templates(find_tokenizer_folder(plan_context)), looked)
 
 
-def _rows(data: Artifact) -> Iterator[ToolRow]:
+def _read_tool_rows(data: Artifact) -> Iterator[ToolRow]:
     """The training rows of a data set that have tools, in source order."""
     if not has_split(data, "train"):
         return
@@ -92,11 +92,13 @@ def _refuse(
         if len(tool_rows) > 1
         else "this row has"
     )
-    what = f"{who} tools{_listed(tool_rows)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
+    what = (
+        f"{who} tools{_name_lines(tool_rows)}, and the chat template of {name} has no place for {' or '.join(lacking)}"
+    )
     raise ModelError(f"{what}: they would not be trained on", where=tool_rows[0].location, hint=_remedy(fitting, calls))
 
 
-def _listed(found: list[ToolRow]) -> str:
+def _name_lines(found: list[ToolRow]) -> str:
     """Where the first of the others are, in brackets: lines where all are in one file."""
     tool_rows = found[1:_NAMED]
     if not tool_rows:

@@ -66,14 +66,14 @@ class TrainingData:
     @cached_property
     def dataset(self) -> TokenizedDataset:
         """What is learnt; what is not is counted and said."""
-        dataset = self._written("train", "train", self._places)
+        dataset = self._write_tokenized("train", "train", self._train_indices)
         self._warn(dataset)
         return dataset
 
     @cached_property
-    def _places(self) -> Sequence[int]:
+    def _train_indices(self) -> Sequence[int]:
         """Places of the training rows that are used."""
-        rest, rows = self._parted.rest, self._step.max_train_samples
+        rest, rows = self._split.rest, self._step.max_train_samples
         drawn = rows is not None and rows < len(rest)
         return [rest[at] for at in choose_used_examples(self._work.seed, len(rest), rows)] if drawn else rest
 
@@ -87,7 +87,7 @@ class TrainingData:
             epochs=step.epochs,
             batch_size=step.batch_size,
             max_steps=step.max_steps,
-            without=self._without,
+            without=self._excluded_indices,
         )
         if (privacy := step.privacy) is not None:
             units = group_units(privacy.unit, dataset.keys, self._data)
@@ -99,7 +99,7 @@ class TrainingData:
         )
 
     @cached_property
-    def _without(self) -> frozenset[int]:
+    def _excluded_indices(self) -> frozenset[int]:
         """The examples that weigh nothing; `DataError` for an id that no training row has, or when none is left."""
         if not (ids := self._step.read_without(self._work.recipe_dir)):
             return frozenset()
@@ -130,16 +130,16 @@ class TrainingData:
         if (held_out := self._step.validation) is None:
             return None
         check_metric(held_out, self._data, self._step.objective)
-        dataset = self._held
+        dataset = self._validation_dataset
         if not len(dataset):
             raise DataError(
                 "nothing can be measured on the held-out rows", where=SourceLocation(field="validation.rows")
             )
         self._work.events.note(
-            f"{format_counted_noun(len(dataset), 'row')} of {self._parted.split} held out, to measure on the way"
+            f"{format_counted_noun(len(dataset), 'row')} of {self._split.split} held out, to measure on the way"
         )
         if self.rollout_sampler is not None:
-            return ValidationPlan(held_out, self._trial(self.rollout_sampler))
+            return ValidationPlan(held_out, self._build_rollout_evaluator(self.rollout_sampler))
         if isinstance(held_out.metric, str) or is_objective_metric(held_out.metric, self._step.objective):
             return ValidationPlan(held_out, HeldOutEvaluator(self._step.objective, dataset, self.teacher))
         return ValidationPlan(
@@ -148,11 +148,11 @@ class TrainingData:
 
     def first(self, number: int) -> Iterator[TrainingExample]:
         """So many training examples from the first, made as those of a training are, and kept nowhere."""
-        return islice(self._teach("train", self._places), number)
+        return islice(self._build_examples("train", self._train_indices), number)
 
     def examples(self, number: int) -> list[Example]:
         """The examples of the data of so many training examples from the first."""
-        return examples_at(self._data, "train", [int(at) for at in self._places[:number]])
+        return examples_at(self._data, "train", [int(at) for at in self._train_indices[:number]])
 
     def write_learnt(self, path: Path, seen_counts: Mapping[int, int], taught: Mapping[int, int]) -> None:
         """For each example: how often it was seen in the training, and by the weights that are saved (the best
@@ -164,16 +164,19 @@ class TrainingData:
         rows: list[dict[str, Any]] = []
         for record in self.dataset.read_records():
             times = (0, 0) if record["nothing"] else (seen_counts.get(number, 0), taught.get(number, 0))
-            left_out = not record["nothing"] and number in self._without
-            rows.append(_became(record, times, LEFT_OUT if left_out else record["nothing"]))
+            left_out = not record["nothing"] and number in self._excluded_indices
+            rows.append(_build_example_record(record, times, LEFT_OUT if left_out else record["nothing"]))
             number += not record["nothing"]
-        if self._step.validation is not None and self._parted.split == "train":
-            rows += [_became(response, (0, 0), HELD_OUT) for response in self._held.read_records()]
+        if self._step.validation is not None and self._split.split == "train":
+            rows += [
+                _build_example_record(response, (0, 0), HELD_OUT)
+                for response in self._validation_dataset.read_records()
+            ]
         numbers = dict.fromkeys(("seen", "taught", "tokens", "learnt"), polars.Int64)
         kinds = {"id": polars.String, **numbers}
         polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
 
-    def refer(self, model: Any, sampler: BatchSampler) -> None:
+    def add_reference_logprobs(self, model: Any, sampler: BatchSampler) -> None:
         """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
         from luthier.tune.dataset.tokenized import READ_TOGETHER
         from luthier.tune.training.reference_logprobs import compute_row_logprobs
@@ -187,31 +190,31 @@ class TrainingData:
         self._work.events.note(
             f"computing reference log-probabilities ({format_counted_noun(len(example_indices), 'row')})"
         )
-        self.dataset.refer(example_indices, read, digest_of([key, len(example_indices)]))
+        self.dataset.add_reference_logprobs(example_indices, read, digest_of([key, len(example_indices)]))
         if self._step.validation is not None:
-            self._held.refer(range(len(self._held)), read, key)
+            self._validation_dataset.add_reference_logprobs(range(len(self._validation_dataset)), read, key)
 
     @cached_property
-    def _parted(self) -> HeldOutSplit:
+    def _split(self) -> HeldOutSplit:
         return split_held_out(self._step.validation, self._data, self._work.seed, self._step.max_train_samples)
 
     @cached_property
-    def _held(self) -> TokenizedDataset:
-        return self._written("held_out", self._parted.split, self._parted.held)
+    def _validation_dataset(self) -> TokenizedDataset:
+        return self._write_tokenized("held_out", self._split.split, self._split.held)
 
-    def _written(self, name: str, split: str, indices: Sequence[int]) -> TokenizedDataset:
+    def _write_tokenized(self, name: str, split: str, indices: Sequence[int]) -> TokenizedDataset:
         """The examples of some rows of a split, in files."""
         from luthier.tune.dataset.tokenized import TokenizedDataset
 
         held_out = self._step.validation.model_dump(mode="json") if self._step.validation else None
         key = digest_of([self._step.objective.settings(), self._step.max_train_samples, held_out, self._text.digest])
-        examples = self._teach(split, indices)
+        examples = self._build_examples(split, indices)
         if self._step.objective.stored:
-            examples = self._taught(examples)
+            examples = self._add_teacher(examples)
         return TokenizedDataset.write(self._work.scratch / name, examples, key, self._text.media)
 
-    def _taught(self, examples: Iterator[TrainingExample]) -> Iterator[TrainingExample]:
-        """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
+    def _add_teacher(self, examples: Iterator[TrainingExample]) -> Iterator[TrainingExample]:
+        """Add the teacher's log-probabilities; it is opened for the first example and closed after the last."""
         teacher = self._open_teacher()
         self._work.events.note("computing the teacher's log-probabilities")
         yield from add_teacher_logprobs(examples, self._step.objective, teacher)
@@ -225,12 +228,12 @@ class TrainingData:
     def _open_teacher(self) -> Teacher:
         return open_teacher(self._work.inputs["teacher"], self._step.dtype, self._text, self._media.read)
 
-    def _teach(self, split: str, indices: Sequence[int]) -> Iterator[TrainingExample]:
+    def _build_examples(self, split: str, indices: Sequence[int]) -> Iterator[TrainingExample]:
         done, remarks = 0, Counter[str]()
         read = chain.from_iterable(
             read_example_batches(self._data, split, indices, BATCH // 8)
         )  # what is ahead is little
-        for some in _together(read, len(indices)):
+        for some in _batch_examples(read, len(indices)):
             yield from self._step.objective.build_training_examples(some, self._text, self.about)
             done += len(some)
             remarks.update(warning for example in some for warning in self._text.remarks(example.messages))
@@ -251,7 +254,7 @@ class TrainingData:
         from luthier.tune.rollout.rollout import RolloutBatchSource
 
         self.rollout_sampler.model = model
-        prompts = self._asked(self.dataset, "train", self._places)
+        prompts = self._build_prompt_dataset(self.dataset, "train", self._train_indices)
         return RolloutBatchSource(
             self._policy, self.rollout_sampler, prompts, self.sampler, tokens, self._work.events.warning, critic
         )
@@ -271,9 +274,11 @@ class TrainingData:
         drawing = self._policy.rollout
         worth = drawing.truncated if isinstance(drawing.truncated, float) else None
         talking, writer = drawing.environment, drawing.writer
-        return RolloutSampler(self._text, drawing.max_completion_length, self._bench(), worth, talking, writer)
+        return RolloutSampler(
+            self._text, drawing.max_completion_length, self._build_reward_context(), worth, talking, writer
+        )
 
-    def _bench(self, judge: str = "reward_model") -> RewardContext:
+    def _build_reward_context(self, judge: str = "reward_model") -> RewardContext:
         """Where rewards work, with the reward model that an input names, when there is one."""
 
         judged = self._work.inputs.get(judge)
@@ -289,15 +294,18 @@ class TrainingData:
             recipe_dir=work.recipe_dir, seed=work.seed, events=work.events, kept=path, models=Path, model=model
         )
 
-    def _trial(self, rollout_sampler: RolloutSampler) -> ValidationEvaluator:
+    def _build_rollout_evaluator(self, rollout_sampler: RolloutSampler) -> ValidationEvaluator:
         from luthier.tune.rollout.rollout import RolloutEvaluator
 
-        questions = self._asked(self._held, self._parted.split, self._parted.held)
+        questions = self._build_prompt_dataset(self._validation_dataset, self._split.split, self._split.held)
         return RolloutEvaluator(
-            self._policy, rollout_sampler, questions, self._bench("gold_model") if self._step.gold_model else None
+            self._policy,
+            rollout_sampler,
+            questions,
+            self._build_reward_context("gold_model") if self._step.gold_model else None,
         )
 
-    def _asked(self, dataset: TokenizedDataset, split: str, indices: Sequence[int]) -> Asked:
+    def _build_prompt_dataset(self, dataset: TokenizedDataset, split: str, indices: Sequence[int]) -> Asked:
         """Training examples that are prompts, with the examples that they were made of."""
         from luthier.tune.rollout.sampler import PromptDataset as Asked
 
@@ -313,8 +321,8 @@ class TrainingData:
         """The held-out rows as questions of labels, as evaluation asks them."""
         from luthier.tune.training.reference_logprobs import LabelQuestions
 
-        examples = read_labeled_examples(self._data, self._parted)
-        streams = [read_example_batches(self._data, split) for split in dict.fromkeys(["train", self._parted.split])]
+        examples = read_labeled_examples(self._data, self._split)
+        streams = [read_example_batches(self._data, split) for split in dict.fromkeys(["train", self._split.split])]
         text_by_label = answer_text_by_label(
             DatasetSummary.read(self._data).labels, chain.from_iterable(chain.from_iterable(streams))
         )
@@ -363,7 +371,7 @@ class TrainingData:
             events.warning(f"{rows} cut to {_limit(self._step.objective)} (listed in training_examples.parquet)")
 
 
-def _together(examples: Iterable[Example], count: int) -> Iterator[list[Example]]:
+def _batch_examples(examples: Iterable[Example], count: int) -> Iterator[list[Example]]:
     """So many examples, as many at a time as a batch of the data set holds, however few of each are wanted, and none by
     itself where there are others: `kto` holds an answer against its neighbour's."""
     waiting, left = iter(examples), count
@@ -372,7 +380,7 @@ def _together(examples: Iterable[Example], count: int) -> Iterator[list[Example]
         yield some
 
 
-def _became(record: dict[str, Any], times: tuple[int, int], nothing: str) -> dict[str, Any]:
+def _build_example_record(record: dict[str, Any], times: tuple[int, int], nothing: str) -> dict[str, Any]:
     seen_count, taught = times
     kept = {
         "id": record["id"],

@@ -50,7 +50,7 @@ class ValidationSettings(BaseModel):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Training stops after so many measurements in a row without a better one; never when not given."""
     min_delta: float = Field(default=0.0, ge=0)
-    """By how much a value must be better to count as better."""
+    """The least improvement that counts as better."""
     keep: Literal["best", "last"] = "best"
     """Which weights are saved: those of the best measurement, or those of the last step."""
 
@@ -59,7 +59,7 @@ class ValidationSettings(BaseModel):
     def _known(cls, value: object) -> object:
         return refuse_unknown_settings(cls, value)
 
-    def due(self, step: int, steps: int) -> bool:
+    def is_due(self, step: int, steps: int) -> bool:
         """Whether there is a measurement after a step (from 1)."""
         return step % self.count_steps_between(steps) == 0 or step == steps
 
@@ -130,7 +130,7 @@ def _hold_back(data: Artifact, seed: int, requested: int) -> HeldOutSplit:
     """Whole units in the order of their hashes, until enough rows are held back."""
     import numpy
 
-    hashes = _places(data, seed)
+    hashes = _hash_groups(data, seed)
     units, sizes = numpy.unique(hashes, return_counts=True)
     enough = int(numpy.searchsorted(sizes.cumsum(), requested)) + 1
     if enough >= len(units):
@@ -140,7 +140,7 @@ def _hold_back(data: Artifact, seed: int, requested: int) -> HeldOutSplit:
     return HeldOutSplit("train", numpy.flatnonzero(held).tolist(), numpy.flatnonzero(~held).tolist())
 
 
-def _places(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[numpy.uint64]]:
+def _hash_groups(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[numpy.uint64]]:
     """(rows,) a hash of each training row's group, or else of its prompt, and the seed."""
     import numpy
     import xxhash

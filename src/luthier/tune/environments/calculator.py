@@ -48,9 +48,9 @@ class CalculatorEnvironment(Environment):
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """The result of each call."""
-        return [self._one(talk.completion) for talk in talks]
+        return [self._answer_call(talk.completion) for talk in talks]
 
-    def _one(self, text: str) -> str | None:
+    def _answer_call(self, text: str) -> str | None:
         found = re.findall(self.call, text)
         if not found:
             return None
@@ -75,17 +75,17 @@ def calculate(text: str) -> float:
 def _value(node: ast.expr) -> float:
     match node:
         case ast.Constant(value=int() | float() as number) if not isinstance(number, bool):
-            return _small(number)
+            return _check_size(number)
         case ast.UnaryOp(op=ast.USub(), operand=inner):
             return -_value(inner)
         case ast.UnaryOp(op=ast.UAdd(), operand=inner):
             return _value(inner)
         case ast.BinOp(left=left, op=how, right=right) if type(how) in _BINARY:
-            return _small(_BINARY[type(how)](_value(left), _value(right)))
+            return _check_size(_BINARY[type(how)](_value(left), _value(right)))
     raise ValueError("only numbers, brackets and + - * / // % are understood")
 
 
-def _small(number: float) -> float:
+def _check_size(number: float) -> float:
     if abs(number) > _LARGEST:
         raise ValueError("the number is too large")
     return number

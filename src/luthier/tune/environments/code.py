@@ -9,7 +9,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from luthier.tune.environment import Environment, EnvironmentConversation, run_sandbox_programs
+from luthier.core.system.sandbox import run_sandbox_programs
+from luthier.tune.environment import Environment, EnvironmentConversation
 
 _FENCE = re.compile(r"```(?:python|py)[^\S\n]*\n(.*?)```", re.DOTALL)
 _PRINTED = "import io as _io, sys as _sys\n_sys.stdout = _io.StringIO()\n{program}\nanswer = _sys.stdout.getvalue()\n"
@@ -36,10 +37,10 @@ class CodeEnvironment(Environment):
                 [_PRINTED.format(program=program) for program in programs if program is not None], self.wall_s
             )
         )
-        return [None if program is None else _told(next(ran)) for program in programs]
+        return [None if program is None else _format_result(next(ran)) for program in programs]
 
 
-def _told(ran: object) -> str:
+def _format_result(ran: object) -> str:
     from luthier.core.system.sandbox import SandboxResult
 
     assert isinstance(ran, SandboxResult), "programs are run by the sandbox"

@@ -12,7 +12,8 @@ from pydantic import Field
 from luthier.core.errors import ModelError, RecipeError, SourceLocation
 from luthier.core.files import PathText, resolve_path
 from luthier.core.hashing import file_digest
-from luthier.tune.environment import Environment, EnvironmentConversation, run_sandbox_programs
+from luthier.core.system.sandbox import run_sandbox_programs
+from luthier.tune.environment import Environment, EnvironmentConversation
 
 _CALL = """
 import json as _json
@@ -51,7 +52,8 @@ class PythonFunctionEnvironment(Environment):
         """What the function says in each conversation."""
         source = self._file(recipe_dir).read_text(encoding="utf-8")
         ran = run_sandbox_programs(
-            [source + _CALL.format(turns=_told(talk), function=self.function) for talk in talks], self.wall_s
+            [source + _CALL.format(turns=_serialize_conversation(talk), function=self.function) for talk in talks],
+            self.wall_s,
         )
         found: list[str | None] = []
         for talk, sandbox_result in zip(talks, ran, strict=True):
@@ -70,7 +72,7 @@ class PythonFunctionEnvironment(Environment):
         return path
 
 
-def _told(talk: EnvironmentConversation) -> str:
+def _serialize_conversation(talk: EnvironmentConversation) -> str:
     from luthier.chat.messages import answer_of
 
     turns = [{"role": turn.role, "content": turn.content} for turn in talk.whole]

@@ -90,7 +90,7 @@ class HostedRequest(NamedTuple):
 
     @property
     def name(self) -> str:
-        """By which the file, and the job's suffix, are found again; lower-case letters, digits and one dash."""
+        """The name by which the file and the job's suffix are found again; lower-case letters, digits and one dash."""
         return f"luthier-{self.key[:16]}"
 
 
@@ -172,7 +172,7 @@ class HostedTechnique(StandaloneTechnique):
         return False
 
     def job_settings(self) -> dict[str, Any]:
-        """Those of `sent_names` that are given, by the provider's names; the provider chooses the others."""
+        """The settings of `sent_names` that are given, by the provider's names; the provider chooses the others."""
         given = {sent: getattr(self, name) for name, sent in self.sent_names.items()}
         return {name: value for name, value in given.items() if value is not None}
 
@@ -351,7 +351,7 @@ class HostedRun:
             job = self._find_known(client) or client.find_or_create(
                 lambda: self._find(client), lambda: self._create(client)
             )
-            self._remember(job=job.id)
+            self._save_ids(job=job.id)
             job = self._follow(client, job)
             self._check_tokens(job)
             self._write(client, job, examples)
@@ -363,7 +363,7 @@ class HostedRun:
 
     def _find_known(self, client: ProviderClient) -> HostedJob | None:
         """The job that an earlier try of this very step started."""
-        if (job_id := self._known().get("job")) is None:
+        if (job_id := self._read_ids().get("job")) is None:
             return None
         try:
             job = self._technique.read_job(self._technique.read_record(client, job_id))
@@ -378,7 +378,7 @@ class HostedRun:
 
     def _find(self, client: ProviderClient) -> HostedJob | None:
         """A job with the same key that is done or under way at the provider."""
-        file_id = self._known().get("file")
+        file_id = self._read_ids().get("file")
         hosted_jobs = self._technique.find_jobs(client, self._request, file_id)
         able = [job for job in hosted_jobs if job.state in ("succeeded", "running")]
         if not able:
@@ -392,20 +392,20 @@ class HostedRun:
 
     def _create(self, client: ProviderClient) -> HostedJob:
         technique, request = self._technique, self._request
-        if (file_id := self._known().get("file")) is None:
+        if (file_id := self._read_ids().get("file")) is None:
             file_id = technique.find_file(client, request)
         if file_id is None:
             path = self._work.scratch / f"{request.name}.jsonl"
             size = write_rows(path, self._lines, technique.rules)
             self._work.events.note(f"uploading {format_counted_noun(len(self._lines), 'row')} ({size:,} bytes)")
             file_id = technique.upload_file(client, request, path)
-        self._remember(file=file_id)
+        self._save_ids(file=file_id)
         try:
             job = technique.create_job(client, request, file_id)
         except ProviderRefusalError:
-            self._remember(file=None)  # it may be gone there
+            self._save_ids(file=None)  # it may be gone there
             raise
-        self._remember(job=job.id)
+        self._save_ids(job=job.id)
         self._work.events.note(f"job {job.id} tunes {technique.model}; {technique.describe_price(self._tokens)}")
         return job
 
@@ -414,22 +414,22 @@ class HostedRun:
         try:
             while True:
                 job = self._technique.read_job(self._technique.read_record(client, job.id))
-                self._tell(client, job.id)
+                self._report_events(client, job.id)
                 if job.state != "running":
                     break
                 time.sleep(self._technique.poll_s)
         except KeyboardInterrupt:
-            self._leave(client, job.id)
+            self._handle_interruption(client, job.id)
             raise
         if job.state == "succeeded" and job.model:
             return job
-        self._remember(job=None)
+        self._save_ids(job=None)
         why = client.hide_key(job.message) or "the provider does not say why"
         outcome = "was cancelled" if job.state == "cancelled" else "failed" if job.state == "failed" else "has no model"
         where, hint = SourceLocation(field="technique"), "a further run starts a new job, which is paid for anew"
         raise ModelError(f"job {job.id} at {client.url} {outcome}: {why}", where=where, hint=hint)
 
-    def _leave(self, client: ProviderClient, job_id: str) -> None:
+    def _handle_interruption(self, client: ProviderClient, job_id: str) -> None:
         """What becomes of the job of an interrupted run."""
         if self._technique.on_interrupt == "keep":
             self._work.events.note(f"job {job_id} goes on at {client.url}; the next run finds it (on_interrupt: keep)")
@@ -441,7 +441,7 @@ class HostedRun:
             return
         self._work.events.note(f"job {job_id} was cancelled (on_interrupt: cancel)")
 
-    def _tell(self, client: ProviderClient, job_id: str) -> None:
+    def _report_events(self, client: ProviderClient, job_id: str) -> None:
         try:
             events = self._technique.read_events(client, job_id)
         except ModelError as error:
@@ -504,15 +504,15 @@ class HostedRun:
         ]
         polars.DataFrame(table).write_parquet(folder / "training_examples.parquet")
 
-    def _known(self) -> dict[str, str]:
+    def _read_ids(self) -> dict[str, str]:
         """The ids that are known of this step's file and job."""
         if not self._notes.is_file():
             return {}
         known: dict[str, str] = json.loads(self._notes.read_text(encoding="utf-8"))
         return known if known.get("key") == self._request.key else {}
 
-    def _remember(self, **ids: str | None) -> None:
-        known: dict[str, str | None] = {**self._known(), **ids, "key": self._request.key}
+    def _save_ids(self, **ids: str | None) -> None:
+        known: dict[str, str | None] = {**self._read_ids(), **ids, "key": self._request.key}
         kept = {name: value for name, value in known.items() if value is not None}
         write_atomically(self._notes, canonical_json(kept).encode())
 

@@ -85,7 +85,7 @@ def score_by_index(method: GradientMethod, study: InfluenceStudy, settings: Engi
         key = digest_of([study.tuned.digest, method.settings(), step, settings.dimensions, str(study.dtype)])
         path = folder / f"{key[:24]}.rows"
         index = GradientIndex(path, key, len(study.keys), sketch.width, study.dtype)
-        _fill(index, study, root, sketch, f"rows ({method.kind})")
+        _fill_index(index, study, root, sketch, f"rows ({method.kind})")
         query_sketches = torch.stack(
             [sketch.project(root.apply_root(study.mean_gradient(query))) for query in study.queries]
         )
@@ -94,7 +94,7 @@ def score_by_index(method: GradientMethod, study: InfluenceStudy, settings: Engi
     return check_scores(scores, method.kind)
 
 
-def _fill(
+def _fill_index(
     index: GradientIndex, study: InfluenceStudy, preconditioner: Preconditioner, sketch: CountSketch, unit: str
 ) -> None:
     count = len(study.keys)

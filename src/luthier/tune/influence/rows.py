@@ -57,11 +57,13 @@ class ScoredRows:
         behind = [at for at in order[::-1][:most] if self._scores[at] < 0]
         edits, twins = self._history({self._examples[at].id for at in (*ahead, *behind)})
         known = p_values or {}
-        proponents = [self._row(at, edits, twins) for at in ahead]
-        opponents = [self._row(at, edits, twins).model_copy(update={"p": known.get(at)}) for at in behind]
+        proponents = [self._build_row(at, edits, twins) for at in ahead]
+        opponents = [self._build_row(at, edits, twins).model_copy(update={"p": known.get(at)}) for at in behind]
         return proponents, opponents
 
-    def _row(self, at: int, edits: Mapping[str, Sequence[str]], twins: Mapping[str, Sequence[str]]) -> InfluentialRow:
+    def _build_row(
+        self, at: int, edits: Mapping[str, Sequence[str]], twins: Mapping[str, Sequence[str]]
+    ) -> InfluentialRow:
         example = self._examples[at]
         question = next((entry.content for entry in reversed(prompt_of(example)) if entry.role == "user"), "")
         return InfluentialRow(
@@ -137,12 +139,12 @@ class ScoredRows:
             hint="Read the rows, the worst first; correct them at the source, or leave them out by their ids."
             if count
             else "",
-            mend=self._mend(harmful),
+            mend=self._suggest_exclusions(harmful),
         )
         marks = [FlaggedRow(HARMFUL, self._examples[at].id, "train", self._scores[at]) for at in harmful]
         write_findings(folder, Findings(rows=whole, looked_at=whole, findings=(finding,)), marks)
 
-    def _mend(self, harmful: Sequence[int]) -> str:
+    def _suggest_exclusions(self, harmful: Sequence[int]) -> str:
         if not harmful:
             return ""
         ids = ", ".join(f'"{self._examples[at].id}"' for at in harmful[:_NAMED])

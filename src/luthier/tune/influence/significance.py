@@ -59,15 +59,17 @@ def measure_row_effects(
         preconditioner = method.precondition(study, study.open_state(step), settings)
         for begin in range(0, len(numbers), together):
             some = list(numbers[begin : begin + together])
-            own = torch.stack([preconditioner.apply(_read(study, study.rows_of([number]))) for number in some])
+            own = torch.stack(
+                [preconditioner.apply(_compute_gradient(study, study.rows_of([number]))) for number in some]
+            )
             for at, rows in enumerate(questions):
-                products = (own @ _read(study, rows)).double().cpu()
+                products = (own @ _compute_gradient(study, rows)).double().cpu()
                 found[begin : begin + len(some), at] += weights[some] * products / total
                 study.work.events.progress(at + 1, len(questions), f"question rows ({method.kind})")
     return found.numpy()
 
 
-def _read(study: InfluenceStudy, rows: Sequence[object]) -> Tensor:
+def _compute_gradient(study: InfluenceStudy, rows: Sequence[object]) -> Tensor:
     """(P,) the gradient of the losses of some rows."""
     return study.reader.gradient(study.alone(rows))  # type: ignore[arg-type]  # token rows of either side
 

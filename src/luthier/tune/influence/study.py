@@ -116,7 +116,7 @@ class InfluenceStudy:
 
     def prepare(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
         """Rows as the loss reads them."""
-        return self.objective.prepared(rows, lambda some: [0.0] * len(some))
+        return self.objective.prepare_rows(rows, lambda some: [0.0] * len(some))
 
     def rows_of(self, numbers: Sequence[int]) -> list[TokenRow]:
         """The token rows of some training rows."""
@@ -131,7 +131,7 @@ class InfluenceStudy:
     def queries(self) -> list[QueryRows]:
         """What is asked; `DataError` when nothing can be learnt from what it names."""
         if self._each:
-            return [QueryRows(key, own) for key, own in zip(self._asked.keys, self.question_rows, strict=True)]
+            return [QueryRows(key, own) for key, own in zip(self._query_dataset.keys, self.question_rows, strict=True)]
         return [QueryRows("", [row for own in self.question_rows for row in own])]
 
     def pick_rows(self, query: QueryRows, most: int) -> list[TokenRow]:
@@ -143,10 +143,10 @@ class InfluenceStudy:
     @cached_property
     def question_rows(self) -> list[list[TokenRow]]:
         """The token rows of each example that is asked about."""
-        return [self.prepare(self._asked.rows(number)) for number in range(len(self._asked))]
+        return [self.prepare(self._query_dataset.rows(number)) for number in range(len(self._query_dataset))]
 
     @cached_property
-    def _asked(self) -> TokenizedDataset:
+    def _query_dataset(self) -> TokenizedDataset:
         from luthier.tune.dataset.tokenized import TokenizedDataset
 
         folder = self.work.scratch / "query"
@@ -168,7 +168,7 @@ class InfluenceStudy:
         from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
         start, tokens = self._start_model(), self.run.count_pack_tokens(self.material)
-        dataset.refer(range(len(dataset)), lambda rows: compute_row_logprobs(start, rows, tokens), key)
+        dataset.add_reference_logprobs(range(len(dataset)), lambda rows: compute_row_logprobs(start, rows, tokens), key)
 
     def _start_model(self) -> Any:
         """The model as it was before it learnt."""

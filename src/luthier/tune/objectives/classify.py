@@ -71,7 +71,7 @@ class Classify(Objective):
         if self.head == "sequence":
             prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
             numbers = {name: number for number, name in enumerate(about.classes)}
-            return [self._numbered(*pair, numbers, text) for pair in zip(examples, prompts, strict=True)]
+            return [self._build_class_example(*pair, numbers, text) for pair in zip(examples, prompts, strict=True)]
         options = [self._options(example, about) for example in examples]
         conversations = [
             ([*prompt_of(example), Message(role="assistant", content=about.classes[name])], example.tools)
@@ -83,7 +83,7 @@ class Classify(Objective):
         for names in options:
             ends.append(ends[-1] + len(names))
         spans = zip(examples, pairwise(ends), strict=True)
-        return [self._scored(example, rows[begin:end]) for example, (begin, end) in spans]
+        return [self._build_option_example(example, rows[begin:end]) for example, (begin, end) in spans]
 
     def _options(self, example: Example, about: ObjectiveContext) -> list[str]:
         """The right class, then the others in order; none for an example without a class."""
@@ -98,11 +98,13 @@ class Classify(Objective):
             others = [others[at] for at in sorted(drawn.tolist())]
         return [example.label, *others]
 
-    def _scored(self, example: Example, options: Sequence[EncodedChat]) -> TrainingExample:
+    def _build_option_example(self, example: Example, options: Sequence[EncodedChat]) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
         longest = max((len(row.ids) for row in options), default=0)
-        if why := _unfit(longest, self.max_length) or next((row.nothing for row in options if row.nothing), ""):
+        if why := _explain_exclusion(longest, self.max_length) or next(
+            (row.nothing for row in options if row.nothing), ""
+        ):
             return TrainingExample(id=example.id, nothing=why, cut=longest if longest > self.max_length else 0)
         rows = []
         for row in options:
@@ -111,13 +113,13 @@ class Classify(Objective):
             rows.append(TokenRow(row.ids, loss_weights, example.id, len(options)))
         return TrainingExample(id=example.id, rows=tuple(rows))
 
-    def _numbered(
+    def _build_class_example(
         self, example: Example, prompt: list[int], numbers: dict[str, int], text: ChatTokenizer
     ) -> TrainingExample:
         from luthier.models.packing.pack import TokenRow
 
         number = numbers.get(example.label or "")
-        why = _unfit(len(prompt) if number is not None else 0, self.max_length)
+        why = _explain_exclusion(len(prompt) if number is not None else 0, self.max_length)
         if not why and prompt[-1] == get_padding_id(text.tokenizer):
             why = "its prompt ends with the padding token, before which transformers would read the class"
         if why or number is None:
@@ -150,7 +152,7 @@ def _check(about: ObjectiveContext) -> None:
         raise DataError(f"two classes are both answered {twice!r}", hint="give each class words of its own")
 
 
-def _unfit(tokens: int, limit: int) -> str:
+def _explain_exclusion(tokens: int, limit: int) -> str:
     """Why a row cannot be used."""
     if not tokens:
         return "it has no class"

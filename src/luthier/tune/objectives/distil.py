@@ -96,12 +96,12 @@ class Distil(Objective):
         """The divergence at each token, and minus the log-probability of what was written."""
         assert pack.teacher is not None, "the pack was made ready"
         weights = pack.weights.to(logp)
-        apart, plain = self._apart(pack.teacher.to(logp), logp[:, 1:]) * self.temperature**2, -logp[:, 0]
+        apart, plain = self._compute_divergence(pack.teacher.to(logp), logp[:, 1:]) * self.temperature**2, -logp[:, 0]
         measures = {"divergence": weights * apart.detach(), "written_loss": weights * plain.detach()}
         shares = zip((apart, plain), (self.alpha, 1 - self.alpha), strict=True)
         return Loss([LossTerms.of_tokens(values, share * weights, pack) for values, share in shares], measures)
 
-    def _apart(self, teacher: Tensor, student: Tensor) -> Tensor:
+    def _compute_divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
         """(N,) divergences, from (N, K) log-probabilities of the same tokens."""
         p, q = append_rest_logprob(teacher), append_rest_logprob(student)
         if self.divergence == "forward":

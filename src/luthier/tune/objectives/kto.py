@@ -72,7 +72,7 @@ class Kto(Objective):
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
         """For each example the row of its answer and, to measure the drift, its prompt with the answer before it."""
-        fit = [example for example in examples if not self._unfit(example)]
+        fit = [example for example in examples if not self._explain_exclusion(example)]
         turns = [[*prompt_of(entry), entry.messages[-1]] for entry in fit]
         if self.loss_type == "kto":
             turns += [
@@ -83,19 +83,21 @@ class Kto(Objective):
         return [self._build_example(example, rows_by_id, len(fit)) for example in examples]
 
     def _build_example(self, example: Example, rows_by_id: dict[str, list[EncodedChat]], count: int) -> TrainingExample:
-        if why := self._unfit(example):
+        if why := self._explain_exclusion(example):
             return TrainingExample(id=example.id, nothing=why)
         if self.loss_type == "kto" and count < 2:
             return TrainingExample(id=example.id, nothing=ALONE)
         own, *other = rows_by_id[example.id]
         features = build_answer_example(
-            example.id, [own, *(_begun(encoded_chat, self.max_length) for encoded_chat in other)], self.max_length
+            example.id,
+            [own, *(_truncate_row(encoded_chat, self.max_length) for encoded_chat in other)],
+            self.max_length,
         )
         good = float(desirable_label_of(example, self.label) or False)
         rows = [replace(row, token_values={_GOOD: [good] * len(row.targets)}) for row in features.rows]
         return replace(features, rows=tuple(rows))
 
-    def _unfit(self, example: Example) -> str:
+    def _explain_exclusion(self, example: Example) -> str:
         if desirable_label_of(example, self.label) is None:
             return PAIRED if is_pair(example) else UNSAID
         if example.messages[-1].role != "assistant":
@@ -111,7 +113,7 @@ class Kto(Objective):
             return f"name the column that says whether an answer was good (`label: …`; now {self.label!r}), or use sft"
         return None
 
-    def prepared(
+    def prepare_rows(
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
         """The answers of the step, each told the drift."""
@@ -148,7 +150,7 @@ class Kto(Objective):
         return {"beta": ParamDistribution(0.01, 0.5, log=True)}
 
 
-def _begun(row: EncodedChat, limit: int) -> EncodedChat:
+def _truncate_row(row: EncodedChat, limit: int) -> EncodedChat:
     """The beginning of a row: another's long answer measures the drift as well by it, and leaves nobody out (as in
     TRL)."""
     return replace(row, ids=row.ids[:limit], loss_mask=row.loss_mask[:limit])

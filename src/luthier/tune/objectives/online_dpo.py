@@ -49,7 +49,7 @@ class OnlineDpo(PolicyObjective):
         return True
 
     @property
-    def refers(self) -> bool:
+    def needs_initial_policy(self) -> bool:
         """The model as it began stands in the loss."""
         return True
 
@@ -75,9 +75,9 @@ class OnlineDpo(PolicyObjective):
         """An answer's log-ratio is a sum over its tokens."""
         return 1.0
 
-    def arranged(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
+    def arrange_rows(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
         """The pairs, which are never parted, the best answer first."""
-        marked = super().arranged(rows)
+        marked = super().arrange_rows(rows)
         pairs = zip(marked[::2], marked[1::2], strict=True)
         return [
             replace(row, group_size=2)
@@ -87,7 +87,7 @@ class OnlineDpo(PolicyObjective):
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """How many pairs there are."""
-        return max(1.0, len(super().arranged(rows)) / 2)
+        return max(1.0, len(super().arrange_rows(rows)) / 2)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """One term a pair; as measures, whether it is ranked as the rewards do, and the margin."""

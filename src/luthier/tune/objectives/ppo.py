@@ -49,7 +49,7 @@ class Ppo(ActorCritic):
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
     epsilon_high: float = Field(default=0.2, gt=0)
-    """The same for likelier."""
+    """How much likelier a token may become before it has no gradient."""
     dual_clip: float | None = Field(default=None, gt=1)
     """Where A is below zero, the ratio counts as at most so much (Ye et al., 2020; 3 is usual). None: as it is."""
 
@@ -65,7 +65,7 @@ class Ppo(ActorCritic):
             for some, values in zip(ahead, judged.values, strict=True)
         ]
         return {
-            ADVANTAGE: self._scaled(ahead, judged),
+            ADVANTAGE: self._whiten_advantages(ahead, judged),
             RETURN: returns,
             VALUE: [list(entry) for entry in judged.values],
         }
@@ -74,7 +74,7 @@ class Ppo(ActorCritic):
         """What still came at each token beyond what was expected."""
         return self.compute_token_values(judged)[ADVANTAGE]
 
-    def _scaled(self, ahead: list[list[float]], judged: RolloutBatch) -> list[list[float]]:
+    def _whiten_advantages(self, ahead: list[list[float]], judged: RolloutBatch) -> list[list[float]]:
         """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
         import numpy as np
 

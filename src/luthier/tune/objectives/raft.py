@@ -46,12 +46,12 @@ class Raft(TokenPolicyLoss):
 
     @property
     def trained_completions(self) -> int:
-        """Those that are kept."""
+        """Answers to each prompt that are kept and trained on."""
         return min(self.keep, self.rollout.num_generations)
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
         """The tokens of the answers that are learnt."""
-        return super().denominator([row for row in rows if self.moves(row)])
+        return super().denominator([row for row in rows if self.has_gradient(row)])
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
         """Minus the log-probability."""

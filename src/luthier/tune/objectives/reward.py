@@ -87,7 +87,7 @@ class RewardObjective(PairObjective):
         else:
             found = build_pair_examples(examples, text, self.max_length)
         pad = get_padding_id(text.tokenizer)
-        return [self._scored(*example, pad) for example in zip(examples, found, strict=True)]
+        return [self._add_margin(*example, pad) for example in zip(examples, found, strict=True)]
 
     def _both_verdicts(self, example: Example, pair: PreferencePair) -> list[Read]:
         return [
@@ -96,13 +96,13 @@ class RewardObjective(PairObjective):
             for turns in self.verdict.given([*pair.prompt, answer])
         ]
 
-    def _scored(self, example: Example, features: TrainingExample, pad: int | None) -> TrainingExample:
+    def _add_margin(self, example: Example, features: TrainingExample, pad: int | None) -> TrainingExample:
         if not features.rows:
             return features
         margin = self._margin(example)
         if margin == 0 and self.margin is not None and self.ties == "drop":
             return TrainingExample(id=example.id, nothing=TIE.format(column=self.margin))
-        rows = features.rows if self.head == "verdict" else [_whole(row, pad) for row in features.rows]
+        rows = features.rows if self.head == "verdict" else [_build_head_row(row, pad) for row in features.rows]
         scored_rows = [replace(row, token_values={_MARGIN: [margin] * len(row.targets)}) for row in rows]
         return replace(features, rows=tuple(scored_rows))
 
@@ -148,7 +148,7 @@ class RewardObjective(PairObjective):
         return {"center": ParamDistribution(values=(0.0, 0.001, 0.01, 0.1))}
 
 
-def _whole(row: TokenRow, pad: int | None) -> TokenRow:
+def _build_head_row(row: TokenRow, pad: int | None) -> TokenRow:
     """A whole conversation, read where transformers reads it, and the number of the one output."""
     ids = strip_padding(row.ids, pad)
     return replace(row, ids=[*ids, 0], loss_weights=[0.0] * len(ids) + [1.0])

@@ -43,9 +43,9 @@ class AdamW8bit(Optimizer):
         """8 bits for large tensors, torch's AdamW for the rest."""
         from luthier.tune.training.adam8bit import BlockwiseAdamW
 
-        large = [parameter for parameter in moving if _large(parameter.weight.shape)]
-        small = [parameter for parameter in moving if not _large(parameter.weight.shape)]
-        optimizers: list[torch.optim.Optimizer] = self._plain().begin(small) if small else []
+        large = [parameter for parameter in moving if _is_quantized(parameter.weight.shape)]
+        small = [parameter for parameter in moving if not _is_quantized(parameter.weight.shape)]
+        optimizers: list[torch.optim.Optimizer] = self._get_adamw().begin(small) if small else []
         if large:
             optimizers.append(
                 BlockwiseAdamW(
@@ -54,19 +54,19 @@ class AdamW8bit(Optimizer):
             )
         return optimizers
 
-    def _plain(self) -> AdamW:
+    def _get_adamw(self) -> AdamW:
         return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def state_bytes(self, shapes: Shapes) -> int:
         """Two bytes for each number, two fp32 scales for each block, and a count of steps for each tensor."""
-        large = [math.prod(shape) for shape in shapes.values() if _large(shape)]
-        small = {name: shape for name, shape in shapes.items() if not _large(shape)}
-        return sum(2 * size + 8 * math.ceil(size / BLOCK) + 4 for size in large) + self._plain().state_bytes(small)
+        large = [math.prod(shape) for shape in shapes.values() if _is_quantized(shape)]
+        small = {name: shape for name, shape in shapes.items() if not _is_quantized(shape)}
+        return sum(2 * size + 8 * math.ceil(size / BLOCK) + 4 for size in large) + self._get_adamw().state_bytes(small)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """How much matrices are shrunk; the rest hardly matters in a short training."""
         return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}
 
 
-def _large(shape: Sequence[int]) -> bool:
+def _is_quantized(shape: Sequence[int]) -> bool:
     return math.prod(shape) >= LEAST

@@ -47,7 +47,7 @@ class Muon(Optimizer):
 
         inner = [parameter for parameter in moving if is_hidden_matrix(parameter.name, parameter.weight.shape)]
         rest = [parameter for parameter in moving if not is_hidden_matrix(parameter.name, parameter.weight.shape)]
-        optimizers: list[torch.optim.Optimizer] = self._plain().begin(rest) if rest else []
+        optimizers: list[torch.optim.Optimizer] = self._get_adamw().begin(rest) if rest else []
         if inner:
             muon = torch.optim.Muon(
                 build_parameter_groups(inner, self.weight_decay),
@@ -59,14 +59,14 @@ class Muon(Optimizer):
             optimizers.append(muon)
         return optimizers
 
-    def _plain(self) -> AdamW:
+    def _get_adamw(self) -> AdamW:
         return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def state_bytes(self, shapes: Shapes) -> int:
         """One fp32 number for each weight of a matrix, AdamW's for the rest."""
         inner = {name: shape for name, shape in shapes.items() if is_hidden_matrix(name, shape)}
         rest = {name: shape for name, shape in shapes.items() if name not in inner}
-        return sum(4 * math.prod(shape) for shape in inner.values()) + self._plain().state_bytes(rest)
+        return sum(4 * math.prod(shape) for shape in inner.values()) + self._get_adamw().state_bytes(rest)
 
     def rate(self, technique: LearningRate) -> LearningRate:
         """AdamW's: updates are scaled to its usual length, so that its rates carry over (Liu et al., 2025)."""

@@ -37,7 +37,7 @@ GREATEST_NOISE = 1e4
 
 
 @dataclass(frozen=True)
-class PrivacyLoss:
+class PrivacyLossDistribution:
     """The distribution of what one unit's presence gives away, in one direction."""
 
     start: int
@@ -53,7 +53,7 @@ class PrivacyLoss:
         points: NDArray[np.float64] = np.arange(self.start, self.start + len(self.mass), dtype=np.float64)
         return points * INTERVAL
 
-    def compose(self, times: int) -> PrivacyLoss:
+    def compose(self, times: int) -> PrivacyLossDistribution:
         """The distribution after so many equal steps."""
         if times == 1:
             return self
@@ -64,15 +64,15 @@ class PrivacyLoss:
         powers = np.fft.irfft(spectrum**times, size)
         mass = np.take(powers, np.arange(low - times * self.start, high + 1 - times * self.start), mode="wrap")
         infinite = -math.expm1(times * math.log1p(-self.infinite)) + TAIL_MASS
-        return PrivacyLoss(low, np.maximum(mass, 0.0), infinite)
+        return PrivacyLossDistribution(low, np.maximum(mass, 0.0), infinite)
 
-    def join(self, other: PrivacyLoss) -> PrivacyLoss:
+    def join(self, other: PrivacyLossDistribution) -> PrivacyLossDistribution:
         """The distribution after the steps of both."""
         from scipy.signal import fftconvolve
 
         mass = np.maximum(fftconvolve(self.mass, other.mass), 0.0)
         infinite = 1 - (1 - self.infinite) * (1 - other.infinite)
-        return PrivacyLoss(self.start + other.start, mass, infinite)._cut()
+        return PrivacyLossDistribution(self.start + other.start, mass, infinite)._truncate()
 
     def delta(self, epsilon: float) -> float:
         """δ at a given ε: the hockey-stick divergence."""
@@ -112,7 +112,7 @@ class PrivacyLoss:
             raise RecipeError(what, where=SourceLocation(field="privacy"), hint="ask for a smaller epsilon")
         return low, high
 
-    def _cut(self) -> PrivacyLoss:
+    def _truncate(self) -> PrivacyLossDistribution:
         """Without the ends that hold `TAIL_MASS`: the lower one moves up, the upper one counts as infinite."""
         from_below, from_above = np.cumsum(self.mass), np.cumsum(self.mass[::-1])[::-1]
         first = int(np.searchsorted(from_below, TAIL_MASS))
@@ -120,16 +120,16 @@ class PrivacyLoss:
         mass = self.mass[first:last].copy()
         mass[0] += from_below[first - 1] if first else 0.0
         beyond = float(from_above[last]) if last < len(self.mass) else 0.0
-        return PrivacyLoss(self.start + first, mass, self.infinite + beyond)
+        return PrivacyLossDistribution(self.start + first, mass, self.infinite + beyond)
 
 
 @dataclass(frozen=True)
 class PrivacyAccount:
     """What the steps so far give away of one unit, in both directions."""
 
-    removed: PrivacyLoss
+    removed: PrivacyLossDistribution
     """Seen from data with the unit."""
-    added: PrivacyLoss
+    added: PrivacyLossDistribution
     """Seen from data without it."""
 
     @classmethod
@@ -150,7 +150,7 @@ class PrivacyAccount:
         return max(self.removed.delta(epsilon), self.added.delta(epsilon))
 
 
-def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> PrivacyLoss:
+def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> PrivacyLossDistribution:
     """The privacy loss of one step, pessimistic on the grid.
 
     With the unit, the sum is N(1, σ²) when it is drawn and N(0, σ²) when not. The mass between two points of the grid
@@ -166,7 +166,7 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
         raise RecipeError(what, where=SourceLocation(field="privacy"), hint="ask for a smaller epsilon")
     losses: NDArray[np.float64] = points.astype(np.float64) * INTERVAL
     where = _place_of(losses if removed else -losses, noise, sampling)
-    with_unit, without = _mixture(where, noise, sampling), _between(where / noise)
+    with_unit, without = _mixture(where, noise, sampling), _normal_interval_probability(where / noise)
     observed, other = (with_unit, without) if removed else (-without, -with_unit)
     # (seen, other) of each cell: mass at its lower end `near` and at its upper end `far`, which keep both
     far = np.clip((observed - other * np.exp(losses[:-1])) / -math.expm1(-INTERVAL), 0.0, observed)
@@ -176,7 +176,7 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
     within = float(mass.sum())
     below = max(0.0, 1.0 - within)  # what lies below the grid moves up to its first point
     mass[0] += below
-    return PrivacyLoss(start, mass, _beyond(noise))
+    return PrivacyLossDistribution(start, mass, _tail_probability(noise))
 
 
 @lru_cache(maxsize=64)
@@ -221,7 +221,7 @@ def _place_of(losses: NDArray[np.float64], noise: float, sampling: float) -> NDA
     return positions
 
 
-def _between(positions: NDArray[np.float64]) -> NDArray[np.float64]:
+def _normal_interval_probability(positions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Probability of a standard normal between neighbouring places, exact in both tails; negative where they fall."""
     from scipy.special import ndtr
 
@@ -231,11 +231,13 @@ def _between(positions: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def _mixture(positions: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:
-    """The same under the data with the unit."""
-    return (1 - sampling) * _between(positions / noise) + sampling * _between((positions - 1) / noise)
+    """Probabilities of the outcomes under the data with the unit."""
+    return (1 - sampling) * _normal_interval_probability(positions / noise) + sampling * _normal_interval_probability(
+        (positions - 1) / noise
+    )
 
 
-def _beyond(noise: float) -> float:
+def _tail_probability(noise: float) -> float:
     """Probability of what no grid holds."""
     from scipy.special import ndtr
 

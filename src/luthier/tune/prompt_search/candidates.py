@@ -29,7 +29,7 @@ class Instruction(NamedTuple):
     """A system message to try, and where it comes from."""
 
     text: str | None
-    """None: each row keeps its own."""
+    """The system prompt; None: each row keeps its own."""
     origin: str
 
 
@@ -81,7 +81,7 @@ def list_instructions(given: Sequence[str], own: str | None, labels: Sequence[st
     instructions = [Instruction(None, "the rows' own"), *recipe_instructions]
     if vary:
         bases = ([Instruction(own, "the rows' own")] if own else []) + recipe_instructions
-        instructions += [other for base in bases for other in _otherwise(base, labels)]
+        instructions += [other for base in bases for other in _rephrase_instructions(base, labels)]
         instructions += [Instruction(answer, "the answers listed")] if (answer := _listing(labels)) else []
         instructions += [Instruction("", "no instruction")]
     return instructions
@@ -154,7 +154,7 @@ def is_usable_demonstration(example: Example) -> bool:
     return plain and not example.tools and example.messages[-1].role == "assistant"
 
 
-def _otherwise(base: Instruction, labels: Sequence[str]) -> Iterator[Instruction]:
+def _rephrase_instructions(base: Instruction, labels: Sequence[str]) -> Iterator[Instruction]:
     answer = _listing(labels)
     for frame, what in FRAMES:
         if answer or "{answer}" not in frame:

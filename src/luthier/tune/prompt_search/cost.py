@@ -37,8 +37,8 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
     held = min(technique.held_back, rows.number // 2)
     if plan_context.inputs.get("data") is not None:
         technique = technique.model_copy(update={"shots": technique.shown(held, rows.number - held)})
-    scored = _scored(technique, rows.number)
-    shown = _shown(technique) * rows.tokens
+    scored = _count_scored_rows(technique, rows.number)
+    shown = _mean_examples_shown(technique) * rows.tokens
     tokens = round(scored * (rows.tokens + shown))
     if is_remote_input(plan_context):
         calls = scored + technique.proposals
@@ -48,7 +48,7 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
         return StepCostEstimate(tokens=tokens, how="unknown until the model is here")
     kernels = estimate_kernel_cache_bytes(scored, model, bf16=cpu_has_bf16(), learns=False)
     peak = technique.footprint(model, PACK_TOKENS) + BASE_BYTES + kernels
-    if rate := _pace(plan_context, model):
+    if rate := _measure_rate(plan_context, model):
         how = f"{scored:,} rows at {rate:.1f} a second, as in the last search"
         return StepCostEstimate(seconds=START_S + scored / rate, peak_bytes=peak, tokens=tokens, how=how)
     flops = 2 * scored * _computed(technique, rows) * (model.parameters - model.embedding_parameters)
@@ -81,7 +81,7 @@ def endpoint_normalize_error() -> InputError:
     )
 
 
-def _pace(plan_context: PlanContext, model: ModelDescription) -> float:
+def _measure_rate(plan_context: PlanContext, model: ModelDescription) -> float:
     """Rows a second of the last search with a model of about this size, in terms of this one's; 0 where none was."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         times = float(measures.get("parameters", 0.0)) / model.parameters
@@ -90,7 +90,7 @@ def _pace(plan_context: PlanContext, model: ModelDescription) -> float:
     return 0.0
 
 
-def _scored(technique: PromptSearch, rows: int) -> int:
+def _count_scored_rows(technique: PromptSearch, rows: int) -> int:
     """How many rows are scored at most: no more than all held-back ones of every prompt, where the budget is larger."""
     own = 1 + len(technique.instructions)
     n_instructions = own + technique.variations * (own * len(FRAMES) + 2) + technique.proposals
@@ -98,7 +98,7 @@ def _scored(technique: PromptSearch, rows: int) -> int:
     return min(technique.budget, prompts * min(technique.held_back, rows // 2))
 
 
-def _shown(technique: PromptSearch) -> float:
+def _mean_examples_shown(technique: PromptSearch) -> float:
     """How many examples a prompt shows, on average."""
     sets = _sets(technique)
     return sum(number * count for number, count in sets) / sum(number for number, _ in sets)
@@ -112,6 +112,6 @@ def _sets(technique: PromptSearch) -> list[tuple[int, int]]:
 def _computed(technique: PromptSearch, rows: RowEstimate) -> float:
     """Tokens that are computed for a row: its own, and its share of a prompt's, read once for each pack of rows."""
     own = max(rows.tokens - rows.shared, 1.0)
-    prompt = rows.shared + _shown(technique) * own
+    prompt = rows.shared + _mean_examples_shown(technique) * own
     packed = max(1.0, min(16.0, (PACK_TOKENS - prompt) / own))
     return own + prompt / packed

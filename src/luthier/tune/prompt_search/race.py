@@ -103,7 +103,7 @@ def run_successive_halving(
                 new = answer(index, begin, now.rows)
                 answers[index] = answers[index].joined(new) if index in answers else new
         scores = {index: measure_all([metric], answers[index], seed=seed)[0] for index in alive}
-        ranked = sorted(alive, key=lambda index: (-_worth(metric, scores[index]), lengths[index], index))
+        ranked = sorted(alive, key=lambda index: (-_oriented_score(metric, scores[index]), lengths[index], index))
         n_kept = plan[number + 1].prompts if number + 1 < len(plan) else 1
         on = ranked[:n_kept] if number + 1 == len(plan) or 0 in ranked[:n_kept] else [*ranked[: n_kept - 1], 0]
         standings += [
@@ -115,5 +115,5 @@ def run_successive_halving(
     return standings, answers
 
 
-def _worth(metric: Metric, score: MetricResult) -> float:
+def _oriented_score(metric: Metric, score: MetricResult) -> float:
     return score.value if metric.better == "higher" else -score.value

@@ -129,13 +129,13 @@ class PromptSearchRun:
     def _metric(self) -> Metric:
         name = "accuracy" if self._labels else "rougeL"
         metric = self._technique.metric or component_of_kind(Metric, name).model_validate({"kind": name})
-        if "label_scores" in metric.needs and not (self._labels and self._asker.scores):
+        if "label_scores" in metric.needs and not (self._labels and self._client.scores):
             where, hint = SourceLocation(field="technique.metric"), "take accuracy, rougeL or exact_match"
             raise InputError(f"{metric.kind} needs scores of labels, which there are none of", where=where, hint=hint)
         return metric
 
     @cached_property
-    def _asker(self) -> PromptTrialClient:
+    def _client(self) -> PromptTrialClient:
         options = answer_text_by_label(self._labels, [*self._pool, *self._held])
         limit, alike = self._technique.max_new_tokens, self._technique.normalize
         if is_endpoint(self._model):
@@ -153,24 +153,28 @@ class PromptSearchRun:
         """All prompts to try, those left out that the model cannot read to their end."""
         technique, seed = self._technique, self._work.seed
         own = find_shared_instruction([*self._pool, *self._held])
-        option_texts = list(self._asker.options.values())
+        option_texts = list(self._client.options.values())
         all_instructions = (
-            list_instructions(technique.instructions, own, option_texts, vary=technique.variations) + self._proposed()
+            list_instructions(technique.instructions, own, option_texts, vary=technique.variations)
+            + self._propose_instructions()
         )
         sets = example_sets(
             self._pool, self._held, self._shots, draws=technique.draws, nearest=technique.nearest, seed=seed
         )
         candidates = combine_candidates(PromptPrefix.of(self._model), all_instructions, sets)
-        return [candidates[0], *(candidate for candidate in self._shuffled(candidates[1:]) if self._fits(candidate))]
+        return [
+            candidates[0],
+            *(candidate for candidate in self._shuffle(candidates[1:]) if self._fits_context(candidate)),
+        ]
 
-    def _shuffled(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
+    def _shuffle(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
         """In a drawn order, so that a small budget tries some of every kind."""
         import random
 
         return random.Random(f"{self._work.seed}/candidates").sample(found, len(found))
 
-    def _fits(self, candidate: PromptCandidate) -> bool:
-        length, most = self._length(candidate), self._asker.context
+    def _fits_context(self, candidate: PromptCandidate) -> bool:
+        length, most = self._length(candidate), self._client.context
         if most is None or length <= most:
             return True
         self._work.events.warning(f"not tried: {candidate.name}; {length} tokens, and the model reads {most}")
@@ -181,10 +185,10 @@ class PromptSearchRun:
         key = candidate.prompt.digest
         if key not in self._lengths:
             longest = sorted(self._held, key=lambda example: len(user_text_of(example)))[-LONGEST:]
-            self._lengths[key] = self._asker.length(candidate.prompt, longest)
+            self._lengths[key] = self._client.length(candidate.prompt, longest)
         return self._lengths[key]
 
-    def _proposed(self) -> list[Instruction]:
+    def _propose_instructions(self) -> list[Instruction]:
         """Instructions that the model writes itself after seeing examples."""
         if not self._technique.proposals:
             return []
@@ -194,7 +198,7 @@ class PromptSearchRun:
         )
         words = f"{examples_text}\n\nWhich instruction makes somebody answer like this? Write the instruction only."
         messages = [Message(role="user", content=words)]
-        written = self._asker.write(messages, self._technique.proposals, self._work.seed)
+        written = self._client.write(messages, self._technique.proposals, self._work.seed)
         lines = [next((line.strip(" \"'*") for line in entry.splitlines() if line.strip()), "") for entry in written]
         kept = [line for line in lines if 0 < len(line) <= LONGEST_PROPOSAL]
         self._work.events.note(f"the model wrote {len(kept)} instructions that can be used, of {len(lines)}")
@@ -204,13 +208,13 @@ class PromptSearchRun:
         """A prompt's answers to some held-back rows; an earlier try's are read."""
         path = self._work.scratch / "answers" / f"{candidate.prompt.digest}-{begin}-{end}.json"
         if not path.is_file():
-            found = self._asker.answer(candidate.prompt, self._held[begin:end])
+            found = self._client.answer(candidate.prompt, self._held[begin:end])
             write_atomically(path, canonical_json([found.predictions, found.label_scores]).encode())
             self._asked += end - begin
         self._done += end - begin
         self._work.events.progress(self._done, self._total, "rows", prompt=candidate.name)
         predictions, scores = json.loads(path.read_text(encoding="utf-8"))
-        return EvalPredictions.of(predictions, self._asker.references(self._held[begin:end]), label_scores=scores)
+        return EvalPredictions.of(predictions, self._client.references(self._held[begin:end]), label_scores=scores)
 
     def _save(
         self,
@@ -223,7 +227,7 @@ class PromptSearchRun:
         final = [standing for standing in standings if standing.round == last]
         best = candidates[final[0].prompt_index]
         best.prompt.save(folder)
-        why = self._why(final, answers)
+        why = self._explain_winner(final, answers)
         self._work.events.note(f"chosen: {best.name}; {why}")
         if self._labels and len(predictions := {*answers[final[0].prompt_index].predictions}) == 1:
             same = f"the chosen prompt is answered with {predictions.pop()!r} on every held-back row"
@@ -247,7 +251,7 @@ class PromptSearchRun:
         write_atomically(folder / "search.jsonl", "".join(f"{canonical_json(line)}\n" for line in lines).encode())
         self._write_learnt(candidates, standings)
 
-    def _why(self, final: Sequence[RoundScore], answers: Mapping[int, EvalPredictions]) -> str:
+    def _explain_winner(self, final: Sequence[RoundScore], answers: Mapping[int, EvalPredictions]) -> str:
         """The winner's score beside what the model had, on the same rows."""
         from luthier.metrics.paired import compare_paired
 
@@ -282,7 +286,7 @@ class PromptSearchRun:
         counts = [(example, sum(index < request for request in rows)) for index, example in enumerate(self._held)]
         counts += [(example, sum(example.id in other.examples for other in candidates)) for example in self._pool]
         table = [
-            {"id": example.id, "seen": count, "tokens": self._asker.tokens(example), "learnt": 0, "cut": False}
+            {"id": example.id, "seen": count, "tokens": self._client.tokens(example), "learnt": 0, "cut": False}
             for example, count in counts
         ]
         polars.DataFrame(table).write_parquet(self._work.folder / "training_examples.parquet")

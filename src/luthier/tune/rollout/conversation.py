@@ -26,34 +26,36 @@ def converse(
     conversation."""
     answers = write(prompts)
     for answer in answers:
-        answer.turns = (_turn(text, answer),)
+        answer.turns = (_decode_turn(text, answer),)
     going = list(range(len(prompts)))
     for turn in range(1, environment.turns):
         going = [at for at in going if answers[at].ended]
-        talks = [_talk(prompts[at], answers[at]) for at in going]
-        replies = _asked(environment, talks, recipe_dir) if talks else []
+        talks = [_build_conversation(prompts[at], answers[at]) for at in going]
+        replies = _reply_to_all(environment, talks, recipe_dir) if talks else []
         going = [at for at, reply in zip(going, replies, strict=True) if reply is not None]
         for at, reply in zip(going, (entry for entry in replies if entry is not None), strict=True):
-            _hear(answers[at], prompts[at], environment, reply[: environment.longest], text)
+            _append_reply(answers[at], prompts[at], environment, reply[: environment.longest], text)
         more = write([_next(prompts[at], answers[at], turn) for at in going]) if going else []
         for at, written in zip(going, more, strict=True):
             _go_on(answers[at], written, text)
     return answers
 
 
-def _talk(prompt: RolloutPrompt, answer: RolloutCompletion) -> EnvironmentConversation:
+def _build_conversation(prompt: RolloutPrompt, answer: RolloutCompletion) -> EnvironmentConversation:
     assert prompt.example is not None, "an environment is told whose question it is"
     return EnvironmentConversation(prompt.example, answer.turns)
 
 
-def _asked(environment: Environment, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
+def _reply_to_all(
+    environment: Environment, talks: Sequence[EnvironmentConversation], recipe_dir: Path
+) -> list[str | None]:
     """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
     names it."""
     try:
         found = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, recipe_dir))
     except PluginCallFailed as failed:
         if len(talks) > 1:
-            return [reply for talk in talks for reply in _asked(environment, [talk], recipe_dir)]
+            return [reply for talk in talks for reply in _reply_to_all(environment, [talk], recipe_dir)]
         what = f"the environment {environment.kind} failed: {failed}"
         hint = f"mend it; it was asked after {talks[0].completion[:60]!r} (example {talks[0].example.id})"
         raise ModelError(what, where=SourceLocation(field="rollout.environment"), hint=hint) from failed
@@ -63,7 +65,7 @@ def _asked(environment: Environment, talks: Sequence[EnvironmentConversation], r
     return found
 
 
-def _hear(
+def _append_reply(
     answer: RolloutCompletion, prompt: RolloutPrompt, environment: Environment, reply: str, text: ChatTokenizer
 ) -> None:
     """Add what the environment says, up to where the model's next turn begins."""
@@ -85,9 +87,9 @@ def _go_on(answer: RolloutCompletion, written: RolloutCompletion, text: ChatToke
     answer.ids.extend(written.ids)
     answer.logprobs.extend(written.logprobs)
     answer.ended = written.ended
-    answer.turns = (*answer.turns, _turn(text, answer))
+    answer.turns = (*answer.turns, _decode_turn(text, answer))
 
 
-def _turn(text: ChatTokenizer, answer: RolloutCompletion) -> Message:
+def _decode_turn(text: ChatTokenizer, answer: RolloutCompletion) -> Message:
     last = answer.last
     return Message(role="assistant", content=text.decode(last[:-1] if answer.ended else last, special=False))

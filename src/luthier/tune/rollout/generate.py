@@ -77,7 +77,7 @@ def generate_completions(
 ) -> list[RolloutCompletion]:
     """An answer to each prompt; what prompts share is read once."""
     answers = [RolloutCompletion(prompt.ids) for prompt in prompts]
-    asks = [_ask(prompt, text, max_new_tokens) for prompt in prompts]
+    asks = [_build_request(prompt, text, max_new_tokens) for prompt in prompts]
     needed_tokens = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
     most = max((len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts), default=0)
     decoder = ContinuousBatchingDecoder(
@@ -91,7 +91,7 @@ def generate_completions(
     return answers
 
 
-def _ask(prompt: RolloutPrompt, text: ChatTokenizer, max_new_tokens: int) -> GenerationRequest:
+def _build_request(prompt: RolloutPrompt, text: ChatTokenizer, max_new_tokens: int) -> GenerationRequest:
     sampling = GREEDY if prompt.stream is None else SamplingParams(temperature=1.0, seed=prompt.stream)
     return GenerationRequest(ids=prompt.ids, max_new_tokens=max_new_tokens, stop=text.end_ids, sampling=sampling)
 
@@ -110,7 +110,7 @@ class RewardScores:
     total: list[float]
     """NaN for an answer that is left out."""
     parts: dict[str, list[float]]
-    """By the name of the reward; NaN where it failed."""
+    """Scores by the name of the reward; NaN where it failed."""
     faults: dict[str, str] = field(default_factory=dict)
     """The first fault of each reward that had one."""
 
@@ -136,20 +136,22 @@ def _part(
     reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext, faults: dict[str, str]
 ) -> list[float]:
     """One reward of all answers; when it fails on all of them together, of one after another."""
-    found, why = _asked(reward, attempts, context)
+    found, why = _call_reward(reward, attempts, context)
     if why:
-        alone = [_asked(reward, [attempt], context) for attempt in attempts]
+        alone = [_call_reward(reward, [attempt], context) for attempt in attempts]
         found = [values[0] for values, _ in alone]
         reasons = [reason for _, reason in alone]
     else:
         reasons = ["" if math.isfinite(value) else f"gave {value}" for value in found]
     for attempt, reason in zip(attempts, reasons, strict=True):
         if reason:
-            _fault(reward, attempt, reason, faults)
+            _record_fault(reward, attempt, reason, faults)
     return [value if math.isfinite(value) else math.nan for value in found]
 
 
-def _asked(reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext) -> tuple[list[float], str]:
+def _call_reward(
+    reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext
+) -> tuple[list[float], str]:
     """What a reward says, or NaN and what went wrong; what it says of the user's input is passed on."""
     try:
         found = call_plugin_with_timeout(
@@ -162,7 +164,7 @@ def _asked(reward: Reward, attempts: Sequence[RewardCompletion], context: Reward
     return found, f"gave {found[0]}" if len(found) == 1 and not math.isfinite(found[0]) else ""
 
 
-def _fault(reward: Reward, attempt: RewardCompletion, reason: str, faults: dict[str, str]) -> None:
+def _record_fault(reward: Reward, attempt: RewardCompletion, reason: str, faults: dict[str, str]) -> None:
     """Take note of a fault, or stop for it."""
     example = attempt.example
     what = f"the reward {reward.name} failed on an answer to example {example.id}: {reason}"

@@ -38,7 +38,7 @@ class PolicyTrainingMonitor:
                 self._failed.add(name)
                 self._warn(f"{what}; such answers are left out and counted (reward_faults)")
 
-    def hear(self, record: Mapping[str, Any]) -> str:
+    def record_step(self, record: Mapping[str, Any]) -> str:
         """Take note of a step; returns why training is to stop after it."""
         self._adapt(record.get("kl"))
         if record.get("reward") is not None:

@@ -74,15 +74,15 @@ class RolloutBatchSource(BatchSource):
         self._tokens, self._drawing = tokens, objective.rollout
         self._phase: tuple[int, dict[int, list[_Group]], dict[int, list[TokenRow]]] | None = None
         self._watched = PolicyTrainingMonitor(objective, warn)
-        self._start = _moving(rollout_sampler.model) if objective.refers else {}
+        self._start = _copy_trainable_weights(rollout_sampler.model) if objective.needs_initial_policy else {}
 
-    def begins(self, step: int) -> bool:
+    def can_resume_at(self, step: int) -> bool:
         """Whether answers are drawn for this step."""
         return step % self._drawing.steps_per_generation == 0
 
-    def hear(self, record: Mapping[str, Any]) -> str:
+    def record_step(self, record: Mapping[str, Any]) -> str:
         """Let the cost of divergence follow it, and say when training is to stop."""
-        return self._watched.hear(record)
+        return self._watched.record_step(record)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
         """The largest packs when every answer is as long as it may be."""
@@ -92,21 +92,21 @@ class RolloutBatchSource(BatchSource):
 
     def draw(self, step: int) -> TrainingBatch:
         """The judged answers of a step as rows; those that move nothing are counted and not read."""
-        groups, rows = self._drawn(step)
+        groups, rows = self._sample_step(step)
         measures = self._measures(groups, rows)
-        moving = self._objective.arranged(rows)
+        moving = self._objective.arrange_rows(rows)
         samples = self._samples(step) if is_sample_step(step, self._sampler.steps) else ()
         nothing = "" if moving else EQUAL if any(row.targets for row in rows) else UNLEARNT
         taken = [group.index for group in groups]
         instead = tuple(taken) if taken != self._sampler.get_batch_indices(step) else ()
         return TrainingBatch(moving, self._objective.denominator(rows), measures, nothing, samples, instead)
 
-    def _drawn(self, step: int) -> tuple[list[_Group], list[TokenRow]]:
+    def _sample_step(self, step: int) -> tuple[list[_Group], list[TokenRow]]:
         first = step - step % self._drawing.steps_per_generation
         if self._phase is None or self._phase[0] != first:
             steps = range(first, min(first + self._drawing.steps_per_generation, self._sampler.steps))
             groups = self._groups(first, steps)
-            rows = {entry: self._rows(groups[entry]) for entry in steps}
+            rows = {entry: self._build_rows(groups[entry]) for entry in steps}
             self._phase = first, groups, self._told_of_weights(first, rows)
         return self._phase[1][step], self._phase[2][step]
 
@@ -114,21 +114,21 @@ class RolloutBatchSource(BatchSource):
         """The judged answers of some steps, all drawn at once."""
         indices_by_step = {step: self._sampler.get_batch_indices(step) for step in steps}
         indices = list(chain.from_iterable(indices_by_step.values()))
-        found = iter(self._judged(first, 0, indices))
+        found = iter(self._sample_groups(first, 0, indices))
         groups = {step: [next(found) for _ in indices_by_step[step]] for step in steps}
-        return {step: self._redrawn(step, groups[step]) for step in steps}
+        return {step: self._resample_flat_groups(step, groups[step]) for step in steps}
 
-    def _redrawn(self, step: int, groups: list[_Group]) -> list[_Group]:
+    def _resample_flat_groups(self, step: int, groups: list[_Group]) -> list[_Group]:
         """Groups that teach nothing are replaced by those of other prompts, as often as is allowed."""
         others = iter(_order(self._sampler, step, {group.index for group in groups}))
         for again in range(1, self._drawing.redraw + 1):
             flat = [at for at, group in enumerate(groups) if group.flat(apart=self._objective.apart)]
             indices = [index for _, index in zip(flat, others, strict=False)]
-            for at, group in zip(flat, self._judged(step, again, indices), strict=False):
+            for at, group in zip(flat, self._sample_groups(step, again, indices), strict=False):
                 groups[at] = group
         return groups
 
-    def _judged(self, step: int, again: int, indices: Sequence[int]) -> list[_Group]:
+    def _sample_groups(self, step: int, again: int, indices: Sequence[int]) -> list[_Group]:
         count, seed = self._drawing.num_generations, self._sampler.seed
         examples = [entry for entry in self._questions.examples(indices) for _ in range(count)]
         ids = [ids for ids in self._questions.prompts(indices) for _ in range(count)]
@@ -141,25 +141,25 @@ class RolloutBatchSource(BatchSource):
         scores = self._rollout_sampler.judge(self._objective.rewards, examples, answers)
         self._watched.faults(scores)
         return [
-            _Group(index, answers[at : at + count], _some(scores, slice(at, at + count)))
+            _Group(index, answers[at : at + count], _slice_scores(scores, slice(at, at + count)))
             for index, at in zip(indices, range(0, len(answers), count), strict=True)
         ]
 
-    def _rows(self, groups: list[_Group]) -> list[TokenRow]:
+    def _build_rows(self, groups: list[_Group]) -> list[TokenRow]:
         """All answers of a step as rows, with their advantages; answers that are left out are none."""
         answers = [answer for group in groups for answer in group.answers]
         table = np.array([group.scores.total for group in groups], dtype=np.float64)
         keys = [self._questions.rows(group.index)[0].key for group in groups for _ in group.answers]
         trained = [self._is_learnt(answer) for answer in answers]
-        rows = [self._row(*entry) for entry in zip(answers, keys, trained, strict=True)]
+        rows = [self._build_row(*entry) for entry in zip(answers, keys, trained, strict=True)]
         rows = self._told_of_start(rows)
         lengths = np.array([len(row.targets) for row in rows]).reshape(table.shape)
         values = self._critic.read(rows, self._tokens) if self._critic is not None else None
         judged = RolloutBatch(table, lengths, self._costs(rows), values, *self._by_reward(groups))
         for name, token_values in self._objective.compute_token_values(judged).items():
-            rows = [_with(row, name, some) for row, some in zip(rows, token_values, strict=True)]
+            rows = [_add_token_values(row, name, some) for row, some in zip(rows, token_values, strict=True)]
         rows = [row for row, total in zip(rows, table.ravel(), strict=True) if not math.isnan(total)]
-        return self._shared(rows)
+        return self._add_token_shares(rows)
 
     def _by_reward(self, groups: list[_Group]) -> tuple[Table | None, list[float]]:
         """What each reward said by itself, and its weight, where they are compared apart."""
@@ -171,7 +171,7 @@ class RolloutBatchSource(BatchSource):
     def _is_learnt(self, answer: RolloutCompletion) -> bool:
         return answer.ended or self._drawing.truncated != "mask"
 
-    def _row(self, answer: RolloutCompletion, key: str, trained: bool) -> TokenRow:
+    def _build_row(self, answer: RolloutCompletion, key: str, trained: bool) -> TokenRow:
         weight = self._objective.weight(len(answer.logprobs)) if trained else 0.0
         weights = [0.0] * len(answer.prompt) + [weight if own else 0.0 for own in answer.written]
         return TokenRow(
@@ -180,14 +180,15 @@ class RolloutBatchSource(BatchSource):
 
     def _told_of_start(self, rows: list[TokenRow]) -> list[TokenRow]:
         """The rows with how likely they were to the model as it began, where that is asked for."""
-        if not self._objective.refers:
+        if not self._objective.needs_initial_policy:
             return rows
         with use_weights(self._rollout_sampler.model, self._start):
             found = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
         kl = self._objective.holding
         costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
         return [
-            _with(_with(row, REFERENCE, some), KL, [costs] * len(some)) for row, some in zip(rows, found, strict=True)
+            _add_token_values(_add_token_values(row, REFERENCE, some), KL, [costs] * len(some))
+            for row, some in zip(rows, found, strict=True)
         ]
 
     def _costs(self, rows: list[TokenRow]) -> list[list[float]] | None:
@@ -195,13 +196,13 @@ class RolloutBatchSource(BatchSource):
         kl = self._objective.holding
         if kl is None or kl.estimator != "k1":
             return None
-        return [[self._watched.coefficient * apart for apart in _apart(row)] for row in rows]
+        return [[self._watched.coefficient * apart for apart in _compute_log_ratios(row)] for row in rows]
 
-    def _shared(self, rows: list[TokenRow]) -> list[TokenRow]:
+    def _add_token_shares(self, rows: list[TokenRow]) -> list[TokenRow]:
         """The rows with each token's part in a mean over all tokens that are read."""
-        read = sum(len(row.targets) for row in rows if self._objective.moves(row))
+        read = sum(len(row.targets) for row in rows if self._objective.has_gradient(row))
         share = self._objective.denominator(rows) / max(1, read)
-        return [_with(row, SHARE, [share] * len(row.targets)) for row in rows]
+        return [_add_token_values(row, SHARE, [share] * len(row.targets)) for row in rows]
 
     def _told_of_weights(self, first: int, rows: dict[int, list[TokenRow]]) -> dict[int, list[TokenRow]]:
         """The rows of all steps but the first with how likely they are now, before those steps' weights have moved."""
@@ -210,7 +211,7 @@ class RolloutBatchSource(BatchSource):
             return rows
         found = iter(compute_row_logprobs(self._rollout_sampler.model, later, self._tokens))
         return {
-            step: some if step == first else [_with(row, OLD, next(found)) for row in some]
+            step: some if step == first else [_add_token_values(row, OLD, next(found)) for row in some]
             for step, some in rows.items()
         }
 
@@ -232,8 +233,8 @@ class RolloutBatchSource(BatchSource):
         }
         if self._drawing.environment is not None:
             found["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
-        if self._objective.refers:
-            found["kl"] = _mean(apart for row in rows for apart in _apart(row))
+        if self._objective.needs_initial_policy:
+            found["kl"] = _mean(apart for row in rows for apart in _compute_log_ratios(row))
         return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
 
     def _samples(self, step: int) -> tuple[dict[str, Any], ...]:
@@ -248,14 +249,14 @@ class RolloutBatchSource(BatchSource):
         return tuple(
             {
                 "id": example.id,
-                "answer": _read(answer, self._rollout_sampler),
+                "answer": _render_answer(answer, self._rollout_sampler),
                 "reward": None if math.isnan(total) else total,
             }
             for example, answer, total in zip(examples, answers, scores.total, strict=True)
         )
 
 
-def _read(answer: RolloutCompletion, rollout_sampler: RolloutSampler) -> str:
+def _render_answer(answer: RolloutCompletion, rollout_sampler: RolloutSampler) -> str:
     """An answer as it is shown: a conversation with who says what."""
     if len(answer.turns) < 2:
         return rollout_sampler.decode(answer)
@@ -290,10 +291,10 @@ class _Longest:
             )
             for at in range(count)
         ]
-        return self._objective.arranged(rows)
+        return self._objective.arrange_rows(rows)
 
 
-def _moving(model: Any) -> dict[str, torch.Tensor]:
+def _copy_trainable_weights(model: Any) -> dict[str, torch.Tensor]:
     """A copy of the weights that will move."""
     return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
@@ -304,15 +305,15 @@ def _order(sampler: BatchSampler, step: int, but: set[int]) -> list[int]:
     return [int(index) for index in drawn if int(index) not in but]
 
 
-def _some(scores: RewardScores, part: slice) -> RewardScores:
+def _slice_scores(scores: RewardScores, part: slice) -> RewardScores:
     return RewardScores(scores.total[part], {name: values[part] for name, values in scores.parts.items()})
 
 
-def _with(row: TokenRow, name: str, values: Sequence[float]) -> TokenRow:
+def _add_token_values(row: TokenRow, name: str, values: Sequence[float]) -> TokenRow:
     return replace(row, token_values={**row.token_values, name: values})
 
 
-def _apart(row: TokenRow) -> list[float]:
+def _compute_log_ratios(row: TokenRow) -> list[float]:
     """log p - log q of each learnt token: as it was written, and to the model as it began."""
     return [p - q for p, q in zip(row.token_values[WRITTEN], row.token_values[REFERENCE], strict=True)]
 

@@ -82,10 +82,10 @@ def compute_nan_mean(values: Table, axis: int | None = None) -> Table:
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     total = np.nansum(values, axis=axis, keepdims=True)
     found: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-    return _between(found, values, axis)
+    return _clip_to_range(found, values, axis)
 
 
-def _between(found: Table, values: Table, axis: int | None) -> Table:
+def _clip_to_range(found: Table, values: Table, axis: int | None) -> Table:
     """What a mean of values would be without rounding that takes it past the least or the greatest of them: answers
     that are all worth 0.1 are no 1e-17 apart from their mean."""
     present = ~np.isnan(values)
@@ -110,7 +110,7 @@ def compute_leave_one_out_mean(values: Table) -> Table:
     total = np.nansum(values, axis=1, keepdims=True)
     alone = np.broadcast_to(count < 2, values.shape)
     rest = (total - np.nan_to_num(values)) / np.maximum(count - 1, 1)
-    return np.where(alone, values, _between(rest, values, 1))
+    return np.where(alone, values, _clip_to_range(rest, values, 1))
 
 
 def broadcast_to_tokens(values: Table, lengths: NDArray[np.int64]) -> list[list[float]]:

@@ -59,7 +59,7 @@ class EndpointRolloutGenerator(RolloutGenerator):
         usual |= {"return_tokens_as_token_ids": True, **self.extra}
         bodies = [{**usual, "prompt": list(prompt.ids), "seed": prompt.stream} for prompt in prompts]
         responses = EndpointLM(self._address(), kept).complete(bodies)
-        return [self._read(*pair, text) for pair in zip(prompts, responses, strict=True)]
+        return [self._read_completion(*pair, text) for pair in zip(prompts, responses, strict=True)]
 
     def _address(self) -> Address:
         settings = {
@@ -67,23 +67,31 @@ class EndpointRolloutGenerator(RolloutGenerator):
         }
         return Address(kind="endpoint", **settings)
 
-    def _read(self, prompt: RolloutPrompt, choice: Mapping[str, Any], text: ChatTokenizer) -> RolloutCompletion:
+    def _read_completion(
+        self, prompt: RolloutPrompt, choice: Mapping[str, Any], text: ChatTokenizer
+    ) -> RolloutCompletion:
         from luthier.tune.rollout.generate import RolloutCompletion
 
         response_logprobs = choice.get("logprobs") or {}
         logprobs, names = response_logprobs.get("token_logprobs") or [], response_logprobs.get("tokens") or []
         if not logprobs or len(logprobs) != len(names) or None in logprobs:
-            raise self._wrong("gives no log-probabilities", "a policy learns only from answers of which they are known")
+            raise self._build_error(
+                "gives no log-probabilities", "a policy learns only from answers of which they are known"
+            )
         if not all(str(name).startswith(_ID) for name in names):
-            raise self._wrong(f"names tokens by their text ({names[0]!r})", "take an engine that names them by id")
+            raise self._build_error(
+                f"names tokens by their text ({names[0]!r})", "take an engine that names them by id"
+            )
         ids = [int(str(name).removeprefix(_ID)) for name in names]
         if beyond := next((id_ for id_ in ids if id_ >= text.vocabulary), None):
-            raise self._wrong(f"wrote token {beyond} of another vocabulary", "let it give out the model that is tuned")
+            raise self._build_error(
+                f"wrote token {beyond} of another vocabulary", "let it give out the model that is tuned"
+            )
         ended = choice.get("finish_reason") == "stop"
         if ended and ids[-1] not in text.end_ids:
             what = f"ended an answer with token {ids[-1]}, which ends no turn of this model"
-            raise self._wrong(what, "does it tell the end token, and is it the same model?")
+            raise self._build_error(what, "does it tell the end token, and is it the same model?")
         return RolloutCompletion(prompt.ids, ids, [float(logprob) for logprob in logprobs], ended)
 
-    def _wrong(self, what: str, hint: str) -> ModelError:
+    def _build_error(self, what: str, hint: str) -> ModelError:
         return ModelError(f"{self.url} {what}", where=_WHERE, hint=f"{hint} (vLLM and `luthier serve` do)")

@@ -193,7 +193,7 @@ class Influence(Step):
             significance=None if test is None else test.significance,
             sentence="",
         )
-        summary = summary.model_copy(update={"sentence": _sentence(summary, len(harmful))})
+        summary = summary.model_copy(update={"sentence": _summarize(summary, len(harmful))})
         summary.write(work.folder)
         tested = "" if summary.significance is None else summary.significance.sentence
         rows.write_findings(work.folder, harmful, summary.query, summary.verified, tested)
@@ -278,16 +278,16 @@ class Influence(Step):
         where = SourceLocation(field="query.split")
         if not has_split(data, query.split):
             raise DataError(f"the data set has no {query.split} rows", where=where, hint="set `split` in its step")
-        found = [example for example in read_examples(data, query.split) if self._fits(example)]
+        found = [example for example in read_examples(data, query.split) if self._matches_query(example)]
         if query.failing:
-            wrong = _failing(work.inputs["evaluation"])
+            wrong = _list_failed_ids(work.inputs["evaluation"])
             found = [example for example in found if example.id in wrong]
         if not found:
             what = f"no {query.split} row is asked about"
             raise DataError(what, where=SourceLocation(field="query"), hint="ask about rows that there are")
         yield from take_evenly_spaced(found, query.limit)
 
-    def _fits(self, example: Example) -> bool:
+    def _matches_query(self, example: Example) -> bool:
         values = {**{name: str(value) for name, value in example.meta.items()}, "label": example.label}
         chosen = not self.query.ids or example.id in self.query.ids
         return chosen and all(values.get(name) == value for name, value in self.query.where.items())
@@ -353,7 +353,7 @@ def _label(data: Artifact, answer: str) -> str | None:
     return answer if answer in DatasetSummary.read(data).labels else None
 
 
-def _failing(evaluation: Artifact) -> set[str]:
+def _list_failed_ids(evaluation: Artifact) -> set[str]:
     """The ids of the rows that the evaluated model got wrong."""
     import polars as pl
 
@@ -364,7 +364,7 @@ def _failing(evaluation: Artifact) -> set[str]:
     return set(mine["id"].to_list())
 
 
-def _sentence(summary: Any, harmful: int) -> str:
+def _summarize(summary: Any, harmful: int) -> str:
     """The outcome in words."""
     proof = summary.verified
     rows = f"{format_counted_noun(summary.rows, 'training row')} scored by {summary.best} for {summary.query} ({proof})"

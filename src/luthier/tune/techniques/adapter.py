@@ -58,7 +58,7 @@ class BottleneckAdapter(Technique):
         from luthier.models.adapters import BottleneckConfig
 
         width = int(model.config.get_text_config().hidden_size)
-        target_modules = {module for _, module in self._places(name for name, _ in model.named_parameters())}
+        target_modules = {module for _, module in self._find_modules(name for name, _ in model.named_parameters())}
         if not target_modules:
             raise ModelError(
                 _NONE, where=SourceLocation(field="technique.adapter_type"), hint="take another technique, such as lora"
@@ -81,7 +81,7 @@ class BottleneckAdapter(Technique):
     def _size(self, width: int) -> int:
         return self.size or max(1, round(width / self.reduction_factor))
 
-    def _places(self, names: Iterable[str]) -> set[tuple[int, str]]:
+    def _find_modules(self, names: Iterable[str]) -> set[tuple[int, str]]:
         """Each decoder layer with the modules in it that get a detour, told from the names of parameters."""
         found: set[tuple[int, str]] = set()
         for name in names:
@@ -95,27 +95,31 @@ class BottleneckAdapter(Technique):
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
         """A model whose layers are called otherwise."""
-        return "" if not model.tensors or self._places(model.tensors) else _NONE
+        return "" if not model.tensors or self._find_modules(model.tensors) else _NONE
 
-    def _detours(self, model: ModelDescription) -> int:
+    def _count_adapters(self, model: ModelDescription) -> int:
         """How many there are; as in a usual model when it is not here yet."""
         return (
-            len(self._places(model.tensors)) if model.tensors else model.layers * (1 + (self.adapter_type == "houlsby"))
+            len(self._find_modules(model.tensors))
+            if model.tensors
+            else model.layers * (1 + (self.adapter_type == "houlsby"))
         )
 
     def trainable(self, model: ModelDescription) -> int:
         """Both matrices and both biases of every detour."""
         width, size = model.hidden_size, self._size(model.hidden_size)
-        return self._detours(model) * (2 * width * size + width + size)
+        return self._count_adapters(model) * (2 * width * size + width + size)
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the detours with AdamW, and what autograd keeps of one pack: of each detour its input and the
         narrow place before and after the bend, in fp32."""
         plain = estimate_training_memory(model, "adapter", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
-        return plain + tokens * self._detours(model) * 4 * (model.hidden_size + 2 * self._size(model.hidden_size))
+        return plain + tokens * self._count_adapters(model) * 4 * (
+            model.hidden_size + 2 * self._size(model.hidden_size)
+        )
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """By the width of the model."""
+        """The learning rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(
             value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width"

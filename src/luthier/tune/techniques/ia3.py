@@ -87,7 +87,7 @@ class Ia3(Technique):
             else self.feedforward_modules
         )
 
-    def _sides(self, model: ModelDescription) -> tuple[list[int], list[int]]:
+    def _count_scaled_features(self, model: ModelDescription) -> tuple[list[int], list[int]]:
         """How many numbers are scaled, for each layer scaled at its output, and for each at its input."""
         targets = self._targets([linear_layer.name for linear_layer in list_linear_layers(model)])
         inner = self._feedforward(targets)
@@ -101,13 +101,13 @@ class Ia3(Technique):
 
     def trainable(self, model: ModelDescription) -> int:
         """One factor for each scaled number."""
-        return sum(map(sum, self._sides(model)))
+        return sum(map(sum, self._count_scaled_features(model)))
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the factors with AdamW, and what autograd keeps of one pack: what is scaled once more, since
         the factor's gradient needs it, at an MLP's input in fp32."""
         plain = estimate_training_memory(model, "ia3", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
-        outputs, inputs = self._sides(model)
+        outputs, inputs = self._count_scaled_features(model)
         return plain + tokens * (4 * sum(outputs) + 4 * sum(inputs))
 
     def rate(self, hidden_size: int) -> LearningRate:

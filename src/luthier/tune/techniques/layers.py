@@ -21,7 +21,7 @@ from luthier.models.shapes import (
     parameter_sizes,
     parse_layer_index,
 )
-from luthier.tune.run import write_full_model
+from luthier.tune.model_files import write_full_model
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
@@ -50,14 +50,14 @@ class PartialFineTuning(Technique):
     """Whether the embeddings move too: needed for a language or script that is new to the model."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """The same model with gradients on for the chosen part."""
+        """Turn gradients on for the chosen part of the model."""
         from luthier.models.media.encoder_decoder import count_decoder_layers
 
         count = count_decoder_layers(model.config)
-        tied = model.get_output_embeddings() is not None and _tied(model)
+        tied = model.get_output_embeddings() is not None and _has_tied_embeddings(model)
         moving = 0
         for name, parameter in model.named_parameters():
-            parameter.requires_grad_(self._moves(name, count, tied))
+            parameter.requires_grad_(self._is_trained(name, count, tied))
             moving += parameter.requires_grad
         known = [name for name, _ in model.named_parameters()]
         if unknown := next(
@@ -71,7 +71,7 @@ class PartialFineTuning(Technique):
             )
         return model
 
-    def _moves(self, name: str, count: int, tied: bool) -> bool:
+    def _is_trained(self, name: str, count: int, tied: bool) -> bool:
         """Whether a parameter is of the chosen part (a new sequence head always is), in a model of `count` layers.
         What reads pictures moves only by its name."""
         if find_part(name) != "language":
@@ -104,19 +104,21 @@ class PartialFineTuning(Technique):
             inner = model.parameters - model.embedding_parameters
             return inner * len(self._blocks(model.layers)) // max(1, model.layers)
         return sum(
-            numbers for name, numbers in parameter_sizes(model).items() if self._moves(name, model.layers, model.tied)
+            numbers
+            for name, numbers in parameter_sizes(model).items()
+            if self._is_trained(name, model.layers, model.tied)
         )
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """All weights; masters, gradients and AdamW's moments of the chosen ones; what autograd keeps of one pack from
         the lowest moving layer upwards."""
-        moving = [name for name in parameter_sizes(model) if self._moves(name, model.layers, model.tied)]
+        moving = [name for name in parameter_sizes(model) if self._is_trained(name, model.layers, model.tied)]
         lowest = min((_height(name, model.layers) for name in moving), default=0)
         above = model.model_copy(update={"layers": model.layers - lowest})
         return estimate_training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """As full fine-tuning, by the width of the model."""
+        """The learning rate of full fine-tuning, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 
@@ -138,6 +140,6 @@ def _height(name: str, count: int) -> int:
     return block if block is not None else 0 if is_embedding(name) else count
 
 
-def _tied(model: Any) -> bool:
+def _has_tied_embeddings(model: Any) -> bool:
     """Whether head and embeddings are one tensor."""
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight

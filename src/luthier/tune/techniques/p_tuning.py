@@ -10,9 +10,9 @@ from pydantic import Field, model_validator
 
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, estimate_training_memory
+from luthier.models.describe import ModelDescription
 from luthier.models.sequence_head import get_peft_task_type
-from luthier.tune.soft_prompts import HEAD_ROWS, wrap_with_peft
+from luthier.tune.soft_prompts import estimate_footprint, wrap_with_peft
 from luthier.tune.technique import LearningRate, Technique, write_adapter
 
 BEST_RATE = 5e-3
@@ -71,13 +71,10 @@ class PTuning(Technique):
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, the network with AdamW, and what autograd keeps of one pack and the virtual tokens."""
-        count = self.trainable(model)
-        return estimate_training_memory(
-            model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS
-        ).total
+        return estimate_footprint(self.kind, model, self.trainable(model), tokens, self.num_virtual_tokens)
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """As small networks want it, whatever the width of the model."""
+        """The learning rate of a small network, whatever the width of the model."""
         return LearningRate(
             BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2"
         )

@@ -36,7 +36,7 @@ BYTES_A_WEIGHT = 256
 WEIGHT_STEPS_PER_S = 2.5e6
 """Weights times steps of the solver in a second, on one busy core of a server."""
 STEPS = 35
-"""Of the solver: 15 to 49 on the same data sets."""
+"""Iterations of the solver: 15 to 49 on the same data sets."""
 _START_S = 2.0
 
 
@@ -59,7 +59,7 @@ class PlainTechnique(StandaloneTechnique):
     """Texts that a run of words stands in at least, to be a feature: 2 makes a file of a third of the size."""
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """None of a base model's weights are read."""
+        """Bytes of a classifier's training: no weights of a base model are read."""
         return BASE_BYTES
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
@@ -82,11 +82,11 @@ class PlainTechnique(StandaloneTechnique):
         if missing := sorted({*DatasetSummary.read(work.inputs["data"]).labels} - {*model.classes}):
             none = "class has" if len(missing) == 1 else "classes have"
             work.events.warning(f"{len(missing)} {none} no training row and will never be named: {', '.join(missing)}")
-        self._tell(work, model, len(learned))
+        self._write_records(work, model, len(learned))
         _write_learnt(work, examples)
         return {"train_s": seconds, "weight_steps_per_s": model.numbers * model.iterations / max(seconds, 1e-3)}
 
-    def _tell(self, work: StepContext, model: Any, rows: int) -> None:
+    def _write_records(self, work: StepContext, model: Any, rows: int) -> None:
         """`model.json` and `training.json`."""
         write_settings(work.folder / "model.json", {"name": NAME, "origin": "made from the rows alone"})
         record = {
@@ -113,7 +113,7 @@ class PlainTechnique(StandaloneTechnique):
         classes = len(DatasetSummary.read(artifact).labels if artifact is not None else ahead.answers)
         factor, power = FEATURES
         weights = factor * (row_estimate.number * row_estimate.characters) ** power * (classes if classes != 2 else 1)
-        pace, pace_source = _pace(plan_context)
+        pace, pace_source = _measure_rate(plan_context)
         return StepCostEstimate(
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
@@ -140,7 +140,7 @@ def _check(data: Artifact) -> None:
         raise _no_classes(task)
 
 
-def _pace(plan_context: PlanContext) -> tuple[float, str]:
+def _measure_rate(plan_context: PlanContext) -> tuple[float, str]:
     """Weights times steps in a second: of the last plain classifier here, else as usual; and how that is known."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         if pace := measures.get("weight_steps_per_s"):

@@ -11,9 +11,9 @@ from pydantic import Field, model_validator
 from luthier.core.errors import ModelError
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import Merging
-from luthier.models.describe import ModelDescription, estimate_training_memory
+from luthier.models.describe import ModelDescription
 from luthier.models.sequence_head import get_peft_task_type
-from luthier.tune.soft_prompts import HEAD_ROWS, choose_initial_token_ids, validate_init_text, wrap_with_peft
+from luthier.tune.soft_prompts import choose_initial_token_ids, estimate_footprint, validate_init_text, wrap_with_peft
 from luthier.tune.technique import LearningRate, Technique, write_adapter
 
 BEST_RATE = 1e-2
@@ -82,10 +82,7 @@ class PrefixTuning(Technique):
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
         """Frozen weights, what moves with AdamW, and what autograd keeps of one pack and the virtual tokens."""
-        count = self.trainable(model)
-        return estimate_training_memory(
-            model, self.kind, count, tokens + self.num_virtual_tokens, head_rows=HEAD_ROWS
-        ).total
+        return estimate_footprint(self.kind, model, self.trainable(model), tokens, self.num_virtual_tokens)
 
     def rate(self, hidden_size: int) -> LearningRate:
         """Far above what weights want, unless a network makes the keys and values."""

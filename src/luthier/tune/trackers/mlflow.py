@@ -40,9 +40,9 @@ class MLflow(Tracker):
 
         _check_place(folder)
         with FileLock(folder / "mlflow.lock"):  # MLflow makes its tables unguarded: two runs at once made them twice
-            return self._run(tracked, folder)
+            return self._start_run(tracked, folder)
 
-    def _run(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
+    def _start_run(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")

@@ -31,17 +31,17 @@ class BlockwiseAdamW(torch.optim.Optimizer):
                     continue
                 state = self.state[weight]
                 if not state:
-                    state.update(_fresh(weight, self._block))
+                    state.update(_init_state(weight, self._block))
                 state["step"] += 1
                 flat, gradient = weight.view(-1), weight.grad.reshape(-1)
                 width = ON_CPU if weight.device.type == "cpu" else ELSEWHERE
                 for begin in range(0, flat.numel(), width):
                     part = slice(begin, begin + width)
                     moments = _Moments.of(state, part, self._block)
-                    _move(flat[part], gradient[part].float(), group, float(state["step"]), moments)
+                    _update_slice(flat[part], gradient[part].float(), group, float(state["step"]), moments)
 
 
-def _move(weight: Tensor, gradient: Tensor, group: dict[str, Any], count: float, moments: _Moments) -> None:
+def _update_slice(weight: Tensor, gradient: Tensor, group: dict[str, Any], count: float, moments: _Moments) -> None:
     """AdamW's step for a slice of one weight."""
     first_kept, second_kept = group["betas"]
     first = moments.first.expand().lerp_(gradient, 1 - first_kept)
@@ -106,7 +106,7 @@ class _Moments(NamedTuple):
         return cls(first.part(part), root.part(part))
 
 
-def _fresh(weight: Tensor, block: int) -> dict[str, Tensor]:
+def _init_state(weight: Tensor, block: int) -> dict[str, Tensor]:
     """The state before the first step: all zero."""
     first = QuantizedTensor.zeros(weight.numel(), block, weight.device, signed=True)
     root = QuantizedTensor.zeros(weight.numel(), block, weight.device, signed=False)

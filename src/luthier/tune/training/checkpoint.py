@@ -84,7 +84,7 @@ class CheckpointManager:
         """Where the best weights are kept."""
         return self.path.with_name("best.safetensors")
 
-    def due(self, step: int, size: int) -> bool:
+    def is_due(self, step: int, size: int) -> bool:
         """Whether it is time to write a state of so many bytes."""
         if self.every is not None:
             return step % self.every == 0
@@ -117,7 +117,7 @@ class CheckpointManager:
 
     def read_epoch(self, epoch: int) -> tuple[int, dict[str, Tensor]] | None:
         """The weights at the end of an epoch, and the step after which they were; None when none were taken."""
-        found = self._read(self._epoch_path(epoch))
+        found = self._read_file(self._epoch_path(epoch))
         return (int(found[1]["step"]), found[0]) if found else None
 
     def write_kept(self, tensors: Mapping[str, Tensor], step: int) -> None:
@@ -126,7 +126,7 @@ class CheckpointManager:
 
     def read_kept(self, step: int) -> dict[str, Tensor] | None:
         """The state that stays of a step; None when none was taken."""
-        found = self._read(self._kept_path(step))
+        found = self._read_file(self._kept_path(step))
         return found[0] if found else None
 
     def _kept_path(self, step: int) -> Path:
@@ -142,7 +142,7 @@ class CheckpointManager:
         metadata = {"key": self.key, **about}
         if _has_room(ROOM * size):
             self._writing = self._writer.submit(
-                _put, path, {name: _copied(value) for name, value in tensors.items()}, metadata
+                _put, path, {name: _copy_to_cpu(value) for name, value in tensors.items()}, metadata
             )
         else:
             _put(path, tensors, metadata)
@@ -158,11 +158,11 @@ class CheckpointManager:
 
     def read(self) -> TrainingState | None:
         """The newest state; None when there is none of this training."""
-        if (found := self._read(self.path)) is not None:
+        if (found := self._read_file(self.path)) is not None:
             return _state(*found)
         if self.start is None:
             return None
-        if (found := self._read(self.start)) is None:
+        if (found := self._read_file(self.start)) is None:
             what = "is no state that a training with this technique and optimizer stopped at"
             raise ModelError(
                 what, where=SourceLocation(file=str(self.start)), hint="name the file that its error told of"
@@ -172,10 +172,10 @@ class CheckpointManager:
 
     def read_best(self) -> tuple[int, dict[str, Tensor]] | None:
         """The best weights and the step after which they were; None when there are none of this training."""
-        found = self._read(self.best_path)
+        found = self._read_file(self.best_path)
         return (int(found[1]["step"]), found[0]) if found else None
 
-    def _read(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
+    def _read_file(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         self.wait()
         if not path.is_file():
             return None
@@ -218,7 +218,7 @@ def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
     return state.hexdigest()
 
 
-def _copied(value: Tensor) -> Tensor:
+def _copy_to_cpu(value: Tensor) -> Tensor:
     return value.detach().to("cpu", copy=True)
 
 

@@ -80,7 +80,7 @@ def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
         model.add_adapter(VALUE, config)
     inner = unwrap_peft_model(model)
     device, width = next(inner.parameters()).device, inner.config.get_text_config().hidden_size
-    head = torch.nn.Linear(width, 1, bias=False, device=device, dtype=_wide(inner))
+    head = torch.nn.Linear(width, 1, bias=False, device=device, dtype=_compute_dtype(inner))
     torch.nn.init.zeros_(head.weight)
     model.add_module(HEAD, head)
     if start is not None:
@@ -96,7 +96,7 @@ def _linear_towers(model: Any) -> list[str]:
     return [name for name, module in modules if isinstance(module, torch.nn.Linear) and is_tower_parameter(name)]
 
 
-def _wide(inner: Any) -> torch.dtype:
+def _compute_dtype(inner: Any) -> torch.dtype:
     return torch.promote_types(next(inner.parameters()).dtype, torch.float32)
 
 

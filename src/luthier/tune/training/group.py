@@ -41,7 +41,7 @@ class RankLost(SystemResourceError):
     """The rank, where it is known."""
 
 
-def lose_rank(rank: int | None, why: str) -> RankLost:
+def build_rank_lost_error(rank: int | None, why: str) -> RankLost:
     """The error about a rank of the group that is gone."""
     which = f"rank {rank}" if rank is not None else "a rank"
     error = RankLost(
@@ -207,16 +207,20 @@ class TorchRankGroup(RankGroup):
                 for rank, value in shared.items():
                     self._mailbox.receive(rank, value, wait_s)
         except MailboxLost as error:
-            raise lose_rank(error.args[0], "it has ended or does not answer") from None
+            raise build_rank_lost_error(error.args[0], "it has ended or does not answer") from None
         incoming = {rank: value for rank, value in incoming.items() if rank not in shared}
         outgoing = {rank: value for rank, value in outgoing.items() if not self._shares(value)}
         posted: list[tuple[int, Any]] = []
         for rank, value in incoming.items():
             with _name_lost(rank):
-                posted += [(rank, self._over(value).recv([piece], rank, 0)) for piece in _cut(value)]
+                posted += [
+                    (rank, self._get_process_group(value).recv([piece], rank, 0)) for piece in _split_chunks(value)
+                ]
         for rank, value in outgoing.items():
             with _name_lost(rank):
-                posted += [(rank, self._over(value).send([piece], rank, 0)) for piece in _cut(value)]
+                posted += [
+                    (rank, self._get_process_group(value).send([piece], rank, 0)) for piece in _split_chunks(value)
+                ]
         for rank, work in posted:
             with _name_lost(rank):
                 work.wait(timedelta(seconds=wait_s))
@@ -225,7 +229,7 @@ class TorchRankGroup(RankGroup):
         """Whether a tensor goes through memory: both sides answer alike."""
         return self._mailbox is not None and not value.is_cuda and value.nbytes >= SHARED_BYTES
 
-    def _over(self, value: Tensor) -> Any:
+    def _get_process_group(self, value: Tensor) -> Any:
         return self._nccl if value.is_cuda else self._gloo
 
 
@@ -235,7 +239,7 @@ def _open_loopback() -> Any:
     return ProcessGroupGloo.create_device(hostname="127.0.0.1")
 
 
-def _cut(value: Tensor) -> Sequence[Tensor]:
+def _split_chunks(value: Tensor) -> Sequence[Tensor]:
     """Pieces that are on the way at once: one is read while the next is written."""
     return torch.split(value.view(-1), max(1, PIECE_BYTES // value.element_size()))
 
@@ -247,7 +251,7 @@ def _name_lost(rank: int | None) -> Iterator[None]:
         yield
     except RuntimeError as error:
         line = str(error).split("\n", 1)[0].rpartition("cc:")[2]
-        raise lose_rank(rank, line.split(". ", 1)[0].partition("] ")[2] or line) from error
+        raise build_rank_lost_error(rank, line.split(". ", 1)[0].partition("] ")[2] or line) from error
 
 
 def connect_job_ranks() -> TorchRankGroup:

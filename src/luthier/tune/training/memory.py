@@ -54,7 +54,7 @@ class MemoryPlan(NamedTuple):
 
 
 @dataclass
-class RehearsedMemory:
+class ProbedMemory:
     """Packs that fitted into memory, for trainings that follow one another over one model: what is no larger is not
     tried again."""
 
@@ -80,7 +80,7 @@ def probe_memory(
     while True:
         parallel_packs = largest(tokens, lanes)
         pack, computed = max(parallel_packs, key=_cost), sum(parallel_pack.tokens for parallel_pack in parallel_packs)
-        if _fits(parallel_packs, read):
+        if _fits_in_memory(parallel_packs, read):
             return MemoryPlan(tokens, lanes, f"{_named(parallel_packs)} into memory{smaller}")
         if len(parallel_packs) > 1:
             lanes = 1
@@ -102,7 +102,7 @@ def _named(parallel_packs: ParallelPacks) -> str:
     return f"the largest packs side by side ({sizes} tokens of {rows} rows) fit"
 
 
-def _fits(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks], None]) -> bool:
+def _fits_in_memory(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks], None]) -> bool:
     """Whether packs can be read at once; what was held on the way is given back."""
     try:
         with torch.random.fork_rng():
@@ -149,10 +149,10 @@ def iterate_packs(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> 
     """All packs of a training, in the order in which they are learnt; of a prompt that is yet to be answered all is
     read."""
     for step in range(sampler.steps):
-        yield from build_packs([_read(row) for row in read_step_rows(dataset, sampler, step)], tokens)
+        yield from build_packs([_add_probe_token(row) for row in read_step_rows(dataset, sampler, step)], tokens)
 
 
-def _read(row: TokenRow) -> TokenRow:
+def _add_probe_token(row: TokenRow) -> TokenRow:
     """A row of which nothing is learnt with one more token, before which the rest is read."""
     return row if row.targets else replace(row, ids=[*row.ids, row.ids[-1]], loss_weights=[*row.loss_weights, 1.0])
 

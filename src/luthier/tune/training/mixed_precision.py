@@ -232,7 +232,7 @@ class MixedPrecisionOptimizer:
             found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
         for at, pull in enumerate(self._pulls):
             found |= {f"pull/{at}/{key}": value for key, value in pull.state().items()}
-        numbers = {f"group/{at}": group[key] for at, group, key in self._carried()}
+        numbers = {f"group/{at}": group[key] for at, group, key in self._iterate_group_numbers()}
         return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
@@ -252,7 +252,7 @@ class MixedPrecisionOptimizer:
             elif kind not in _NO_WEIGHT:
                 own = self._state_of(self._masters[name])
                 own[kind] = value.clone().to(own[kind].device) if kind in own else value.clone()
-        for at, group, key in self._carried():
+        for at, group, key in self._iterate_group_numbers():
             group[key] = type(group[key])(state[f"group/{at}"].item())
         for position, pull in enumerate(self._pulls):
             begin = f"pull/{position}/"
@@ -276,7 +276,7 @@ class MixedPrecisionOptimizer:
         state: dict[str, Any] = self._owners[id(master)].state[master]
         return state
 
-    def _carried(self) -> Iterator[tuple[str, dict[str, Any], str]]:
+    def _iterate_group_numbers(self) -> Iterator[tuple[str, dict[str, Any], str]]:
         """Each changing number of each parameter group, with a name for it."""
         for first, optimizer in enumerate(self._optimizers):
             for second, group in enumerate(optimizer.param_groups):

@@ -35,12 +35,12 @@ class StepGradient(NamedTuple):
         return StepGradient(
             self.loss + other.loss,
             self.computed.and_of(other.computed),
-            _both(self.measures, other.measures),
-            _both(self.example_losses, other.example_losses),
+            _add_numbers(self.measures, other.measures),
+            _add_numbers(self.example_losses, other.example_losses),
         )
 
 
-def _both(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
+def _add_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
     return {**one, **{name: one.get(name, 0.0) + value for name, value in other.items()}}
 
 
@@ -55,7 +55,7 @@ class PackGradient(NamedTuple):
     """How the pack's share of the step's mean falls with each parameter that moves; None where it does not depend on
     it."""
     media: dict[int, tuple[Tensor | None, ...]] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
-    """The same for the features of each medium, where what reads it learns."""
+    """Gradients with respect to the features of each medium, where its encoder or projector is trained."""
 
 
 class PackGradientComputer:

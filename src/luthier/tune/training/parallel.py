@@ -16,13 +16,15 @@ def schedule_parallel_packs(rows: Sequence[TokenRow], tokens: int, lanes: int) -
     whole = build_packs(rows, tokens)
     computed = sum(pack.tokens for pack in whole)
     if lanes > 1 and computed >= LEAST_TOKENS * lanes:
-        packs = _enough(rows, tokens // lanes, lanes, computed) or build_packs(rows, tokens // lanes, n_parallel=lanes)
-        if _last(packs, lanes) <= WORTH * computed and sum(_most(packs, lanes)) <= tokens:
+        packs = _build_smaller_packs(rows, tokens // lanes, lanes, computed) or build_packs(
+            rows, tokens // lanes, n_parallel=lanes
+        )
+        if _estimate_finish(packs, lanes) <= WORTH * computed and sum(_list_largest_sizes(packs, lanes)) <= tokens:
             return [tuple(packs)]
-    return [(pack,) for pack in (_enough(rows, tokens, 1, computed) or whole)]
+    return [(pack,) for pack in (_build_smaller_packs(rows, tokens, 1, computed) or whole)]
 
 
-def _enough(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) -> list[Pack]:
+def _build_smaller_packs(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) -> list[Pack]:
     """Packs of enough tokens and no more, where rows share so little that hardly more is computed; else none."""
     if torch.cuda.is_available() or tokens <= ENOUGH or computed <= ENOUGH * lanes:
         return []
@@ -30,7 +32,7 @@ def _enough(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) ->
     return packs if sum(pack.tokens for pack in packs) <= AGAIN * computed else []
 
 
-def _last(some: Sequence[Pack], lanes: int) -> int:
+def _estimate_finish(some: Sequence[Pack], lanes: int) -> int:
     """Tokens of the lane that ends last, when each takes the next pack as it is ready."""
     ends = [0] * lanes
     for pack in some:
@@ -38,6 +40,6 @@ def _last(some: Sequence[Pack], lanes: int) -> int:
     return max(ends)
 
 
-def _most(some: Sequence[Pack], lanes: int) -> list[int]:
+def _list_largest_sizes(some: Sequence[Pack], lanes: int) -> list[int]:
     """Tokens of the largest packs that may be read at the same time."""
     return sorted((pack.tokens for pack in some), reverse=True)[:lanes]

@@ -119,7 +119,7 @@ class PartReader:
         def work(job: Job) -> tuple[StepGradient, GradientSum]:
             return self._read_part(*job, denominator, step)
 
-        with closing(self._each(work, ready)) as results:
+        with closing(self._compute_parts(work, ready)) as results:
 
             def take(one: range) -> GradientSum | None:
                 if one.start not in packs:
@@ -130,7 +130,7 @@ class PartReader:
             total = sum_tree(span, [range(part, part + 1) for part in span], take, GradientSum.add)
         return [found.get(part) for part in span], total
 
-    def _each(
+    def _compute_parts(
         self, work: Callable[[Job], tuple[StepGradient, GradientSum]], jobs: Sequence[Job]
     ) -> Generator[tuple[StepGradient, GradientSum], None, None]:
         if self.threads.count > 1:

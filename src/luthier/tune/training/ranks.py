@@ -40,8 +40,8 @@ from luthier.tune.training.group import (
     RankLost,
     SingleRank,
     TorchRankGroup,
+    build_rank_lost_error,
     connect_job_ranks,
-    lose_rank,
 )
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
 from luthier.tune.training.pack_gradient import StepGradient
@@ -71,7 +71,7 @@ class RankHost(ABC):
     """Brings the ranks of a training together, as seen from the leader."""
 
     group: RankGroup
-    """Those that met last."""
+    """The ranks of the newest group."""
 
     @abstractmethod
     def connect(self) -> None:
@@ -114,14 +114,14 @@ class LocalRanks(RankHost):
         return self._folder / f"rank-{number}.log"
 
     def connect(self) -> None:
-        self.group = self._meet(_MEET_S)
+        self.group = self._form_group(_MEET_S)
 
     def connect_again(self, error: RankLost, wait_s: float) -> None:
         self._generation += 1
-        self.group = self._meet(wait_s)
+        self.group = self._form_group(wait_s)
         self._warn(f"{error.message}; {self.group.size} of {self._count} processes go on, and compute the step anew")
 
-    def _meet(self, wait_s: float) -> RankGroup:
+    def _form_group(self, wait_s: float) -> RankGroup:
         """Wait until every child is ready or has ended, and form a group of those that are ready."""
         deadline = time.monotonic() + wait_s
         waiting, ready = dict(self._children), list[int]()
@@ -131,7 +131,7 @@ class LocalRanks(RankHost):
                     ready.append(number)
                     del waiting[number]
                 elif child.poll() is not None or time.monotonic() > deadline:
-                    self._drop(number)
+                    self._remove_child(number)
                     del waiting[number]
             time.sleep(_POLL_S)
         ready.sort()
@@ -141,7 +141,7 @@ class LocalRanks(RankHost):
         store = PrefixStore(f"{self._generation}/gloo", self._store)
         return TorchRankGroup(store, 0, len(ready) + 1, loopback=True)
 
-    def _drop(self, number: int) -> None:
+    def _remove_child(self, number: int) -> None:
         """Say how a child ended; kill one that does not answer."""
         child = self._children.pop(number)
         code = child.poll()
@@ -185,14 +185,14 @@ class LocalMembership:
             self._store.set(f"{generation}/ready/{self._number}", "1")
             members = json.loads(self._store.get(f"{generation}/members"))
         except RuntimeError as error:
-            raise lose_rank(0, "it answers no more") from error
+            raise build_rank_lost_error(0, "it answers no more") from error
         if self._number not in members:
-            raise lose_rank(0, "it goes on without this rank")
+            raise build_rank_lost_error(0, "it goes on without this rank")
         store = PrefixStore(f"{generation}/gloo", self._store)
         return TorchRankGroup(store, members.index(self._number) + 1, len(members) + 1, loopback=True)
 
     def connect_again(self, error: RankLost) -> RankGroup:
-        """The same after a rank was lost."""
+        """Form the group anew after a rank was lost."""
         return self.connect()
 
 
@@ -233,9 +233,9 @@ class PartLeader:
     def start(self, *, kernels: bool) -> None:
         """Give the others the state that the first step begins with, and say whether compiled kernels compute."""
         self._kernels = kernels
-        self._try(lambda: self._hand_out(self._updater.state()))
+        self._run_with_ranks(lambda: self._hand_out(self._updater.state()))
 
-    def _try(self, work: Callable[[], Result]) -> Result:
+    def _run_with_ranks(self, work: Callable[[], Result]) -> Result:
         """What comes of some work with all ranks; where one is lost meanwhile, with those that are left."""
         while True:
             try:
@@ -264,7 +264,7 @@ class PartLeader:
         for rank, report in reports.items():
             names = [name for name in missing if name in set(report["held"])]
             if names:
-                state |= self._ask(rank, "state", names)
+                state |= self._request_tensors(rank, "state", names)
                 missing = [name for name in missing if name not in names]
         if missing:
             what = "a rank, and the one that keeps a copy of its weights, are gone"
@@ -290,17 +290,17 @@ class PartLeader:
             self._group.send_tensors(rank, others)
         self._updater.hold({*owned[0], *owned[-1]})
 
-    def _ask(self, rank: int, what: str, names: Sequence[str]) -> dict[str, Tensor]:
+    def _request_tensors(self, rank: int, what: str, names: Sequence[str]) -> dict[str, Tensor]:
         self._group.send(rank, {"order": "give", "what": what, "names": names})
         return self._group.receive_tensors(rank)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name, from all ranks."""
-        return self._try(lambda: self._collect("state", self._updater.state(), self._updater.held))
+        return self._run_with_ranks(lambda: self._collect("state", self._updater.state(), self._updater.held))
 
     def weights(self) -> dict[str, Tensor]:
         """The weights that count for answers and for the file, from all ranks."""
-        return self._try(
+        return self._run_with_ranks(
             lambda: self._collect(
                 "weights", self._updater.weights(self._updater.shows_weights), self._updater.shows_weights
             )
@@ -319,13 +319,13 @@ class PartLeader:
         missing, found = {name for name in self._updater.sizes if name not in held}, dict(own)
         for rank, names in enumerate(name_owned_weights(self._updater, self._group.size)):
             if missing_names := [name for name in names if name in missing]:
-                found |= self._ask(rank, what, missing_names)
+                found |= self._request_tensors(rank, what, missing_names)
         return found
 
     def gradient(self, rows: Sequence[TokenRow], denominator: float, *, tokens: int, step: int) -> StepGradient:
         """Gather the gradient of one step's rows; computed anew where a rank is lost."""
         deals = deal_rows(rows, self._reader.parts)
-        return self._try(lambda: self._gather(deals, denominator, tokens, step))
+        return self._run_with_ranks(lambda: self._gather(deals, denominator, tokens, step))
 
     def _gather(self, deals: Sequence[Sequence[TokenRow]], denominator: float, tokens: int, step: int) -> StepGradient:
         group, parts = self._group, self._reader.parts
@@ -360,7 +360,7 @@ class PartLeader:
     def update(self, rate: float, norm: float) -> None:
         """Let every rank move its weights by the gradient that was gathered last."""
         self._last_update = {"order": "update", "rate": rate, "norm": norm}
-        self._tell(self._last_update)
+        self._broadcast_order(self._last_update)
         with use_threads(1):
             self._updater.update(rate, norm)
         self._updates += 1
@@ -368,28 +368,28 @@ class PartLeader:
             try:
                 share_weights(self._group, list(self._updater.parameters.values()), self._wait_s)
             except RankLost as error:
-                self._lose(error)
+                self._handle_lost_rank(error)
         if self._lost is not None:
-            self._try(lambda: None)  # who looks at the weights next finds them whole
+            self._run_with_ranks(lambda: None)  # who looks at the weights next finds them whole
 
     def drop(self) -> None:
         """Let the others drop the gradient."""
         self._updater.drop()
-        self._tell({"order": "drop"})
+        self._broadcast_order({"order": "drop"})
 
     def end(self) -> None:
         """Let the others end."""
-        self._tell({"order": "end"})
+        self._broadcast_order({"order": "end"})
 
-    def _tell(self, order: Mapping[str, Any]) -> None:
+    def _broadcast_order(self, order: Mapping[str, Any]) -> None:
         if self._lost is not None:
             return
         try:
             self._group.broadcast(order)
         except RankLost as error:  # those that are left are brought to this rank's state before the next step
-            self._lose(error)
+            self._handle_lost_rank(error)
 
-    def _lose(self, error: RankLost) -> None:
+    def _handle_lost_rank(self, error: RankLost) -> None:
         self._group.leave(error)
         self._lost = error
 
@@ -430,7 +430,7 @@ class PartFollower:
                     self._take_state(group, order)
                     return order, group
                 met_again = met_again or order["order"] == "report"
-                self._obey(group, order, alone=met_again)
+                self._execute_order(group, order, alone=met_again)
             except RankLost as error:
                 group.leave(error)
                 group = self._connect_again(error)
@@ -443,7 +443,7 @@ class PartFollower:
             self._updater.parameters[name].data.copy_(value)
         self._updates, self._reader.threads.count = order["updates"], order["threads"]
 
-    def _obey(self, group: RankGroup, order: Mapping[str, Any], *, alone: bool) -> None:
+    def _execute_order(self, group: RankGroup, order: Mapping[str, Any], *, alone: bool) -> None:
         """`alone`: what this rank does is not yet part of what all do together."""
         if order["order"] == "step":
             self._gather(group, order)
@@ -517,7 +517,7 @@ def agree_with_followers(group: RankGroup, model: torch.nn.Module, code: str) ->
 
 
 def agree_with_leader(group: RankGroup, model: torch.nn.Module, code: str) -> None:
-    """The same from the other side."""
+    """Compare, as a follower, this rank with the leader's; raises the error that the leader answers with."""
     group.send(0, describe_rank(model, code))
     if answer := group.receive(0):
         raise LuthierError.from_json(answer)

@@ -125,7 +125,7 @@ class HeldOutEvaluator(NamedTuple):
         for begin in range(0, len(self.dataset), TOGETHER):
             numbers = range(begin, min(begin + TOGETHER, len(self.dataset)))
             rows = [row for number in numbers for row in self.dataset.rows(number)]
-            rows = self.objective.prepared(rows, lambda some: compute_row_logprob_sums(model, some, tokens))
+            rows = self.objective.prepare_rows(rows, lambda some: compute_row_logprob_sums(model, some, tokens))
             weight += self.objective.denominator(rows)
             for _, loss in run_packs(model, rows, tokens, partial(self._loss, model)):
                 found["loss"] += float(loss.total)

@@ -178,7 +178,7 @@ def order_by_curriculum(
 
 
 def _values(by: str, data: Artifact, dataset: TokenizedDataset) -> list[float]:
-    found = {name: _number(value, by, name) for name, value in _column(by, data)}
+    found = {name: _parse_number(value, by, name) for name, value in _column(by, data)}
     if all(map(math.isnan, found.values())):
         raise DataError(f"no training row has a number in {by!r}", where=_WHERE, hint="name a column of numbers")
     return [found.get(key, float("nan")) for key in dataset.keys]
@@ -214,7 +214,7 @@ def _names(data: Artifact, path: str) -> list[str]:
     return [name for name in read_schema(data.path(path)).names if name != "id"]
 
 
-def _number(value: Any, by: str, row: str) -> float:
+def _parse_number(value: Any, by: str, row: str) -> float:
     try:
         return float("nan") if value is None or value == "" else float(value)
     except (TypeError, ValueError):

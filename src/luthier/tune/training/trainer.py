@@ -33,7 +33,7 @@ from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, c
 from luthier.tune.training.critic import Critic
 from luthier.tune.training.gradient_pull import GradientPull
 from luthier.tune.training.loss_spikes import MOST_SKIPPED, Answer, diagnose_step
-from luthier.tune.training.memory import AllocatorCacheTrimmer, RehearsedMemory, probe_memory
+from luthier.tune.training.memory import AllocatorCacheTrimmer, ProbedMemory, probe_memory
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings, select_moments
 from luthier.tune.training.pack_gradient import PackGradient, PackGradientComputer, StepGradient
 from luthier.tune.training.parallel import schedule_parallel_packs
@@ -168,7 +168,7 @@ class StepMetrics:
         own["computed"] = round(self.taken.tokens)
         record = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
         record |= {name: some for name, some in (("samples", self.samples), ("instead", self.instead)) if some}
-        return json.dumps({name: _finite(value) for name, value in record.items()}, sort_keys=True)
+        return json.dumps({name: _drop_nonfinite(value) for name, value in record.items()}, sort_keys=True)
 
 
 class Trainer:
@@ -212,7 +212,7 @@ class Trainer:
         self._since = 0
         self._why_over = ""
         self._kernels = get_kernel_names(model)
-        self.rehearsed: RehearsedMemory | None = None
+        self.rehearsed: ProbedMemory | None = None
         """What trainings over the same model before this one saw to fit into memory."""
         self.held_out_s = 0.0
         """Seconds that held-out measurements took, in this process."""
@@ -262,7 +262,7 @@ class Trainer:
 
     def run(
         self,
-        keeper: CheckpointManager,
+        checkpoints: CheckpointManager,
         on_step: Callable[[StepMetrics], None],
         say: Callable[[str], None],
         trunk_states: TrunkStates | None = None,
@@ -273,7 +273,7 @@ class Trainer:
         `on_step` hears of each step. Returns the names of parameters that were to move and did not (experts that no
         token chose, say); when none moved at all, that is a `ModelError`.
         """
-        first_step = self._resume(keeper, say)
+        first_step = self._resume(checkpoints, say)
         with (
             enable_dropout(self._model, self._objective),
             nullcontext() if self._kernels else disable_kernels(),
@@ -281,30 +281,30 @@ class Trainer:
         ):
             stack.callback(self._lanes.close)
             if first_step < self._sampler.steps:
-                self._rehearse(say)
+                self._probe_memory(say)
             if trunk_states is not None and not first_step:
-                first_step = self._begin_on_trunk(trunk_states, keeper, say)
+                first_step = self._begin_on_trunk(trunk_states, checkpoints, say)
             if self._parts is not None:
                 self._parts.start(kernels=bool(self._kernels))
             for step in range(first_step, self._sampler.steps):
-                if why := self._over():
+                if why := self._find_stop_reason():
                     self.stopped = f"after step {step}: {why}"
                     say(f"stopped {self.stopped}")
                     break
                 if trunk_states is not None and step == self._trunk and trunk_states.wants(step):
-                    self._keep_trunk(trunk_states, keeper)
-                if step > first_step and self._source.begins(step) and keeper.due(step, self._size):
-                    keeper.write(self._state())
-                stepped = self._measured(self._step(step, keeper), keeper)
-                for epoch in self._ended(stepped.step):
-                    keeper.write_epoch(self._weights(), epoch, stepped.step)
+                    self._keep_trunk(trunk_states, checkpoints)
+                if step > first_step and self._source.can_resume_at(step) and checkpoints.is_due(step, self._size):
+                    checkpoints.write(self._state())
+                stepped = self._measured(self._step(step, checkpoints), checkpoints)
+                for epoch in self._list_ended_epochs(stepped.step):
+                    checkpoints.write_epoch(self._weights(), epoch, stepped.step)
                 if stepped.step in self._args.states:
-                    keeper.write_kept(select_moments(self._find_state()), stepped.step)
+                    checkpoints.write_kept(select_moments(self._find_state()), stepped.step)
                 self._note(stepped.line())
                 on_step(stepped)
         try:
-            unmoved = self._unmoved()
-            self._settle(keeper)
+            unmoved = self._list_unchanged_parameters()
+            self._load_final_weights(checkpoints)
         finally:
             if self._parts is not None:
                 self._parts.end()
@@ -318,7 +318,9 @@ class Trainer:
         args = self._args
         return count_trunk_steps(self._sampler.steps, args.schedule, args.warmup_steps, args.decay)
 
-    def _begin_on_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
+    def _begin_on_trunk(
+        self, trunk_states: TrunkStates, checkpoints: CheckpointManager, say: Callable[[str], None]
+    ) -> int:
         """Take up the latest kept state that this training would have come to itself; returns how many steps are
         done."""
         ways = (count_threads(), self._tokens, self._kernels, self._lane_count)
@@ -332,7 +334,7 @@ class Trainer:
         }
         self._take(training_state)
         if best:
-            keeper.write_best(best, self._standing.step)
+            checkpoints.write_best(best, self._standing.step)
         say(
             f"goes on after step {training_state.step}, where an earlier training that begins as this one "
             "left its trunk"
@@ -344,11 +346,11 @@ class Trainer:
         """How many packs of a step are read at once, where bytes follow from it."""
         return self._lanes.count if self._parts is None else 1
 
-    def _keep_trunk(self, trunk_states: TrunkStates, keeper: CheckpointManager) -> None:
+    def _keep_trunk(self, trunk_states: TrunkStates, checkpoints: CheckpointManager) -> None:
         """Keep the state now, with the best weights so far where these may be saved in the end."""
         state = self._state()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
-            step, best = keeper.read_best() or (0, {})
+            step, best = checkpoints.read_best() or (0, {})
             if step != self._standing.step:  # a killed process had gone further, and its best ones took their place
                 return
             state = state._replace(tensors={**state.tensors, **{f"{_BEST}{name}": v for name, v in best.items()}})
@@ -385,7 +387,7 @@ class Trainer:
                 found.append(read._replace(gradients=[], media={}))
         return found
 
-    def _step(self, step: int, keeper: CheckpointManager) -> StepMetrics:
+    def _step(self, step: int, checkpoints: CheckpointManager) -> StepMetrics:
         """One optimizer step over all of its rows."""
         training_batch = self._source.draw(step)
         rows = training_batch.rows
@@ -397,7 +399,7 @@ class Trainer:
         skipped = diagnose_step(total, norm, self._losses, args.spike if watched else None)
         if skipped:
             skipped = f"{skipped}, on examples {_named(examples)}"
-            self._give_up_or_skip(step, skipped, keeper)
+            self._give_up_or_skip(step, skipped, checkpoints)
         elif not training_batch.nothing:
             self._update(rate, norm)
             if self._average is not None:
@@ -432,7 +434,7 @@ class Trainer:
         """Everything of the optimizer that a resumed run needs, from all ranks."""
         return self._updater.state() if self._parts is None else self._parts.state()
 
-    def _give_up_or_skip(self, step: int, what: str, keeper: CheckpointManager) -> None:
+    def _give_up_or_skip(self, step: int, what: str, checkpoints: CheckpointManager) -> None:
         """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
         if self._parts is not None:
             self._parts.drop()
@@ -441,32 +443,34 @@ class Trainer:
         often = [json.loads(line).get("skipped") for line in self._log[-MOST_SKIPPED + 1 :]]
         if self._args.on_loss_spike == "skip" and not (len(often) == MOST_SKIPPED - 1 and all(often)):
             return
-        keeper.write(self._state())
-        keeper.wait()
+        checkpoints.write(self._state())
+        checkpoints.wait()
         raise ModelError(
             f"training diverged at step {step + 1}: {what}",
-            where=SourceLocation(file=str(keeper.path)),
+            where=SourceLocation(file=str(checkpoints.path)),
             hint="lower learning_rate or set max_grad_norm; the state before this step is kept: "
-            f"`resume_from: {keeper.path}` goes on from it",
+            f"`resume_from: {checkpoints.path}` goes on from it",
         )
 
-    def _measured(self, stepped: StepMetrics, keeper: CheckpointManager) -> StepMetrics:
+    def _measured(self, stepped: StepMetrics, checkpoints: CheckpointManager) -> StepMetrics:
         """The step with what was measured after it on held-out rows, when that is due."""
         if self._watch is None:
             return stepped
-        if not self._watch.held_out.due(stepped.step, self._sampler.steps) and not self._ended(stepped.step):
+        if not self._watch.held_out.is_due(stepped.step, self._sampler.steps) and not self._list_ended_epochs(
+            stepped.step
+        ):
             return stepped
         held_out, exam = self._watch
         weights, start = self._weights(), time.perf_counter()
         with use_weights(self._model, weights):
             found = exam.take(self._model, self._tokens)
         self.held_out_s += time.perf_counter() - start
-        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _finite(found[held_out.name]))
+        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _drop_nonfinite(found[held_out.name]))
         if standing.step == stepped.step and held_out.keep == "best":
-            keeper.write_best(weights, stepped.step)
+            checkpoints.write_best(weights, stepped.step)
         return replace(stepped, measures={**stepped.measures, **found})
 
-    def _ended(self, step: int) -> list[int]:
+    def _list_ended_epochs(self, step: int) -> list[int]:
         """The epochs whose weights are kept and that end with a step (from 1)."""
         return [epoch for epoch in self._args.epochs if self._sampler.end_of(epoch) == step]
 
@@ -474,14 +478,14 @@ class Trainer:
         """Take a step's line into the log, and what later steps need to know of it."""
         self._log.append(line)
         record = json.loads(line)
-        self._why_over = self._source.hear(record)
+        self._why_over = self._source.record_step(record)
         if not record.get("skipped"):
             self._losses.append(record["loss"])
         if self._watch is not None and len(self._log) > self._since:
             value = record.get(self._watch.held_out.name)
             self._standing = update_best_checkpoint(self._watch.held_out, self._standing, record["step"], value)
 
-    def _over(self) -> str:
+    def _find_stop_reason(self) -> str:
         """Why training stops before its end: held-out measurements that do not become better, or the source's word."""
         patience = self._watch.held_out.patience if self._watch is not None else None
         if patience is not None and self._standing.since >= patience:
@@ -492,19 +496,19 @@ class Trainer:
         """The weights that answers are given with: what moves, or its average."""
         return self._average.values if self._average is not None else self._find_weights()
 
-    def _settle(self, keeper: CheckpointManager) -> None:
+    def _load_final_weights(self, checkpoints: CheckpointManager) -> None:
         """Give the model the weights that are to be saved."""
         weights = self._weights()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
-            found = keeper.read_best()
+            found = checkpoints.read_best()
             assert found is not None, "best weights reach the disk before any state that knows of them"
             weights = found[1]
         set_weights(self._model, weights)
-        keeper.wait()
+        checkpoints.wait()
 
-    def _resume(self, keeper: CheckpointManager, say: Callable[[str], None]) -> int:
+    def _resume(self, checkpoints: CheckpointManager, say: Callable[[str], None]) -> int:
         """Take up the newest checkpoint, when there is one; returns how many steps are done."""
-        if (training_state := keeper.read()) is None:
+        if (training_state := checkpoints.read()) is None:
             return 0
         self._check(training_state.tensors)
         if training_state.kernels and training_state.kernels != self._kernels:
@@ -535,7 +539,7 @@ class Trainer:
                 what, where=SourceLocation(field="resume_from"), hint="use the settings that it was made with"
             )
 
-    def _rehearse(self, say: Callable[[str], None]) -> None:
+    def _probe_memory(self, say: Callable[[str], None]) -> None:
         """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
         drawn, known, requested = False, self.rehearsed, (self._tokens, self._lanes.count)
         packs = self._source.largest(*requested)
@@ -572,7 +576,7 @@ class Trainer:
     def _size(self) -> int:
         return count_tensor_bytes(self._state().tensors)
 
-    def _unmoved(self) -> list[str]:
+    def _list_unchanged_parameters(self) -> list[str]:
         now = self._updater.fingerprints() if self._parts is None else self._parts.fingerprints()
         still = [name for name, before in self._begun.items() if now[name] == before]
         if len(still) == len(now):
@@ -591,5 +595,5 @@ def _named(losses: Mapping[str, float]) -> str:
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 
 
-def _finite(value: Any) -> Any:
+def _drop_nonfinite(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value

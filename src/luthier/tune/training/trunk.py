@@ -92,8 +92,8 @@ def shorten_training(step: Tune, share: float, rows: int) -> Tune:
     if isinstance(step.technique, StandaloneTechnique):
         smaller = step.technique.at_share(share)
         if smaller is not None:
-            return _changed(step, {"technique": smaller})
-        return _changed(step, {"max_train_samples": max(1, round(share * _count_used(step, rows)))})
+            return _change_settings(step, {"technique": smaller})
+        return _change_settings(step, {"max_train_samples": max(1, round(share * _count_used(step, rows)))})
     whole = count_steps(step, rows)
     changes: dict[str, Any] = {
         "max_steps": max(1, round(share * whole)),
@@ -107,10 +107,10 @@ def shorten_training(step: Tune, share: float, rows: int) -> Tune:
     if step.validation is not None:
         every = step.validation.count_steps_between(whole)
         changes["validation"] = step.validation.model_copy(update={"every": every})
-    shorter = _changed(step, changes)
+    shorter = _change_settings(step, changes)
     return shorter.model_copy(update={"keep_trunk": not shorter.find_trunk_obstacle()})
 
 
-def _changed(step: Tune, changes: Mapping[str, Any]) -> Tune:
+def _change_settings(step: Tune, changes: Mapping[str, Any]) -> Tune:
     """The step with other settings, checked together."""
     return type(step).model_validate({**dict(step), **changes})

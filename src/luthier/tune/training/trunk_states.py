@@ -81,9 +81,9 @@ class TrunkStates:
             if self._written is not None:
                 self._written.wait()
             if not self.keep:
-                self._drop(trunk + 1)
+                self._remove_states(trunk + 1)
             elif self._path(trunk).is_file():
-                self._drop(trunk)
+                self._remove_states(trunk)
         except (OSError, SafetensorError, SystemResourceError) as error:
             self._fail(error)
 
@@ -91,7 +91,7 @@ class TrunkStates:
         self._written = None
         self.say(f"the state at the end of the trunk could not be kept: {error}")
 
-    def _drop(self, below: int) -> None:
+    def _remove_states(self, below: int) -> None:
         """Remove the states after fewer steps."""
         for step in self._steps():
             if step < below:

@@ -8,13 +8,13 @@ kept for each unit, since the layers that adapters train are small. Rows share n
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from luthier.models.kernels.lora import use_peft_forward
+from luthier.models.kernels.lora import send_weight_gradients
 from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import Pack, TokenRow, build_pack
 from luthier.tune.cost import PackWorkload
@@ -38,7 +38,7 @@ class UnitsRead(NamedTuple):
     gradients: list[Tensor | None]
     """(units, …) of each parameter that moves, in at least fp32; None where the loss does not depend on it."""
     losses: list[float]
-    """Of each unit, divided by its denominator."""
+    """The loss of each unit, divided by its denominator."""
     computed: PackWorkload
     measures: dict[str, float]
     """Sums of terms, each divided by its unit's denominator."""
@@ -74,13 +74,13 @@ class UnitReader:
         assert self._layers is not None, "asked only where it applies"
         rows = [row for unit in units for row in unit]
         pack = prepare(build_pack(rows, UNSHARED))
-        indices = _list_places(pack, [len(unit) for unit in units])
+        indices = _list_indices(pack, [len(unit) for unit in units])
         if indices is None:
             return None
         watched = _Watched(indices, pack.tokens)
         hooks = [layer.register_forward_hook(partial(watched.enter, layer)) for layer in self._layers]
         try:
-            with use_peft_forward(list(self._model.modules())):
+            with send_weight_gradients(watched):
                 read = partial(compute_pack_logprobs, whole=True)
                 logp, pack = read_pack_logprobs(self._model, self._objective, pack, read)
                 loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
@@ -134,8 +134,8 @@ def _find_layers(model: Any, moving: Sequence[torch.nn.Parameter]) -> list[torch
     return layers if once and expected <= set(held) and expected else None
 
 
-def _list_places(pack: Pack, rows: Sequence[int]) -> Tensor | None:
-    """(units, most tokens of one) the places of each unit's tokens, then T; None where two units share one."""
+def _list_indices(pack: Pack, rows: Sequence[int]) -> list[list[int]] | None:
+    """The places of each unit's tokens; None where two units share one."""
     indices: list[list[int]] = []
     row = 0
     for count in rows:
@@ -146,26 +146,27 @@ def _list_places(pack: Pack, rows: Sequence[int]) -> Tensor | None:
                     own.update(range(span.start, span.stop))
         indices.append(sorted(own))
         row += count
-    if sum(map(len, indices)) != len(set().union(*indices)):
-        return None
-    most = max(1, *map(len, indices))
-    return torch.tensor([[*own, *[pack.tokens] * (most - len(own))] for own in indices])
+    return indices if sum(map(len, indices)) == len(set().union(*indices)) else None
 
 
 class _Watched:
     """Gradients of units, as layers are passed backward."""
 
-    def __init__(self, indices: Tensor, tokens: int) -> None:
-        self._places, self._tokens = indices, tokens
+    def __init__(self, indices: Sequence[Sequence[int]], tokens: int) -> None:
+        self._indices, self._tokens = indices, tokens
         self.found: dict[torch.nn.Parameter, Tensor] = {}
         self.unknown = False
         """Whether a layer read tokens in another order, or twice."""
         self._entered: set[torch.nn.Module] = set()
+        self._received: set[torch.nn.Parameter] = set()
 
     def agrees(self, whole: Mapping[torch.nn.Parameter, Tensor | None]) -> bool:
-        """Whether the units' gradients add up to those of the pack, but for rounding."""
+        """Whether the units' gradients add up to those of the pack, but for rounding; of what layers sent there is no
+        other."""
         for parameter, gradient in whole.items():
             own = self.found.get(parameter)
+            if parameter in self._received:
+                continue
             if gradient is None or own is None:
                 if gradient is not None or own is not None:
                     return False
@@ -174,6 +175,18 @@ class _Watched:
             if apart > ROUNDING * float(own.flatten(1).norm(dim=1).sum()):
                 return False
         return True
+
+    def fits(self, x: Tensor) -> bool:
+        """Whether a layer's input holds the pack's tokens in their order, one after another."""
+        return x.dim() == 3 and x.shape[0] == 1 and x.shape[1] >= self._tokens
+
+    def receive(self, weight: torch.nn.Parameter, states: Tensor, slopes: Tensor) -> None:
+        """Take the gradient of each unit from what went into a weight and what flows back."""
+        if not weight.requires_grad:
+            return
+        self.unknown |= weight in self._received
+        self._received.add(weight)
+        self.found[weight] = self._multiply(slopes, states)
 
     def enter(self, layer: torch.nn.Linear, _: Any, inputs: Any, output: Tensor) -> None:
         """Wait for what flows back to a layer's output."""
@@ -184,18 +197,34 @@ class _Watched:
             self.unknown = True
             return
         self._entered.add(layer)
-        output.register_hook(partial(self._leave, layer, inputs[0].detach()))  # type: ignore[no-untyped-call]
+        output.register_hook(partial(self._record_gradient, layer, inputs[0].detach()))  # type: ignore[no-untyped-call]
 
-    def _leave(self, layer: Any, states: Tensor, gradient: Tensor) -> None:
-        back = self._take(gradient.detach())
+    def _record_gradient(self, layer: Any, states: Tensor, gradient: Tensor) -> None:
+        slopes = gradient.detach().flatten(0, -2)
         if layer.weight.requires_grad:
-            self.found[layer.weight] = back.transpose(1, 2) @ self._take(states)
+            self.found[layer.weight] = self._multiply(slopes, states.flatten(0, -2))
         if layer.bias is not None and layer.bias.requires_grad:
-            self.found[layer.bias] = back.sum(1)
+            self.found[layer.bias] = self._multiply(slopes, slopes.new_ones(slopes.shape[0], 1))[..., 0]
 
-    def _take(self, values: Tensor) -> Tensor:
+    def _multiply(self, slopes: Tensor, states: Tensor) -> Tensor:
+        """(units, out, in) from (tokens, out) and (tokens, in), in at least fp32."""
+        wide = torch.promote_types(slopes.dtype, torch.float32)
+        slopes, states = slopes[: self._tokens].to(wide), states[: self._tokens].to(wide)
+        if slopes.device.type != "cpu":  # one launch for all units
+            return self._pad(slopes).transpose(1, 2) @ self._pad(states)
+        found = slopes.new_empty(len(self._indices), slopes.shape[1], states.shape[1])
+        for own, out in zip(self._indices, found, strict=True):
+            at = slice(own[0], own[-1] + 1) if own and own[-1] - own[0] == len(own) - 1 else list(own)
+            torch.mm(slopes[at].t(), states[at], out=out)
+        return found
+
+    def _pad(self, values: Tensor) -> Tensor:
         """(units, most tokens of one, width) what belongs to each unit, and zeros."""
-        flat = values.flatten(0, -2)[: self._tokens]
-        flat = flat if flat.dtype == torch.float64 else flat.float()
-        padded = torch.cat([flat, flat.new_zeros(1, flat.shape[1])])
-        return padded[self._places.to(flat.device)]
+        padded = torch.cat([values, values.new_zeros(1, values.shape[1])])
+        return padded[self._padded_places.to(values.device)]
+
+    @cached_property
+    def _padded_places(self) -> Tensor:
+        """(units, most tokens of one) the places of each unit's tokens, then that of zeros."""
+        most = max(1, *map(len, self._indices))
+        return torch.tensor([[*own, *[self._tokens] * (most - len(own))] for own in self._indices])

@@ -1,4 +1,4 @@
-"""Projects of items that people answer questions about: guidelines, items, who has which, answers, comments."""
+"""Annotation projects with items, assignments, answers and comments; queues of requests under review; ratings."""
 
 from __future__ import annotations
 
@@ -168,3 +168,63 @@ class AnnotationCommentRow(LedgerBase):
     """Whether all who have the item may read it, also before they have answered."""
     text: Mapped[str] = mapped_column(Text)
     made_at: Mapped[datetime]
+
+
+class ReviewQueueRow(LedgerBase):
+    """How one review queue is filled; its items and answers are those of its annotation project."""
+
+    __tablename__ = "review_queues"
+
+    project_id: Mapped[str] = mapped_column(ForeignKey("annotation_projects.id"), primary_key=True)
+    settings: Mapped[dict[str, Any]]
+    filled_at: Mapped[datetime | None]
+
+
+_ITEM = BigInteger().with_variant(Integer, "sqlite")
+
+
+class ReviewDecisionRow(LedgerBase):
+    """Whose opinion of a request counts, where several people gave one."""
+
+    __tablename__ = "review_decisions"
+    __table_args__ = (Index(None, "project_id"),)
+
+    item_id: Mapped[int] = mapped_column(
+        _ITEM, ForeignKey("annotation_items.id"), primary_key=True, autoincrement=False
+    )
+    project_id: Mapped[str] = mapped_column(String(32))
+    opinion_by: Mapped[str] = mapped_column(String(128))
+    decided_by: Mapped[str] = mapped_column(String(128))
+    decided_at: Mapped[datetime]
+
+
+class ReviewExportRow(LedgerBase):
+    """A verdict that was written into the traffic as feedback; the digest tells whether it is that of today."""
+
+    __tablename__ = "review_exports"
+    __table_args__ = (Index(None, "project_id"),)
+
+    item_id: Mapped[int] = mapped_column(
+        _ITEM, ForeignKey("annotation_items.id"), primary_key=True, autoincrement=False
+    )
+    project_id: Mapped[str] = mapped_column(String(32))
+    digest: Mapped[str] = mapped_column(String(64))
+    exported_at: Mapped[datetime]
+
+
+class JudgmentRow(LedgerBase):
+    """One judgment; of several by one judge on one item, the last counts."""
+
+    __tablename__ = "judgments"
+    __table_args__ = (Index(None, "assignment", "judge"),)
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    assignment: Mapped[str] = mapped_column(String(64))
+    """Digest of the artifact that says what is asked."""
+    item: Mapped[str] = mapped_column(String(32))
+    judge: Mapped[str] = mapped_column(String(64))
+    value: Mapped[Any] = mapped_column(JSON(none_as_null=False))
+    """As the form keeps it; JSON's null where the judge passed."""
+    comment: Mapped[str | None]
+    seconds: Mapped[float | None] = mapped_column(Double)
+    at: Mapped[datetime]

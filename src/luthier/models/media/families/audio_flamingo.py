@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.media.audio import AudioFamily, count_windows, mark_sound
+from luthier.models.media.audio import AudioFamily, build_sound_mask, count_windows
 from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
 if TYPE_CHECKING:
@@ -31,4 +31,4 @@ def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     """(states, width) of the encoder that are of sound."""
     tower, mask = model.model.audio_tower, inputs["input_features_mask"]
     states = tower(inputs["input_features"], input_features_mask=mask, return_dict=True).last_hidden_state
-    return states[mark_sound(tower, mask, states.shape[1])]  # type: ignore[no-any-return]
+    return states[build_sound_mask(tower, mask, states.shape[1])]  # type: ignore[no-any-return]

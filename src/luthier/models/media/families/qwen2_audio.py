@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from luthier.models.media.audio import AudioFamily, AudioFeatures, count_windows, mark_sound
+from luthier.models.media.audio import AudioFamily, AudioFeatures, build_sound_mask, count_windows
 from luthier.models.media.family import FrozenAudioEncoder, ImageCount, MediaSettings
 
 if TYPE_CHECKING:
@@ -43,4 +43,4 @@ def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
     blank = values.new_zeros(len(values), most, 1)
     attention = create_bidirectional_mask(config=tower.config, inputs_embeds=blank, attention_mask=visible)
     states = tower(values, attention_mask=attention).last_hidden_state
-    return states[mark_sound(tower, mask, states.shape[1])]  # type: ignore[no-any-return]
+    return states[build_sound_mask(tower, mask, states.shape[1])]  # type: ignore[no-any-return]
