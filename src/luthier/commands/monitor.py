@@ -108,13 +108,14 @@ def _opened(what: RecipePlan, name: str) -> RecipeMonitor:
 
 
 def _only_monitor(workspace: Workspace, word: str | None) -> str:
-    """The only step of its kind in a recipe, as `RECIPE:STEP`."""
+    """The only step of its kind in a recipe, as `RECIPE:STEP`; with one that watches sites, either may be meant."""
     file = workspace.find_recipe(word or None)
-    steps = [name for name, step in Recipe.load(file).all_steps().items() if isinstance(step, Monitor)]
+    steps = [name for name, step in Recipe.load(file).all_steps().items() if isinstance(step, Monitor | MonitorSites)]
     if len(steps) == 1:
         return f"{file}:{steps[0]}"
-    what = f"{len(steps)} steps of kind `monitor`: {', '.join(steps)}" if steps else "no step of kind `monitor`"
-    hint = f"name one: {file}:{steps[0]}" if steps else "add one: monitor: {kind: monitor, alerts: […]}"
+    what = f"{len(steps)} steps that watch: {', '.join(steps)}" if steps else "no step of kind `monitor`"
+    names = " or ".join(f"{file}:{step}" for step in steps)
+    hint = f"name one: {names}" if steps else "add one: monitor: {kind: monitor, alerts: […]}"
     raise RecipeError(what, where=SourceLocation(file=str(file)), hint=hint)
 
 

@@ -15,6 +15,8 @@ class CountGroup(NamedTuple):
 
     name: str
     cells: tuple[str, ...]
+    ordered: bool = False
+    """Whether cells lie in an order, as bins of a number do: small ones then join their neighbours."""
 
 
 Counts = Mapping[str, Mapping[str, int]]
@@ -45,10 +47,11 @@ def add_counts(groups: Sequence[CountGroup], several: Iterable[Counts]) -> dict[
 
 
 def move_small_counts(groups: Sequence[CountGroup], counts: Counts, least: int) -> dict[str, dict[str, int]]:
-    """The counts with each cell below `least` emptied, and its rows counted in the largest cell of its group.
+    """The counts with each cell below `least` emptied, and its rows counted in the largest cell of its group; where
+    cells have an order, in the next cell above by which there are enough, or else in the last that is told.
 
     A cell that tells 0 holds 0 to `least - 1` rows; which, no difference of other cells tells. A group of fewer rows
-    than `least` tells nothing.
+    than `least` tells nothing. Quantiles and means of cells in an order stay near those of all rows.
     """
     found = dict[str, dict[str, int]]()
     for group in groups:
@@ -59,9 +62,23 @@ def move_small_counts(groups: Sequence[CountGroup], counts: Counts, least: int) 
         if total < least:
             found[group.name] = dict.fromkeys(group.cells, 0)
             continue
+        if group.ordered:
+            found[group.name] = dict(zip(group.cells, _join_neighbours(list(mine.values()), least), strict=True))
+            continue
         moved = sum(mine[cell] for cell in small)
         found[group.name] = {**mine, **dict.fromkeys(small, 0), largest: mine[largest] + moved}
     return found
+
+
+def _join_neighbours(cells: Sequence[int], least: int) -> list[int]:
+    """Counts of cells in an order, which hold `least` rows together, so that each is 0 or at least that."""
+    told, waiting, last = [0] * len(cells), 0, 0
+    for at, count in enumerate(cells):
+        waiting += count
+        if waiting >= least:
+            told[at], waiting, last = waiting, 0, at
+    told[last] += waiting
+    return told
 
 
 WIDTHS = (1.05, 64)

@@ -33,7 +33,7 @@ def build_share_group(name: str) -> CountGroup:
 
 def build_bin_group(name: str, ends: Sequence[float]) -> CountGroup:
     """Events by their value."""
-    return CountGroup(name, tuple(f"{end:g}" for end in ends))
+    return CountGroup(name, tuple(f"{end:g}" for end in ends), ordered=True)
 
 
 def count_share(values: Iterable[float]) -> dict[str, int]:

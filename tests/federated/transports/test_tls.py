@@ -153,7 +153,7 @@ def test_a_site_says_once_why_it_hears_nothing_and_when_it_hears_again(place: Pl
     assert said[0].startswith(f"north looks for messages of coordinator at {url}")
     told = [line for line in said if "listens" in line or "can come again" in line]
     assert told == [
-        f"nobody listens at {place_url}: the coordinator does so while its recipe or monitor runs",
+        f"nobody listens at {place_url}: the coordinator does so while its recipe runs, or its monitor asks",
         f"messages can come again at {url}",
     ]
 

@@ -78,7 +78,9 @@ class DatasetProfile(Check):
         from luthier.lang.detect import LANGUAGES, UNKNOWN
 
         bins = tuple(map(str, list_bins()))
-        lengths = [CountGroup(f"words/{split}/{part}", bins) for split in SPLITS for part in ("prompt", "answer")]
+        lengths = [
+            CountGroup(f"words/{split}/{part}", bins, ordered=True) for split in SPLITS for part in ("prompt", "answer")
+        ]
         columns = [CountGroup(f"column/{name}", (EMPTY, FULL)) for name in names.fields]
         return [*lengths, *columns, CountGroup("language", (*sorted(LANGUAGES), UNKNOWN))]
 

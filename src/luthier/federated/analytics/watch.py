@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,10 +60,11 @@ class SiteMonitoring:
         try:
             counts = self._exchange(query, plan)
         except LuthierError as error:
-            self.say(f"no counts of the window until {until}: {error}")
+            self.say(f"no counts of the window {_format_window(since, until)}: {error}")
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(list(counts)).encode())
+        self.say(f"counted the window {_format_window(since, until)}")
         for old in sorted(path.parent.glob("*.json"))[:-KEPT_WINDOWS]:
             old.unlink()
         return counts
@@ -161,6 +163,12 @@ class SiteAlertEvaluator(AlertEvaluator):
         return message.model_copy(
             update={"worst": _find_worst_site(rule, message.value, values), "act": rule.alert.act}
         )
+
+
+def _format_window(since: int, until: int) -> str:
+    """Begin and end of a window, in UTC."""
+    begin, end = (datetime.fromtimestamp(moment, UTC) for moment in (since, until))
+    return f"{begin:%Y-%m-%d %H:%M} to {end:%H:%M} UTC"
 
 
 def _find_worst_site(

@@ -166,7 +166,7 @@ def _explain_transport(error: httpx.TransportError, url: str) -> str:
         why = getattr(cause, "verify_message", "") or cause.reason or type(cause).__name__
         return f"{url} and this site do not accept each other's certificates ({why}): see `http` in the policy"
     if isinstance(error, httpx.ConnectError):
-        return f"nobody listens at {url}: the coordinator does so while its recipe or monitor runs"
+        return f"nobody listens at {url}: the coordinator does so while its recipe runs, or its monitor asks"
     return f"{url} ends the connection ({type(error).__name__}): it may want a certificate of this site"
 
 

@@ -112,9 +112,7 @@ class SiteServer:
                 name, coordinator = self._identity.card.name, self._coordinator.name
                 self._say(f"{name} looks for messages of {coordinator} {self._mailbox.location}, until it is stopped")
                 while not stop() and not (once and self.done):
-                    answered = self.answer_waiting()
-                    self._tell_obstacle()
-                    if not answered:
+                    if not self.answer_waiting():
                         time.sleep(POLL_S)
         except Timeout:
             hint = "stop that one first; an order is approved by `luthier site approve` while it runs"
@@ -136,6 +134,7 @@ class SiteServer:
         """Answer what waits now; returns how many messages were answered."""
         answered = 0
         for envelope in self._mailbox.fetch():
+            self._tell_obstacle()
             digest = digest_message(envelope)
             if digest in self._refused:
                 self._mailbox.refuse(envelope)
@@ -148,6 +147,7 @@ class SiteServer:
             except SystemResourceError as error:
                 self._held[digest] = time.monotonic() + RETRY_S
                 self._say(f"{error}; nothing was lost: it is tried again in {RETRY_S:g} s")
+        self._tell_obstacle()
         return answered
 
     def _answer(self, envelope: bytes) -> bool:

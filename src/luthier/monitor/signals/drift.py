@@ -132,7 +132,7 @@ class Drift(Signal):
         """Requests by where each number of theirs lies among those of training rows, in tenths."""
         from luthier.monitor.baseline import NAMES
 
-        return [CountGroup(f"{self.called}/{name}", _TENTHS) for name in NAMES]
+        return [CountGroup(f"{self.called}/{name}", _TENTHS, ordered=True) for name in NAMES]
 
     def list_summed_numbers(self) -> Sequence[str]:
         """Evidence grows by single requests in their order, which counts do not tell."""
