@@ -143,7 +143,7 @@ class OutputHead:
 
 
 class _TileLogProbs(torch.autograd.Function):
-    """Of a frozen head: how log-probabilities move with the states is computed on the way forward."""
+    """Log-probabilities of a frozen head: their slopes by the states are computed in the forward pass."""
 
     @staticmethod
     def forward(

@@ -120,7 +120,7 @@ class PrivateReader:
     def _gather_one_by_one(
         self, units: list[list[TokenRow]], tokens: int, total: GradientSum, seed: int
     ) -> tuple[StepGradient, int]:
-        """The same unit by unit, where more than plain linear layers moves."""
+        """Compute the gradient unit by unit, where more than plain linear layers is trained."""
         one, described, clipped = self._updater.build_sum(), StepGradient(), 0
         for number, unit_rows in enumerate(units):
             for vector in one.flat.values():
