@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.models.generate import generate
+from luthier.models.generation.backends import BatchedBackend
 from luthier.models.generation.cpu_decoder import activate_adapter
 from luthier.models.generation.engine import (
     BASE,
-    BatchedReader,
     ContinuousBatchingDecoder,
     GenerationRequest,
     SamplingParams,
@@ -112,13 +112,13 @@ def test_what_was_read_is_found_again() -> None:
 def test_the_same_prompt_is_read_once_by_those_who_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = ContinuousBatchingDecoder(opened(llama()))
     read: list[int] = []
-    own = BatchedReader.read
+    own = BatchedBackend.read
 
-    def counted(self: BatchedReader, portions: Any) -> Any:
+    def counted(self: BatchedBackend, portions: Any) -> Any:
         read.extend(portion.tokens for portion in portions)
         return own(self, portions)
 
-    monkeypatch.setattr(BatchedReader, "read", counted)
+    monkeypatch.setattr(BatchedBackend, "read", counted)
     tickets = [admitted(decoder, greedily([*SYSTEM[:32], at], 2)) for at in range(8)]
     finished(decoder, tickets)
     assert sum(read) == 33 + 7 + 8

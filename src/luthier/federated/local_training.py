@@ -21,9 +21,10 @@ from luthier.federated.errors import MessageError
 from luthier.federated.messaging.messages import check_weights, digest_message, pack_tensors, pack_weights
 from luthier.federated.privacy import PrivacySpending
 from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.model_files import refuse_empty_adapter
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.sampler import PoissonSampler
-from luthier.tune.run import TrainingRun, refuse_empty_adapter
+from luthier.tune.run import TrainingRun
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import LearningRate, Technique
 from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor

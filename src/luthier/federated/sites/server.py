@@ -110,7 +110,7 @@ class SiteServer:
         try:
             with FileLock(self._folder / "serve.lock", timeout=0):
                 name, coordinator = self._identity.card.name, self._coordinator.name
-                self._say(f"{name} looks for messages of {coordinator} {self._mailbox.place}, until it is stopped")
+                self._say(f"{name} looks for messages of {coordinator} {self._mailbox.location}, until it is stopped")
                 while not stop() and not (once and self.done):
                     answered = self.answer_waiting()
                     self._tell_obstacle()
@@ -129,7 +129,7 @@ class SiteServer:
         """Say why nothing is heard, once, and when it is heard again."""
         now, before = self._mailbox.obstacle, self._obstacle
         if now != before:
-            self._say(now or f"messages can come again {self._mailbox.place}")
+            self._say(now or f"messages can come again {self._mailbox.location}")
             self._obstacle = now
 
     def answer_waiting(self) -> int:
