@@ -21,7 +21,7 @@ from luthier.monitor.plan import MonitorPlan
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, TrainingSample, WindowSpan
 from luthier.monitor.windows import PARTS, ROWS_OF_PART
 from luthier.traces.record import Feedback, Trace
-from watching import BEGIN, desk_traffic, label, measured, plan_of, shown_media, trace, watcher
+from watching import BEGIN, desk_traffic, evaluator, label, measured, plan_of, shown_media, trace
 from workshop import tickets
 
 ROOT = Path(__file__).parent.parent
@@ -118,7 +118,7 @@ def events(plan: MonitorPlan, traces: Sequence[Trace]) -> list[Trace | Feedback]
 
 
 def fed(plan: MonitorPlan, folder: Path, log: Sequence[Trace | Feedback]) -> dict[tuple[str, Window], SignalValue]:
-    watching = watcher(plan, folder)
+    watching = evaluator(plan, folder)
     for event in log:
         watching.add(event)
     at = max((event.timestamp.timestamp() for event in log), default=BEGIN.timestamp()) + 1
@@ -197,7 +197,7 @@ def test_the_worst_requests_are_found(kind: str, plan: MonitorPlan, tmp_path: Pa
     usual = USUAL.get(kind, {})
     traces = [trace(number, TEXTS[number], **usual) for number in range(40)]
     traces[17] = trace(17, question or TEXTS[17], **{**usual, **made})
-    watching = watcher(plan, tmp_path)
+    watching = evaluator(plan, tmp_path)
     for event in traces:
         watching.add(event)
         watching.add(label(event, "delivery", after_s=0.1, probability=0.5, rating=-1.0 if event.id == "r17" else 1.0))
@@ -222,7 +222,7 @@ def test_neither_the_order_of_other_traffic_nor_a_replay_changes_it(plan: Monito
 
 def test_a_window_holds_a_bounded_sample(plan: MonitorPlan, tmp_path: Path) -> None:
     """Rows are kept up to a bound; what was measured of all is near what is measured of the sample."""
-    watching = watcher(plan, tmp_path)
+    watching = evaluator(plan, tmp_path)
     watched = watching._watched[signal_of(plan).called]
     for kept in watched.windows.values():
         for number in range(3000):

@@ -142,8 +142,8 @@ def plan_of(
     )
 
 
-def watcher(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
-    """A watcher that works in a folder."""
+def evaluator(plan: MonitorPlan, folder: Path) -> AlertEvaluator:
+    """An evaluator that works in a folder."""
     return AlertEvaluator(plan, RunContext(recipe_dir=folder, kept=folder / "kept"))
 
 

@@ -247,14 +247,14 @@ _RUNS = """
 import sys, time
 from pathlib import Path
 sys.path[:0] = [{tests!r}]
-from watching import desk_traffic, plan_of, watcher
+from watching import desk_traffic, plan_of, evaluator
 from luthier.core.context import RunContext
 from luthier.monitor.channel import Channel
 from luthier.monitor.manager import AlertManager
 folder = Path({folder!r})
 plan = plan_of(folder, [{{"kind": "metric", "metric": "accuracy"}}], {alerts!r})
 channel = Channel.parse({{"kind": "log", "path": "told.jsonl"}})
-desk = AlertManager(watcher(plan, folder), [channel], RunContext(recipe_dir=folder), folder / "state.json", print)
+desk = AlertManager(evaluator(plan, folder), [channel], RunContext(recipe_dir=folder), folder / "state.json", print)
 desk.recall()
 desk.send()
 print("begun", flush=True)

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from eval.lm_eval.test_harness import exams, write
+from eval.lm_eval.test_harness import benchmarks, write
 from luthier.chat.plain_text import bos_or_eos_id
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
@@ -57,8 +57,8 @@ def test_whole_texts_and_continuations_equal_those_of_the_model_itself(far: Endp
 
 
 def test_a_task_of_the_harness_over_http(far: EndpointLM, near: LocalLM, tmp_path: Path) -> None:
-    (exam,) = exams(write(tmp_path / "task"), limit=4)
-    assert exam.run(far.ask).columns["acc_norm"].each == exam.run(near.ask).columns["acc_norm"].each
+    (benchmark,) = benchmarks(write(tmp_path / "task"), limit=4)
+    assert benchmark.run(far.ask).columns["acc_norm"].each == benchmark.run(near.ask).columns["acc_norm"].each
 
 
 def test_answers_begin_with_their_prompts(served: Served) -> None:
