@@ -122,7 +122,7 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_context(bypass_csp=True).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(90_000)
         page.goto(opened)
         page.wait_for_url("**/")
         page.goto(f"{base}/new")
