@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,7 +76,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     _write_traffic(work / "tickets")
     _write_traffic(work / "tickets", 1, "x" * 5000, "y" * 5000)
     known = {"model": json.loads(done)["steps"]["tune"]["artifact"], **_ask_people(work)}
-    with start_studio(work, popen=subprocess.Popen) as server:
+    with start_studio(work) as server:
         assert server.stdout is not None
         opened = json.loads(server.stdout.readline())["link"]
         yield opened, known
@@ -143,6 +142,7 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
         page.context.add_cookies([{"name": LANGUAGE_COOKIE, "value": "de", "url": base}])
         for address in LONG_WORDS:
             page.goto(base + address.format(**known))
+            page.wait_for_function("!document.querySelector('.loading')")
             page.evaluate(axe.Axe().axe_script)
             found += [f"{address} in German at 390 px: {line}" for line in _look(page, ["color-contrast"])]
         browser.close()
