@@ -52,6 +52,10 @@ _GATE_OR_UP = ("gate_proj", "up_proj", "w1", "w3")
 _OF_EXPERTS = frozenset({*_GATE_OR_UP, "down_proj", "w2", "gate"})
 
 
+_for_each_name = lru_cache(maxsize=1 << 16)
+"""What a plan asks many times of the same names."""
+
+
 class LinearLayerSpec(NamedTuple):
     """One linear layer."""
 
@@ -139,7 +143,7 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
     }
 
 
-@lru_cache(maxsize=1 << 14)
+@_for_each_name
 def find_part(name: str) -> ModelPart:
     """Which part of a model of several kinds of input a parameter belongs to."""
     parts = name.split(".")
@@ -151,6 +155,7 @@ def find_part(name: str) -> ModelPart:
     return "audio" if hears else "language"
 
 
+@_for_each_name
 def parse_layer_index(name: str) -> int | None:
     """The decoder layer that a parameter belongs to; None outside of them."""
     match = re.search(r"(?:^|\.)(\d+)\.", name)
@@ -186,6 +191,7 @@ def is_norm(name: str) -> bool:
     return _NORM.search(name) is not None
 
 
+@_for_each_name
 def _is_other(name: str) -> bool:
     """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":
