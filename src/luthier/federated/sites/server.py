@@ -220,22 +220,22 @@ class SiteServer:
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
         """What training will cost the rows, and the refusal where the budget does not hold it."""
-        asked = message.header
-        ends = isinstance(asked, Final) and not self._is_question(header, asked)
-        if self._policy is None or not (ends or isinstance(asked, RoundStart | SiteQuestion)):
+        received = message.header
+        ends = isinstance(received, Final) and not self._is_question(header, received)
+        if self._policy is None or not (ends or isinstance(received, RoundStart | SiteQuestion)):
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
         request: Order | SiteQuestion
         try:
-            if isinstance(asked, SiteQuestion):
-                request, spent = asked, self._query_worker(header).plan_question(asked)
+            if isinstance(received, SiteQuestion):
+                request, spent = received, self._query_worker(header).plan_question(received)
             else:
                 worker = self._worker(header)
                 request, spent = worker.order, worker.plan_spending(header.number)
-            if spent is None and not isinstance(asked, RoundStart):
+            if spent is None and not isinstance(received, RoundStart):
                 return None, None
-            if isinstance(asked, SiteQuestion) and read_query(asked).window is not None:
+            if isinstance(received, SiteQuestion) and read_query(received).window is not None:
                 before, kept = (), None  # each request is in one window: nothing adds up
             else:
                 kept = spent
