@@ -174,7 +174,7 @@ def test_what_is_sent_is_the_file_as_it_was_whatever_replaces_it(
         monkeypatch.setattr(os, "link", refuse)
     write(tmp_path / "a", "state", "1")
     mine = sender(works, tmp_path / "a", 1)
-    paths = mine._hold(mine._read_stamps())
+    paths = mine._hold_files(mine._read_stamps())
     write(tmp_path / "a", "state", "2")
     assert paths["state"].read_text() == "1"
     assert (tmp_path / "a" / "scratch" / "state").read_text() == "2"
