@@ -172,7 +172,7 @@ def _found_after(trial: int, part: float) -> int | None:
 
 def cost(*, quick: bool) -> Iterator[Figure]:
     """Processor time a request, for the plain signals and for drift; looks every minute at one request a second."""
-    from watching import plan_of, trace, watcher
+    from watching import evaluator, plan_of, trace
 
     _, old = requests()
     count = 1500 if quick else 6000
@@ -185,7 +185,7 @@ def cost(*, quick: bool) -> Iterator[Figure]:
             plan = plan_of(
                 Path(folder), signals, ["throughput < 0"] if "throughput" in signals else [], texts=old[:3000]
             )
-            watching = watcher(plan, Path(folder))
+            watching = evaluator(plan, Path(folder))
             begun = time.process_time()
             for event in log:
                 for at in watching.looks(event.at.timestamp()):

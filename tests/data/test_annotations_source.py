@@ -11,7 +11,7 @@ import pytest
 
 from luthier.annotation.project import NewItem, ProjectSettings, add_items, create_project
 from luthier.annotation.question import QuestionItem
-from luthier.annotation.results import decide_item, find_items, label_items
+from luthier.annotation.results import find_items, label_items, record_decision
 from luthier.core.db import Ledger
 from luthier.core.errors import DataError
 from luthier.data.row import BrokenRow, SourceRecord
@@ -51,7 +51,7 @@ def test_the_rule_decides_and_the_owner_before_it(ledger: Ledger, tmp_path: Path
     label_items(ledger, project, [first, second, third], {"asked": "billing"}, by="ann")
     label_items(ledger, project, [first], {"asked": "billing"}, by="ben")
     label_items(ledger, project, [second, third], {"asked": "login"}, by="ben")
-    decide_item(ledger, project, third, {"asked": "other"}, by="owner")
+    record_decision(ledger, project, third, {"asked": "other"}, by="owner")
     rows, left_out = read(tmp_path)
     assert {name: row["label"] for name, row in rows.items()} == {"row-0": "billing", "row-2": "other"}
     assert [one["annotator"] for one in rows["row-0"]["judgments"]] == ["ann", "ben"]
@@ -69,7 +69,7 @@ def test_a_snapshot_stays_the_same(ledger: Ledger, tmp_path: Path) -> None:
     source = Annotations(project="Asked", until=moment)
     before = source.fingerprint(tmp_path)
     label_items(ledger, project, [second], {"asked": "login"}, by="ann")
-    decide_item(ledger, project, first, {"asked": "other"}, by="owner", gold=True)
+    record_decision(ledger, project, first, {"asked": "other"}, by="owner", gold=True)
     add_items(ledger, project, [NewItem("new", QuestionItem(({"role": "user", "content": "new"},)))])
     assert source.fingerprint(tmp_path) == before
     assert not source.living

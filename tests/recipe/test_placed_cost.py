@@ -25,7 +25,7 @@ from luthier.recipe.placed_cost import estimate_placed_costs
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import Workspace
 from tests import ready
-from tests.recipe.test_on import load
+from tests.recipe.test_step_placement import load
 
 
 def placed(folder: Path, on: str, *words: str) -> Any:

@@ -23,7 +23,7 @@ from luthier.recipe.batch import BatchJob, get_job_name
 from luthier.recipe.executors.ray import RayExecutor
 from luthier.recipe.workspace import Workspace
 from ray_cluster import ray_cluster, why_no_ray
-from tests.recipe.test_groups import check_places, processes_seen
+from tests.recipe.test_torchrun import check_places, processes_seen
 from tests.test_every_executor import Site
 from tests.workshop import own_cache
 

@@ -127,7 +127,7 @@ def _with_answers(
             yield AnsweredItem(item, tuple(answers.get(row.id, ())), decisions.get(row.id))
 
 
-def decide_item(
+def record_decision(
     ledger: Ledger, project_id: str, item: int, values: Mapping[str, AnswerValue], *, by: str, gold: bool = False
 ) -> None:
     """Write down what the owner or a reviewer decides about an item; the item is done. With `gold`, it checks people

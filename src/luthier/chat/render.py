@@ -125,12 +125,14 @@ class ChatRenderer:
         turn_indices = find_trained_turns(messages, learn)
         turns = tuple(self._turn(ground, messages, tools, number) for number in turn_indices)
         _check_shown(ground, turn_indices)
-        return RenderedChat(ground.text, ground.pieces, tuple(ground.controls), turns, _told(ground.dropped))
+        return RenderedChat(
+            ground.text, ground.pieces, tuple(ground.controls), turns, _describe_dropped(ground.dropped)
+        )
 
     def prompt(self, messages: Sequence[Message], tools: Tools = ()) -> RenderedChat:
         """The conversation so far, ready for the model's answer."""
         ground = self._ground(messages, tools, prompt=True)
-        return RenderedChat(ground.text, ground.pieces, tuple(ground.controls), (), _told(ground.dropped))
+        return RenderedChat(ground.text, ground.pieces, tuple(ground.controls), (), _describe_dropped(ground.dropped))
 
     @cached_property
     def end(self) -> str:
@@ -251,7 +253,7 @@ def _check_shown(ground: _Ground, turn_indices: Sequence[int]) -> None:
             )
 
 
-def _told(dropped: Sequence[tuple[int, Part]]) -> tuple[str, ...]:
+def _describe_dropped(dropped: Sequence[tuple[int, Part]]) -> tuple[str, ...]:
     return tuple(f"message {number + 1}: {part}" if number >= 0 else "tools" for number, part in dropped)
 
 

@@ -233,10 +233,10 @@ class TemplateProber:
 
     def _contents(self, message: Message) -> Any:
         """The content in the form that the template wants; with media, as parts in their order."""
-        text = self._told(message)
+        text = self._answer_text(message)
         return _interleave(text, message.media) if message.media else _content(text, self.parts)
 
-    def _told(self, message: Message) -> str:
+    def _answer_text(self, message: Message) -> str:
         if message.thinking and self.thinking == "inline":
             return join_reasoning_and_answer(message.thinking, message.content)
         return message.content

@@ -139,7 +139,9 @@ def predict_missing_metric_inputs(plan_context: PlanContext, normalize: str) -> 
     if not is_remote_input(plan_context):
         return frozenset()
     source = getattr(plan_context.upstream.get("model"), "source", None)
-    return _untold(normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text")
+    return _inputs_of_no_endpoint(
+        normalize, by_text=isinstance(source, EndpointModelSource) and source.labels == "text"
+    )
 
 
 def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Need]:
@@ -151,10 +153,10 @@ def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Nee
         return frozenset()
     from luthier.models.lm.openai_client import read_endpoint
 
-    return _untold(normalize, by_text=read_endpoint(model).labels == "text")
+    return _inputs_of_no_endpoint(normalize, by_text=read_endpoint(model).labels == "text")
 
 
-def _untold(normalize: str, *, by_text: bool) -> frozenset[Need]:
+def _inputs_of_no_endpoint(normalize: str, *, by_text: bool) -> frozenset[Need]:
     """What an endpoint does not tell, by whether it is only asked to write a label."""
     if normalize != "sum":
         raise RecipeError("changes nothing for an endpoint; leave it out", where=SourceLocation(field="normalize"))

@@ -111,9 +111,6 @@ class Signal(Component):
     needs_report: ClassVar[bool] = False
     """Whether its reference is what the model answered to the rows of its report."""
 
-    shares: ClassVar[bool] = False
-    """Whether a row's value is 0 or 1, and the signal's number the share of ones."""
-
     name: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
     """How rules call it, where not by its kind: needed when two signals are of one kind."""
 
@@ -137,9 +134,7 @@ class Signal(Component):
 
     def list_count_groups(self) -> Sequence[CountGroup]:
         """The counts by which several places tell its numbers together; none where counts cannot."""
-        from luthier.monitor.counts import build_share_group
-
-        return [build_share_group(self.called)] if self.shares else []
+        return []
 
     def list_summed_numbers(self) -> Sequence[str]:
         """The numbers that those counts tell."""
@@ -147,15 +142,11 @@ class Signal(Component):
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
         """Those counts of some rows; `folder` has what the signal learnt there."""
-        from luthier.monitor.counts import count_share
-
-        return {self.called: count_share(row.value for row in rows)} if self.shares else {}
+        return {}
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
         """Its numbers from summed counts of a window of so many seconds; None where they tell nothing."""
-        from luthier.monitor.counts import measure_share
-
-        return {self.called: measure_share(counts[self.called])} if self.shares else {}
+        return {}
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
         """Write the reference to hold traffic against into a folder; nothing where none is needed."""
@@ -180,6 +171,38 @@ class Signal(Component):
     def explain(self, rows: Sequence[SignalRow]) -> str:
         """Nothing beside the numbers."""
         return ""
+
+
+class ShareSignal(Signal):
+    """The base class of signals whose one number is a share: a row's value is 0 or 1."""
+
+    def numbers(self) -> Sequence[str]:
+        """The share, by the signal's own name."""
+        return [self.called]
+
+    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
+        """The share of ones in a window."""
+        from luthier.monitor.evaluator import estimate_share
+
+        return {self.called: estimate_share(rows, span)}
+
+    def list_count_groups(self) -> Sequence[CountGroup]:
+        """Zeros and ones."""
+        from luthier.monitor.counts import build_share_group
+
+        return [build_share_group(self.called)]
+
+    def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
+        """Zeros and ones of some rows."""
+        from luthier.monitor.counts import count_share
+
+        return {self.called: count_share(row.value for row in rows)}
+
+    def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
+        """The share of ones in summed counts."""
+        from luthier.monitor.counts import measure_share
+
+        return {self.called: measure_share(counts[self.called])}
 
 
 def map_number_to_signal(signals: Iterable[Signal]) -> dict[str, Signal]:

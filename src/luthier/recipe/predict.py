@@ -227,7 +227,7 @@ def _answers(
         )
         usual = {name: Evaluate.model_fields[name].default for name in ("normalize", "dtype")}
         question = InferenceSettings(**usual, max_new_tokens=max_new_tokens, likelihood=False)
-        voice = build_evaluated_models({TUNED: model}, question, work)[0]
+        eval_model = build_evaluated_models({TUNED: model}, question, work)[0]
         task = HeldOutTask(
             kind="label" if options else "text",
             split="test",
@@ -235,7 +235,7 @@ def _answers(
             available=len(examples),
             options=options,
         )
-        replies = collect_model_replies(voice, task, open_answer_cache(kept or folder / "answers"), work.events)
+        replies = collect_model_replies(eval_model, task, open_answer_cache(kept or folder / "answers"), work.events)
     return [_prediction(reply) for reply in replies]
 
 

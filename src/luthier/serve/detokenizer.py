@@ -40,7 +40,7 @@ class IncrementalDetokenizer:
         """Where the window begins: at ids whose text is certain, which stand there since some tokenizers write the
         first token of a text otherwise."""
         self._certain = 0
-        self._told = 0
+        self._emit = 0
         """Characters of the window that were given away."""
 
     def add(self, token: int) -> str:
@@ -50,8 +50,8 @@ class IncrementalDetokenizer:
         self._ids.append(token)
         text = self._decode(self._ids[self._front :])
         whole = text.rstrip(_BROKEN)
-        piece = whole[self._told :]
-        self._told = max(self._told, len(whole))
+        piece = whole[self._emit :]
+        self._emit = max(self._emit, len(whole))
         if len(whole) == len(text):
             self._move()
         return piece
@@ -59,13 +59,13 @@ class IncrementalDetokenizer:
     def rest(self) -> str:
         """What is left when no more ids come: a character that was never finished."""
         text = self._decode(self._ids[self._front :]) if self._ids else ""
-        piece, self._told = text[self._told :], len(text)
+        piece, self._emit = text[self._emit :], len(text)
         return piece
 
     def _move(self) -> None:
         """Let the window begin at the last ids whose text was certain."""
         self._front, self._certain = self._certain, len(self._ids)
-        self._told = len(self._decode(self._ids[self._front : self._certain]))
+        self._emit = len(self._decode(self._ids[self._front : self._certain]))
 
 
 class StopChecker:
@@ -161,15 +161,15 @@ class OutputProcessor:
         self._written += len(text)
         if self._wanted and (self._by_id or written.token not in self._spelling.ends):
             self._tokens.append((self._written, self._spelling.token(written, by_id=self._by_id)))
-        return self._told(text, written.finish, output.cached)
+        return self._emit(text, written.finish, output.cached)
 
     def end(self, finish: Finish, cached: int) -> OutputChunk:
         """The last piece, where the end is told apart from the last token."""
-        piece = self._told(self._letters.rest(), finish, cached)
+        piece = self._emit(self._letters.rest(), finish, cached)
         assert piece is not None, "an end is always told"
         return piece
 
-    def _told(self, text: str, finish: Finish | None, cached: int) -> OutputChunk | None:
+    def _emit(self, text: str, finish: Finish | None, cached: int) -> OutputChunk | None:
         visible_text, calls = self._parted(text, last=finish is not None)
         finish = self._finish(finish, calls)
         self.over = finish is not None

@@ -206,7 +206,7 @@ class DynamicBatcher(Generic[Argument, Result]):
     def _tell(self, some: Sequence[_One[Argument, Result]], found: Sequence[Result], error: Exception | None) -> None:
         if error is not None:
             for entry in some:
-                entry.tell(None, _told(error))
+                entry.tell(None, _to_api_error(error))
         else:
             for entry, answer in zip(some, found, strict=True):
                 entry.tell(answer)
@@ -229,7 +229,7 @@ class DynamicBatcher(Generic[Argument, Result]):
                     return some
 
 
-def _told(error: Exception) -> Exception:
+def _to_api_error(error: Exception) -> Exception:
     return (
         error
         if isinstance(error, LuthierError)

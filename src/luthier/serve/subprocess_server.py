@@ -188,7 +188,7 @@ class LlamaServer(ModelRunner):
         scribe = OutputProcessor(number, query, self._spelling, self._calls, len(ids))
         async with self._turns, aclosing(self._events({**body, "seed": seed})) as events:
             async for event in events:
-                for output in _told(event, query):
+                for output in _parse_event(event, query):
                     piece = scribe.take(output)
                     if piece is not None:
                         yield piece
@@ -228,7 +228,7 @@ async def _lines(response: httpx.Response) -> AsyncIterator[dict[str, Any]]:
                 yield payload
 
 
-def _told(event: dict[str, Any], query: EngineRequest) -> list[EngineOutput]:
+def _parse_event(event: dict[str, Any], query: EngineRequest) -> list[EngineOutput]:
     """The tokens of one event, each with its log-probabilities where they are wanted."""
     from luthier.models.generation.sampling import TokenOutput
 

@@ -229,11 +229,11 @@ class _Reader:
         if choice.get("finish_reason"):
             self._finishes[answer] = _FINISHES.get(choice["finish_reason"], "stop")
         if not self._chat:
-            return _told(answer, choice.get("text") or "", _text_tokens(choice.get("logprobs")))
+            return _to_chunks(answer, choice.get("text") or "", _text_tokens(choice.get("logprobs")))
         delta = choice.get("delta") or {}
         for call in delta.get("tool_calls") or ():
             self._call(answer, call)
-        return _told(answer, delta.get("content") or "", _tokens(choice.get("logprobs")))
+        return _to_chunks(answer, delta.get("content") or "", _tokens(choice.get("logprobs")))
 
     def _call(self, answer: int, call: Json) -> None:
         """A call comes in parts: its name first, its arguments letter by letter."""
@@ -244,7 +244,7 @@ class _Reader:
         partial_call["arguments"] += function.get("arguments") or ""
 
 
-def _told(answer: int, text: str, tokens: Sequence[TokenLogprobs]) -> list[OutputChunk]:
+def _to_chunks(answer: int, text: str, tokens: Sequence[TokenLogprobs]) -> list[OutputChunk]:
     return [OutputChunk(answer=answer, text=text, tokens=tuple(tokens))] if text or tokens else []
 
 

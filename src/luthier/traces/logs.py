@@ -56,12 +56,12 @@ def read_log_records(path: Path, model: str = "unknown") -> Iterator[Trace | Fee
 
 
 def _unusable(path: Path, line: int, error: Exception) -> DataError:
-    what = "no JSON" if isinstance(error, json.JSONDecodeError) else _told(error)
+    what = "no JSON" if isinstance(error, json.JSONDecodeError) else _describe_error(error)
     hint = "lines are requests with `messages` and `response`, OTLP, or our own records; leave this line out"
     return DataError(f"cannot be read as a request: {what}", where=SourceLocation(file=str(path), line=line), hint=hint)
 
 
-def _told(error: Exception) -> str:
+def _describe_error(error: Exception) -> str:
     if isinstance(error, ValidationError):
         first = error.errors()[0]
         return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"

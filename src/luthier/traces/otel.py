@@ -16,15 +16,17 @@ from typing import Any
 
 from luthier.chat.messages import Message, ToolCall
 from luthier.core.errors import MissingExtra
-from luthier.traces.record import Asked, Trace, Variant, normalize_finish_reason, parse_message
+from luthier.traces.record import Operation, Trace, Variant, normalize_finish_reason, parse_message
 
-_OPERATIONS: dict[Asked, str] = {
+_OPERATIONS: dict[Operation, str] = {
     "chat": "chat",
     "completion": "text_completion",
     "embedding": "embeddings",
     "label": "classify",
 }
-_ASKED: dict[str, Asked] = {operation: name for name, operation in _OPERATIONS.items()} | {"completion": "completion"}
+_ASKED: dict[str, Operation] = {operation: name for name, operation in _OPERATIONS.items()} | {
+    "completion": "completion"
+}
 _PARAMETERS = {
     "temperature": "gen_ai.request.temperature",
     "top_p": "gen_ai.request.top_p",

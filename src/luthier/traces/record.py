@@ -26,7 +26,7 @@ from luthier.core.errors import LuthierError
 if TYPE_CHECKING:
     from luthier.chat.media_codec import KeptMedia
 
-Asked = Literal["chat", "completion", "embedding", "label"]
+Operation = Literal["chat", "completion", "embedding", "label"]
 Finish = Literal["stop", "length", "tool_calls", "cancelled", "error"]
 """`cancelled`: whoever asked went away, or the deadline passed, before the answer was whole."""
 Variant = Literal["stable", "canary", "shadow"]
@@ -43,7 +43,7 @@ class Trace(_Record):
     """The id that whoever asked was given; feedback names it."""
     timestamp: AwareDatetime
     """When the request came."""
-    operation: Asked = "chat"
+    operation: Operation = "chat"
     model: str
     """The name that was asked for, such as `support@prod`."""
     release: str = ""
@@ -355,7 +355,7 @@ def _answer(choice: Mapping[str, Any]) -> Message | None:
     return Message(role="assistant", content=content_to_text(choice["text"])) if "text" in choice else None
 
 
-def _asked(request: Mapping[str, Any]) -> Asked:
+def _asked(request: Mapping[str, Any]) -> Operation:
     if "messages" in request:
         return "chat"
     return "embedding" if "input" in request else "completion"

@@ -20,7 +20,7 @@ from luthier.data.row import Batch, Row
 from luthier.pii.detect import find_pii
 from luthier.pii.recognizer import Recognizer
 from luthier.pii.span import PiiKind, PiiSpan
-from tests.pii.test_finders import HERE
+from tests.pii.test_patterns import HERE
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -18,7 +18,7 @@ from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import DataError
 from luthier.data.suggest.propose import propose_recipe
 from media import picture, sound
-from tests.data.engine.test_films_and_pages import film
+from tests.data.engine.test_video_and_pages import film
 
 Make = Callable[..., Any]
 

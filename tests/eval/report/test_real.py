@@ -10,7 +10,7 @@ from luthier.eval.report.markdown import render_report_markdown
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.steps.gate import Gate
 from tests.eval.evaluations import made
-from tests.eval.report.test_page import Page
+from tests.eval.report.test_html import Page
 
 
 def test_labels(store: Store, labels: Artifact, tuned: Artifact) -> None:

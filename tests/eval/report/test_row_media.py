@@ -21,7 +21,7 @@ from luthier.eval.report.collect import collect_report_facts, evaluation_facts
 from luthier.eval.report.html import render_report_page, report_facts_to_json
 from luthier.recipe.schema import Recipe
 from media import picture, sound
-from tests.eval.report.test_page import Page
+from tests.eval.report.test_html import Page
 
 RECIPE = """\
 luthier: 1

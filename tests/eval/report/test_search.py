@@ -29,7 +29,7 @@ from luthier.eval.report.html import render_report_page, report_facts_to_json
 from luthier.eval.report.markdown import render_report_markdown
 from tests.eval.report import example
 from tests.eval.report.test_collect import put
-from tests.eval.report.test_page import Page
+from tests.eval.report.test_html import Page
 
 SENTENCE = "Trial 3 is better than tune: +0.041 (+0.012 to +0.070) in Macro F1 on 400 test rows (p = 0.004)."
 

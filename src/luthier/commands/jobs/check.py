@@ -66,7 +66,7 @@ def validate_training_file(path: Path, method: Method, param: str) -> TrainingFi
         try:
             answer = read(row)
         except UnusableRowError as error:
-            raise invalid_line_error(number, _told(error), param) from error
+            raise invalid_line_error(number, _describe_unusable(error), param) from error
         except LuthierError as error:
             raise invalid_line_error(number, error.message, param) from error
         rows += 1
@@ -83,7 +83,7 @@ def invalid_line_error(line: int, what: str, param: str) -> APIError:
     return APIError(f"line {line}: {what}", param=param, code=f"invalid_{param}")
 
 
-def _told(error: UnusableRowError) -> str:
+def _describe_unusable(error: UnusableRowError) -> str:
     return f"{error.field}: {error.problem}" if error.field else error.problem
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal
 
 from pydantic import Field
@@ -18,6 +18,19 @@ from luthier.data.adjudicator import (
 )
 
 
+def _decide_each(items: Sequence[Votes], least: int, decide: Callable[[Votes], AdjudicatedLabel]) -> AdjudicationResult:
+    """Decide every item by itself that has at least `least` votes."""
+
+    def one(votes: Votes) -> AdjudicatedLabel:
+        if not votes:
+            return NOBODY
+        if len(votes) < least:
+            return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {least}")
+        return decide(votes)
+
+    return AdjudicationResult([one(votes) for votes in items])
+
+
 class MajorityAdjudicator(Adjudicator):
     """The label with most votes; ties are left out."""
 
@@ -29,13 +42,9 @@ class MajorityAdjudicator(Adjudicator):
 
     def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Count each item's votes."""
-        return AdjudicationResult([self._one(votes) for votes in items])
+        return _decide_each(items, self.min, self._one)
 
     def _one(self, votes: Votes) -> AdjudicatedLabel:
-        if not votes:
-            return NOBODY
-        if len(votes) < self.min:
-            return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
         ranked = count_votes(votes).most_common()
         label, count = ranked[0]
         if len(ranked) > 1 and ranked[1][1] == count:
@@ -54,13 +63,9 @@ class UnanimousAdjudicator(Adjudicator):
 
     def decide(self, items: Sequence[Votes]) -> AdjudicationResult:
         """Look whether each item's votes are equal."""
-        return AdjudicationResult([self._one(votes) for votes in items])
+        return _decide_each(items, self.min, self._one)
 
     def _one(self, votes: Votes) -> AdjudicatedLabel:
-        if not votes:
-            return NOBODY
-        if len(votes) < self.min:
-            return AdjudicatedLabel(None, why=f"too few judgments: {len(votes)} of {self.min}")
         if len(count_votes(votes)) > 1:
             return AdjudicatedLabel(None, why=f"not unanimous: {format_votes(votes)}")
         return AdjudicatedLabel(votes[0].value, 1.0)

@@ -51,7 +51,13 @@ class LabelChoices:
         before = _before(line)
         judgments = judgments_of(line["meta"])
         meta = {name: value for name, value in line["meta"].items() if name not in ("judgments", PROPOSAL)}
-        kept = {"id": line["id"], "origin": line["origin"], "meta": meta, **_untold(line), **self._together(line)}
+        kept = {
+            "id": line["id"],
+            "origin": line["origin"],
+            "meta": meta,
+            **_turns_and_tools(line),
+            **self._together(line),
+        }
         return AnnotationQuestion(
             join_turn_texts(before or line["messages"][-1:]), kept, judgments, _proposal(line, judgments)
         )
@@ -70,7 +76,7 @@ def _before(line: ExportRow) -> list[dict[str, Any]]:
     return [turn for turn in line["messages"][:-1] if turn["role"] != "system"]
 
 
-def _untold(line: ExportRow) -> dict[str, Any]:
+def _turns_and_tools(line: ExportRow) -> dict[str, Any]:
     """What was asked, where it is more than one text; and the tools on offer."""
     turns = line["messages"][:-1]
     plain = len(turns) < 2 and all(turn["role"] == "user" and set(turn) <= {"role", "content"} for turn in turns)

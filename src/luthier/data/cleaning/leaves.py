@@ -81,10 +81,10 @@ def _called(value: Mapping[str, Any], name_number: int, name: str) -> dict[str, 
 
 
 def _steps(path: str) -> list[str | _Named]:
-    return [_Named(int(step[1:])) if step.startswith("#") else _told(step) for step in path.split("/")[1:]]
+    return [_Named(int(step[1:])) if step.startswith("#") else _unescape(step) for step in path.split("/")[1:]]
 
 
-def _told(step: str) -> str:
+def _unescape(step: str) -> str:
     return step.replace("~2", "#").replace("~1", "/").replace("~0", "~")
 
 

@@ -65,9 +65,9 @@ class SqlReader:
         streamed = connection.execution_options(stream_results=True, yield_per=FETCHED)
         result = streamed.execute(chosen.ordered(self._last))
         with closing(result.cursor), closing(result):  # where the connection is lost, only the second close succeeds
-            yield from self._told(result, chosen)
+            yield from self._to_records(result, chosen)
 
-    def _told(self, result: CursorResult[Any], chosen: RowSelection) -> Iterator[SourceRecord | BrokenRow]:
+    def _to_records(self, result: CursorResult[Any], chosen: RowSelection) -> Iterator[SourceRecord | BrokenRow]:
         names = list(result.keys())
         _check(names, chosen)
         keys = [names.index(name) for name in chosen.cursor]

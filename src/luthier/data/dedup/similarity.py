@@ -66,7 +66,7 @@ class CosineDuplicateFinder:
             goes.append(block[twins != _NONE])
             stays.append(twins[twins != _NONE])
             kept = np.concatenate([kept, block[twins == _NONE]])
-            self._told(len(block) + start)
+            self._report_progress(len(block) + start)
         return self._named(goes, stays, stays)
 
     def clusters(self) -> dict[int, Duplicate]:
@@ -127,9 +127,9 @@ class CosineDuplicateFinder:
             for index, twins in zip(block.tolist(), parts, strict=True):
                 if twins:
                     yield index, np.concatenate(twins)
-            self._told(len(block) + start)
+            self._report_progress(len(block) + start)
 
-    def _told(self, rows: int) -> None:
+    def _report_progress(self, rows: int) -> None:
         """Each row is held against those before it: half of the rows are a quarter of the work."""
         self._tick(rows * rows // len(self._order), len(self._order))
 

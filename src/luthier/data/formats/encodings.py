@@ -59,7 +59,7 @@ def detect_encoding(data: bytes, requested: str, file: str) -> Encoding:
     if hint_for_binary(data) is not None:
         hint = hint_for_binary(data) or "give a CSV, JSONL or Parquet file"
         raise DataError("is not a text file (it holds binary bytes)", where=SourceLocation(file=file), hint=hint)
-    return _told(data, file)
+    return _detect(data, file)
 
 
 def has_multibyte_newline(name: str) -> bool:
@@ -114,7 +114,7 @@ def _wide(data: bytes) -> str:
     return "utf-16-be" if even * 4 > pairs * 3 and odd * 50 < pairs else ""
 
 
-def _told(data: bytes, file: str) -> Encoding:
+def _detect(data: bytes, file: str) -> Encoding:
     """UTF-8 unless most of the lines outside ASCII are something else."""
     if is_utf8(data):
         return Encoding("utf-8")
@@ -138,7 +138,7 @@ def _other(foreign: list[bytes], file: str) -> Encoding:
     data = b"\n".join(foreign)
     name = _likeliest(data, (*_OTHER_LETTERS, *_LATIN_LETTERS))
     if name in _LATIN_LETTERS or _mixes_letters(data.decode(name, "replace")):
-        name = _heard(foreign[:_HEARD_LINES])
+        name = _detect_latin(foreign[:_HEARD_LINES])
     high = _high(data)
     how = "detected, because the file is not UTF-8; set `encoding` if letters look wrong"
     if high < _SURE_BYTES:
@@ -157,7 +157,7 @@ def _likeliest(data: bytes, among: Sequence[str]) -> str:
     return str(detected).replace("-", "_") if detected else _LATIN_LETTERS[0]
 
 
-def _heard(lines: Sequence[bytes]) -> str:
+def _detect_latin(lines: Sequence[bytes]) -> str:
     """The encoding with Latin letters that most lines speak for: each may be in another language.
 
     It is Western where the letters are the same in both, or where few letters speak for another.

@@ -100,7 +100,7 @@ def _flat(row: dict[str, Any]) -> Iterator[Annotation]:
 
 def _judgment(question: str, value: Any, user: Any, status: Any) -> Annotation:
     value = None if status in ("discarded", "draft") else value
-    label_value = _told(value)
+    label_value = _to_label_value(value)
     more = {"status": status} if status else {}
     return Annotation(
         to_optional_text(user) or "unknown",
@@ -119,7 +119,7 @@ def _spans(value: Any, question: str) -> Iterator[AnnotatedSpan]:
             yield AnnotatedSpan(entry["start"], entry["end"], "", str(entry.get("label")), question)
 
 
-def _told(value: Any) -> Any:
+def _to_label_value(value: Any) -> Any:
     """A ranking as its order, spans as nothing that could be compared."""
     if isinstance(value, list) and value and all(isinstance(entry, dict) and "rank" in entry for entry in value):
         return " > ".join(str(entry.get("value")) for entry in sorted(value, key=lambda entry: entry["rank"]))

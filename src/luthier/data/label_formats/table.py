@@ -115,7 +115,7 @@ def _long(
         return BrokenRow(record.file, record.line, "nobody is named as annotator", who)
     own = {who, label, time, seconds}
     took = _number(row.get(seconds)) if seconds else None
-    when, label_value = to_optional_text(row.get(time)) if time else None, _told(row.get(label))
+    when, label_value = to_optional_text(row.get(time)) if time else None, _to_label_value(row.get(label))
     classes = classes_of_multilabel(label_value)
     annotation = Annotation(name, normalize_label(label_value), time=when, seconds=took, classes=classes)
     values = {column: value for column, value in row.items() if column not in own}
@@ -124,7 +124,7 @@ def _long(
 
 def _wide_item(record: SourceRecord, annotators: list[str], item: str | None) -> AnnotatedItem:
     row = record.values
-    labels_by_annotator = ((name, _told(row.get(name))) for name in annotators)
+    labels_by_annotator = ((name, _to_label_value(row.get(name))) for name in annotators)
     annotations = tuple(
         Annotation(name, normalize_label(entry), classes=classes_of_multilabel(entry))
         for name, entry in labels_by_annotator
@@ -134,7 +134,7 @@ def _wide_item(record: SourceRecord, annotators: list[str], item: str | None) ->
     return AnnotatedItem(_key(row, item), values, annotations, record.line)
 
 
-def _told(cell: Any) -> Any:
+def _to_label_value(cell: Any) -> Any:
     """What a cell says; Label Studio's tables hold several choices as `{"choices": […]}`, in CSV as JSON text."""
     if isinstance(cell, str) and cell.startswith('{"choices"'):
         try:

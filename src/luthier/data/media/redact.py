@@ -38,7 +38,7 @@ def cover_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
     return Images.fromarray(values)
 
 
-def average_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
+def pixelate_boxes(image: Image, boxes: Iterable[Box], margin: float) -> Image:
     """The picture with a few large blocks of mean colors in place of each box."""
     from PIL.Image import Resampling
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from luthier.chat.media_codec import KeptMedia, decode_image
 from luthier.core.component import BasicMarker
 from luthier.data.media.operator import MediaFinding, MediaOperator
-from luthier.data.media.redact import average_boxes, encode_image
+from luthier.data.media.redact import encode_image, pixelate_boxes
 from luthier.data.operator import Column, Reads
 
 _CASCADES = ("haarcascade_frontalface_default.xml", "haarcascade_profileface.xml")
@@ -70,7 +70,7 @@ class FaceOperator(MediaOperator):
 
     def redact(self, content: bytes, findings: Sequence[MediaFinding]) -> KeptMedia:
         boxes = [(position[0], position[1], position[2], position[3]) for _, position in findings]
-        return encode_image(average_boxes(decode_image(content), boxes, 0.1))
+        return encode_image(pixelate_boxes(decode_image(content), boxes, 0.1))
 
 
 def _corners(x: int, y: int, width: int, height: int) -> tuple[float, float, float, float]:

@@ -176,7 +176,7 @@ class Pii(RowOperator):
         for look in looks:
             for pii_span in look.whole:
                 counts[pii_span.kind][look.row_index] += 1
-                by_field.setdefault(pii_span.kind, Counter())[_told(rows[look.row_index], look.field)] += 1
+                by_field.setdefault(pii_span.kind, Counter())[_field_label(rows[look.row_index], look.field)] += 1
             if look.edits:
                 outcome.edits.setdefault(look.row_index, []).extend(look.edits)
         for index in dict.fromkeys(look.row_index for look in looks):
@@ -453,7 +453,7 @@ def _turn(field: str) -> int:
     return int(field[len("messages[") : field.index("]")])
 
 
-def _told(row: Row, field: str) -> str:
+def _field_label(row: Row, field: str) -> str:
     """What a field is called in counts: who speaks, a column without what is nested in it, or the group."""
     if field.startswith("messages["):
         return row.messages[_turn(field)].role

@@ -95,7 +95,7 @@ class Traces(Source):
         folder = self._folder(recipe_dir)
         day: date | None = None
         line = 0
-        for entry in self._told(recipe_dir):
+        for entry in self._read_traces(recipe_dir):
             at = entry.trace.timestamp.astimezone(UTC).date()
             line = line + 1 if at == day else 1
             day = at
@@ -125,7 +125,7 @@ class Traces(Source):
         reasons = {"prompt": "what was asked", "answer": "the true class, as people said it"}
         return LayoutChoice({"prompt": "text", "answer": "label"}, reasons, is_label=True)
 
-    def _told(self, recipe_dir: Path) -> Iterator[TraceWithFeedback]:
+    def _read_traces(self, recipe_dir: Path) -> Iterator[TraceWithFeedback]:
         """Requests that are meant; `DataError` when no traffic is kept."""
         from luthier.traces.filter import TraceFilter
         from luthier.traces.store import read_traces_with_feedback

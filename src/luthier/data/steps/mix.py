@@ -174,8 +174,8 @@ class _Mixing:
     def __init__(self, step: Mix, work: StepContext) -> None:
         self._step, self._work = step, work
         self._parts = [_Part(name, work.inputs[f"data.{at}"]) for at, name in enumerate(step.data)]
-        self._told = [DatasetSummary.read(part.artifact) for part in self._parts]
-        self._is_label = all(dataset_summary.task == "label" for dataset_summary in self._told)
+        self._summaries = [DatasetSummary.read(part.artifact) for part in self._parts]
+        self._is_label = all(dataset_summary.task == "label" for dataset_summary in self._summaries)
         self._dropped: dict[str, int] = {}
         self._copies = 0
 
@@ -243,13 +243,13 @@ class _Mixing:
 
     def _conclude(self, rows: dict[str, int]) -> DatasetSummary:
         dataset_summary = DatasetSummary(
-            rows_in=sum(sum(entry.rows.values()) for entry in self._told),
+            rows_in=sum(sum(entry.rows.values()) for entry in self._summaries),
             rows=rows,
             dropped=dict(sorted(self._dropped.items())),
             edited={},
             task="label" if self._is_label else "text",
-            labels=sorted({label for entry in self._told for label in entry.labels}) if self._is_label else [],
-            sources=[source for entry in self._told for source in entry.sources],
+            labels=sorted({label for entry in self._summaries for label in entry.labels}) if self._is_label else [],
+            sources=[source for entry in self._summaries for source in entry.sources],
             made={"mix": self._copies} if self._copies else {},
         )
         dataset_summary.write(self._work.folder)
@@ -262,7 +262,7 @@ class _Mixing:
             f"{format_counted_noun(dataset_summary.rows_in, 'row')} in, {sum(dataset_summary.dropped.values())} "
             f"dropped{why}"
         )
-        if self._is_label is False and any(entry.task == "label" for entry in self._told):
+        if self._is_label is False and any(entry.task == "label" for entry in self._summaries):
             self._work.events.note("not all data sets have classes, so classes are learnt as free text")
         return dataset_summary
 

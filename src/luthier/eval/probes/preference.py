@@ -26,7 +26,7 @@ class _Counted(NamedTuple):
     label: str
 
 
-class PreferenceBiasProbe(Probe):
+class StyleBiasProbe(Probe):
     """Which of two answers a model prefers when one is longer, or has more lists, headings and bold: shares of pairs.
 
     `preference.longer` and `preference.markup` count pairs in which the two differ so; the detail `people` says how

@@ -104,7 +104,8 @@ class ToolCallMatch(Metric):
         import numpy as np
 
         right = [
-            self._told(parse_canonical_tool_calls(prediction)) in [self._wanted(text, row) for text in references]
+            self._select_calls(parse_canonical_tool_calls(prediction))
+            in [self._wanted(text, row) for text in references]
             for row, (prediction, references) in enumerate(zip(answers.predictions, answers.references, strict=True))
         ]
         return np.stack([np.array(right, dtype=np.float64), np.ones(len(right))], axis=1)
@@ -112,14 +113,14 @@ class ToolCallMatch(Metric):
     def value(self, sums: NDArray[np.float64]) -> NDArray[np.float64]:
         return ratio_of_sums(sums)
 
-    def _told(self, found: list[tuple[str, str]] | None) -> list[tuple[str, ...]] | None:
+    def _select_calls(self, found: list[tuple[str, str]] | None) -> list[tuple[str, ...]] | None:
         if found is None:
             return None
         selected: list[tuple[str, ...]] = [call if self.arguments else call[:1] for call in found]
         return selected if self.order else sorted(selected)
 
     def _wanted(self, text: str, row: int) -> list[tuple[str, ...]]:
-        expected = self._told(parse_canonical_tool_calls(text))
+        expected = self._select_calls(parse_canonical_tool_calls(text))
         if expected is None:
             what = f"row {row + 1}: the reference's calls cannot be read: {text[:60]!r}"
             hint = 'write {"name": …, "arguments": {…}}, or a list of such'

@@ -12,8 +12,8 @@ from luthier.core.context import RunContext
 from luthier.core.expressions import Window
 from luthier.metrics.counts import CountGroup, Counts, list_bins
 from luthier.monitor.counts import build_bin_group, count_in_bins, list_second_bins, measure_mean, measure_quantile
-from luthier.monitor.evaluator import estimate_mean, estimate_quantile, estimate_rate, estimate_share
-from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan
+from luthier.monitor.evaluator import estimate_mean, estimate_quantile, estimate_rate
+from luthier.monitor.signal import ShareSignal, Signal, SignalRow, SignalValue, WindowSpan
 from luthier.traces.record import Feedback, Trace
 
 
@@ -147,7 +147,7 @@ class CostSignal(Signal):
         return dict(zip(self.numbers(), scaled, strict=True))
 
 
-class ErrorRateSignal(Signal):
+class ErrorRateSignal(ShareSignal):
     """The part of requests that ended in a fault of the service: a status of 500 or more, or an answer broken off.
 
     A request that was wrong itself (status 400 to 499) is no fault of the service; `refused` counts it as one, which is
@@ -155,18 +155,11 @@ class ErrorRateSignal(Signal):
     """
 
     kind: Literal["error_rate"] = "error_rate"
-    shares: ClassVar[bool] = True
     usual: ClassVar[Window] = Window(seconds=300)
 
     refused: bool = False
     """Whether requests that were refused as wrong count too."""
 
-    def numbers(self) -> Sequence[str]:
-        return [self.called]
-
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         least = 400 if self.refused else 500
         return float(trace.status >= least or (trace.finish_reason == "error" and trace.status < 400))
-
-    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: estimate_share(rows, span)}

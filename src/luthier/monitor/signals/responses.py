@@ -22,8 +22,8 @@ from luthier.monitor.counts import (
     measure_quantile,
     measure_share,
 )
-from luthier.monitor.evaluator import estimate_mean, estimate_quantile, estimate_share
-from luthier.monitor.signal import Signal, SignalRow, SignalValue, WindowSpan, answer_text
+from luthier.monitor.evaluator import estimate_mean, estimate_quantile
+from luthier.monitor.signal import ShareSignal, Signal, SignalRow, SignalValue, WindowSpan, answer_text
 from luthier.pii.span import PATTERN_KINDS, PiiKind
 from luthier.traces.record import Feedback, Trace
 
@@ -78,40 +78,29 @@ class LengthSignal(Signal):
         return dict(zip(self.numbers(), found, strict=True))
 
 
-class Refusals(Signal):
+class Refusals(ShareSignal):
     """The part of answers that decline to do what was asked, told from their first sentences, in English.
 
     The same look as the probe `refusal` of an evaluation; a phrase is a weak sign, so watch its change, not its height.
     """
 
     kind: Literal["refusal_rate"] = "refusal_rate"
-    shares: ClassVar[bool] = True
-
-    def numbers(self) -> Sequence[str]:
-        return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         text = answer_text(trace)
         return None if text is None else float(is_refusal(text))
 
-    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: estimate_share(rows, span)}
 
-
-class ToxicitySignal(Signal):
+class ToxicitySignal(ShareSignal):
     """The part of answers with a word on a list of swear words (the package `badwords-py`, extra `toxicity`).
 
     A list finds an insult and the report of one alike; a model that judges (`judge` with a rubric of yours) knows more.
     """
 
     kind: Literal["toxicity"] = "toxicity"
-    shares: ClassVar[bool] = True
     libraries: ClassVar[Mapping[str, str]] = {"badwords": "toxicity"}
     languages: tuple[str, ...] = Field(default=("en",), min_length=1)
     """Languages whose lists are used."""
-
-    def numbers(self) -> Sequence[str]:
-        return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         from luthier.lang.lexicons import count_swear_words
@@ -119,20 +108,13 @@ class ToxicitySignal(Signal):
         text = answer_text(trace)
         return None if text is None else float(count_swear_words([text], self.languages)[0] > 0)
 
-    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: estimate_share(rows, span)}
 
-
-class PersonalDataSignal(Signal):
+class PersonalDataSignal(ShareSignal):
     """The part of answers in which personal data stands that the question did not hold, by the data room's finders."""
 
     kind: Literal["pii"] = "pii"
-    shares: ClassVar[bool] = True
     kinds: tuple[PiiKind, ...] = Field(default=PATTERN_KINDS, min_length=1)
     """What counts; names of people need a recogniser and are not looked for here."""
-
-    def numbers(self) -> Sequence[str]:
-        return [self.called]
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         from luthier.pii.detect import find_pii
@@ -143,15 +125,11 @@ class PersonalDataSignal(Signal):
         prompt = "\n".join(turn.content for turn in trace.messages)
         return float(any(found.text not in prompt for found in find_pii(text, self.kinds)))
 
-    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: estimate_share(rows, span)}
 
-
-class SchemaSignal(Signal):
+class SchemaSignal(ShareSignal):
     """The part of answers that are JSON and keep a JSON schema (draft 2020-12 where it names none)."""
 
     kind: Literal["schema_validity"] = "schema_validity"
-    shares: ClassVar[bool] = True
     form: dict[str, Any] = Field(default={})
     """The JSON schema; by default, any JSON will do."""
 
@@ -167,9 +145,6 @@ class SchemaSignal(Signal):
             raise ValueError(f"is no JSON schema: {error.message}") from None
         return value
 
-    def numbers(self) -> Sequence[str]:
-        return [self.called]
-
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
         text = answer_text(trace)
         if text is None or trace.finish_reason == "tool_calls":
@@ -178,9 +153,6 @@ class SchemaSignal(Signal):
             return float(self._validator.is_valid(json.loads(text)))
         except (ValueError, RecursionError):
             return 0.0
-
-    def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        return {self.called: estimate_share(rows, span)}
 
     @cached_property
     def _validator(self) -> Any:

@@ -138,7 +138,7 @@ def _dataset(options: dict[str, Any], account: ImportReport, recipe_dir: Path) -
     for other in names[1:]:
         account.left[f"dataset: {other}"] = "a data set has one source; put the files into one folder"
     account.taken[f"dataset: {names[0]}, dataset_dir: {folder}"] = "steps.data.source"
-    entry = _told(recipe_dir / folder / "dataset_info.json", names[0])
+    entry = _read_dataset_info(recipe_dir / folder / "dataset_info.json", names[0])
     if entry is None:
         return ImportedDataset(f"{folder}/{names[0]}.jsonl", {})
     _judged(entry, options, account)
@@ -159,7 +159,7 @@ def _media_of(entry: dict[str, Any]) -> dict[str, str]:
     return {str(columns[f"{kind}s"]): kind for kind in ("image", "audio", "video") if columns.get(f"{kind}s")}
 
 
-def _told(path: Path, name: str) -> dict[str, Any] | None:
+def _read_dataset_info(path: Path, name: str) -> dict[str, Any] | None:
     """What dataset_info.json says of a data set; None when it is not there."""
     if not path.is_file():
         return None

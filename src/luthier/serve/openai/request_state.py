@@ -15,7 +15,7 @@ from luthier.models.embeddings.base import EmbeddingSpace
 from luthier.serve.engine import ModelRunner
 from luthier.serve.openai.protocol import APIError, ServerBusyError
 from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Usage, Verb
-from luthier.traces.record import END_FIELDS, Asked, Finish, TraceEnd, TraceStart, Variant
+from luthier.traces.record import END_FIELDS, Finish, Operation, TraceEnd, TraceStart, Variant
 
 if TYPE_CHECKING:
     from luthier.models.embeddings.base import Points as EmbeddingPoints
@@ -45,13 +45,15 @@ class RequestState(_Hidden):
     """The state of a request in progress; its fields are the first part of its trace. Its fields are the beginning of
     its trace, so that nothing is put together while a client waits."""
 
-    def __init__(self, prefix: str, operation: Asked, tell: Callable[[RequestState], None], key: str | None) -> None:
+    def __init__(
+        self, prefix: str, operation: Operation, tell: Callable[[RequestState], None], key: str | None
+    ) -> None:
         self._began, self._tell = time.monotonic(), tell
         self.end = self.first_token_s = self.ready = None
         self.unused, self.media = (), {}
         self.id = f"{prefix}-{secrets.token_hex(14)}"
         self.timestamp = datetime.now(UTC)
-        self.operation: Asked = operation
+        self.operation: Operation = operation
         self.model, self.release = "", ""
         self.variant: Variant = "stable"
         self.messages: Sequence[Mapping[str, Any]] = ()

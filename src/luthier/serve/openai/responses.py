@@ -88,7 +88,7 @@ class ChatShape(ResponseBuilder):
         calls = {"tool_calls": [_call(call) for call in answer.calls]} if answer.calls else {}
         content = None if answer.calls and not answer.text else answer.text
         message = {"role": "assistant", "content": content, "refusal": None, **calls}
-        body = {"index": number, "message": message, "logprobs": self._told(answer.tokens)}
+        body = {"index": number, "message": message, "logprobs": self._logprobs_json(answer.tokens)}
         return {**body, "finish_reason": answer.finish, **_scores(answer)}
 
     def deltas(self, piece: OutputChunk, *, first: bool) -> Iterable[Json]:
@@ -96,7 +96,7 @@ class ChatShape(ResponseBuilder):
         if first:
             yield self._delta(piece.answer, {"role": "assistant", "content": "", "refusal": None})
         if piece.text or piece.tokens:
-            yield self._delta(piece.answer, {"content": piece.text}, self._told(piece.tokens))
+            yield self._delta(piece.answer, {"content": piece.text}, self._logprobs_json(piece.tokens))
         for call in piece.calls:
             number = self._calls.get(piece.answer, 0)
             self._calls[piece.answer] = number + 1
@@ -107,7 +107,7 @@ class ChatShape(ResponseBuilder):
     def _delta(self, number: int, delta: Json, logprobs: Json | None = None) -> Json:
         return {"index": number, "delta": delta, "logprobs": logprobs, "finish_reason": None}
 
-    def _told(self, tokens: Sequence[TokenLogprobs]) -> Json | None:
+    def _logprobs_json(self, tokens: Sequence[TokenLogprobs]) -> Json | None:
         if not self._logprobs:
             return None
         content = [
@@ -128,15 +128,15 @@ class TextShape(ResponseBuilder):
 
     def choice(self, number: int, answer: AggregatedOutput) -> Json:
         """A text."""
-        body = {"index": number, "text": answer.text, "logprobs": self._told(number, answer.tokens)}
+        body = {"index": number, "text": answer.text, "logprobs": self._logprobs_json(number, answer.tokens)}
         return {**body, "finish_reason": answer.finish}
 
     def deltas(self, piece: OutputChunk, *, first: bool) -> Iterable[Json]:
         """What is new of a text."""
-        body = {"index": piece.answer, "text": piece.text, "logprobs": self._told(piece.answer, piece.tokens)}
+        body = {"index": piece.answer, "text": piece.text, "logprobs": self._logprobs_json(piece.answer, piece.tokens)}
         yield {**body, "finish_reason": piece.finish}
 
-    def _told(self, number: int, tokens: Sequence[TokenLogprobs]) -> Json | None:
+    def _logprobs_json(self, number: int, tokens: Sequence[TokenLogprobs]) -> Json | None:
         if not self._logprobs:
             return None
         offsets = []

@@ -53,7 +53,7 @@ from luthier.serve.openai.transcriptions import (
 )
 from luthier.serve.request import AggregatedOutput, EngineRequest, OutputChunk, Usage, Verb
 from luthier.traces.api_keys import Caller, Scope
-from luthier.traces.record import AliasResolver, Asked, RequestRecorder, Route
+from luthier.traces.record import AliasResolver, Operation, RequestRecorder, Route
 
 _LOG = logging.getLogger("luthier.serve")
 _GRACE_S = 5.0
@@ -152,15 +152,15 @@ class Gateway:
 
     # ── what a request goes through ─────────────────────────────────────────────────────────────────────────────
 
-    def _case(self, request: Request, prefix: str, operation: Asked) -> RequestState:
-        return RequestState(prefix, operation, self._told, get_caller(request).key)
+    def _case(self, request: Request, prefix: str, operation: Operation) -> RequestState:
+        return RequestState(prefix, operation, self._record, get_caller(request).key)
 
     def _prepare(self, case: RequestState) -> None:
         """Let the beginning of a trace be made once the model is at work: when this request waits for it."""
         if self._recorder is not None:
             asyncio.get_running_loop().call_later(0, case.prepare, self._recorder.ready)
 
-    def _told(self, case: RequestState) -> None:
+    def _record(self, case: RequestState) -> None:
         """A request is over: let it be kept. It is counted once its answer is sent."""
         recorder, end = self._recorder, case.end
         if recorder is not None and end is not None:

@@ -23,7 +23,7 @@ from luthier.annotation.project import (
     update_settings,
 )
 from luthier.annotation.queue import AnnotationQueue
-from luthier.annotation.results import decide_item, find_items, label_items, list_disagreements
+from luthier.annotation.results import find_items, label_items, list_disagreements, record_decision
 from luthier.commands.labeling.create import (
     create_labeling_project,
     find_near_twins,
@@ -268,7 +268,7 @@ def decide(
         values = json.loads(text_of(form, "values") or "null")
         if not isinstance(values, dict):
             raise InputError(_("choose an answer"), where=SourceLocation(field="values"))
-        decide_item(studio.ledger, project_id, item, values, by=person.id, gold=bool(text_of(form, "gold")))
+        record_decision(studio.ledger, project_id, item, values, by=person.id, gold=bool(text_of(form, "gold")))
     except (InputError, json.JSONDecodeError) as error:
         wrong = error if isinstance(error, InputError) else InputError(_("this is no answer"))
         return _adjudicate_page(request, studio, project_id, wrong)

@@ -1,4 +1,4 @@
-"""A watcher over a log: what it says and when, what it joins, and how it goes on after a kill."""
+"""Alerts evaluated over a log: what it says and when, what it joins, and how it goes on after a kill."""
 
 from __future__ import annotations
 
