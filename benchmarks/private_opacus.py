@@ -21,6 +21,8 @@ from typing import Any
 
 import torch
 
+from luthier.tune.training.private_gradient import compute_unit_norms
+
 CLIP = 0.5
 BATCH = 16
 Gathered = tuple[list[float], torch.Tensor]
@@ -49,8 +51,7 @@ def open_adapted(folder: Path, dtype: torch.dtype) -> Any:
 
 def clip_sum(gradients: list[torch.Tensor]) -> Gathered:
     """Norms of the rows, and the sum of their clipped gradients."""
-    norms = sum(one.double().square().flatten(1).sum(1) for one in gradients)
-    norms = torch.as_tensor(norms).sqrt()
+    norms = compute_unit_norms(gradients)
     scales = (CLIP / norms).clamp_max(1.0)
     return norms.tolist(), torch.cat([scales.to(one) @ one.flatten(1) for one in gradients])
 

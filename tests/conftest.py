@@ -37,6 +37,7 @@ set_thread_wait_policy()
 settings.register_profile(
     "busy machine",
     settings.get_profile(settings.get_current_profile_name()),
+    max_examples=int(os.environ.get("LUTHIER_TESTS_EXAMPLES", "50")),  # others each time; ./check --all draws 100
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

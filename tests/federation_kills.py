@@ -46,7 +46,7 @@ class KilledFederation:
 
     def __init__(self, sites: Sites, folder: Path, kind: str, digest: str) -> None:
         self.sites, self.folder, self.digest = sites, folder, digest
-        self.port = find_port() if kind == "http" else 0
+        self.host, self.port = "127.0.0.1", find_port() if kind == "http" else 0
         self.processes: dict[str, int] = {}
         for name in (COORDINATOR, *NAMES):
             FederationIdentity.create(name).write(folder / name)
@@ -60,10 +60,10 @@ class KilledFederation:
     def coordinate(self) -> None:
         """The coordinator's process."""
         cards = {name: str(self.folder / name / "card.json") for name in NAMES}
-        transport: dict[str, Any] = {
-            "keys": str(self.folder / COORDINATOR), "member_cards": cards, "wait_s": WAIT_S,
-            **({"kind": "http", "port": self.port} if self.port else {"kind": "folder", "path": str(self.mail)}),
-        }  # fmt: skip
+        way: dict[str, Any] = {"kind": "folder", "path": str(self.mail)}
+        if self.port:
+            way = {"kind": "http", "host": self.host, "port": self.port}
+        transport = {**way, "keys": str(self.folder / COORDINATOR), "member_cards": cards, "wait_s": WAIT_S}
         step = self.sites.step(
             [], rounds=3, sum="ffa", local={"steps": 2}, control_variates=True, tune={"save_steps": 1},
             transport=transport,
@@ -81,11 +81,11 @@ class KilledFederation:
         )
         mailbox: SiteMailbox = FolderMailbox(self.mail, name)
         if self.port:
-            mailbox = HttpMailbox(HttpAddress(url=f"http://127.0.0.1:{self.port}"), name, policy)
+            mailbox = HttpMailbox(HttpAddress(url=f"http://{self.host}:{self.port}"), name, policy)
         identity = FederationIdentity.read(self.folder / name)
         card = FederationIdentity.read(self.folder / COORDINATOR).card
         inputs = SiteInputs(data=self.sites.data[name], model=self.sites.base)
-        SiteServer(self.folder / name, identity, card, mailbox, inputs, policy).run()
+        SiteServer(self.folder / name, identity, card, mailbox, inputs, policy, tell).run()
 
     @property
     def mail(self) -> Path:
@@ -130,6 +130,12 @@ class KilledFederation:
             for name in list(self.processes):
                 self.kill(name)
         return killed
+
+
+def tell(text: str) -> None:
+    """Write what a process says."""
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def find_port() -> int:

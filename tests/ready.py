@@ -110,6 +110,14 @@ class Family(Popen):
     has_family = True
 
 
+def run(command: list[str], **more: Any) -> subprocess.CompletedProcess[str]:
+    """What a command said and how it ended, as subprocess's own `run` gives it; what it starts is forked as well."""
+    pipes: Any = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    with Family(command, **pipes, **more) as process:
+        out, err = process.communicate()
+    return subprocess.CompletedProcess(command, process.returncode, out, err)
+
+
 class Relative(Popen):
     """What stands for subprocess's own in the tests, and in a process that has a family: processes of this program that
     the program starts itself are forked, other programs and what a test starts are started as ever."""

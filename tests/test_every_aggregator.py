@@ -144,7 +144,7 @@ def test_it_learns_over_rounds_and_its_model_opens(kind: str, sites: Sites) -> N
 
     technique = {"kind": "lora", "r": 4} if AGGREGATORS[kind].low_rank else {"kind": "full"}
     rate = 1e-2 if AGGREGATORS[kind].low_rank else 1e-3
-    made = sites.federate(sites.step(sum=kind, rounds=3, tune={"technique": technique, "learning_rate": rate}))
+    made = sites.federate(sites.step(sum=kind, rounds=2, tune={"technique": technique, "learning_rate": rate}))
     losses = [entry["loss"] for entry in made.read_json("federation.json")["rounds"]]
     assert losses[-1] < losses[0]
     rounds = made.read_json("federation.json")["rounds"]

@@ -20,9 +20,8 @@ from pydantic import ValidationError
 from documented import undescribed
 from luthier.core.component import check_installed, components_by_kind
 from luthier.core.errors import InputError, MissingExtra, SystemResourceError
-from luthier.tune.run import flatten_tracked_settings
 from luthier.tune.steps.tune import Tune
-from luthier.tune.tracker import TrackedTraining, Tracker
+from luthier.tune.tracker import TrackedTraining, Tracker, flatten_tracked_settings
 from luthier.tune.trackers.tensorboard import TensorBoard
 from tests import ready
 from tuning import Bench, bench, interrupted

@@ -32,7 +32,7 @@ SMALL = {
         "steps.tune.rounds=1",
         "steps.tune.local={steps: 2}",
     ),
-    "headlines": ("steps.data.split.train=32", "steps.data.split.test=8"),
+    "headlines": ("steps.data.split.train=16", "steps.data.split.test=8"),
     "distil": ("steps.data.split.train=48", "steps.data.split.test=24"),
     "fair-sentiment": FEW_OF_PEOPLE,
     "grpo-math": ("steps.data.split.train=16", "steps.data.split.test=8"),
@@ -120,6 +120,7 @@ TICKETS = {"choose", "federated", "taught", "why"}
 SEARCHES = {"choose"}
 """Recipes that search; theirs is a test of its own, too."""
 LONG = {
+    "anywhere",
     "distil",
     "fair-sentiment",
     "federated",

@@ -40,6 +40,7 @@ PARTS: dict[str, Callable[[Extent], None]] = {
     "pooled": pooled.measure_tickets,
     "rebuild": attacks.measure_rebuilt_tokens,
     "members": attacks.measure_told_members,
+    "backdoor": attacks.measure_backdoors,
     "recipe_equal": recipe.measure_equal,
     "recipe_uneven": recipe.measure_uneven,
 }

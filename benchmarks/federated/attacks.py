@@ -3,7 +3,9 @@
 `rebuild` takes one step over one row at each of three sites, and finds the row's tokens in the update. `members` trains
 on half of some rows that say something random each (canaries, by a coin), and tells which half by likelihood ratios of
 shadow models (LiRA, Carlini et al., 2022); its right guesses prove a lower bound of ε at 95 % confidence (the audit by
-one run of Steinke, Nasr & Jagielski, 2023). A bound above the told ε would be a fault.
+one run of Steinke, Nasr & Jagielski, 2023). A bound above the told ε would be a fault. `backdoor` lets one of nine
+sites train a trigger and replace the model (Bagdasaryan et al., 2020), against a mean and against each robust rule; in
+one round by a scaled update, and in each of several rounds by one that is not scaled.
 """
 
 from __future__ import annotations
@@ -31,6 +33,11 @@ def measure_told_members(extent: Extent) -> None:
     cases: dict[str, float | None] = {"plain": None, "epsilon_1": 1.0, "epsilon_8": 8.0}
     quick = extent.quick
     measure_members(60 if quick else 120, 4 if quick else 8, 10 if quick else 20, cases)
+
+
+def measure_backdoors(extent: Extent) -> None:
+    """A backdoor by one of nine sites."""
+    measure_backdoor(3 if extent.quick else 6, 90 if extent.quick else 300)
 
 
 def measure_rebuilding() -> None:
@@ -114,3 +121,37 @@ def measure_members(canaries: int, shadows: int, epochs: int, cases: dict[str, f
     print_figure(
         "epsilon_that_could_be_proved", round(sure, 2), "more with more canaries", "epsilon, all guesses right"
     )
+
+
+def measure_backdoor(rounds: int, count: int) -> None:
+    """The share of rows with the trigger that get the attacker's class, by rule, scale and rounds."""
+    from backdoor_attack import (
+        NAMES,
+        build_attacked_sites,
+        draw_test_rows,
+        federate_attacked,
+        measure_attack,
+        replace_model,
+    )  # fmt: skip
+    from luthier.federated.local_training import FederatedTraining
+
+    cases: dict[str, dict[str, Any]] = {
+        "mean": {}, "norm_bound": {"robust": "norm_bound"}, "median": {"robust": "median"},
+        "trimmed_mean": {"robust": "trimmed_mean"}, "geometric_median": {"robust": "geometric_median"},
+        "trimmed_geometric_median": {"robust": {"kind": "geometric_median", "trim": True}},
+        "krum": {"robust": "krum"}, "bulyan": {"robust": "bulyan"},
+        "median_of_masked_groups": {"robust": "median", "secure": {"groups": 3}},
+    }  # fmt: skip
+    attacks = {"scaled_once": (float(len(NAMES)), 1), "unscaled_each_round": (1.0, rounds)}
+    train, rows = FederatedTraining.train_round, draw_test_rows(count)
+    with tempfile.TemporaryDirectory() as root:
+        sites = build_attacked_sites(Path(root))
+        for way, (attack, (scale, length)) in enumerate(attacks.items()):
+            for at, (case, settings) in enumerate(cases.items()):
+                replace_model(sites, setattr, scale)
+                made = federate_attacked(sites, f"{way:x}{at:x}" * 16, rounds=length, **settings)
+                FederatedTraining.train_round = train  # type: ignore[method-assign]  # what was patched
+                found = measure_attack(sites, made, rows)
+                goal = "1: the attack succeeds" if case == "mean" and length == 1 else "0: it fails"
+                unit = f"of {count} rows' other classes, {length} rounds, accuracy {found.accuracy:.2f}"
+                print_figure(f"backdoor_{attack}_{case}", round(found.success, 3), goal, unit)

@@ -385,7 +385,7 @@ def test_what_was_made_before_the_recipe_changed_is_named(
     (made / "changed.yaml").write_text(changed, encoding="utf-8")
     assert run_command(["export", "changed.yaml:tune", "--to", str(tmp_path / "out")]) == 2
     said = " ".join(capsys.readouterr().err.split())
-    assert "the step 'tune' is not made with these settings; runs that made it with others: " in said
+    assert "the step 'tune' was made before the recipe, its data or Luthier changed; runs: " in said
     assert "`luthier run changed.yaml --only tune` makes it" in said
     run = re.findall(r"`luthier export ([0-9a-f]{12}):tune --to ", said)[0]
     before = Recipe.load(made / "recipe.yaml").plan()["tune"].digest

@@ -159,6 +159,22 @@ def test_pictures_of_requests_go_on_into_the_next_recipe(desk: Path, capsys: pyt
         assert reader.read(example.media[0].digest) == content
 
 
+def test_feedback_in_another_folder_is_named_where_there_is_none_here(
+    desk: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = answered(2, digest())
+    keep(asked, labelled(asked))
+    (desk / "other").mkdir()
+    small_recipe(desk / "other", RECIPE.replace("r: 4", "r: 2"))
+    try:
+        append_redacted_records(desk / ".luthier" / "traffic", list(answered(2, digest(), hours_ago=0.5)))
+        assert run_command(["new", "better", "--from", "traces"]) == 2
+    finally:
+        shutil.rmtree(desk / "other")
+        shutil.rmtree(desk / ".luthier" / "traffic")
+    assert "`--base-recipe support/recipe.yaml` reads it" in " ".join(capsys.readouterr().err.split())
+
+
 def test_conditions_choose_among_what_was_said(desk: Path, capsys: pytest.CaptureFixture[str]) -> None:
     asked = answered(4, digest())
     keep(asked, labelled(asked[:3]), labelled(asked[3:], "account"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -35,17 +36,34 @@ GATED = RECIPE.replace("accuracy >= 0.0", "accuracy >= base - 0.9")
 WATCH = ["retrain", "recipe.yaml", "--once"]
 
 
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a model that was released three hours ago and is watched, made once."""
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as patch:
+        enter(folder, patch)
+        small_recipe(folder, GATED + MONITOR)
+        assert run_command(["run", "recipe.yaml"]) == 0
+        assert run_command(["release", "desk@prod", "recipe.yaml:tune"]) == 0
+        assert run_command(WATCH) == 0
+    hours_pass(folder, 3)
+    return folder
+
+
+def enter(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    """Work in a folder with a cache of its own."""
+    patch.setenv("LUTHIER_CACHE", own_cache(folder))
+    patch.delenv("LUTHIER_TRAFFIC", raising=False)
+    patch.chdir(folder)
+
+
 @pytest.fixture
-def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with a model that was released three hours ago and is watched."""
-    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    monkeypatch.delenv("LUTHIER_TRAFFIC", raising=False)
-    monkeypatch.chdir(tmp_path)
-    small_recipe(tmp_path, GATED + MONITOR)
-    assert run_command(["run", "recipe.yaml"]) == 0
-    assert run_command(["release", "desk@prod", "recipe.yaml:tune"]) == 0
-    assert run_command(WATCH) == 0
-    hours_pass(tmp_path, 3)
+def desk(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of it."""
+    shutil.copytree(made, tmp_path, symlinks=True, dirs_exist_ok=True)
+    with Workspace.open(tmp_path).open_ledger() as ledger, ledger.writing() as session:
+        session.execute(text("update runs set folder = :folder"), {"folder": str(tmp_path)})
+    enter(tmp_path, monkeypatch)
     return tmp_path
 
 
@@ -211,10 +229,11 @@ def test_an_alert_that_another_program_heard_first_sets_the_circle_going(
 
 
 @pytest.fixture
-def released(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Releases the model of a recipe without running more than the tuning."""
-    monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))
-    monkeypatch.chdir(tmp_path)
+def released(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Releases the model of a recipe, whose training has been made before."""
+    for folder in (".luthier/artifacts", "cache"):
+        shutil.copytree(made / folder, tmp_path / folder, symlinks=True)
+    enter(tmp_path, monkeypatch)
 
     def made(text: str) -> None:
         small_recipe(tmp_path, text)

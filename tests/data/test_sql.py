@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable, Iterator, Sequence
@@ -21,6 +20,7 @@ from luthier.data.database.selection import RowSelection
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.sources.sql import Sql
 from luthier.recipe.schema import Recipe
+from tests import ready
 from tests.data.conftest import Maker
 from tests.workshop import tickets
 
@@ -524,10 +524,9 @@ def test_a_secret_stands_in_no_file_event_log_or_error(
     )
     environment = {**os.environ, "PW": PASSWORD, "LUTHIER_CACHE": str(tmp_path / "cache")}
     command = [sys.executable, "-m", "luthier", "run", str(tmp_path)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
-    bad = subprocess.run(
-        [*command, "steps.data.source.table=nowhere"], env=environment, capture_output=True, text=True, check=False
-    )
+    done = ready.run(command, env=environment)
+    assert done.returncode == 0, done.stderr
+    bad = ready.run([*command, "steps.data.source.table=nowhere"], env=environment)
     assert bad.returncode == 2
     said = done.stdout + done.stderr + bad.stdout + bad.stderr
     written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())

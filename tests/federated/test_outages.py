@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from faulty_relay import FaultyRelay
-from federated.test_late_updates import ADAPTER, NAMES, Rounds, build_again, federate, rounds
 from federations import Sites
+from late_rounds import ADAPTER, NAMES, Rounds, build_again, federate
 from luthier.core.errors import CorruptArtifact, DataError, ModelError, OutOfMemory, SystemResourceError
 from luthier.federated.federation_state import FederationState
 from luthier.federated.local_training import FederatedTraining
@@ -29,7 +29,6 @@ from luthier.federated.sites.policy import HttpAddress, SitePolicy
 from luthier.federated.sites.server import SiteServer
 from luthier.federated.transports import http
 
-__all__ = ["rounds"]
 WEEK_S = 7 * 24 * 3600.0
 KILLS = 8
 COMMON: dict[str, Any] = {"rounds": 2, "least": None, "control_variates": True}

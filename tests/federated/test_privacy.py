@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from scipy.stats import kstest
 
-from federated.test_transports import FEDERATION, Attack, build_attack
 from federations import Sites
 from luthier.artifacts.training import TrainingRecord, describe_privacy
 from luthier.core.errors import LuthierError
 from luthier.federated.local_training import PrivateRoundSampler, RoundSampler
-from luthier.federated.messaging.messages import FederationMessage, LocalWork, Rejection
+from luthier.federated.messaging.keys import EnvelopeHeader
+from luthier.federated.messaging.messages import FederationMessage, Final, LocalWork, Rejection
+from luthier.federated.personal.adapter import PersonalAdapter
 from luthier.federated.privacy import (
     FederatedPrivacy,
     PrivacySpending,
@@ -34,11 +35,13 @@ from luthier.federated.privacy import (
 )
 from luthier.federated.secure_aggregation.masks import BoundError, MaskSettings, decode_sum
 from luthier.federated.sites.ledger import SiteLedger
+from luthier.federated.sites.worker import compute_training_code, read_order_settings
 from luthier.federated.transport import LocalChannel
 from luthier.tune.privacy.accountant import PrivacyAccount
 from luthier.tune.privacy.noise import NoiseKey
 from luthier.tune.privacy.sampler import PoissonSampler
 from luthier.tune.training.schedule import BatchSampler
+from site_attacks import FEDERATION, Attack, build_attack
 
 ADAPTER = "adapter/adapter_model.safetensors"
 OFF = {"on_loss_spike": "off"}
@@ -188,6 +191,58 @@ def private_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settin
     privacy = FederatedPrivacy(epsilon=4.0, delta=1e-3)
     attack.order = attack.order.model_copy(update={"tune": tune, "privacy": privacy, "local": LocalWork(epochs=1)})
     return attack
+
+
+def test_noise_is_enough_for_the_rounds_and_a_sites_own_adapter(fresh: Sites) -> None:
+    """Both trainings read the same rows, so one promise covers the steps of both."""
+    privacy = FederatedPrivacy(**ROWS)
+    step = fresh.step(
+        ["north", "south"], sum="ffa", privacy=ROWS, tune=OFF, local={"epochs": 2},
+        personal={"kind": "adapter", "r": 2, "local": {"epochs": 3}},
+    )  # fmt: skip
+    made = fresh.federate(step)
+    said = [text for text in fresh.said("note") if text.startswith("private:")]
+    noise = {float(text.rpartition("noise of ")[2].partition(" ")[0]) for text in said if "24 units" in text}
+    [told] = noise
+    steps = 2 * 12 + 18  # of 24 rows, four a step: two rounds of two passes, and three passes after them
+    account = PrivacyAccount.of(told, 4 / 24, steps)
+    assert account.epsilon(1e-3) <= 8.0 < PrivacyAccount.of(told - 0.01, 4 / 24, steps).epsilon(1e-3)
+    folder = made.path(made.read_json("federation.json")["personal"]["sites"]["north"])
+    record = TrainingRecord.model_validate_json((folder / "training.json").read_text())
+    assert describe_privacy(record) == privacy.describe()
+    assert not list(fresh.store.root.rglob("privacy.key"))
+
+
+def test_a_model_with_a_part_without_noise_says_that_it_promises_nothing(fresh: Sites) -> None:
+    whole = {"unit": "site", "epsilon": 50.0, "delta": 1e-2, "clip": 0.1}
+    made = fresh.federate(fresh.step(["north", "south"], sum="mean", privacy=whole, personal="lora_b", rounds=1))
+    folder = made.path(made.read_json("federation.json")["personal"]["sites"]["north"])
+    told = describe_privacy(TrainingRecord.model_validate_json((folder / "training.json").read_text()))
+    assert told == ("no promise of differential privacy for each site: a part of this model was trained without noise")
+
+
+def test_a_sites_log_counts_its_own_training_too(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    attack = private_attack(sites, tmp_path, monkeypatch, epsilon=4.1)
+    personal = {"kind": "adapter", "r": 2, "local": {"epochs": 2}}
+    code = compute_training_code(*read_order_settings(attack.order), PersonalAdapter.parse(personal))
+    order = attack.order = attack.order.model_copy(update={"personal": personal, "code": code})
+    assert len(attack.throw(FederationMessage(order).encode(), 0)) == 1
+    worker = attack.server._worker(attack_header(0))
+    whole, ends = worker.plan_spending(), worker.plan_spending(order.last_number)
+    rounds = [worker.plan_spending(number) for number in range(1, order.rounds + 1)]
+    assert whole is not None
+    assert ends is not None
+    assert sum(entry.steps for entry in rounds if entry is not None) + ends.steps == whole.steps
+    assert {entry.noise for entry in (*rounds, ends) if entry is not None} == {whole.noise}
+    assert SpentPrivacy((whole,)).count_epsilon(1e-3) <= 4.0
+    final = FederationMessage(Final()).encode()
+    header = attack_header(order.last_number)
+    spent, refused = attack.server._plan_spending(header, FederationMessage.decode(final, Final))
+    assert (spent, refused) == (ends, None)
+
+
+def attack_header(number: int) -> EnvelopeHeader:
+    return EnvelopeHeader(federation=FEDERATION, number=number, sender="0" * 64, reader="0" * 64)
 
 
 def refusal(replies: list[Any]) -> str:

@@ -16,10 +16,10 @@ from transformers import AutoTokenizer
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, ModelError
 from luthier.models.generate import generate
+from luthier.models.generation.backends import BatchedBackend
 from luthier.models.generation.cpu_decoder import activate_adapter
 from luthier.models.generation.engine import (
     BASE,
-    BatchedReader,
     ContinuousBatchingDecoder,
     GenerationRequest,
     SamplingParams,
@@ -92,9 +92,9 @@ def greedily(prompt: list[int], limit: int = 12, **more: Any) -> GenerationReque
 def test_every_architecture_is_written_as_transformers_writes_it(family: str) -> None:
     model = written_by(family)
     decoder = ContinuousBatchingDecoder(opened(model))
-    wanted = [alone(model, prompt, 12) for prompt in PROMPTS]
-    assert ids_of(decoder, [greedily(prompt) for prompt in PROMPTS]) == wanted
-    assert ids_of(decoder, [greedily(prompt) for prompt in reversed(PROMPTS)]) == wanted[::-1]  # from a warm cache
+    wanted = [alone(model, prompt, 7) for prompt in PROMPTS]  # into another block of tokens
+    assert ids_of(decoder, [greedily(prompt, 7) for prompt in PROMPTS]) == wanted
+    assert ids_of(decoder, [greedily(prompt, 7) for prompt in reversed(PROMPTS)]) == wanted[::-1]  # from a warm cache
 
 
 def test_what_was_read_is_found_again() -> None:
@@ -112,13 +112,13 @@ def test_what_was_read_is_found_again() -> None:
 def test_the_same_prompt_is_read_once_by_those_who_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
     decoder = ContinuousBatchingDecoder(opened(llama()))
     read: list[int] = []
-    own = BatchedReader.read
+    own = BatchedBackend.read
 
-    def counted(self: BatchedReader, portions: Any) -> Any:
+    def counted(self: BatchedBackend, portions: Any) -> Any:
         read.extend(portion.tokens for portion in portions)
         return own(self, portions)
 
-    monkeypatch.setattr(BatchedReader, "read", counted)
+    monkeypatch.setattr(BatchedBackend, "read", counted)
     tickets = [admitted(decoder, greedily([*SYSTEM[:32], at], 2)) for at in range(8)]
     finished(decoder, tickets)
     assert sum(read) == 33 + 7 + 8
@@ -477,12 +477,12 @@ def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifa
     prompts = [tokenizer(text)["input_ids"] for text in TEXTS]
     sampling = SamplingParams(temperature=1.0, seed=2)
     asks = [
-        GenerationRequest(ids=ids, max_new_tokens=24, stop=(), sampling=sampling, stream=at)
+        GenerationRequest(ids=ids, max_new_tokens=8, stop=(), sampling=sampling, stream=at)
         for at, ids in enumerate(prompts)
     ]
     found = numbers(ContinuousBatchingDecoder(loaded), asks)
     rows = [
-        TokenRow([*ids, *(token for token, _ in own)], [0.0] * len(ids) + [1.0] * 24)
+        TokenRow([*ids, *(token for token, _ in own)], [0.0] * len(ids) + [1.0] * 8)
         for ids, own in zip(prompts, found, strict=True)
     ]
     with torch.no_grad():

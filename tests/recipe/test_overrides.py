@@ -192,6 +192,7 @@ def test_a_step_is_not_told_with_what_another_of_its_kind_made(made: Made, capsy
         Path("recipe.yaml").write_text(changed, encoding="utf-8")
         assert run_command(["chat", "recipe.yaml:sft", "-p", "hello"]) == 2
         said = " ".join(capsys.readouterr().err.split())
+        assert "the step 'sft' was made before the recipe, its data or Luthier changed; runs: " in said
         assert f"`luthier chat {made.as_it_stands}:sft` takes the latest" in said, "the recipe is another by now"
         more = artifact_of(f"{made.as_it_stands}:more").artifact.digest
         assert more[:12] not in said

@@ -24,6 +24,7 @@ from luthier.recipe.machine_task import MachineReport
 from luthier.recipe.placed_cost import estimate_placed_costs
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import Workspace
+from tests import ready
 from tests.recipe.test_step_placement import load
 
 
@@ -81,7 +82,7 @@ def run(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "luthier", *words]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LUTHIER_")}
     environment["PYTHONPATH"] = os.pathsep.join(sys.path)
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return ready.run(command, cwd=folder, env=environment)
 
 
 def test_the_command_prints_where_each_step_goes(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests import ready
 from tests.workshop import RECIPE, own_cache, small_recipe
 
 OPERATOR = '''
@@ -108,7 +109,7 @@ def _luthier(folder: Path, site: Path, *words: str) -> subprocess.CompletedProce
     paths = os.pathsep.join((str(site), *sys.path))
     environment = {**os.environ, "PYTHONPATH": paths, "LUTHIER_CACHE": own_cache(folder)}
     command = [sys.executable, "-m", "luthier", *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    return ready.run(command, cwd=folder, env=environment)
 
 
 def _data(folder: Path, site: Path) -> dict[str, Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,6 +20,7 @@ from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import build_settings, create_review_queue
 from luthier.commands.review.verdicts import submit_verdict
 from luthier.recipe.workspace import Workspace
+from luthier.studio.translation import COOKIE as LANGUAGE_COOKIE
 from studio.conftest import run_in, start_studio, write_rows
 from studio.test_models import WATCHED, _write_traffic
 
@@ -58,6 +58,8 @@ LOOKS: tuple[tuple[str, int, list[str]], ...] = (
     ("light", 390, ["color-contrast", "scrollable-region-focusable", "target-size"]),
 )
 """Schemes and widths, with the rules of axe-core that they may break anew; none: all rules."""
+LONG_WORDS = ("/judge/{study}/results", "/projects/tickets/models", "/label/{labelling}/manage")
+"""Pages whose buttons are long in German."""
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +76,7 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     _write_traffic(work / "tickets")
     _write_traffic(work / "tickets", 1, "x" * 5000, "y" * 5000)
     known = {"model": json.loads(done)["steps"]["tune"]["artifact"], **_ask_people(work)}
-    with start_studio(work, popen=subprocess.Popen) as server:
+    with start_studio(work) as server:
         assert server.stdout is not None
         opened = json.loads(server.stdout.readline())["link"]
         yield opened, known
@@ -137,6 +139,11 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
                 page.emulate_media(color_scheme=scheme)
                 page.set_viewport_size({"width": width, "height": 900})
                 found += [f"{address} in {scheme} at {width} px: {line}" for line in _look(page, rules)]
+        page.context.add_cookies([{"name": LANGUAGE_COOKIE, "value": "de", "url": base}])
+        for address in LONG_WORDS:
+            page.goto(base + address.format(**known))
+            page.evaluate(axe.Axe().axe_script)
+            found += [f"{address} in German at 390 px: {line}" for line in _look(page, ["color-contrast"])]
         browser.close()
     assert not found, "\n".join(found)
 

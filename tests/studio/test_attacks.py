@@ -237,6 +237,7 @@ def test_a_huge_upload_and_a_huge_form_are_refused(browser: Browser, workspace: 
     huge = b"a,b\n" + b"x,y\n" * (3 << 20)
     answer = browser.submit("/new", name="mine", files={"file": ("x.csv", huge)})
     assert answer.status_code == 413
+    assert "luthier new NAME --from FILE" in answer.text
     assert not (workspace / "mine").exists()
     assert browser.submit("/new", name="mine", pasted="x" * (5 << 20)).status_code in (400, 413)
     many = {f"field{at}": "x" for at in range(300)}

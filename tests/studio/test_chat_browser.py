@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def page(workspace: Path) -> Iterator[Any]:
     run_in(workspace, "run", "tickets/recipe.yaml")
     said: list[str] = []
     with (
-        start_studio(workspace, popen=subprocess.Popen) as server,
+        start_studio(workspace) as server,
         playwright.sync_playwright() as driver,
     ):
         assert server.stdout is not None

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -27,7 +26,7 @@ SHOTS = os.environ.get("LUTHIER_SHOTS")
 @contextmanager
 def _studio_of(name: str, workspace: Path) -> Iterator[str]:  # noqa: F811
     """A studio over the same workspace, as somebody of this name starts it."""
-    with start_studio(workspace, popen=subprocess.Popen, LOGNAME=name) as server:
+    with start_studio(workspace, LOGNAME=name) as server:
         assert server.stdout is not None
         try:
             yield json.loads(server.stdout.readline())["link"]

@@ -65,6 +65,15 @@ def test_rows_show_small_copies(browser: Browser, shown: Path) -> None:
     assert _sizes(browser.get(row[1]).text) == {(300, 100)}
 
 
+def test_nobody_labels_what_is_not_shown(browser: Browser, shown: Path) -> None:
+    """People were asked for the class of a picture that the page did not have."""
+    told = {"name": "Topics", "kind": "choice", "labels": "one\nother", "project": "shown", "step": "pictures"}
+    answer = browser.submit("/label/new", **told)
+    assert answer.status_code == 400
+    assert "which people do not see while they label" in answer.text
+    assert "Topics" not in browser.get("/label").text
+
+
 def test_who_may_not_see_what_is_masked_sees_no_pictures(studio: Studio, shown: Path) -> None:
     add_person(studio.ledger, "olga", roles={"*": "owner"}, by="root")
     for name, role in (("rita", "reviewer"), ("vera", "viewer")):

@@ -19,7 +19,7 @@ from studio.conftest import start_studio
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 pytestmark = pytest.mark.skipif(BROWSER is None, reason="needs a browser: chromium is not installed")
-_PATIENCE_MS = 20_000
+_PATIENCE_MS = 90_000
 PASSWORD = "four plain words here"
 
 
@@ -98,3 +98,35 @@ def test_an_owner_invites_a_labeller(link: str, chromium: Any) -> None:
     owner.get_by_role("button", name="Deutsch").click()
     assert owner.locator("html").get_attribute("lang") == "de"
     assert not said
+
+
+def test_what_was_typed_outlives_a_session_that_ended(link: str, workspace: Path, chromium: Any) -> None:
+    """The answer was a page that said "Log in first", and the recipe as it was typed was gone."""
+    said: list[str] = []
+    page = _open(chromium, said)
+    page.goto(link)
+    page.wait_for_url("**/")
+    address = page.url.rstrip("/")
+    page.goto(f"{address}/people")
+    page.get_by_label("Name to log in with").fill("olga")
+    page.get_by_label("Password", exact=True).fill(PASSWORD)
+    page.get_by_label("The same password again").fill(PASSWORD)
+    page.get_by_role("button", name="Make the owner").click()
+    page.get_by_role("heading", name="Invite somebody").wait_for()
+    page.goto(f"{address}/projects/tickets/recipe")
+    text = page.locator("#text")
+    text.fill(f"{text.input_value()}\n# an hour of work\n")
+    other = page.context.new_page()
+    other.goto(f"{address}/label")
+    other.get_by_role("button", name="Log out").click()
+    other.wait_for_url("**/login**")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Not sent: your session ended.").wait_for()
+    assert said == ["Failed to load resource: the server responded with a status of 401 (Unauthorized)"]
+    other.get_by_label("Name").fill("olga")
+    other.get_by_label("Password").fill(PASSWORD)
+    other.get_by_role("button", name="Log in").click()
+    other.wait_for_url("**/")
+    page.get_by_role("button", name="Save").click()
+    page.get_by_text("Saved.").wait_for()
+    assert "# an hour of work" in (workspace / "tickets/recipe.yaml").read_text()

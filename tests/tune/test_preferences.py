@@ -213,7 +213,10 @@ def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> No
     assert first["margin"] == pytest.approx(0, abs=1e-4)
 
 
-@pytest.mark.parametrize("objective", ["dpo", "cpo", "simpo", "orpo", "kto", "reward", "sft"])
+@pytest.mark.parametrize(
+    "objective",
+    ["dpo", "kto", "reward", "sft", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpo", "simpo", "orpo"))],
+)
 def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_path: Path, objective: str) -> None:
     """As in TRL; a technique's own, which somebody asked for, is on."""
     shop = bench(tmp_path, thumbs(24) if objective == "kto" else pairs(24))
@@ -221,7 +224,8 @@ def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_pat
     dropping = config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5')
 
     def losses(**settings: Any) -> list[str]:
-        step = Tune(**{**QUICK, "objective": objective, "validation": {"rows": 4, "every": 1}, **settings})
+        looks = {"validation": {"rows": 4, "every": 1}, "max_steps": 2}
+        step = Tune(**{**QUICK, "objective": objective, **looks, **settings})
         lines = (shop.tune(step).folder / "log.jsonl").read_text().splitlines()
         shop.store.remove(shop.tune_digest(step))
         return lines

@@ -79,11 +79,14 @@ class TrainingRecord(BaseModel):
 
 
 def describe_privacy(record: TrainingRecord) -> str:
-    """What a private training promises: `ε = 3.1 at δ = 1e-05 for each customer`; empty for any other."""
+    """What a private training promises: `ε = 3.1 at δ = 1e-05 for each customer`; that it promises nothing,
+    where a part without noise was added to it; empty for any other."""
     if record.privacy is None:
         return ""
     unit = str(record.privacy["unit"]).rpartition(".")[2]
     epsilon, delta = record.privacy["epsilon"], record.privacy["delta"]
+    if epsilon is None:
+        return f"no promise of differential privacy for each {unit}: a part of this model was trained without noise"
     return (
         f"\N{GREEK SMALL LETTER EPSILON} = {epsilon:.3g} at \N{GREEK SMALL LETTER DELTA} = {delta:.2g} for each {unit}"
     )

@@ -50,6 +50,7 @@ from luthier.recipe.workspace import STORE, Workspace, list_store_recipes
 from luthier.recipe.yaml import parse_yaml
 from luthier.traces import releases
 from luthier.traces.releases import Release
+from luthier.traces.retention import has_traffic
 from luthier.tune.steps.tune import Tune
 
 HELD_OUT = 0.2
@@ -234,12 +235,26 @@ def _read_said(
     found = [entry.values for entry in source.read(traffic, lambda text: None) if isinstance(entry, SourceRecord)]
     if not found:
         hint = "labels, corrections and ratings come by POST /v1/feedback, or `luthier feedback ID`"
+        if recipes := _recipes_with_traffic(traffic):
+            hint += f"; other traffic is kept beside {', '.join(recipes)}: `--base-recipe {recipes[0]}` reads it"
         raise DataError(
             f"people said nothing of {released.alias} that can be learnt from{' (--where)' if where else ''}",
             where=SourceLocation(file=str(traffic)),
             hint=hint,
         )
     return found
+
+
+def _recipes_with_traffic(traffic: Path) -> list[str]:
+    """The recipes below the folder of this traffic that have traffic of their own."""
+    if traffic.parent.name != STORE:
+        return []
+    here = Workspace.open(traffic.parent.parent)
+    return [
+        str(here.shorten(path))
+        for path in here.list_recipes()
+        if has_traffic(path.parent / STORE / traffic.name) and path.parent != here.folder
+    ]
 
 
 def _set_apart(

@@ -59,9 +59,11 @@ def _model(target: CommandTarget) -> ReleasedModel:
 
 
 def list_aliases(workspace: Workspace) -> list[Release]:
-    """What every name means."""
-    with workspace.find_meant().open_ledger() as ledger:
-        return list(releases.current_releases(ledger).values())
+    """What every name means that a ledger nearby knows."""
+    found: dict[str, Release] = {}
+    for ledger in workspace.open_ledgers_nearby():
+        found = {**releases.current_releases(ledger), **found}
+    return list(found.values())
 
 
 def history(workspace: Workspace, alias: str) -> list[Release]:

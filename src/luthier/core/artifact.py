@@ -9,6 +9,7 @@ import json
 from abc import abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -140,18 +141,27 @@ def list_files(folder: Path) -> list[FileEntry]:
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of an artifact's folder; `CorruptArtifact` when it is missing or was changed."""
     path = folder / MANIFEST
-    return parse_manifest(read_json_with_checksum(path), path)
+    return _load_manifest(_read_bytes(path), str(path))
+
+
+@lru_cache(maxsize=1024)
+def _load_manifest(data: bytes, path: str) -> Manifest:
+    """The manifest that some bytes are; a run opens the same artifacts a hundred times."""
+    return parse_manifest(load_json_with_checksum(data, path), path)
 
 
 def read_json_with_checksum(path: Path) -> dict[str, Any]:
     """Read a JSON document from a file and verify its digest; `CorruptArtifact` when it is missing, unreadable or
     changed."""
+    return load_json_with_checksum(_read_bytes(path), path)
+
+
+def _read_bytes(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         what = "is missing" if isinstance(error, FileNotFoundError) else f"cannot be read: {error.strerror}"
         raise CorruptArtifact(what, where=SourceLocation(file=str(path)), hint=MAKE_ANEW) from error
-    return load_json_with_checksum(data, path)
 
 
 def parse_manifest(value: dict[str, Any], path: Path | str) -> Manifest:

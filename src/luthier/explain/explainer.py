@@ -35,7 +35,7 @@ class ExplainedPrompt:
 
     scorer: PromptScorer
     gradients: PromptGradients | None
-    """None where the weights are not here."""
+    """What computes gradients; None where the weights are not here."""
     seed: int = 0
 
 

@@ -16,7 +16,7 @@ from luthier.explain.explainers.leave_one_out import leave_one_out
 from luthier.explain.scorer import PromptScorer, Units
 
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
-"""Of the units; ERASER's bins."""
+"""Shares of the units that are removed; ERASER's bins."""
 ORDERS = 39
 """Random orders: with so many, at most one may be as good."""
 CLEAR, UNCLEAR = 0.05, 0.25

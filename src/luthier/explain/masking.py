@@ -11,7 +11,7 @@ from luthier.traces.redact import Redactor
 
 
 def mask_explanation(record: ExplanationRecord, redactor: Redactor) -> ExplanationRecord:
-    """The same explanation with every find replaced by its kind, also where it reaches over several units.
+    """Replace every find in an explanation by its kind, also where it reaches over several units.
 
     Places and scores of units stay as they are. Pictures are not shown: nobody knows what can be seen on them.
     """

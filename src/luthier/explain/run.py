@@ -90,7 +90,7 @@ def choose_strongest(scores: Sequence[float]) -> list[int]:
 def _refine(
     record: ExplanationRecord, subject: Subject, explainer: Explainer, kind: PartKind, orders: int
 ) -> ExplanationRecord:
-    """The same with the parts of the strongest units; all other units stay as they are."""
+    """The explanation with the strongest units split into their parts; all other units stay as they are."""
     prompt = subject.prompt
     if prompt.scorer.cut.kind in ("tokens", kind):
         raise DataError(

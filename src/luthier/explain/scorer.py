@@ -41,7 +41,7 @@ class PromptScorer(ABC):
         self._known: dict[Hashable, float] = {}
 
     def with_cut(self, cut: CutPrompt) -> Self:
-        """The same prompt in other units; what was read of it is known to both."""
+        """The prompt in other units, sharing what was already computed."""
         other = copy.copy(self)
         other.cut = cut
         return other

@@ -21,9 +21,10 @@ from luthier.federated.errors import MessageError
 from luthier.federated.messaging.messages import check_weights, digest_message, pack_tensors, pack_weights
 from luthier.federated.privacy import PrivacySpending
 from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.model_files import refuse_empty_adapter
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.privacy.sampler import PoissonSampler
-from luthier.tune.run import TrainingRun, refuse_empty_adapter
+from luthier.tune.run import TrainingRun
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import LearningRate, Technique
 from luthier.tune.training.schedule import BatchSampler, Shape, compute_lr_factor
@@ -188,14 +189,16 @@ class FederatedTraining(TrainingRun):
         keeps: Callable[[str], bool] = lambda name: False,
         *,
         trusts: bool = False,
+        other: Tune | None = None,
     ) -> None:
         """`keeps` tells by its name whether a parameter that moves stays at the site; `trusts`, whether the weights to
-        begin with are this site's own, and may be any."""
+        begin with are this site's own, and may be any. `other` is another training on the same rows that a promise
+        covers together with this one."""
         assert isinstance(step.technique, Technique), "a technique without weights is refused by the plan"
         super().__init__(step, step.technique, work)
         self._aggregator = aggregator
         self._shared, self._keeps = shared or SharedModel(), keeps
-        self._trusts = trusts
+        self._trusts, self._other = trusts, other
         self._own: Mapping[str, Tensor] = {}
         self._shares = shared is not None and not step.objective.needs_reference
         self._is_adapted = False
@@ -264,6 +267,15 @@ class FederatedTraining(TrainingRun):
             material.about = ObjectiveContext(classes=classes, seed=self._work.seed)
         return material
 
+    def _count_private_steps(self, sampler: BatchSampler) -> int:
+        """The steps of all rounds, and those of the other training that the promise covers."""
+        if (other := self._other) is None:
+            return sampler.whole_steps
+        more = BatchSampler(
+            seed=0, count=sampler.count, epochs=other.epochs, batch_size=sampler.batch_size, max_steps=other.max_steps
+        )
+        return sampler.whole_steps + more.steps
+
     def plan_spending(self, rounds: int, round_number: int | None = None) -> PrivacySpending | None:
         """What a round (from 0), or all of them, costs the units of this site; None where steps have no noise."""
         from luthier.tune.privacy.accountant import find_noise
@@ -273,8 +285,10 @@ class FederatedTraining(TrainingRun):
         sampler = self.read_data(None).sampler
         assert isinstance(sampler, PoissonSampler), "a private training draws units by chance"
         delta = privacy.find_delta(len(sampler.units))
-        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.steps)
-        steps = sampler.steps if round_number is None else RoundSampler.for_round(sampler, round_number, rounds).steps
+        steps = self._count_private_steps(sampler)
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, steps)
+        if round_number is not None:
+            steps = RoundSampler.for_round(sampler, round_number, rounds).steps
         return PrivacySpending(unit=privacy.unit, noise=noise, sampling=sampler.sampling, steps=steps)
 
     def train_round(

@@ -111,7 +111,7 @@ def read_added_special_tokens(folder: Path) -> set[str]:
 
 @lru_cache(maxsize=8)
 def _read_added_special_tokens(path: Path, _changed: int, _size: int) -> frozenset[str]:
-    """Those of a file as it stands: several megabytes, asked for by every step of a plan."""
+    """The special tokens of a tokenizer file, cached: it has several megabytes, and every step of a plan asks."""
     added = read_json_object(path).get("added_tokens") or ()
     return frozenset(
         str(entry.get("content")) for entry in added if isinstance(entry, Mapping) and entry.get("special")

@@ -225,7 +225,7 @@ class ModelSpeed(NamedTuple):
     flops_per_s: float
     how: str
     measures: Mapping[str, Any] = {}
-    """Of the step that told it; empty where the speed is assumed."""
+    """The step that measured it; empty where the speed is assumed."""
 
 
 def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16: bool, **alike: Any) -> ModelSpeed:

@@ -152,7 +152,7 @@ def describe_composition(
 
 
 def _describe(config: dict[str, Any], tensors: dict[str, TensorHeader], folder: Path) -> ModelDescription:
-    """By settings and headers, with what else a folder tells."""
+    """A description from `config.json` and the headers of the weights, with what else the folder holds."""
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
     tied = _has_tied_embeddings(config, tensors)
     embedding = next((tensor.numbers for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), 0)

@@ -100,7 +100,7 @@ def stream_token_ids(
     *,
     sampling: SamplingParams = GREEDY,
 ) -> Iterator[int]:
-    """The same ids as `generate` writes after one prompt, one by one as they come."""
+    """Generate after one prompt as `generate` does, yielding token ids as they come."""
     if max_new_tokens < 1:
         return
     decoder = ContinuousBatchingDecoder(loaded, tokens=max(TOKENS, len(prompt) + max_new_tokens))

@@ -54,7 +54,7 @@ class GradientRules(NamedTuple):
     """Which classes of a model's modules took which rule, and which with parameters of their own took none."""
 
     taken: dict[str, str]
-    """By class: `norm`, `activation` or `gate`."""
+    """The rule of each class: `norm`, `activation` or `gate`."""
     missing: tuple[str, ...]
 
 

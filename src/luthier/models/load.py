@@ -97,7 +97,7 @@ def compute_weights_digest(artifact: Artifact) -> str:
 
 
 def move_to_gpu(model: Any) -> Any:
-    """The same model on this machine's GPU when torch sees one (`CUDA_VISIBLE_DEVICES=` hides it), else where it is."""
+    """Move a model to this machine's GPU when torch sees one (`CUDA_VISIBLE_DEVICES=` hides it)."""
     import torch
 
     return model.to("cuda") if torch.cuda.is_available() else model
@@ -316,7 +316,7 @@ def pick_auto_class(config: dict[str, Any]) -> Any:
 
 
 def cast_parameters(model: Any, dtype: torch.dtype) -> Any:
-    """The same model with its parameters in a dtype; buffers such as rotary frequencies keep their own."""
+    """Cast a model's parameters to a dtype; buffers such as rotary frequencies keep their own."""
     for parameter in model.parameters():
         if parameter.dtype != dtype and parameter.is_floating_point():
             parameter.data = parameter.data.to(dtype)

@@ -41,13 +41,13 @@ _MEASURED = (0.8, 1.35)
 trainings that nothing was fitted to took (torchtitan, Llama, Llama 2)."""
 _ASSUMED = (0.6, 2.0)
 _HERE = (0.85, 1.18)
-"""The same for this machine, once a training has run here."""
+"""The range of that ratio on this machine, once a training has run here."""
 _STATE_BYTES = 16
-"""Of a weight that learns: itself and its gradient in bf16, master weight and two moments in fp32."""
+"""Bytes of a trained weight: itself and its gradient in bf16, master weight and two moments in fp32."""
 _ACTIVATION_BYTES = 34
 """Kept for a token and unit of width in each layer, with fused attention (Korthikanti et al., 2022)."""
 _HEAD_BYTES = 6
-"""Of a token's probabilities over the vocabulary."""
+"""Bytes of a token's probabilities over the vocabulary."""
 _VOCABULARY = 32_000
 _MEMORY_SHARE = 0.9
 _LEAST_TOKENS = 2048
@@ -83,7 +83,7 @@ class PlacementEstimate(NamedTuple):
     memory: int
     """Bytes of one device at the peak."""
     bytes_sent: float
-    """By one device to the others, in all."""
+    """Bytes that one device sends to the others, in all."""
     money: float
     """US dollars at the list price of the catalogue; 0 on this machine."""
     money_low: float

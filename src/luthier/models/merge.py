@@ -156,7 +156,7 @@ def _write_whole_model(artifact: Artifact, scratch: Path, dequantize: bool) -> P
 
 
 def _rename_weights(folder: Path, artifact: Artifact, scratch: Path) -> Path:
-    """The same weights under the names that transformers gives them today."""
+    """Rename the weights as the installed transformers names them."""
     if folder.parent == scratch:
         return folder
     return _save_once(scratch / artifact.digest, lambda: open_folder(folder, pick_dtype("float32")))

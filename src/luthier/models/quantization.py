@@ -140,7 +140,7 @@ class QuantizedLinear(nn.Module):
         return out
 
     def plain(self, dtype: torch.dtype) -> nn.Linear:
-        """The same layer with its weight brought back."""
+        """The layer as a plain linear one, with its weight dequantized."""
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         whole = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.qweight.device)
         layer.weight = nn.Parameter(self.write(whole), requires_grad=False)
@@ -267,7 +267,7 @@ def is_quantized(model: nn.Module) -> bool:
 
 
 def quantize(model: Any, scheme: QuantizationScheme) -> Any:
-    """The same model with every linear layer of its decoder packed, except the output head, of words or of classes."""
+    """Quantize every linear layer of a model's decoder, except the output head."""
     for packed in _replace_linear_layers(model, scheme):
         packed.take(packed.weight.data)
     return model

@@ -49,7 +49,7 @@ def get_head_outputs(model: Any) -> tuple[str, ...]:
 
 
 def read_head_outputs(folder: Path) -> tuple[str, ...]:
-    """The same of a Hugging Face folder, as its `config.json` says."""
+    """The outputs of the head of a Hugging Face folder, read from its `config.json`."""
     config = read_json_object(folder / "config.json")
     kind = str((config.get("architectures") or [""])[0])
     if not kind.endswith("ForSequenceClassification"):

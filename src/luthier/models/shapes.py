@@ -10,6 +10,7 @@ import math
 import re
 from collections.abc import Collection, Sequence
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import Literal, NamedTuple
 
 from luthier.models.describe import ModelDescription
@@ -49,6 +50,10 @@ ADAPTED_EXPERTS = frozenset((
 """Families whose experts and routers PEFT 0.21 adapts when it is asked for all linear layers."""
 _GATE_OR_UP = ("gate_proj", "up_proj", "w1", "w3")
 _OF_EXPERTS = frozenset({*_GATE_OR_UP, "down_proj", "w2", "gate"})
+
+
+_for_each_name = lru_cache(maxsize=1 << 16)
+"""What a plan asks many times of the same names."""
 
 
 class LinearLayerSpec(NamedTuple):
@@ -138,6 +143,7 @@ def parameter_sizes(model: ModelDescription) -> dict[str, int]:
     }
 
 
+@_for_each_name
 def find_part(name: str) -> ModelPart:
     """Which part of a model of several kinds of input a parameter belongs to."""
     parts = name.split(".")
@@ -149,6 +155,7 @@ def find_part(name: str) -> ModelPart:
     return "audio" if hears else "language"
 
 
+@_for_each_name
 def parse_layer_index(name: str) -> int | None:
     """The decoder layer that a parameter belongs to; None outside of them."""
     match = re.search(r"(?:^|\.)(\d+)\.", name)
@@ -184,6 +191,7 @@ def is_norm(name: str) -> bool:
     return _NORM.search(name) is not None
 
 
+@_for_each_name
 def _is_other(name: str) -> bool:
     """Whether a matrix belongs to no linear layer, or to the output head."""
     if find_part(name) != "language":

@@ -242,7 +242,7 @@ def predict_out_of_fold(
     count: int = FOLDS,
     families: NDArray[np.int64] | None = None,
 ) -> OutOfFoldProbabilities:
-    """The same by any features, (rows, width); classes unseen in the other folds have no probability."""
+    """Out-of-fold probabilities from any features, (rows, width); classes unseen in the other folds have none."""
     import numpy as np
 
     part = assign_folds(codes, count, seed, families)

@@ -112,7 +112,7 @@ def _size_of(medium: Row) -> Any:
 
 @lru_cache(maxsize=4)
 def _count(written: str, folder: Path | None, template: str | None) -> TokenCounts:
-    """The same of rows as JSON; the steps of a plan ask for the same ones."""
+    """Count the tokens of rows as JSON, cached: the steps of a plan ask for the same ones."""
     rows: list[Row] = json.loads(written)
     turns = [[_to_template_message(turn) for turn in row["messages"]] for row in rows]
     if folder is None or _tokenizer(folder) is None:
@@ -196,7 +196,7 @@ def _ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
 
 
 def _limit_rows(rows: Sequence[Row]) -> Sequence[Row]:
-    """As many of some rows as are counted soon."""
+    """A sample of rows that is counted quickly."""
     characters = sum(len(turn.get("content", "")) for row in rows for turn in row["messages"])
     return (
         rows

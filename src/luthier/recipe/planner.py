@@ -117,7 +117,10 @@ class RecipePlan:
         if not runs:
             return UnknownName(f"the step {name!r} is not made yet", where=where, hint=again)
         other_runs = ", ".join(f"{run.id} ({_settings_of(run)})" for run, _ in runs[:MOST_RUNS])
-        what = f"the step {name!r} is not made with these settings; runs that made it with others: {other_runs}"
+        if any(tuple(run.overrides or ()) == tuple(self.recipe.overrides) for run, _ in runs):
+            what = f"the step {name!r} was made before the recipe, its data or Luthier changed; runs: {other_runs}"
+        else:
+            what = f"the step {name!r} is not made with these settings; runs that made it with others: {other_runs}"
         words = self._words_for(name, *runs[0], whole=whole)
         typed = f"luthier {command}".replace("{}", words)
         return UnknownName(what, where=where, hint=f"`{typed}` takes the latest; {again}")

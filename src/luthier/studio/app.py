@@ -58,7 +58,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "it is registered for these"
     message = _("There is no such page.") if error.status_code == 404 else str(error.detail)
-    return render_error(request, LuthierError(message), error.status_code)
+    hint = "`luthier new NAME --from FILE` reads larger files" if error.status_code == 413 else ""
+    return render_error(request, LuthierError(message, hint=hint), error.status_code)
 
 
 async def _on_wrong(request: Request, error: Exception) -> Response:

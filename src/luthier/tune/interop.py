@@ -111,10 +111,10 @@ class OptimizerStep:
     def __init__(self, packs: Sequence[Pack], denominator: float, outputs: Sequence[str] = ()) -> None:
         self.packs, self.denominator = tuple(packs), denominator
         self.outputs = tuple(outputs)
-        """Of the sequence head that the model must have; none for a language head."""
+        """Outputs of the sequence head that the model must have; empty for a language head."""
 
     def to(self, device: torch.device, **_: Any) -> OptimizerStep:
-        """The same packs on a device; Lightning asks for it."""
+        """Copy the packs to a device; Lightning calls it."""
         return OptimizerStep([pack.on(device) for pack in self.packs], self.denominator, self.outputs)
 
     def loss(self, model: Any, objective: Objective) -> Tensor:

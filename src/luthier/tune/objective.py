@@ -318,7 +318,7 @@ class PreparedBatchSource(BatchSource):
         return TrainingBatch(rows, self._objective.denominator(rows), nothing="" if rows else NO_ROWS)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
-        """Those of the steps that have most to read, rows that weigh nothing included."""
+        """The packs of the steps with the most tokens, rows that weigh nothing included."""
         from luthier.tune.training.memory import find_largest_packs
 
         def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:

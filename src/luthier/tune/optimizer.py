@@ -81,5 +81,5 @@ def is_shrunk(name: str, shape: Sequence[int]) -> bool:
 
 
 def _is_vector(name: str, shape: Sequence[int]) -> bool:
-    """Also where PEFT writes a vector as a matrix of one row or column."""
+    """Whether a parameter is a vector, also where PEFT writes it as a matrix of one row or column."""
     return len(shape) < 2 or ".ia3_l." in name

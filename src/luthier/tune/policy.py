@@ -169,7 +169,7 @@ class PolicyObjective(Objective):
         return {ADVANTAGE: self.advantages(judged)}
 
     def arrange_rows(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
-        """Those of a step's rows that are learnt, as they are read together."""
+        """The rows of a step that have a gradient, in the order in which they are packed."""
         return [row for row in rows if self.has_gradient(row)]
 
     @property

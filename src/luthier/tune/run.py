@@ -7,39 +7,34 @@ is refused. A full model is saved in Hugging Face's layout, where equal weights 
 from __future__ import annotations
 
 import inspect
-import json
-import math
-import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.dataset import list_source_datasets
 from luthier.artifacts.training import TrainingRecord
 from luthier.chat.prompt import PromptPrefix
-from luthier.core.errors import Interrupted, ModelError, RecipeError, SourceLocation
+from luthier.core.errors import RecipeError, SourceLocation
 from luthier.core.events import format_counted_noun
 from luthier.core.files import resolve_path
 from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.core.system.process import get_rank_in_job, trim_malloc_heap
 from luthier.models.cost import count_cores
-from luthier.models.describe import describe_model_folder, read_json_object
-from luthier.models.load import ADAPTER
-from luthier.models.sequence_head import ends_in_sequence_head, get_head_config
+from luthier.models.describe import describe_model_folder
+from luthier.models.sequence_head import ends_in_sequence_head
 from luthier.models.shapes import find_part
-from luthier.models.source import write_config_dtype
 from luthier.tune.cost import TrainingSpeedMeter, build_flop_counter, estimate_max_pack_tokens
 from luthier.tune.dataset.preview import write_rendered_rows
 from luthier.tune.dataset.training_data import TrainingData
+from luthier.tune.model_files import refuse_empty_adapter
 from luthier.tune.objective import ObjectiveContext
 from luthier.tune.policy import ActorCritic
-from luthier.tune.technique import Technique, write_settings
-from luthier.tune.tracker import RunStatus, TrackedTraining, Tracker, TrackerWriter
+from luthier.tune.technique import Technique
+from luthier.tune.tracker import TrackerCallback
 from luthier.tune.training.schedule import DECAY, BatchSampler
 from luthier.tune.training.trunk import digest_prefix
 
@@ -54,73 +49,8 @@ if TYPE_CHECKING:
     from luthier.tune.training.group import RankGroup, RankLost
     from luthier.tune.training.private_gradient import PrivateSteps
     from luthier.tune.training.ranks import RankHost
-    from luthier.tune.training.trainer import StepMetrics, Trainer
+    from luthier.tune.training.trainer import Trainer
     from luthier.tune.training.trunk_states import TrunkStates
-
-Plain = str | int | float | bool | None
-
-
-class TrackerCallback:
-    """Passes the metrics of every training step to the trackers, which are started at the first."""
-
-    def __init__(
-        self,
-        trackers: Sequence[Tracker],
-        work: StepContext,
-        settings: Mapping[str, Any],
-        on_log: Callable[[StepMetrics], None],
-    ) -> None:
-        self._trackers, self._base = trackers, work.recipe_dir
-        self._name = f"{work.name}-{work.digest[:8]}"
-        self._settings, self._told = dict(flatten_tracked_settings(settings)), on_log
-        self._writers: list[TrackerWriter] = []
-        self._last = time.monotonic()
-
-    def __enter__(self) -> TrackerCallback:
-        return self
-
-    def __call__(self, stepped: StepMetrics) -> None:
-        """Pass a step on."""
-        self._told(stepped)
-        if not self._trackers:
-            return
-        if not self._writers:
-            tracked = TrackedTraining(name=self._name, settings=self._settings, done=stepped.step - 1)
-            self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
-        now = time.monotonic()
-        values = {**_build_log_record(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
-        for writer in self._writers:
-            writer.step(stepped.step, values)
-        self._last = time.monotonic()  # what trackers take is no time of the next step
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Interrupted)
-        how: RunStatus = "finished" if kind is None else "stopped" if stopped else "failed"
-        for writer in self._writers:
-            writer.end(how)
-
-
-def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
-    """What the log says of a step, as far as it is numbers."""
-    record = json.loads(stepped.line())
-    return {
-        name: float(value)
-        for name, value in record.items()
-        if name != "step" and isinstance(value, int | float) and math.isfinite(value)
-    }
-
-
-def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
-    """Nested settings by dotted name; a list stands as JSON."""
-    found: dict[str, Plain] = {}
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            found |= flatten_tracked_settings(value, f"{before}{name}.")
-        else:
-            found[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return found
 
 
 def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
@@ -143,45 +73,8 @@ def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
 
 _STANDS_ON = ("model", "of")
 """Inputs of a model without which it cannot be opened."""
-WEIGHTS = "adapter_model.safetensors"
 EPOCHS = "epochs"
 """Holds a folder for each epoch that a training kept beside its end."""
-_UP = ("lora_B", "lora_embedding_B")
-"""The half of a low-rank product that begins at zero: while all of it is zero, the adapter changes nothing."""
-
-
-def refuse_empty_adapter(folder: Path) -> None:
-    """`ModelError` when the adapter in a folder, if there is one, holds no weights, none that do anything, or a NaN."""
-    from safetensors import safe_open
-
-    path = folder / ADAPTER / WEIGHTS
-    if not path.is_file():
-        return
-    ups, heads = list[bool](), list[bool]()
-    numbers = 0
-    with safe_open(path, framework="pt") as file:
-        for name in file.keys():  # noqa: SIM118  # it is no mapping
-            weight = file.get_tensor(name)
-            numbers += weight.numel()
-            if not bool(weight.isfinite().all()):
-                raise ModelError(
-                    f"{name} of the adapter is not finite", where=SourceLocation(file=str(path)), hint=_LOWER
-                )
-            if any(part in name for part in _UP):
-                ups.append(bool(weight.any()))
-            elif "lora_" not in name:
-                heads.append(bool(weight.any()))
-    if not numbers:
-        raise ModelError("the adapter holds no weights", where=SourceLocation(file=str(path)), hint=_TARGETS)
-    if ups and not any(ups + heads):  # in its first step a head that begins at zero learns alone
-        raise ModelError(
-            "the adapter does nothing: all its B are zero", where=SourceLocation(file=str(path)), hint=_HIGHER
-        )
-
-
-_LOWER = "lower learning_rate"
-_HIGHER = "raise learning_rate, or train for more steps"
-_TARGETS = "name layers of this model in technique.target_modules"
 
 
 def _clocks() -> tuple[float, float]:
@@ -409,7 +302,7 @@ class TrainingRun:
             return None
         unit_by_row = {material.dataset.keys[index]: unit for unit, some in enumerate(sampler.units) for index in some}
         units, delta = len(sampler.units), privacy.find_delta(len(sampler.units))
-        noise = find_noise(privacy.epsilon, delta, sampler.sampling, sampler.whole_steps)
+        noise = find_noise(privacy.epsilon, delta, sampler.sampling, self._count_private_steps(sampler))
         self._work.events.note(
             f"private: {format_counted_noun(units, 'unit')} ({privacy.unit}), epsilon {privacy.epsilon:g} at delta "
             f"{delta:.2g}, so noise of {noise:g} times the clipping norm {privacy.clip:g}"
@@ -422,6 +315,10 @@ class TrainingRun:
             expected_units=sampler.expected_units,
             unit_of=unit_by_row.__getitem__,
         )
+
+    def _count_private_steps(self, sampler: BatchSampler) -> int:
+        """The steps that the noise is enough for."""
+        return sampler.whole_steps
 
     def _describe_privacy(self, sampler: BatchSampler, steps: int) -> dict[str, Any]:
         """What so many steps gave away, for the model's record."""
@@ -545,6 +442,8 @@ class TrainingRun:
 
     def _check_part_rates(self, model: Any) -> None:
         """`RecipeError` for the rate of a part of which nothing moves."""
+        if not self._step.part_learning_rates:
+            return
         moving = {find_part(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
         for part in self._step.part_learning_rates:
             if part not in moving:
@@ -555,7 +454,7 @@ class TrainingRun:
     def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
         """The plain model to be made trainable, under the head that the objective needs."""
         from luthier.models.load import move_to_gpu
-        from luthier.models.sequence_head import add_sequence_head, ends_in_sequence_head
+        from luthier.models.sequence_head import add_sequence_head
 
         model, outputs = move_to_gpu(self._technique.open(self._model, dtype)), self._step.objective.outputs(about)
         return add_sequence_head(model, outputs) if outputs or ends_in_sequence_head(model) else model
@@ -687,37 +586,3 @@ class TrainingRun:
             training.count_examples_seen(steps),
             training.count_examples_seen(saved),
         )
-
-
-TRAVELS: tuple[str, ...] = (
-    "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "vocab.json",
-    "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "processor_config.json",
-    "preprocessor_config.json", "LICENSE", "model.json",
-)  # fmt: skip
-"""Files beside the weights that belong to a model: they go along unchanged."""
-
-
-def write_full_model(model: Any, folder: Path, base: Path) -> None:
-    """Write all weights in one safetensors file, and copy everything else from the base; tied weights stay tied."""
-    from safetensors.torch import save_file
-
-    state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}
-    for tied in sorted(getattr(model, "_tied_weights_keys", None) or ()):
-        source = next(
-            (key for key, value in state.items() if _share_memory(value, state.get(tied)) and key != tied), None
-        )
-        if source is not None:
-            del state[tied]
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    if ends_in_sequence_head(model):
-        write_settings(folder / "config.json", {**read_json_object(base / "config.json"), **get_head_config(model)})
-    else:
-        shutil.copyfile(base / "config.json", folder / "config.json")
-    write_config_dtype(folder)
-    for file in TRAVELS:
-        if (base / file).is_file():
-            shutil.copyfile(base / file, folder / file)
-
-
-def _share_memory(one: Any, other: Any) -> bool:
-    return other is not None and one.data_ptr() == other.data_ptr() and one.shape == other.shape

@@ -147,7 +147,7 @@ class Technique(TechniqueBase):
         By default PEFT's `adapter/` of PEFT's model, else a Hugging Face folder with all weights. `base` is the folder
         of the model that was tuned, `name` what people call it.
         """
-        from luthier.tune.run import write_full_model
+        from luthier.tune.model_files import write_full_model
 
         if hasattr(model, "peft_config"):
             write_adapter(model, folder, name)
@@ -179,7 +179,7 @@ class StandaloneTechnique(TechniqueBase):
         return 0
 
     def at_share(self, share: float) -> Self | None:
-        """The same with a share (0, 1) of its own budget; None, by default, where its work follows the rows alone."""
+        """The technique with a share (0, 1) of its budget; None, by default, where its work follows the rows alone."""
         return None
 
     @abstractmethod

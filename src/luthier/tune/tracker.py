@@ -1,19 +1,28 @@
-"""A tracker writes the numbers of a training where other people's tools show them; off unless a recipe names one.
+"""Trackers: write the metrics of a training for tools such as TensorBoard and MLflow; off unless a recipe names one.
 
 It stands beside the artifact: it decides neither its name nor its bytes, and nothing of it goes over a network.
 """
 
 from __future__ import annotations
 
+import json
+import math
+import time
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Literal
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from luthier.core.component import Component
+from luthier.core.errors import Interrupted
 from luthier.core.files import PathText, resolve_path, translate_write_errors
+from luthier.core.step import StepContext
 from luthier.core.system.packages import require
+
+if TYPE_CHECKING:
+    from luthier.tune.training.trainer import StepMetrics
 
 RunStatus = Literal["finished", "failed", "stopped"]
 
@@ -23,9 +32,9 @@ class TrackedTraining:
     """The name, settings and progress of a training, as trackers get them."""
 
     name: str
-    """The same again when the training goes on after it was stopped, another for other settings."""
+    """Identifies the run: unchanged when training resumes, different for other settings."""
     settings: Mapping[str, str | int | float | bool | None]
-    """By dotted name."""
+    """The settings by dotted name."""
     done: int
     """Steps that were done before: the next one told has the number after."""
 
@@ -67,7 +76,7 @@ class Tracker(Component):
 
     @abstractmethod
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """The same, in a folder that exists."""
+        """Start the run, in a folder that exists."""
 
 
 class NewStepsWriter(TrackerWriter):
@@ -84,3 +93,69 @@ class NewStepsWriter(TrackerWriter):
     def end(self, how: RunStatus) -> None:
         """Pass the end on."""
         self._inner.end(how)
+
+
+Plain = str | int | float | bool | None
+
+
+class TrackerCallback:
+    """Passes the metrics of every training step to the trackers, which are started at the first."""
+
+    def __init__(
+        self,
+        trackers: Sequence[Tracker],
+        work: StepContext,
+        settings: Mapping[str, Any],
+        on_log: Callable[[StepMetrics], None],
+    ) -> None:
+        self._trackers, self._base = trackers, work.recipe_dir
+        self._name = f"{work.name}-{work.digest[:8]}"
+        self._settings, self._told = dict(flatten_tracked_settings(settings)), on_log
+        self._writers: list[TrackerWriter] = []
+        self._last = time.monotonic()
+
+    def __enter__(self) -> TrackerCallback:
+        return self
+
+    def __call__(self, stepped: StepMetrics) -> None:
+        """Pass a step on."""
+        self._told(stepped)
+        if not self._trackers:
+            return
+        if not self._writers:
+            tracked = TrackedTraining(name=self._name, settings=self._settings, done=stepped.step - 1)
+            self._writers = [tracker.begin(tracked, self._base) for tracker in self._trackers]
+        now = time.monotonic()
+        values = {**_build_log_record(stepped), "rows_per_s": stepped.rows / max(now - self._last, 1e-9)}
+        for writer in self._writers:
+            writer.step(stepped.step, values)
+        self._last = time.monotonic()  # what trackers take is no time of the next step
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Interrupted)
+        how: RunStatus = "finished" if kind is None else "stopped" if stopped else "failed"
+        for writer in self._writers:
+            writer.end(how)
+
+
+def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
+    """What the log says of a step, as far as it is numbers."""
+    record = json.loads(stepped.line())
+    return {
+        name: float(value)
+        for name, value in record.items()
+        if name != "step" and isinstance(value, int | float) and math.isfinite(value)
+    }
+
+
+def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
+    """Nested settings by dotted name; a list stands as JSON."""
+    found: dict[str, Plain] = {}
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            found |= flatten_tracked_settings(value, f"{before}{name}.")
+        else:
+            found[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return found

@@ -224,3 +224,16 @@ def test_all_of_its_settings_written_out_make_the_same_operator() -> None:
     """As a worker process gets them."""
     for one in (NearDedup(measure="edit", threshold=0.9), NearDedup(unit="word", size=3)):
         assert NearDedup.model_validate(one.settings()) == one
+
+
+def test_it_says_how_far_the_comparison_is() -> None:
+    class Heard(InMemoryRows):
+        def tick(self, done: int, total: int) -> None:
+            said.append((done, total))
+
+    said: list[tuple[int, int]] = []
+    operator = NearDedup()
+    rows = [_row(n, f"I want to cancel the order of my new garden chair, the number is {n}") for n in range(300)]
+    operator.settle(Heard(operator, rows))
+    assert [done for done, _ in said] == [0, 128, 256]
+    assert len({total for _, total in said}) == 1

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     Floats = NDArray[np.float64]
 
 RESAMPLES = 300
-"""Of the measured rows and the draws."""
+"""Resamples of the measured rows and the draws."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class CurveAnswers:
         return cls(metric, tuple(counts), len(answers[0]), together, metric.statistics(together))
 
     def of_metric(self, metric: Metric) -> CurveAnswers:
-        """The same answers by another metric."""
+        """The answers measured by another metric."""
         return CurveAnswers(metric, self.counts, self.draws, self.together, metric.statistics(self.together))
 
     def __len__(self) -> int:
@@ -152,7 +152,7 @@ class MeasuredCurve:
         return ForecastNumber(*(min(max(number, least), most) for number in numbers))
 
     def gain(self, rows: float) -> ForecastNumber:
-        """By how much so many rows should better the metric: at least 0, whichever way it points."""
+        """The predicted gain of the metric with so many rows: at least 0, whichever way is better."""
         return self.forecast.drop(rows)
 
     def rows_until(self, value: float) -> ForecastNumber:
@@ -170,7 +170,7 @@ class MeasuredCurve:
 def compare_answers(
     metric: Metric, before: EvalPredictions, after: EvalPredictions, *, seed: int = 0
 ) -> ForecastNumber:
-    """By how much other answers to the same rows better a metric, with the interval over the rows."""
+    """The gain of a metric by other answers to the same rows, with the interval over the rows."""
     import numpy as np
 
     first, second = metric.together(before, after)

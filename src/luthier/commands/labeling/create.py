@@ -104,10 +104,16 @@ def read_dataset_items(
 
     What a model proposed (step `prelabel`) becomes the proposal for the first question, and the less sure it was, the
     sooner the item comes; rows that were chosen (step `sample_for_labeling`) come in the order of their rank.
+    `InputError` for rows with pictures or sounds: the pages show text alone, and people would label what they do not
+    see.
     """
     from luthier.artifacts.dataset import list_splits
+    from luthier.artifacts.media import count_row_media
     from luthier.data.engine.cache import read_rows
 
+    if count_row_media(dataset) is not None:
+        hint = "correct the labels of single rows on the page Data, or by `luthier correct`"
+        raise InputError("these rows hold pictures or sounds, which people do not see while they label", hint=hint)
     for name in list_splits(dataset):
         if split in ("", name):
             for batch in read_rows(dataset, name):

@@ -158,6 +158,9 @@ def publish_assignment(
         raise InputError("this step names who judges", where=where, hint="write `annotators: open`")
     if not assignment.items:
         raise InputError("there is nothing to judge", hint="the models give the same answer in every row")
+    if any(turn.get("media") for item in assignment.items.values() for turn in item.shown.messages):
+        hint = "compare the models by metrics, in the report"
+        raise InputError("these rows hold pictures or sounds, which people do not see while they judge", hint=hint)
     if there := list_studies(ledger, artifact.digest):
         return there[0]
     planted = sum(entry.planted for entry in assignment.key.values())

@@ -91,8 +91,8 @@ def read_next_round(workspace: Workspace, queue: ReviewQueue, recipe: str) -> Ne
     rows, tested = _read(rows_file), _read(folder / f"{path.stem}-failures.jsonl")
     shown, some = rows[:_MOST_SHOWN], tested[:_MOST_SHOWN]
     text = path.read_text(encoding="utf-8")
-    told = (line.removeprefix("# ") for line in text.splitlines() if line.startswith(f"# {NEW_CLASSES}"))
-    return NextRound(recipe, shown, some, len(rows), len(tested), text, next(told, ""))
+    new_classes = (line.removeprefix("# ") for line in text.splitlines() if line.startswith(f"# {NEW_CLASSES}"))
+    return NextRound(recipe, shown, some, len(rows), len(tested), text, next(new_classes, ""))
 
 
 def find_next_round_file(workspace: Workspace, queue: ReviewQueue, recipe: str) -> Path:

@@ -139,6 +139,7 @@ class DuplicateFinder:
         requested_pairs = deque[Pairs]()
         known = self._verify_many(_likely(order, earlier, later, requested_pairs))
         for start in range(0, len(order), _AHEAD):
+            self._means.tick(start, len(order))
             similarities = next(known)
             self._known = dict(zip(requested_pairs.popleft(), similarities, strict=True))
             some = order[start : start + _AHEAD]

@@ -75,6 +75,8 @@ class PairSearchResources(NamedTuple):
     """What a job makes of each of some values, in order, as `Corpus.made`."""
     scratch: Path | None = None
     """Where files may lie meanwhile; None: where the system keeps such files."""
+    tick: Callable[[int, int], None] = lambda done, total: None
+    """Says how many rows of how many are compared, as `RowCorpus.tick`."""
 
 
 ALONE = PairSearchResources()

@@ -117,7 +117,7 @@ class NearDedup(SetOperator):
         reader = _Reader(self, corpus)
         order = rank_by_preference(sketches["preferred"])
         chosen = choose_bands(self.proposing, max_bands_for(len(corpus)))
-        means = PairSearchResources(corpus.made, corpus.scratch)
+        means = PairSearchResources(corpus.made, corpus.scratch, corpus.tick)
         twins = DuplicateFinder(
             sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, means
         )

@@ -333,10 +333,10 @@ def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
     silent = blind.title.endswith("silence")
     shown, needed = ("given silence", "the sounds") if silent else ("shown grey pictures", "the pictures")
     shown = f"{shown}, the same model scores {_said(blind, facts.main_metric)}"
-    shown += format_interval_and_p(comparison)
+    gap = f"{format_points(comparison.difference, facts.main_metric)}{format_interval_and_p(comparison)}"
     if classify_comparison(comparison) == "better":
-        return f" Of that, {format_points(comparison.difference, facts.main_metric)} need {needed}: {shown}."
-    return f" That it needs {needed} is not shown: {shown}."
+        return f" Of its score, {gap} need {needed}: {shown}."
+    return f" That it needs {needed} is not shown: {shown}, {gap} apart."
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:

@@ -191,7 +191,7 @@ def _search(search: _EditSearch, words: Sequence[str], most_edits: int) -> Edits
 
 
 def _best_flip(search: _EditSearch, variants: Sequence[Edits]) -> Edits:
-    """Of the variants that flip the label, the one that does so most clearly."""
+    """The variant that flips the label most clearly."""
     verdicts = search.ask(variants)
     flipped = [
         (verdict.margin, sorted(edits), edits)
@@ -202,7 +202,7 @@ def _best_flip(search: _EditSearch, variants: Sequence[Edits]) -> Edits:
 
 
 def _prune(search: _EditSearch, edits: Edits) -> Edits:
-    """The same without any edit that is not needed."""
+    """Remove every edit that is not needed to flip the label."""
     while len(edits) > 1:
         fewer = _best_flip(search, [edits - {edit} for edit in sorted(edits)])
         if not fewer:

@@ -48,7 +48,7 @@ class ComparedRows:
 
     examples: Sequence[Example]
     options: dict[str, str]
-    """Of a language model that chooses among labels: what it says for each."""
+    """The text of each label, for a language model that chooses among labels."""
     prompts: Sequence[str] = ()
     """Further questions that both models answer."""
     max_new_tokens: int = 64

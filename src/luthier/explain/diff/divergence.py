@@ -244,7 +244,7 @@ class _PairCollector:
 
 
 def find_settled_layers(first: Floats) -> list[int]:
-    """Of each token that is likeliest at the last layer, the layer from which on it stays so."""
+    """For each token that is likeliest at the last layer, the layer from which on it is."""
     settled = []
     for row in first:
         if row[-1]:

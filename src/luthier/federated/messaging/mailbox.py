@@ -57,7 +57,7 @@ def read_envelope_file(path: Path, most: int) -> bytes | None:
 class SiteMailbox(ABC):
     """What a site reads from and writes to."""
 
-    place: str = ""
+    location: str = ""
     """Where messages come from, in words."""
     obstacle: str = ""
     """Why the last look could not tell whether something waits; empty where it could."""
@@ -83,7 +83,7 @@ class FolderMailbox(SiteMailbox):
     def __init__(self, folder: Path, site: str, most: int = MESSAGE_BYTES) -> None:
         """`most` bytes of a message are read."""
         self._folder, self._site, self._most = folder, site, most
-        self.place = f"in {folder}"
+        self.location = f"in {folder}"
 
     def fetch(self) -> Iterator[bytes]:
         """Files to this site without an answer beside them."""
@@ -109,10 +109,10 @@ class HttpMailbox(SiteMailbox):
     def __init__(self, address: HttpAddress, site: str, policy: SitePolicy) -> None:
         self._url, self._site, self._most = address.url.rstrip("/"), site, policy.message_bytes
         self._context = _build_tls(address, policy) if address.url.startswith("https:") else None
-        self.place = f"at {self._url}"
+        self.location = f"at {self._url}"
 
     def fetch(self) -> Iterator[bytes]:
-        """The envelope that waits, if one does; nothing where the coordinator does not answer: see `obstacle`."""
+        """The envelope that waits, if one does; nothing where nobody answers, which `obstacle` then tells."""
         import httpx
 
         try:
@@ -122,8 +122,9 @@ class HttpMailbox(SiteMailbox):
         except httpx.TransportError as error:
             self.obstacle = _explain_transport(error, self._url)
             return
-        is_known = status in (200, 204)
-        self.obstacle = "" if is_known else f"{self._url} answers {status}: is that the coordinator's `url`?"
+        self.obstacle = (
+            "" if status in (200, 204) else f"{self._url} answers {status}: is that the coordinator's `url`?"
+        )
         if content is not None:
             yield content
 

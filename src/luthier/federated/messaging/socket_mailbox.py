@@ -45,7 +45,7 @@ class SocketMailbox(SiteMailbox):
     an answer, as late as it may be (200); or nothing, where the site refuses the message (204)."""
 
     def __init__(self, path: Path) -> None:
-        self.place = f"at the socket {path}"
+        self.location = f"at the socket {path}"
         self._lock = threading.Lock()
         self._waiting: dict[str, WaitingMessage] = {}
         self._server = _Server(path, self)

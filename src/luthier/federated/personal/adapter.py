@@ -37,7 +37,7 @@ class PersonalAdapter(PersonalPart):
     stays near the shared one (lambda in Ditto, Li et al., 2021)."""
 
     def find_obstacle(self, tune: Tune, aggregator: Aggregator, privacy: FederatedPrivacy | None) -> str:
-        """Techniques beside which no low-rank adapter can be written, and a promise that its training would break."""
+        """Techniques beside which no low-rank adapter can be written."""
         technique = tune.technique
         if not isinstance(technique, LowRankTechnique):
             return f"an adapter of a site's own stands beside a low-rank one; {technique.kind} is none, take lora"
@@ -45,11 +45,6 @@ class PersonalAdapter(PersonalPart):
             return "qlora keeps the base in few bits, to which the shared adapter cannot be added; take lora"
         if technique.settings().get("use_dora"):
             return "DoRA divides by the length of each row, so two adapters are not one; leave use_dora out"
-        if privacy is not None and privacy.for_steps() is not None:
-            return (
-                f"the adapter is trained after the rounds, whose noise keeps the promise to each {privacy.unit}; "
-                "take `personal: head` or `lora_b`, which are trained with that noise"
-            )
         return ""
 
     def find_model_obstacle(self, tune: Tune, model: ModelDescription) -> str:
@@ -58,12 +53,13 @@ class PersonalAdapter(PersonalPart):
         return "the adapters of fused experts are no plain product, to which another could be added" if fused else ""
 
     def build_tune(self, tune: Tune) -> Tune:
-        """The training of the rounds with the adapter's own rank and length."""
+        """The training of the rounds with the adapter's own rank and length; its noise, where there is any, is enough
+        for its steps and those of the rounds together."""
         technique = tune.technique
         assert isinstance(technique, LowRankTechnique), "others are refused by the plan"
         ratio = self.r / technique.r
         alpha = technique.lora_alpha * (ratio**0.5 if technique.use_rslora else ratio)
-        length: dict[str, Any] = {"epochs": 1000.0, "max_steps": None, "privacy": None}
+        length: dict[str, Any] = {"epochs": 1000.0, "max_steps": None}
         if self.local.steps is not None:
             length["max_steps"] = self.local.steps
         if self.local.epochs is not None:

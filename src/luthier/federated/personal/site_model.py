@@ -49,7 +49,7 @@ def train_adapter(
 
     own = part.build_tune(tune)
     work = replace(work, seed=derive_seed(work.seed))
-    training = FederatedTraining(own, work, MeanAggregator(), keeps=lambda name: True, trusts=True)
+    training = FederatedTraining(own, work, MeanAggregator(), keeps=lambda name: True, trusts=True, other=tune)
     ratio = _find_scale(tune) / _find_scale(own)
     base = {name: Factors(factors.up * ratio, factors.down) for name, factors in given.base.items()}
     for name, (down, up) in list_modules(given.moving).items():

@@ -110,7 +110,7 @@ class SiteServer:
         try:
             with FileLock(self._folder / "serve.lock", timeout=0):
                 name, coordinator = self._identity.card.name, self._coordinator.name
-                self._say(f"{name} looks for messages of {coordinator} {self._mailbox.place}, until it is stopped")
+                self._say(f"{name} looks for messages of {coordinator} {self._mailbox.location}, until it is stopped")
                 while not stop() and not (once and self.done):
                     answered = self.answer_waiting()
                     self._tell_obstacle()
@@ -129,7 +129,7 @@ class SiteServer:
         """Say why nothing is heard, once, and when it is heard again."""
         now, before = self._mailbox.obstacle, self._obstacle
         if now != before:
-            self._say(now or f"messages can come again {self._mailbox.place}")
+            self._say(now or f"messages can come again {self._mailbox.location}")
             self._obstacle = now
 
     def answer_waiting(self) -> int:
@@ -219,27 +219,30 @@ class SiteServer:
     def _plan_spending(
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
-        """What training a round will cost the rows, and the refusal where the budget does not hold it."""
-        if self._policy is None or not isinstance(message.header, RoundStart | SiteQuestion):
+        """What training will cost the rows, and the refusal where the budget does not hold it."""
+        asked = message.header
+        ends = isinstance(asked, Final) and not self._is_question(header, asked)
+        if self._policy is None or not (ends or isinstance(asked, RoundStart | SiteQuestion)):
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
         request: Order | SiteQuestion
         try:
-            if isinstance(message.header, SiteQuestion):
-                request, spent = message.header, self._query_worker(header).plan_question(message.header)
-                if spent is None:
-                    return None, None
-                if read_query(request).window is not None:  # each request is in one window: nothing adds up
-                    self._policy.check_privacy(request, (), spent)
-                    return None, None
+            if isinstance(asked, SiteQuestion):
+                request, spent = asked, self._query_worker(header).plan_question(asked)
             else:
                 worker = self._worker(header)
                 request, spent = worker.order, worker.plan_spending(header.number)
+            if spent is None and not isinstance(asked, RoundStart):
+                return None, None
+            if isinstance(asked, SiteQuestion) and read_query(asked).window is not None:
+                before, kept = (), None  # each request is in one window: nothing adds up
+            else:
+                kept = spent
             self._policy.check_privacy(request, before, spent)
         except OrderError as error:
             return None, FederationMessage(Rejection(message=str(error)[:1000])).encode()
-        return spent, None
+        return kept, None
 
     def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
         """Whether a message asks for counts, or goes on with masks of such a one."""

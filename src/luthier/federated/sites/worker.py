@@ -25,6 +25,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.core.step import StepContext
 from luthier.federated.aggregator import Aggregator, GlobalWeights
+from luthier.federated.aggregators.mean import MeanAggregator
 from luthier.federated.control_variates import SiteVariates, add_variates, find_variate_obstacle, split_variates
 from luthier.federated.errors import MessageError, OrderError
 from luthier.federated.local_training import FederatedTraining, SharedModel, SiteUpdate
@@ -90,6 +91,8 @@ if TYPE_CHECKING:
 
 DATA = "data"
 """What a site calls its rows in an order's settings."""
+ADAPTER = "own-adapter"
+"""The folder of the training of a site's own adapter, until it is done."""
 UNMASKED = "unmasked.safetensors"
 """What a site trained in a round, until it is masked."""
 
@@ -130,6 +133,14 @@ def compute_training_code(tune: Tune, aggregator: Aggregator, personal: Personal
     if personal is not None:
         modules.add(type(personal).__module__)
     return code_revision(*sorted(modules))
+
+
+def describe_own_promise(privacy: FederatedPrivacy | None) -> dict[str, Any]:
+    """What is promised of a site's own model, for its record: to whole sites nothing, since what stays has no noise."""
+    if privacy is None:
+        return {}
+    about = privacy.model_dump(include={"unit", "epsilon", "delta", "clip"})
+    return {"privacy": {**about, "epsilon": None} if privacy.unit == SITE else about}
 
 
 def count_class_rows(work: StepContext) -> dict[str, int]:
@@ -336,7 +347,8 @@ class SiteWorker:
         tune, aggregator = read_order_settings(order)
         personal = read_personal_part(order)
         keeps = (lambda name: False) if personal is None else personal.keeps
-        return FederatedTraining(tune, self._open_scratch(classes), aggregator, self._shared, keeps)
+        other = None if personal is None else personal.build_tune(tune)
+        return FederatedTraining(tune, self._open_scratch(classes), aggregator, self._shared, keeps, other=other)
 
     def _build_update(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int, digest: str) -> bytes:
         """The answer to a round's message: what travels of an update, under masks where they were agreed."""
@@ -377,15 +389,24 @@ class SiteWorker:
         order = self.order
         if (privacy := order.privacy) is None:
             return None
+        if number == order.last_number:
+            return self._plan_own_spending(order)
         round_number, stage = order.find_stage(number) if number else (None, 0)
         if stage or not 1 <= (round_number or 1) <= order.rounds:
             return None
         if privacy.unit == SITE:
             noise = find_site_noise(privacy, order.rounds)
             return PrivacySpending(unit=SITE, noise=noise, sampling=1.0, steps=1 if round_number else order.rounds)
-        tune, aggregator = read_order_settings(order)
-        training = FederatedTraining(tune, self._open_scratch({}), aggregator)
+        training = self._open_training(order, {})
         return training.plan_spending(order.rounds, None if round_number is None else round_number - 1)
+
+    def _plan_own_spending(self, order: Order) -> PrivacySpending | None:
+        """What the site's own training after the rounds costs the rows; None where there is none, or no noise."""
+        (tune, _), personal = read_order_settings(order), read_personal_part(order)
+        own = None if personal is None else personal.build_tune(tune)
+        if own is None or own.privacy is None:
+            return None
+        return FederatedTraining(own, self._open_scratch({}), MeanAggregator(), other=tune).plan_spending(1, 0)
 
     def _encode(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int) -> Any:
         """What is masked: weights, rows and loss; with a promise to sites, a clipped change with noise."""
@@ -450,7 +471,8 @@ class SiteWorker:
         """Write the site's own model, where a part stays here, and sum the agreed metrics over its held-out rows, by
         that model or by the last weights; noise keys are removed."""
         for path in self._work.scratch.rglob(KEY):
-            path.unlink()
+            if ADAPTER not in path.parts:  # that of the site's own training lasts as long as it does
+                path.unlink()
         personal = read_personal_part(order)
         if not order.metrics and personal is None:
             return FederationMessage(Measured(rows=0)).encode()
@@ -480,7 +502,7 @@ class SiteWorker:
         own = bool(kept) or isinstance(personal, PersonalAdapter)
         given = given._replace(moving={**given.moving, **kept})
         if isinstance(personal, PersonalAdapter):
-            rows = open_scratch(self._work.scratch / "adapter")  # drawn and dealt by another seed
+            rows = open_scratch(self._work.scratch / ADAPTER)  # drawn and dealt by another seed
             work = replace(self._open_scratch(classes), scratch=rows)
             known = classes if order.wants_classes else None
             training, given = train_adapter(personal, tune, work, given, known)
@@ -498,6 +520,7 @@ class SiteWorker:
                 "federation": order.federation, "site": self.name, "rounds": order.rounds, "sum": order.sum,
                 "personal": order.personal, "base": order.base,
             },
+            **describe_own_promise(order.privacy),
             **tune.objective.card(about),
         }  # fmt: skip
         TrainingRecord.model_validate(settings).write(writing)
@@ -506,7 +529,7 @@ class SiteWorker:
         folder = self._work.scratch / MODEL
         shutil.rmtree(folder, ignore_errors=True)
         writing.rename(folder)
-        shutil.rmtree(self._work.scratch / "adapter", ignore_errors=True)
+        shutil.rmtree(self._work.scratch / ADAPTER, ignore_errors=True)
         return training, folder, True
 
     @property

@@ -438,7 +438,7 @@ class Federate(Step):
         aggregator = self.sum
         sees = f"the coordinator can see {self._describe_view()}"
         if self.privacy is not None:
-            sees = f"{self.privacy.describe()}; {sees}"
+            sees = f"{self.privacy.describe()}{self._describe_unprotected()}; {sees}"
         exact = "exact" if aggregator.exact else "not exact, its error is logged"
         masks = (
             "possible under masks"
@@ -454,8 +454,6 @@ class Federate(Step):
             text += "; a poisoned update is part of the sum: rules that bear it need `secure.groups`"
         if self.personal is not None:
             text += f"; {self.personal.describe(self.tune, model)}"
-            if self.privacy is not None and self.privacy.unit == SITE:
-                text += "; the promise to each site is for what travels, and not for its own model"
         if self.decontaminate is not None:
             text += "; training rows that nearly repeat what another site holds out are left out"
         if model is None:
@@ -473,6 +471,12 @@ class Federate(Step):
         if (saved := 4 * (whole.down - numbers.down) + wide * (whole.up - numbers.up)) > 0:
             text += f", {_format_size(saved)} less than if all of it traveled"
         return text
+
+    def _describe_unprotected(self) -> str:
+        """What the promise is not for."""
+        if self.personal is None or self.privacy is None or self.privacy.unit != SITE:
+            return ""
+        return ", for what travels alone: each site's own model has a part without noise, and no promise"
 
     def _describe_view(self) -> str:
         """What of the sites' updates the coordinator can see."""

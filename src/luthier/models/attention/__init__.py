@@ -82,7 +82,7 @@ AttentionInterface.register(NAME, context_attention)
 PreTrainedConfig._attn_implementation = PreTrainedConfig._attn_implementation.getter(_read_implementation)
 
 Cached = Sequence[tuple[Tensor, Tensor]]
-"""By layer: keys and values (1, key heads, tokens, d)."""
+"""Keys and values (1, key heads, tokens, d) by layer."""
 
 
 class UnpackableAttentionError(Exception):

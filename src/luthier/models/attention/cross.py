@@ -137,7 +137,7 @@ def _attend_in_states(
 
 
 def _attend_to_keys(module: Any, query: Tensor, states: Tensor, scaling: float) -> Tensor:
-    """The same by the keys and values that the layer's own projections give."""
+    """Cross-attention from the keys and values that the layer's own projections give."""
     heads, _, padded = query.shape
     keys, values = (
         torch.nn.functional.pad(found, (0, padded - found.shape[-1]))

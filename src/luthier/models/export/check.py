@@ -28,7 +28,7 @@ class GreedyAnswer(NamedTuple):
     """Whether it is a class."""
 
     def compute_difference(self, other: GreedyAnswer) -> float | None:
-        """None when both say the same; else how many nats this one preferred its own token, where they part."""
+        """By how many nats this answer prefers its own token where the two differ; None when they are equal."""
         for index, (mine, theirs) in enumerate(zip(self.tokens, other.tokens, strict=True)):
             if mine != theirs:
                 row = self.logps[index]
@@ -50,11 +50,11 @@ class ModelAgreement(NamedTuple):
     """Whether the models name classes instead of writing tokens."""
 
     def as_json(self) -> dict[str, Any]:
-        """As it is kept beside an export."""
+        """The check as a record that is written beside an export."""
         return {"same_tokens": self.same, "tokens": self.tokens, "nats": self.difference}
 
     def __str__(self) -> str:
-        """As it is said to people."""
+        """The check in a sentence."""
         if self.names:
             return (
                 f"it names {'the same' if self.same else 'another'} class, its scores differ by {self.difference:.2g}"

@@ -74,9 +74,9 @@ class ModelScores(NamedTuple):
     """The metric values of a model for its card, with those of other models on the same rows."""
 
     values: Mapping[str, Any]
-    """By metric a number, or `{"value", "low", "high"}`."""
+    """A number, or `{"value", "low", "high"}`, by metric."""
     compared_models: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """The same of other models, by what they are called."""
+    """Metrics of other models by the models' names."""
     where: str = ""
     """On which rows, as part of a sentence."""
     conclusion: str = ""

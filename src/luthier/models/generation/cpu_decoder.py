@@ -133,7 +133,7 @@ class CompiledDecoder:
         _require_children(layer, _OF_LAYER, _OF_LAYER)
         _require_children(attention, _OF_ATTENTION, _OF_ATTENTION | {"q_norm", "k_norm"})
         _require_children(mlp, _OF_MLP, _OF_MLP)
-        params = self._past.manners.get(at)
+        params = self._past.attention_params.get(at)
         if params is None or params.softcap is not None or params.sinks is not None:
             raise UnsupportedArchitectureError
         more = {name: self._norm(getattr(attention, f"{name[-1]}_norm", None)) for name in ("of_q", "of_k")}

@@ -98,7 +98,7 @@ class BlockAllocator:
         return len(held.known) * BLOCK
 
     def next(self, held: SequenceBlocks, ids: Sequence[int]) -> Hashable:
-        """By what a line's next block will be known."""
+        """The key of a sequence's next block."""
         return self._key(held, ids)
 
     def keep(self, held: SequenceBlocks, ids: Sequence[int]) -> None:
@@ -198,7 +198,7 @@ class ForwardBatch:
 
     @cached_property
     def laid_out(self) -> linear_ops.ForwardBatchStruct:
-        """The same for the kernels."""
+        """The block table in the form of the kernels."""
         return linear_ops.ForwardBatchStruct.of(self.parts)
 
 
@@ -209,7 +209,7 @@ class KVCache:
     def __init__(self, blocks: int) -> None:
         self._blocks = blocks
         self._kept: dict[int, tuple[Tensor, Tensor]] = {}
-        self.manners: dict[int, AttentionParams] = {}
+        self.attention_params: dict[int, AttentionParams] = {}
         """How each layer attends, as far as it was seen."""
 
     def of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -237,7 +237,7 @@ class KVCacheAttention(NamedTuple):
         if mask is not None:
             raise RuntimeError("this attention is only for a decoder")
         layer: int = module.layer_idx  # type: ignore[assignment]
-        params = self.past.manners[layer] = build_attention_params(query, scaling, kwargs)
+        params = self.past.attention_params[layer] = build_attention_params(query, scaling, kwargs)
         new = query[0].transpose(0, 1), key[0].transpose(0, 1), value[0].transpose(0, 1)  # (T, heads, d) each
         kernels = get_row_kernels() if query.device.type == "cpu" and query.dtype in _WIDENED else None
         look = kv_cache_attention_torch if kernels is None else build_kernel_attention(kernels)
@@ -347,7 +347,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
 
 
 def preallocate_cache(cache: DynamicCache) -> DynamicCache:
-    """The same empty cache, its plain layers with room; others (sliding windows, states) as they are."""
+    """Preallocate the plain layers of an empty cache; others (sliding windows, states) stay as they are."""
     cache.layers = [PreallocatedLayer() if type(layer) is DynamicLayer else layer for layer in cache.layers]
     if getattr(cache, "layer_class_to_replicate", None) is DynamicLayer:
         cache.layer_class_to_replicate = PreallocatedLayer

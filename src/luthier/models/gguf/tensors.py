@@ -93,7 +93,7 @@ def complete_rope_parameters(config: Any, metadata: Mapping[str, Any], tensors: 
 
 
 def _attention_factor(config: Any) -> float:
-    """By how much LongRoPE sharpens attention."""
+    """LongRoPE's factor on attention scores."""
     rope = get_rope_parameters(config)
     if (attention_factor := rope.get("attention_factor")) is not None:
         return float(attention_factor)

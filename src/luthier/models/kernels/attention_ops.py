@@ -140,7 +140,7 @@ def _call_kernel(kernel: Any, room_of: Any, args: _Attention) -> None:
 
 
 def make_tokens_contiguous(states: Tensor) -> Tensor:
-    """The same states with each token's numbers side by side."""
+    """The states with each token's numbers contiguous."""
     return states if states.stride(-1) == 1 else states.contiguous()
 
 

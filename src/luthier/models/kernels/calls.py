@@ -133,7 +133,7 @@ def _get_pointer_and_stride(x: Tensor) -> tuple[int, int]:
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """The same numbers in rows that are equally far apart."""
+    """The tensor with rows at equal distances, copied where they are not."""
     even = x.stride(-1) == 1 and all(
         size == 1 or stride == x.stride(at + 1) * x.shape[at + 1]
         for at, (size, stride) in enumerate(zip(x.shape[:-2], x.stride()[:-2], strict=True))

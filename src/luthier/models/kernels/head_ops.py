@@ -45,7 +45,7 @@ class HeadKernels:
     def slopes(
         self, states: Tensor, weight: Tensor, targets: Tensor, out: Tensor, first: Tensor | None = None
     ) -> Tensor:
-        """The same of each state's own target; into `out` (N, vocab) comes how it moves with the logits."""
+        """(N,) log-probabilities of each state's target; their slopes by the logits are written to `out` (N, vocab)."""
         return self._call_kernel(states, weight, targets, None, first, out)
 
     def _call_kernel(

@@ -25,7 +25,7 @@ from luthier.models.kernels.compile import AS_WRITTEN, IN_ANY_ORDER, CompiledLib
 _WIDE, _TALL = 32, 8
 """Inputs and outputs are as wide as a whole number of the first, ranks of the second."""
 _BYTES = 2
-"""Of a number in bfloat16."""
+"""Bytes of a number in bfloat16."""
 _LEAST_ROWS = 32
 """With fewer, laying out what weights are multiplied with takes longer than it saves."""
 

@@ -326,7 +326,7 @@ def _send(ctx: Any, grad: Tensor, x: Tensor, inner: Tensor, inside: Tensor) -> N
 
 
 class _Compiled(torch.autograd.Function):
-    """The same by a kernel, which needs no joint input and multiplies with no zeros."""
+    """Compute the product by a kernel, which needs no joint input and multiplies no zeros."""
 
     @staticmethod
     def forward(

@@ -20,15 +20,10 @@ def multiply_by_rows(x: Tensor, weight: Tensor) -> Tensor:
     """(n, in) states and (out, in) weights to (n, out), without a gradient: `x @ weight.t()`."""
     if not uses_onednn(x, weight):
         return x @ weight.t()
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight.contiguous(), None, "none", [], "")
+    if not weight.is_contiguous() and not weight.t().is_contiguous():
+        weight = weight.contiguous()  # oneDNN has no quick product for rows that lie apart
+    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return found
-
-
-def lay_out_transposed(weight: Tensor, x: Tensor) -> Tensor:
-    """(in, out) of an (out, in) weight: as `multiply_by_rows` wants it for many products with states (n, out) like
-    these."""
-    across = weight.t()
-    return across.contiguous() if uses_onednn(x, across) else across
 
 
 def uses_onednn(x: Tensor, weight: Tensor) -> bool:

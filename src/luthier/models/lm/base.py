@@ -152,7 +152,7 @@ class LanguageModel(ABC):
         """What the model writes after each prompt."""
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
-        """The same after one prompt, piece by piece where pieces can be had."""
+        """Generate after one prompt, chunk by chunk where the model can stream."""
         yield self.generate([request])[0].text
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:

@@ -140,7 +140,7 @@ class LocalLM(LanguageModel):
         return get_context_length(self.loaded.model.config) or 1 << 20
 
     def with_prompt(self, before: PromptPrefix) -> LocalLM:
-        """The same model with another prompt in front."""
+        """The model with another prompt prefix."""
         local_lm = copy.copy(self)
         local_lm.before = before
         return local_lm
@@ -262,7 +262,7 @@ class LocalLM(LanguageModel):
         return len(self._chat_ids([(prompt, tools)])[0])
 
     def _generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """What is written after prompts that are to be answered in the same manner."""
+        """What is written after prompts that are to be answered with the same settings."""
         from luthier.models.generate import generate
 
         how = requests[0]

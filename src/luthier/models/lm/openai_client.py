@@ -108,7 +108,7 @@ class EndpointLM(LanguageModel):
         return digest_of([self.settings.settings(), self.before.digest])
 
     def with_prompt(self, before: PromptPrefix) -> EndpointLM:
-        """The same model with another prompt in front."""
+        """The model with another prompt prefix."""
         return EndpointLM(self.settings, self._kept, before)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:

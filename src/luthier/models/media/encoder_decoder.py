@@ -58,7 +58,7 @@ def build_pack_cross_attention(model: Any, pack: Pack, known: int = 0) -> CrossA
 
 
 def build_cross_attention(model: Any, runs: Sequence[tuple[int, int]], known: int = 0) -> CrossAttention:
-    """The same of runs of so many tokens for each key, one after another."""
+    """Build cross-attention for consecutive runs of tokens, each over the encoder states of one key."""
     towers = require_towers(model)
     spans, begin = list[SoundSpan](), 0
     for key, group in groupby(runs, key=lambda run: run[0]):

@@ -60,12 +60,12 @@ class MediaFeatures(NamedTuple):
         return (self.embeddings, *self.deep)
 
     def detach_features(self, *, leaves: bool = False) -> MediaFeatures:
-        """The same numbers without their history; as leaves, with gradients of their own."""
+        """The features without their autograd history; as leaves, with gradients of their own."""
         first, *others = (value.detach().requires_grad_(leaves) for value in self.tensors)
         return MediaFeatures(first, tuple(others))
 
     def with_mean_at(self, removed: int) -> MediaFeatures:
-        """The same with the mean of all features at the places whose bits are set."""
+        """The features with the mean of all at the positions whose bits are set."""
         at = [index for index in range(self.embeddings.shape[0]) if removed >> index & 1]
         found = [value.clone() for value in self.tensors]
         for value, own in zip(found, self.tensors, strict=True):
@@ -174,7 +174,7 @@ class MediaTowers:
     def _project(
         self, model: Any, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]
     ) -> list[MediaFeatures]:
-        """The same where a projector alone learns: what it makes of the states of its encoder, which are kept."""
+        """Features where a projector alone is trained: computed from the cached states of its encoder."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from luthier.models.kernels.calls import LayerOpKernels, get_layer_op_kernels
 from luthier.models.kernels.head_ops import HeadKernels, get_head_kernels, supports_head
-from luthier.models.kernels.onednn import lay_out_transposed, multiply_by_rows, uses_onednn
+from luthier.models.kernels.onednn import multiply_by_rows, uses_onednn
 
 PIECE_BYTES = 1 << 26
 """Logits that exist at any moment."""
@@ -143,7 +143,7 @@ class OutputHead:
 
 
 class _TileLogProbs(torch.autograd.Function):
-    """Of a frozen head: how log-probabilities move with the states is computed on the way forward."""
+    """Log-probabilities of a frozen head: their slopes by the states are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -181,14 +181,11 @@ class _TargetLogProbs(torch.autograd.Function):
         wide = torch.promote_types(hidden.dtype, torch.float32)
         out = torch.empty(hidden.shape[0], dtype=wide, device=hidden.device)
         slopes = torch.empty_like(hidden) if ctx.needs_input_grad[0] and not trained else None
-        across = None
         for piece, some in _iterate_logits(hidden, targets, weight, shape):
             is_first = None if first is None else first[piece]
             out[piece], logits_slope = _compute_slice(some, weight, bias, shape, slopes is not None, is_first)
             if slopes is not None:
-                logits_slope = logits_slope.to(narrow.dtype)
-                across = lay_out_transposed(narrow, logits_slope) if across is None else across
-                slopes[piece] = multiply_by_rows(logits_slope, across)
+                slopes[piece] = multiply_by_rows(logits_slope.to(narrow.dtype), narrow.t())
         ctx.shape, ctx.trained = shape, trained
         ctx.save_for_backward(*((hidden, weight, bias, targets) if trained else (slopes,)))
         return out

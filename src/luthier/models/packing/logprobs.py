@@ -235,14 +235,16 @@ def detect_forward_mode(model: torch.nn.Module) -> ForwardMode:
 @contextmanager
 def disable_dropout(model: Any) -> Iterator[None]:
     """Context manager: disable a model's dropout."""
-    learning = [module for module in model.modules() if module.training]
-    model.eval()
+    modules = list(model.modules())  # passed through once: `eval` and `train` take a while where a step is short
+    learning = {module for module in modules if module.training}
+    for module in learning:
+        module.training = False
     try:
         yield
     finally:
-        model.eval()
-        for module in learning:
-            module.training = True
+        for module in modules:
+            if module.training != (module in learning):
+                module.training = module in learning
 
 
 def clear_forward_mode(model: torch.nn.Module) -> None:

@@ -176,7 +176,7 @@ class Pack:
         return tuple(dict(zip(self.example_index.tolist(), self.keys, strict=True)).values())
 
     def on(self, device: torch.device) -> Pack:
-        """The same pack with what the model reads on a device."""
+        """Copy the tensors that the model reads to a device."""
         if self.ids.device == device:
             return self
         moved = {name: value.to(device) for name in _READ if (value := getattr(self, name)) is not None}

@@ -7,7 +7,7 @@ from urllib.parse import quote, urlsplit
 from fastapi import APIRouter, Depends
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from luthier.core.errors import InputError, LuthierError
 from luthier.people.accounts import find_account, set_password
@@ -163,6 +163,12 @@ def choose(request: Request, form: FormDep) -> Response:
     if language in LANGUAGES:
         answer.set_cookie(LANGUAGE_COOKIE, language, max_age=_YEAR_S, httponly=True, samesite="lax", path="/")
     return answer
+
+
+@router.get("/session", dependencies=[Depends(member)])
+def session(request: Request) -> JSONResponse:
+    """The token of the browser's session, asked for before a form is sent: it is another one after a new login."""
+    return JSONResponse({"token": request.state.token})
 
 
 @router.get("/account", dependencies=[Depends(member)])

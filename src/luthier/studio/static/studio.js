@@ -94,6 +94,47 @@ function look() {
   requestAnimationFrame(() => { waits = false; reachScrolled(); });
 }
 
+// What was typed outlives a session that ended and a studio that is away: a form leaves the page once both are there.
+let isChecked = false;
+async function check(form, submitter) {
+  let problem = "", login = "";
+  try {
+    const answer = await fetch("/session", { headers: { accept: "application/json" } });
+    if (answer.status === 401) [problem, login] = [root.dataset.ended, root.dataset.login];
+    else if (!answer.ok) problem = root.dataset.away;
+    else {
+      const { token } = await answer.json();
+      for (const field of document.querySelectorAll("input[name=token]")) field.value = token;
+    }
+  } catch (away) {
+    problem = root.dataset.away;
+  }
+  form.querySelector(".unsent")?.remove();
+  if (problem) { tell(form, problem, login); return; }
+  isChecked = true;
+  form.requestSubmit(submitter);
+  isChecked = false;
+}
+
+function tell(form, problem, login) {
+  const told = document.createElement("p");
+  told.className = "notice unsent";
+  told.setAttribute("role", "alert");
+  told.textContent = `${problem} `;
+  if (login) {
+    const link = document.createElement("a");
+    Object.assign(link, { href: "/login", target: "_blank", textContent: login });
+    told.append(link);
+  }
+  form.append(told);
+}
+
+document.addEventListener("submit", (event) => {
+  const form = event.target;
+  if (isChecked || event.defaultPrevented || !root.dataset.ended || form.getAttribute("method") !== "post") return;
+  event.preventDefault();
+  check(form, event.submitter);
+});
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.matches("[data-copy]")) copy(event.target);
 });

@@ -73,7 +73,7 @@ class RenderedRow(NamedTuple):
     id: str
     origin: ExampleOrigin
     sequences: list[RenderedSequence]
-    """None where nothing is trained on."""
+    """Its token rows; empty where nothing is trained on."""
     cut: int
     """Tokens that were cut off to fit the limit."""
     nothing: str

@@ -148,7 +148,7 @@ class TokenizedDataset:
         return [record["id"] for record in self.read_records() if not record["nothing"]]
 
     def read_records(self) -> Iterator[dict[str, Any]]:
-        """Of every example, in order: id, tokens, learnt tokens, tokens cut, and why nothing is learnt from it."""
+        """A record of every example, in order: id, tokens, trained tokens, tokens cut, and why it is not trained on."""
         with (self._folder / "examples.jsonl").open(encoding="utf-8") as file:
             for line in file:
                 yield json.loads(line)

@@ -43,8 +43,8 @@ def refuse_tool_rows(data: Artifact, model: Artifact) -> None:
 
 
 def refuse_planned_tool_rows(plan_context: PlanContext) -> None:
-    """The same before a training: of the data set when it is made, else of the rows of its source that were looked
-    at."""
+    """Refuse tool rows before a training: of the data set when it is made, else of the rows of its source that were
+    read."""
     tool_support = predict_tool_support(plan_context)
     if tool_support is None or all(tool_support):
         return

@@ -214,7 +214,7 @@ class TrainingData:
         return TokenizedDataset.write(self._work.scratch / name, examples, key, self._text.media)
 
     def _add_teacher(self, examples: Iterator[TrainingExample]) -> Iterator[TrainingExample]:
-        """The same with what the teacher says; it is opened when the first is asked for, and closed after the last."""
+        """Add the teacher's log-probabilities; it is opened for the first example and closed after the last."""
         teacher = self._open_teacher()
         self._work.events.note("computing the teacher's log-probabilities")
         yield from add_teacher_logprobs(examples, self._step.objective, teacher)

@@ -50,7 +50,7 @@ class ValidationSettings(BaseModel):
     patience: Annotated[int, Field(ge=1)] | None = None
     """Training stops after so many measurements in a row without a better one; never when not given."""
     min_delta: float = Field(default=0.0, ge=0)
-    """By how much a value must be better to count as better."""
+    """The least improvement that counts as better."""
     keep: Literal["best", "last"] = "best"
     """Which weights are saved: those of the best measurement, or those of the last step."""
 

@@ -90,7 +90,7 @@ class HostedRequest(NamedTuple):
 
     @property
     def name(self) -> str:
-        """By which the file, and the job's suffix, are found again; lower-case letters, digits and one dash."""
+        """The name by which the file and the job's suffix are found again; lower-case letters, digits and one dash."""
         return f"luthier-{self.key[:16]}"
 
 
@@ -172,7 +172,7 @@ class HostedTechnique(StandaloneTechnique):
         return False
 
     def job_settings(self) -> dict[str, Any]:
-        """Those of `sent_names` that are given, by the provider's names; the provider chooses the others."""
+        """The settings of `sent_names` that are given, by the provider's names; the provider chooses the others."""
         given = {sent: getattr(self, name) for name, sent in self.sent_names.items()}
         return {name: value for name, value in given.items() if value is not None}
 

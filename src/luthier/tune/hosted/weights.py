@@ -43,7 +43,7 @@ class DownloadableHostedTechnique(PreferenceHostedTechnique):
         return self.weights
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
-        """The same; an adapter stands on weights that are here."""
+        """The cost of the provider's job; an adapter is fetched only where the base model's weights are here."""
         if self.weights:
             require_planned_weights(plan_context)
         return super().estimate_cost(plan_context, rows)

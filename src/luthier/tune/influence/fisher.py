@@ -41,7 +41,7 @@ class FisherBlock:
         return (self.out_basis.T @ shaped @ self.in_basis).reshape(-1)
 
     def turn_back(self, turned: Tensor) -> Tensor:
-        """The same in weights."""
+        """Turn a gradient in the basis back into the weights' own coordinates."""
         if self.out_basis is None or self.in_basis is None:
             return turned
         shaped = turned.view(self.out_basis.shape[0], self.in_basis.shape[0])
@@ -81,7 +81,7 @@ class FisherEstimate:
         take = min(rows, count)
         numbers = sorted({at * count // take for at in range(take)})
         self.packs = [reader.build_packs(study.rows_of([number]), _UNSHARED) for number in numbers]
-        """Of each row that is read, alone."""
+        """The packs of each row that is read, alone."""
         self._total = study.objective.denominator(study.rows_of(numbers))
         generator = torch.Generator().manual_seed(study.work.seed)
         if sampled:

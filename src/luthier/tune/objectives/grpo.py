@@ -52,7 +52,8 @@ class Grpo(PolicyLoss):
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
     epsilon_high: float = Field(default=0.28, gt=0)
-    """The same for likelier; above `epsilon` it leaves unlikely tokens room to rise (DAPO's clip-higher)."""
+    """How much likelier a token may become before it has no gradient; above `epsilon` it leaves unlikely tokens room to
+    rise (DAPO's clip-higher)."""
 
     @model_validator(mode="after")
     def _each_reward_by_itself(self) -> Grpo:
@@ -72,7 +73,7 @@ class Grpo(PolicyLoss):
 
     @property
     def apart(self) -> bool:
-        """As GDPO does."""
+        """Whether each reward is normalized by itself, as in GDPO."""
         return self.scale_rewards == "rewards"
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:

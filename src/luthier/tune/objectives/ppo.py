@@ -49,7 +49,7 @@ class Ppo(ActorCritic):
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
     epsilon_high: float = Field(default=0.2, gt=0)
-    """The same for likelier."""
+    """How much likelier a token may become before it has no gradient."""
     dual_clip: float | None = Field(default=None, gt=1)
     """Where A is below zero, the ratio counts as at most so much (Ye et al., 2020; 3 is usual). None: as it is."""
 

@@ -46,7 +46,7 @@ class Raft(TokenPolicyLoss):
 
     @property
     def trained_completions(self) -> int:
-        """Those that are kept."""
+        """Answers to each prompt that are kept and trained on."""
         return min(self.keep, self.rollout.num_generations)
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:

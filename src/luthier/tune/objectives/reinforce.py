@@ -29,7 +29,7 @@ class ReinforcePlusPlus(TokenPolicyLoss):
     epsilon: float = Field(default=0.2, gt=0, lt=1)
     """How much less likely a token may become before it has no gradient any more."""
     epsilon_high: float = Field(default=0.2, gt=0)
-    """The same for likelier."""
+    """How much likelier a token may become before it has no gradient."""
 
     @property
     def compares(self) -> bool:

@@ -49,7 +49,7 @@ class Rloo(PolicyLoss):
         return broadcast_to_tokens(apart, judged.lengths)
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """That of the answer, at each of its tokens: they share its weight of 1."""
+        """The answer's advantage at each of its tokens, which share its weight of 1."""
         apart = logp - old
         ratio = apart.new_zeros(pack.rows).index_add(0, pack.path, apart).exp()[pack.path]
         return compute_clipped_loss(ratio, advantage, self.epsilon, self.epsilon), mark_clipped_tokens(

@@ -231,7 +231,7 @@ def _normal_interval_probability(positions: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _mixture(positions: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:
-    """The same under the data with the unit."""
+    """Probabilities of the outcomes under the data with the unit."""
     return (1 - sampling) * _normal_interval_probability(positions / noise) + sampling * _normal_interval_probability(
         (positions - 1) / noise
     )

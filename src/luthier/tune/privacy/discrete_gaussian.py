@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 GREATEST_DEVIATION = 1 << 56
 """Beyond it, a few standard deviations do not fit in 64 bits."""
 _BITS = 32
-"""Of a uniform number that are drawn at first."""
+"""Bits of a uniform number that are drawn at first."""
 _MARGIN = 2.0**-10
 """More than the rounding error of a probability in units of 2^-32; a decision that is closer is made by decimals."""
 _BLOCK = 1 << 18
@@ -53,7 +53,7 @@ def draw_discrete_gaussian(key: NoiseKey, label: str, count: int, deviation: int
 
 
 def _propose(key: NoiseKey, label: str, missing: int, deviation: int) -> NDArray[np.int64]:
-    """Those that are accepted of about as many proposals as are needed."""
+    """The accepted samples of about as many proposals as are needed."""
     width = (deviation - 1).bit_length()
     count = int(missing * _PROPOSALS * (1 << width) / deviation) + 16
     stream = key.draw_bytes(label, 16 * count)

@@ -27,7 +27,7 @@ class PoissonSampler(BatchSampler):
 
     @classmethod
     def of(cls, sampler: BatchSampler, key: NoiseKey, units: tuple[tuple[int, ...], ...]) -> Self:
-        """As many steps as another sampler has, over units."""
+        """A Poisson sampler over units with as many steps as another sampler has."""
         return cls(
             seed=sampler.seed,
             count=sampler.count,

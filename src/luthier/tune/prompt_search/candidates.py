@@ -29,7 +29,7 @@ class Instruction(NamedTuple):
     """A system message to try, and where it comes from."""
 
     text: str | None
-    """None: each row keeps its own."""
+    """The system prompt; None: each row keeps its own."""
     origin: str
 
 

@@ -110,7 +110,7 @@ class RewardScores:
     total: list[float]
     """NaN for an answer that is left out."""
     parts: dict[str, list[float]]
-    """By the name of the reward; NaN where it failed."""
+    """Scores by the name of the reward; NaN where it failed."""
     faults: dict[str, str] = field(default_factory=dict)
     """The first fault of each reward that had one."""
 

@@ -12,7 +12,8 @@ from pydantic import Field
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.step import ArtifactSpec, ModelRef, PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.tune.forecast import predict_tuned_model
-from luthier.tune.run import EPOCHS, refuse_empty_adapter
+from luthier.tune.model_files import refuse_empty_adapter
+from luthier.tune.run import EPOCHS
 
 if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
@@ -64,7 +65,7 @@ class SelectCheckpoint(Step):
         return StepCostEstimate(seconds=SECONDS, how="files are copied")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """It has the size of the model it stands on, and is merged or not as the tuned one."""
+        """Its size is that of its base model, and it is merged or not as the tuned model is."""
         tuned = plan_context.outlines.get("tuned", ArtifactSpec())
         return replace(predict_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
 

@@ -163,7 +163,7 @@ class Tune(Step):
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
     """Share of all steps over which the learning rate rises from nothing."""
     warmup_steps: int | None = Field(default=None, ge=0)
-    """The same as a number of steps, in place of `warmup_ratio`: it is the same however long training is."""
+    """Warm-up as a number of steps, in place of `warmup_ratio`: it does not depend on how long training is."""
     decay: float | None = Field(default=None, gt=0, le=1)
     """Share of all steps over which `wsd` falls; a fifth when not given, which is as good as a cosine (Hägele et al.,
     2024)."""

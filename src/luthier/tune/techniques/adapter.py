@@ -119,7 +119,7 @@ class BottleneckAdapter(Technique):
         )
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """By the width of the model."""
+        """The learning rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(
             value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width"

@@ -42,5 +42,5 @@ class AzureTechnique(OpenaiShapedTechnique):
         )  # fmt: skip
 
     def get_served_name(self, job: HostedJob) -> str:
-        """That of the deployment."""
+        """The name of the deployment."""
         return self.deployment or job.model

@@ -74,7 +74,7 @@ class BedrockTechnique(BucketTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Those for Amazon Nova."""
+        """Bedrock's rules for rows, for Amazon Nova."""
         return BEDROCK
 
     @property
@@ -101,7 +101,7 @@ class BedrockTechnique(BucketTechnique):
         return self._uri(request)
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """By their names."""
+        """Find the jobs by their names."""
         return [self.read_job(self.read_record(client, name)) for name in self._list_names(client, request)]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:

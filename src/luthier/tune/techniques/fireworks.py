@@ -85,7 +85,7 @@ class FireworksTechnique(DownloadableHostedTechnique):
         return request.name
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """By their ids."""
+        """Find the request's jobs by their ids."""
         return [self.read_job(record) for _, record in self._list(client, request) if record is not None]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:

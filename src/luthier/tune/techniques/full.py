@@ -9,7 +9,7 @@ from typing import Any, Literal
 from luthier.core.param_space import ParamDistribution
 from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.shapes import is_fixed_position, parameter_sizes
-from luthier.tune.run import write_full_model
+from luthier.tune.model_files import write_full_model
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
@@ -28,7 +28,7 @@ class FullFineTuning(Technique):
     as they were; they must move when the data is in a language or script that is new to the model."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """The same model with gradients on."""
+        """Turn gradients on for all of the model."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not is_fixed_position(name))
         if not self.embeddings:
@@ -45,7 +45,7 @@ class FullFineTuning(Technique):
         return estimate_training_memory(model, "full", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """By the width of the model."""
+        """The learning rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 

@@ -21,7 +21,7 @@ from luthier.models.shapes import (
     parameter_sizes,
     parse_layer_index,
 )
-from luthier.tune.run import write_full_model
+from luthier.tune.model_files import write_full_model
 from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 
 BEST_RATE = 5e-5
@@ -50,7 +50,7 @@ class PartialFineTuning(Technique):
     """Whether the embeddings move too: needed for a language or script that is new to the model."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """The same model with gradients on for the chosen part."""
+        """Turn gradients on for the chosen part of the model."""
         from luthier.models.media.encoder_decoder import count_decoder_layers
 
         count = count_decoder_layers(model.config)
@@ -118,7 +118,7 @@ class PartialFineTuning(Technique):
         return estimate_training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """As full fine-tuning, by the width of the model."""
+        """The learning rate of full fine-tuning, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 

@@ -74,7 +74,7 @@ class PTuning(Technique):
         return estimate_footprint(self.kind, model, self.trainable(model), tokens, self.num_virtual_tokens)
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """As small networks want it, whatever the width of the model."""
+        """The learning rate of a small network, whatever the width of the model."""
         return LearningRate(
             BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2"
         )

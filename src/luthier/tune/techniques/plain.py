@@ -36,7 +36,7 @@ BYTES_A_WEIGHT = 256
 WEIGHT_STEPS_PER_S = 2.5e6
 """Weights times steps of the solver in a second, on one busy core of a server."""
 STEPS = 35
-"""Of the solver: 15 to 49 on the same data sets."""
+"""Iterations of the solver: 15 to 49 on the same data sets."""
 _START_S = 2.0
 
 
@@ -59,7 +59,7 @@ class PlainTechnique(StandaloneTechnique):
     """Texts that a run of words stands in at least, to be a feature: 2 makes a file of a third of the size."""
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """None of a base model's weights are read."""
+        """Bytes of a classifier's training: no weights of a base model are read."""
         return BASE_BYTES
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:

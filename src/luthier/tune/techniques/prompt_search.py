@@ -114,7 +114,7 @@ class PromptSearch(StandaloneTechnique):
         return self
 
     def at_share(self, share: float) -> Self:
-        """The same with a share of the budget; fewer rows are held back where it could not ask two prompts all."""
+        """The search with a share of its budget; fewer rows are held back where two prompts cannot be scored on all."""
         budget = max(4, round(share * self.budget))
         held_back = min(self.held_back, budget // 2)
         return type(self).model_validate({**dict(self), "budget": budget, "held_back": held_back})

@@ -75,7 +75,7 @@ class VertexTechnique(BucketTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Those for Gemini and text."""
+        """Vertex AI's rules for rows, for Gemini and text."""
         return VERTEX
 
     def identify_job(self) -> list[Any]:
@@ -108,7 +108,7 @@ class VertexTechnique(BucketTechnique):
         return f"gs://{self.bucket}/{self._object(request)}"
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """By the display names of their models."""
+        """Find the jobs by the display names of their models."""
         found: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         for _ in range(_MOST_PAGES):

@@ -55,7 +55,7 @@ class PackGradient(NamedTuple):
     """How the pack's share of the step's mean falls with each parameter that moves; None where it does not depend on
     it."""
     media: dict[int, tuple[Tensor | None, ...]] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
-    """The same for the features of each medium, where what reads it learns."""
+    """Gradients with respect to the features of each medium, where its encoder or projector is trained."""
 
 
 class PackGradientComputer:

@@ -41,6 +41,12 @@ class PrivateSteps:
         return PrivacyAccount.of(self.noise, self.sampling, steps).epsilon(delta)
 
 
+def compute_unit_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
+    """(units,) the norm of each unit's gradient in float64, from (units, …) those of the parameters."""
+    each = [torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64) for gradient in gradients]
+    return torch.linalg.vector_norm(torch.stack(each), dim=0)
+
+
 class PrivateBatchSource(PreparedBatchSource):
     """A batch source whose rows are made ready unit by unit, when they are read."""
 
@@ -100,10 +106,7 @@ class PrivateReader:
         read = self._units.read(prepared, self._reader.prepare)
         if read is None:
             return None
-        squares: list[torch.Tensor] = [
-            gradient.double().square().flatten(1).sum(1) for gradient in read.gradients if gradient is not None
-        ]
-        norms = torch.stack(squares).sum(0).sqrt()
+        norms = compute_unit_norms([gradient for gradient in read.gradients if gradient is not None])
         scales = (self._steps.clip / norms.clamp_min(1e-300)).clamp_max(1.0)
         scales = torch.where(norms.isfinite(), scales, 0.0)  # one that is no number adds nothing
         for view, gradient in zip(total.views, read.gradients, strict=True):
@@ -116,7 +119,7 @@ class PrivateReader:
     def _gather_one_by_one(
         self, units: list[list[TokenRow]], tokens: int, total: GradientSum, seed: int
     ) -> tuple[StepGradient, int]:
-        """The same unit by unit, where more than plain linear layers moves."""
+        """Compute the gradient unit by unit, where more than plain linear layers is trained."""
         one, described, clipped = self._updater.build_sum(), StepGradient(), 0
         for number, unit_rows in enumerate(units):
             for vector in one.flat.values():

@@ -71,7 +71,7 @@ class RankHost(ABC):
     """Brings the ranks of a training together, as seen from the leader."""
 
     group: RankGroup
-    """Those that met last."""
+    """The ranks of the newest group."""
 
     @abstractmethod
     def connect(self) -> None:
@@ -192,7 +192,7 @@ class LocalMembership:
         return TorchRankGroup(store, members.index(self._number) + 1, len(members) + 1, loopback=True)
 
     def connect_again(self, error: RankLost) -> RankGroup:
-        """The same after a rank was lost."""
+        """Form the group anew after a rank was lost."""
         return self.connect()
 
 
@@ -517,7 +517,7 @@ def agree_with_followers(group: RankGroup, model: torch.nn.Module, code: str) ->
 
 
 def agree_with_leader(group: RankGroup, model: torch.nn.Module, code: str) -> None:
-    """The same from the other side."""
+    """Compare, as a follower, this rank with the leader's; raises the error that the leader answers with."""
     group.send(0, describe_rank(model, code))
     if answer := group.receive(0):
         raise LuthierError.from_json(answer)

@@ -38,7 +38,7 @@ class UnitsRead(NamedTuple):
     gradients: list[Tensor | None]
     """(units, …) of each parameter that moves, in at least fp32; None where the loss does not depend on it."""
     losses: list[float]
-    """Of each unit, divided by its denominator."""
+    """The loss of each unit, divided by its denominator."""
     computed: PackWorkload
     measures: dict[str, float]
     """Sums of terms, each divided by its unit's denominator."""
@@ -74,10 +74,10 @@ class UnitReader:
         assert self._layers is not None, "asked only where it applies"
         rows = [row for unit in units for row in unit]
         pack = prepare(build_pack(rows, UNSHARED))
-        places = _list_places(pack, [len(unit) for unit in units])
-        if places is None:
+        indices = _list_indices(pack, [len(unit) for unit in units])
+        if indices is None:
             return None
-        watched = _Watched(places, pack.tokens)
+        watched = _Watched(indices, pack.tokens)
         hooks = [layer.register_forward_hook(partial(watched.enter, layer)) for layer in self._layers]
         try:
             with send_weight_gradients(watched):
@@ -134,9 +134,9 @@ def _find_layers(model: Any, moving: Sequence[torch.nn.Parameter]) -> list[torch
     return layers if once and expected <= set(held) and expected else None
 
 
-def _list_places(pack: Pack, rows: Sequence[int]) -> list[list[int]] | None:
+def _list_indices(pack: Pack, rows: Sequence[int]) -> list[list[int]] | None:
     """The places of each unit's tokens; None where two units share one."""
-    places: list[list[int]] = []
+    indices: list[list[int]] = []
     row = 0
     for count in rows:
         own: set[int] = set()
@@ -144,16 +144,16 @@ def _list_places(pack: Pack, rows: Sequence[int]) -> list[list[int]] | None:
             if int(pack.leaf[at]) >= 0:
                 for span in pack.spans(at):
                     own.update(range(span.start, span.stop))
-        places.append(sorted(own))
+        indices.append(sorted(own))
         row += count
-    return places if sum(map(len, places)) == len(set().union(*places)) else None
+    return indices if sum(map(len, indices)) == len(set().union(*indices)) else None
 
 
 class _Watched:
     """Gradients of units, as layers are passed backward."""
 
-    def __init__(self, places: Sequence[Sequence[int]], tokens: int) -> None:
-        self._places, self._tokens = places, tokens
+    def __init__(self, indices: Sequence[Sequence[int]], tokens: int) -> None:
+        self._indices, self._tokens = indices, tokens
         self.found: dict[torch.nn.Parameter, Tensor] = {}
         self.unknown = False
         """Whether a layer read tokens in another order, or twice."""
@@ -212,8 +212,8 @@ class _Watched:
         slopes, states = slopes[: self._tokens].to(wide), states[: self._tokens].to(wide)
         if slopes.device.type != "cpu":  # one launch for all units
             return self._pad(slopes).transpose(1, 2) @ self._pad(states)
-        found = slopes.new_empty(len(self._places), slopes.shape[1], states.shape[1])
-        for own, out in zip(self._places, found, strict=True):
+        found = slopes.new_empty(len(self._indices), slopes.shape[1], states.shape[1])
+        for own, out in zip(self._indices, found, strict=True):
             at = slice(own[0], own[-1] + 1) if own and own[-1] - own[0] == len(own) - 1 else list(own)
             torch.mm(slopes[at].t(), states[at], out=out)
         return found
@@ -226,5 +226,5 @@ class _Watched:
     @cached_property
     def _padded_places(self) -> Tensor:
         """(units, most tokens of one) the places of each unit's tokens, then that of zeros."""
-        most = max(1, *map(len, self._places))
-        return torch.tensor([[*own, *[self._tokens] * (most - len(own))] for own in self._places])
+        most = max(1, *map(len, self._indices))
+        return torch.tensor([[*own, *[self._tokens] * (most - len(own))] for own in self._indices])

@@ -18,5 +18,5 @@ class Gemma3Family(MediaFamily):
         return FrozenEncoder(model.model.vision_tower, model.model.multi_modal_projector, (), classes=False)
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """As many for every picture."""
+        """Tokens and patches of a picture: the same for every picture."""
         return ImageCount(int(settings.config.get("mm_tokens_per_image", 256)), settings.square, marks=4)

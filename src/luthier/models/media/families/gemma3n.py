@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class Gemma3nFamily(MediaFamily):
-    """As many tokens for every picture. Marks around media have embeddings of their own kind."""
+    """Every picture has the same number of tokens. Marks around media have embeddings of their own kind."""
 
     types = ("gemma3n",)
 
@@ -35,6 +35,6 @@ class Gemma3nFamily(MediaFamily):
         return ids.device.type != "meta" and bool((ids >= model.model.embed_vision.vocab_offset).any())
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """As many for every picture; the encoder's patches are its last states."""
+        """Tokens and patches of a picture: the same for every picture; the encoder's patches are its last states."""
         count = int(settings.config.get("vision_soft_tokens_per_image", 256))
         return ImageCount(count, count, marks=4)

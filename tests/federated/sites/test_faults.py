@@ -12,14 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-from federated.test_transports import (
-    FEDERATION,
-    Attack,
-    build_attack,
-    make_keys,
-    members,
-    policy,
-)
 from federations import Sites, build_sites
 from luthier.core.errors import DataError, LuthierError
 from luthier.federated import local_training
@@ -47,6 +39,14 @@ from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
 from luthier.metrics.metric import Metric
+from site_attacks import (
+    FEDERATION,
+    Attack,
+    build_attack,
+    make_keys,
+    members,
+    policy,
+)
 from tuning import chat, examples
 
 NAMES = ["north", "south"]

@@ -126,7 +126,7 @@ def test_what_masks_do_not_allow_is_refused(sites: Sites, settings: dict[str, An
 def test_a_site_masks_towards_the_peers_of_its_own_policy_alone(
     sites: Sites, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from federated.test_transports import build_attack
+    from site_attacks import build_attack
 
     attack = build_attack(sites, tmp_path, monkeypatch)
     peers = [KEYS[0], KEYS[1]]

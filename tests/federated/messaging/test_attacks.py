@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from federated.test_transports import FEDERATION, Attack, build_attack, make_keys, members, policy
 from federations import Sites, build_sites
 from luthier.chat.messages import Example
 from luthier.chat.tokenizer import ChatTokenizer
@@ -24,6 +23,7 @@ from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.models.load import load_model
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
+from site_attacks import FEDERATION, Attack, build_attack, make_keys, members, policy
 from tuning import chat, examples
 
 

@@ -14,7 +14,6 @@ import pytest
 import torch
 from pydantic import ValidationError
 
-from federated.test_transports import FEDERATION, Attack, build_attack, policy
 from federations import Sites, build_sites
 from luthier.artifacts.dataset import read_examples
 from luthier.chat.messages import Example
@@ -35,6 +34,7 @@ from luthier.federated.sites.policy import HttpAddress
 from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
+from site_attacks import FEDERATION, Attack, build_attack, policy
 from tuning import chat
 
 NAMES = ["north", "south"]

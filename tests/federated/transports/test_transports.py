@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +20,8 @@ from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, Site
 from luthier.federated.messaging.messages import (
     Enrolled,
     FederationMessage,
-    Order,
     RoundStart,
     RoundUpdate,
-    check_weights,
     pack_weights,
     unpack_weights,
 )
@@ -32,22 +29,10 @@ from luthier.federated.sites.ledger import SiteLedger
 from luthier.federated.sites.policy import HttpAddress, SitePolicy
 from luthier.federated.sites.server import SiteInputs, SiteServer
 from luthier.federated.sites.worker import SiteWorker
-from luthier.federated.transport import LocalChannel, Transport
+from luthier.federated.transport import Transport
+from site_attacks import FEDERATION, NAMES, Attack, build_attack, make_keys, members, policy
 
-NAMES = ["north", "south"]
 ADAPTER = "adapter/adapter_model.safetensors"
-
-
-def policy(**settings: Any) -> SitePolicy:
-    given = {"name": "north", "coordinator": "card.json", "recipe": "recipe.yaml", "approval": "never", "least_rows": 4}
-    return SitePolicy.model_validate({**given, **settings})
-
-
-def make_keys(root: Path) -> dict[str, FederationIdentity]:
-    keys = {name: FederationIdentity.create(name) for name in ("coordinator", *NAMES)}
-    for name, identity in keys.items():
-        identity.write(root / name)
-    return keys
 
 
 @pytest.fixture
@@ -83,10 +68,6 @@ def serve(sites: Sites, tmp_path: Path) -> Iterator[Callable[..., list[SiteServe
     stop.set()
     for thread in threads:
         thread.join()
-
-
-def members(root: Path) -> dict[str, str]:
-    return {name: str(root / name / "card.json") for name in NAMES}
 
 
 def remote(sites: Sites, transport: dict[str, Any], **settings: Any) -> Any:
@@ -154,97 +135,10 @@ def test_so_does_a_process_for_each_site(sites: Sites, here: str) -> None:
     assert weights_of(sites.federate(step, digest="3f" * 16)) == here
 
 
-@dataclass
-class Fake(SiteMailbox):
-    """A mailbox in memory, into which anybody throws."""
-
-    waiting: list[bytes] = field(default_factory=list)
-    sent: list[tuple[str, int, bytes]] = field(default_factory=list)
-
-    def fetch(self) -> Iterator[bytes]:
-        yield from list(self.waiting)
-        self.waiting.clear()
-
-    def answer(self, federation: str, number: int, envelope: bytes) -> None:
-        self.sent.append((federation, number, envelope))
-
-
-FEDERATION = "ab" * 16
-
-
-@dataclass
-class Attack:
-    """A site, and somebody who writes to it."""
-
-    server: SiteServer
-    mailbox: Fake
-    keys: dict[str, FederationIdentity]
-    order: Order
-    start: bytes
-    trained: list[int]
-
-    def throw(self, content: bytes, number: int, by: str = "coordinator", federation: str = FEDERATION) -> list[Any]:
-        """What the site answers to a message."""
-        return self.throw_envelope(self.keys[by].seal(content, self.keys["north"].card, federation, number))
-
-    def throw_envelope(self, envelope: bytes) -> list[Any]:
-        before = len(self.mailbox.sent)
-        self.mailbox.waiting.append(envelope)
-        self.server.answer_waiting()
-        card, coordinator = self.keys["north"].card, self.keys["coordinator"]
-        return [coordinator.open(entry, card, name, number) for name, number, entry in self.mailbox.sent[before:]]
-
-    def refusals(self) -> list[str]:
-        return [entry.why for entry in SiteLedger(self.server._folder).read() if entry.way == "refused"]
-
-
 @pytest.fixture
 def attack(sites: Sites, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Attack:
     """A site that took an order and can train; training itself is left out."""
     return build_attack(sites, tmp_path, monkeypatch)
-
-
-def build_attack(sites: Sites, root: Path, patch: pytest.MonkeyPatch, **settings: Any) -> Attack:
-    from luthier.federated import coordinator
-
-    keys = make_keys(root) | {"stranger": FederationIdentity.create("coordinator")}
-    step = sites.step(["north"], rounds=3, sum="ffa")
-    federation = coordinator.Federation(step, sites.work(step))
-    orders, starts = list[bytes](), list[bytes]()
-    exchange = LocalChannel.exchange
-
-    def noting(self: Any, number: int, contents: Any) -> Any:
-        (starts if number else orders).extend(contents.values())
-        if number:
-            raise KeyboardInterrupt
-        return exchange(self, number, contents)
-
-    patch.setattr(LocalChannel, "exchange", noting)
-    with pytest.raises(KeyboardInterrupt):
-        federation.run()
-    patch.undo()
-    order = FederationMessage.decode(orders[0], Order).header.model_copy(update={"federation": FEDERATION})
-    trained = list[int]()
-
-    def training(self: FederatedTraining, given: Any, number: int, *rest: Any) -> SiteUpdate:
-        trained.append(number)
-        model = self.open_trainable({})
-        own = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        check_weights(given.moving, {name: value.detach().float() for name, value in own.items()}, "it")
-        moved = {name: value + 1 for name, value in given.moving.items() if "lora_B" in name}
-        return SiteUpdate(moved, 24, 6, 1.5)
-
-    patch.setattr(FederatedTraining, "train_round", training)
-    mailbox = Fake()
-    server = SiteServer(
-        root / "north",
-        keys["north"],
-        keys["coordinator"].card,
-        mailbox,
-        SiteInputs(data=sites.data["north"], model=sites.base),
-        policy(**settings),
-    )
-    return Attack(server, mailbox, keys, order, starts[0], trained)
 
 
 def test_an_honest_coordinator_is_answered_and_may_ask_again(attack: Attack) -> None:

@@ -15,8 +15,6 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from federated.test_dropout_masks import IDENTITIES, Round
-from federated.test_transports import FEDERATION, Attack, build_attack
 from federations import Sites
 from luthier.core.errors import LuthierError
 from luthier.federated.errors import MessageError
@@ -59,6 +57,8 @@ from luthier.federated.secure_aggregation.masks import MASKED
 from luthier.federated.sites.ledger import SiteLedger
 from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import SiteChannel
+from masked_rounds import IDENTITIES, Round
+from site_attacks import FEDERATION, Attack, build_attack
 
 COUNT = count()
 ANY = (*QUESTIONS, SiteQuestion, *ANSWERS)

@@ -390,10 +390,6 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"personal": "adapter", "sum": "mean", "tune": {"technique": "full"}}, "full is none, take lora"),
     ({"personal": "adapter", "tune": {"technique": "qlora"}}, "the shared adapter cannot be added"),
     ({"personal": {"kind": "adapter", "rank": 3}}, "rank"),
-    (
-        {"personal": "adapter", "privacy": {"epsilon": 4}, "tune": {"on_loss_spike": "off"}},
-        "trained after the rounds, whose noise keeps the promise to each row",
-    ),
 ]
 
 
@@ -430,7 +426,12 @@ def test_the_plan_says_what_stays_and_what_that_saves(sites: Sites) -> None:
     assert "the head stays at each site and never travels, 0." in plan(**PARTS["head"])
     assert "an adapter of rank 2 of its own for 2 steps" in plan(**PARTS["adapter"])
     site = {"unit": "site", "epsilon": 50.0, "delta": 1e-2, "clip": 0.1}
-    assert "the promise to each site is for what travels" in plan(**PARTS["lora_b"], privacy=site)
+    for part in ("lora_b", "adapter"):
+        begins = plan(**PARTS[part], privacy=site).partition(";")[0]
+        assert begins.startswith("ε = 50 at δ = 0.01 for each site, for what travels alone")
+        assert begins.endswith("each site's own model has a part without noise, and no promise")
+    rows = plan(**PARTS["adapter"], privacy={"epsilon": 4}, tune={"on_loss_spike": "off"})
+    assert rows.partition(";")[0] == "ε = 4 at δ = 1e-05 for each row", "noise is enough for both trainings"
 
 
 def test_sites_of_a_recipe_evaluate_and_gate_their_own_models(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

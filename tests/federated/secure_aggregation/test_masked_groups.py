@@ -13,7 +13,6 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from federated.test_dropout_masks import IDENTITIES, Round
 from federations import Sites, build_sites
 from luthier.core.errors import LuthierError
 from luthier.federated.errors import MessageError
@@ -24,6 +23,7 @@ from luthier.federated.secure_aggregation.dropout_masks import DropoutMasks, Mas
 from luthier.federated.secure_aggregation.masks import MASKED
 from luthier.federated.sites.worker import SiteWorker
 from luthier.federated.transport import LocalChannel
+from masked_rounds import IDENTITIES, Round
 from tuning import examples
 
 ADAPTER = "adapter/adapter_model.safetensors"
