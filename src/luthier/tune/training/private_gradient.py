@@ -44,7 +44,8 @@ class PrivateSteps:
 def compute_unit_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
     """(units,) the norm of each unit's gradient in float64, from (units, …) those of the parameters."""
     each = [torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64) for gradient in gradients]
-    return torch.linalg.vector_norm(torch.stack(each), dim=0)
+    norms: torch.Tensor = torch.linalg.vector_norm(torch.stack(each), dim=0)
+    return norms
 
 
 class PrivateBatchSource(PreparedBatchSource):
