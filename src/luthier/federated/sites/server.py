@@ -220,22 +220,22 @@ class SiteServer:
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
         """What training will cost the rows, and the refusal where the budget does not hold it."""
-        asked = message.header
-        ends = isinstance(asked, Final) and not self._is_question(header, asked)
-        if self._policy is None or not (ends or isinstance(asked, RoundStart | SiteQuestion)):
+        inner = message.header
+        ends = isinstance(inner, Final) and not self._is_question(header, inner)
+        if self._policy is None or not (ends or isinstance(inner, RoundStart | SiteQuestion)):
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
         request: Order | SiteQuestion
         try:
-            if isinstance(asked, SiteQuestion):
-                request, spent = asked, self._query_worker(header).plan_question(asked)
+            if isinstance(inner, SiteQuestion):
+                request, spent = inner, self._query_worker(header).plan_question(inner)
             else:
                 worker = self._worker(header)
                 request, spent = worker.order, worker.plan_spending(header.number)
-            if spent is None and not isinstance(asked, RoundStart):
+            if spent is None and not isinstance(inner, RoundStart):
                 return None, None
-            if isinstance(asked, SiteQuestion) and read_query(asked).window is not None:
+            if isinstance(inner, SiteQuestion) and read_query(inner).window is not None:
                 before, kept = (), None  # each request is in one window: nothing adds up
             else:
                 kept = spent
