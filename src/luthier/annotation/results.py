@@ -1,4 +1,4 @@
-"""What came of a project: each item with its answers, for owners, reviewers and training."""
+"""Results of a project: each item with its answers, for owners, reviewers and training."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which metadata a picture or a sound carries: position, EXIF, XMP, IPTC, comments, tags. Nothing is decoded.
+"""List the metadata of an image or a recording (EXIF, XMP, IPTC, tags), without decoding it.
 
 Names only are told, never values. `keep_media` leaves all of it out.
 """

@@ -1,4 +1,4 @@
-"""Where in a picture each of its features lies, as the picture's processor lays them out."""
+"""Regions of an image that each of its features covers, by the processor's layout."""
 
 from __future__ import annotations
 

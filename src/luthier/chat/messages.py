@@ -1,4 +1,4 @@
-"""What an example is: messages with an origin, a kind, and every column that was not mapped."""
+"""Messages and examples: an example has messages, an origin, a kind, and every unmapped column."""
 
 from __future__ import annotations
 

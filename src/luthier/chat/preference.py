@@ -1,4 +1,4 @@
-"""What people prefer, as data says it: two answers to one prompt, or one answer with a yes or no.
+"""Preference pairs: two answers to one prompt, or one answer with a yes or no.
 
 The preferred answer is an example's last turn. The other one, the margin between them and the yes or no stand in its
 `meta`, under the names that preference data has.

@@ -1,4 +1,4 @@
-"""What stands in front of every conversation with a prompted model: a chosen instruction and examples.
+"""The prompt prefix of a prompted model: an instruction and few-shot examples.
 
 `PromptPrefix.wrap` is the one way in which a prompt comes before a conversation. `Text` calls it for a model on this
 machine, and whoever speaks with an endpoint calls it too, so that search, training, evaluation and chat see the same.

@@ -1,4 +1,4 @@
-"""What each provider of fine-tuning takes: the form of a row, and the limits of rows and files, as published."""
+"""Rules of each fine-tuning provider: the form of a row, and published limits of rows and files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where each message stands in a rendering: rendered a second time with invisible marks around every text of a user's.
+"""Locate each message in a rendered conversation, by a second rendering with invisible marks around user text.
 
 Marks are private-use characters that occur nowhere in the rendering. Removing them must give the rendering back to the
 byte, and each pair must have stayed together: then the template treated the marked texts exactly as the plain ones, and

@@ -1,4 +1,4 @@
-"""How a model writes calls of functions: learnt from its own chat template, and read back out of what it writes.
+"""Parse tool calls in a model's output, in the format learned from its chat template.
 
 The template is shown one call and the text that it makes is taken apart: what stands before the call, the object with
 the name and the arguments, what stands behind. Templates that write calls in another form than a JSON object (as XML,

@@ -1,4 +1,4 @@
-"""How commands print: JSON for programs, aligned text for people, errors to standard error."""
+"""Print results: JSON for programs, aligned text for people, errors to standard error."""
 
 from __future__ import annotations
 

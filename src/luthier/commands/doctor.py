@@ -1,4 +1,4 @@
-"""What this machine can do, what is missing, and what to type."""
+"""Check this machine: what it can do, what is missing, and the command that adds it."""
 
 from __future__ import annotations
 

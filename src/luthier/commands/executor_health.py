@@ -1,4 +1,4 @@
-"""Whether steps could be made by an executor: its store, its client, its scheduler, its image, its Luthier."""
+"""Check an executor: its store, client, scheduler, image and installed Luthier."""
 
 from __future__ import annotations
 

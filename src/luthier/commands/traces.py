@@ -1,4 +1,4 @@
-"""What a person asks about traffic at the command line: which requests, one of them, logs in and out, an opinion."""
+"""List, show, import and export traces, and record feedback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What makes new rows: an augmenter answers a wish, which names one training row, with a draft of another.
+"""The role augmenter: it answers a request, which names one training row, with a draft of a new row.
 
 An augmenter decides nothing else. Which wishes are made, which drafts are refused and how many are kept is the step's
 business, so that every kind is checked and counted alike.

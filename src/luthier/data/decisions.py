@@ -1,4 +1,4 @@
-"""What an operator says of many rows, in a few bytes a row: which go and why, and columns that are mostly the same."""
+"""Compact records of an operator's decisions: drop reasons, and columns that are mostly one value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sources of documents share: one row a document or a piece, as text to continue."""
+"""The base of document sources: one row a document or a chunk, as text to continue."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a tool for annotators writes, read as items with the judgments on them."""
+"""The role label_format: a file of an annotation tool, read as items with annotations."""
 
 from __future__ import annotations
 

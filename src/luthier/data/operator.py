@@ -1,4 +1,4 @@
-"""What is done to rows: an operator reads some fields and answers with edits, drops and attributes.
+"""The role operator: it reads fields of rows and answers with edits, drops and attributes.
 
     Operator
     ├── RowOperator     sees one row at a time: fused with its neighbours into one streaming pass

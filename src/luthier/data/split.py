@@ -1,4 +1,4 @@
-"""Who is trained and who is held out: decided by content, group and seed, so that no twin crosses.
+"""Assign rows to train, validation and test by content, group and seed, so that no duplicate crosses.
 
 Rows with the same prompt, or of the same group, are one unit and stay together. A unit's place in [0, 1) is a hash of
 its key and the seed. With shares, a unit is tested when its place lies below the share, whatever else is in the data:

@@ -1,4 +1,4 @@
-"""How long an evaluation will take, known without torch: from an earlier one, else from the model's size."""
+"""Forecast the cost of an evaluation, without torch: from an earlier one, else from the model's size."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the rules of a gate can name (their grammar is `luthier.core.expressions`).
+"""Names that the rules of a gate can use (their grammar is `luthier.core.expressions`).
 
 A name is a metric (`macro_f1`), the measure of a probe (`bias.gap`), the score of a task (`arc_easy.acc`, or
 `arc_easy.drop`: how much of it the tuned model lost), a number of a check of data (`label_errors`) or what people said

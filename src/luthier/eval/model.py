@@ -1,4 +1,4 @@
-"""Whatever answers the held-out rows of a task: a language model, a classifier, a baseline."""
+"""The interface of a model in an evaluation: a language model, a classifier or a baseline."""
 
 from __future__ import annotations
 

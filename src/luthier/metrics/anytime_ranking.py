@@ -1,4 +1,4 @@
-"""Which of several models people prefer, by bounds that hold at every look, and which pair to ask about next.
+"""Rank models by preferences with anytime-valid bounds, and choose the pair to ask about next.
 
 For each pair of models, a bettor plays against every mean that the first one's score could have: a wealth above 1/a
 rejects that mean (Waudby-Smith and Ramdas 2024, J. R. Stat. Soc. B 86, section 4). The bets are a fixed mixture, so

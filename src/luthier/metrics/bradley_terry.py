@@ -1,4 +1,4 @@
-"""How strong each of several models is, from who was preferred to whom: Bradley–Terry, with ties after Davidson.
+"""Bradley-Terry strengths of models from pairwise preferences, with ties after Davidson.
 
 With strengths s and a tie parameter t, i beats j with a probability in proportion to exp(s_i), loses to exp(s_j), and
 ties to exp(t + (s_i + s_j) / 2). Without ties this is Bradley and Terry's model. Covariates z of a comparison, such as

@@ -1,4 +1,4 @@
-"""Whether a stream is still drawn as its reference was, at any time: evidence whose false alarms are bounded.
+"""A conformal test martingale: evidence of a change in a stream, with bounded false alarms at any time.
 
 Each new point gets scores, and each score a conformal p-value: its rank among the reference and all that came since.
 While nothing changes, these p-values are independent and uniform, whatever the distribution and however few the

@@ -1,4 +1,4 @@
-"""How long an answer is and how much mark-up it has: what is preferred for its looks rather than for what it says."""
+"""Style of an answer: its length and markup, to control preferences for it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a monitor watches, as its artifact keeps it: signals with their references, alerts, and the report's figures."""
+"""The plan of a monitor, as its artifact stores it: signals with their references, and alert rules."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What personal data is: its kinds, which of them do lasting harm, and a find in a text."""
+"""PII spans: the kinds of personal data, which of them do lasting harm, and a match in a text."""
 
 from __future__ import annotations
 

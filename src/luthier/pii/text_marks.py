@@ -1,4 +1,4 @@
-"""What a look at many texts at once tells of each: which finders of personal data are worth their time, and where.
+"""Prescan many texts at once: which PII detectors are worth running on each, and where.
 
 Where something may be so, it is said to be so; what is told of numbers is told exactly.
 """

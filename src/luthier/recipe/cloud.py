@@ -1,4 +1,4 @@
-"""What executors of managed clouds share: a container runs `luthier make` over a store that the cloud reaches.
+"""The base of executors of managed clouds: a container runs `luthier make` over a store that the cloud reaches.
 
 What is ordered names the place of the task in the store; no recipe, no row and no key stands in it. Keys come to the
 container from the identity of its job.

@@ -1,4 +1,4 @@
-"""What pydantic found wrong in a recipe, in a person's words: where, what was wanted, what came, what to do."""
+"""Translate pydantic's errors in a recipe: where, what was expected, what came, what to do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the steps of a run are made: in this process, in another one, or on another machine over the same store.
+"""Executors of a run's steps: in this process, in another one, or on another machine over the same store.
 
 The runner decides what is made and when: it plans, finds what is made already, holds the lock of a step (unless a job
 elsewhere does), and records the run. An executor makes one artifact. `StepTask` says all that another process needs for

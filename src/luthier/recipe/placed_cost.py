@@ -1,4 +1,4 @@
-"""What each step of a plan is expected to take where it is placed: time, memory, bytes and money, as far as known.
+"""Expected cost of each step where it is placed: time, memory, bytes and money.
 
 On this machine the plan's own forecast counts. Elsewhere a training is estimated for the machine that its executor
 names; where it names none, or the step trains no network, nothing is known.

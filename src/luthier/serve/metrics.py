@@ -1,4 +1,4 @@
-"""What the gateway counts, for Prometheus: requests, tokens, times, and who waits. Labels are of bounded number."""
+"""Prometheus metrics of the gateway: requests, tokens, times and queue length, with bounded labels."""
 
 from __future__ import annotations
 

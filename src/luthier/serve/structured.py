@@ -1,4 +1,4 @@
-"""What may come next where an answer must keep a form: JSON of a schema, or calls of functions; by llguidance.
+"""Constrained decoding by llguidance: JSON of a schema, or tool calls.
 
 A grammar is compiled once a request and followed token by token. It is the library's automaton over bytes, so that any
 tokenizer writes exactly the texts of the grammar, and only the model chooses among them.

@@ -1,4 +1,4 @@
-"""Who uses the studio, and what they may do: every route declares the right that it needs."""
+"""Access control of the studio: every route declares the right that it needs."""
 
 from __future__ import annotations
 

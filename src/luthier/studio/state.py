@@ -1,4 +1,4 @@
-"""What all pages of one server share: the queue of runs, sessions, and what was read of runs that are watched."""
+"""State that all pages of one server share: the queue of runs, sessions, and caches of watched runs."""
 
 from __future__ import annotations
 

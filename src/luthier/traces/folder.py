@@ -1,4 +1,4 @@
-"""What lies in a traffic folder, seen whole at any moment, also while segments become Parquet.
+"""A consistent snapshot of a traffic folder, also while segments become Parquet.
 
     segments/*.jsonl                  JSON lines, appended to
     TABLE/2026-11-26/NAME.parquet     rows of one day (UTC), groups of rows in order of time

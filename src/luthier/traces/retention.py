@@ -1,4 +1,4 @@
-"""Where traffic is kept, and for how long: a folder beside the recipe, with the rules of its keeping."""
+"""Retention of traces: the folder next to the recipe, and how long its days are kept."""
 
 from __future__ import annotations
 

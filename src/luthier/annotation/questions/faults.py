@@ -1,4 +1,4 @@
-"""What is wrong in a text, and where."""
+"""Question for the faults of a text and their spans."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a text says, as a JSON value of an agreed form."""
+"""Question for a JSON value of an agreed schema."""
 
 from __future__ import annotations
 

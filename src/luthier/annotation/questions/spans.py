@@ -1,4 +1,4 @@
-"""What stands where in a text, and how it belongs together."""
+"""Question for labeled spans and their relations."""
 
 from __future__ import annotations
 

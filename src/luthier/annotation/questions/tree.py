@@ -1,4 +1,4 @@
-"""Which label of a taxonomy fits."""
+"""Question for a label of a taxonomy."""
 
 from __future__ import annotations
 

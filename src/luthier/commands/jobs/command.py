@@ -1,4 +1,4 @@
-"""What a person asks about jobs at the command line, whoever's they are."""
+"""List, describe and cancel fine-tuning jobs at the command line."""
 
 from __future__ import annotations
 

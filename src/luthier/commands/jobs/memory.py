@@ -1,4 +1,4 @@
-"""Whether a job fits into this machine, by what its plan foresees."""
+"""Check whether a job fits into this machine's memory, by its plan."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the recipes of fine-tuning jobs are made, and how many at once."""
+"""Placement of fine-tuning jobs: on which executor, and how many at once."""
 
 from __future__ import annotations
 

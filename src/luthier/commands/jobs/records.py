@@ -1,4 +1,4 @@
-"""What an uploaded file, a wish for a tuned model, and a job are."""
+"""Records of an upload, a job request and a fine-tuning job."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a finished job: a table of its steps, and how many tokens it saw."""
+"""Results of a finished job: a table of its steps' metrics, and its trained tokens."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of a labeling project: agreement, people's pace and drift, anchoring, and what more labels would bring.
+"""Measure a labeling project: agreement, pace, drift, anchoring, and the value of more labels.
 
 Everything but agreement beyond chance and the learning curve is counted without scipy and scikit-learn, so that a page
 can show it at once.

@@ -1,4 +1,4 @@
-"""What a run says while it goes on: its steps, their progress and curves, read from its log as that grows."""
+"""Read the log of a run in progress: its steps, their progress and curves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a review queue says of all requests: accuracy and shares of failures, without bias, by slice and release."""
+"""Results of a review queue: unbiased accuracy and failure rates, by slice and release."""
 
 from __future__ import annotations
 

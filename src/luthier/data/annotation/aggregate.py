@@ -1,4 +1,4 @@
-"""Who can be trusted, told from who agrees with whom: two generative models of votes, fitted by EM.
+"""Aggregate votes into labels with two generative models fitted by EM: Dawid-Skene, and one accuracy per voter.
 
 Dawid and Skene 1979: every annotator has a whole table of what is said for each true label. The other model is that of
 weak supervision (Ratner et al. 2016): every labelling function has one accuracy, and mistakes are spread evenly; it

@@ -1,4 +1,4 @@
-"""What labelling functions say of a data set: coverage, overlaps, conflicts, and how right each is taken to be."""
+"""Statistics of labeling functions on a dataset: coverage, overlaps, conflicts and estimated accuracy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which rows are wanted of which training rows, in which order, and how many may be kept.
+"""Augmentation jobs: which rows to make from which training rows, in which order, within a budget.
 
 The order is a hash of seed, augmenter, row and copy: all first copies stand before all second ones, and no augmenter
 or part of the file comes before the others. So a limit that is reached early cuts off a fair sample.

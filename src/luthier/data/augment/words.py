@@ -1,4 +1,4 @@
-"""What an augmenter looks at in words: what must stay said, which of them to change, and whether they are English."""
+"""Word-level helpers of augmenters: facts to preserve, words to sample, whether a text is English."""
 
 from __future__ import annotations
 

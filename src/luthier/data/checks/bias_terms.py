@@ -1,4 +1,4 @@
-"""Which groups of people the texts speak of, and whether some answers go with some of them."""
+"""Check of demographic terms: the groups that texts mention, and labels that go with some of them."""
 
 from __future__ import annotations
 

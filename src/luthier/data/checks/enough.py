@@ -1,4 +1,4 @@
-"""How much more rows would help."""
+"""Check by a learning curve: how much more rows would help."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether the user's own groups are all there, and get the same answers."""
+"""Check of group balance: whether the user's groups are all present and get the same answers."""
 
 from __future__ import annotations
 

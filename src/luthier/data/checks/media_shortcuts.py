@@ -1,4 +1,4 @@
-"""What a file's size or format says of the class, where only what it shows should."""
+"""Check of media shortcuts: whether a file's size or format predicts its class."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the data set holds: counts, lengths, tokens, words, languages, classes, empty columns."""
+"""Profile of a dataset: counts, lengths, tokens, words, languages, classes and empty columns."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether held-out rows are drawn like the rows that are trained on."""
+"""Check of distribution shift between training rows and held-out rows."""
 
 from __future__ import annotations
 

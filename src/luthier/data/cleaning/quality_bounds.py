@@ -1,4 +1,4 @@
-"""What is known of measures of quality before a text is taken apart: between which values they lie.
+"""Cheap bounds of quality measures, computed before a text is split into words.
 
 Measured for a block of texts at once; most texts are cleared of most rules by this, and only the rest is looked at
 closely. Words count as equal when their hashes are (with ASCII capitals as small letters), so that two different ones

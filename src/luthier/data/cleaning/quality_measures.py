@@ -1,4 +1,4 @@
-"""What rules of quality measure of a text: shares of words, lines and runs of words, as the papers say."""
+"""Quality measures of a text: shares of words, lines and n-grams, as the papers define them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where an e-mail repeats what was written before: quoted lines, the line that introduces them, a copied header block.
+"""Find quoted replies in an e-mail: quoted lines, the line that introduces them, a copied header block.
 
 Each line is looked at a fixed number of times, so that no text takes longer than its length allows.
 """

@@ -1,4 +1,4 @@
-"""Where a message's signature stands: behind "-- ", a closing phrase, "Sent from my …", or a confidentiality notice.
+"""Find the signature of a message: after "-- ", a closing phrase, "Sent from my …", or a confidentiality notice.
 
 A letter's closing with a name to be filled in (`[Your Name]`) is what was asked for, and no signature. Each line near
 the end is looked at a fixed number of times.

@@ -1,4 +1,4 @@
-"""Which columns are prompt, answer, id and group: chosen from names and values, each with the reason."""
+"""Choose the columns of prompt, answer, id and group from names and values, each with the reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What columns are called in other languages: the words of support exports, each with the English one."""
+"""Column names of support exports in other languages, with the English word of each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which kind of source reads a file, a folder or a URL, told from what it holds and only then from its name."""
+"""Recognize the kind of source of a file, a folder or a URL, by its content first and its name second."""
 
 from __future__ import annotations
 

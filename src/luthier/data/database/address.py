@@ -1,4 +1,4 @@
-"""Where a database is: a URL whose secrets stand in the environment, and in nothing that is written or said."""
+"""Database addresses: a URL whose secrets stand in environment variables, never in what is written or printed."""
 
 from __future__ import annotations
 

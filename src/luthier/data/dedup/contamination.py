@@ -1,4 +1,4 @@
-"""Whether a text repeats one that must stay unseen: by long runs of its words, or as a near copy that is verified."""
+"""Detect contamination: a text that repeats held-out text, by long n-grams or as a verified near copy."""
 
 from __future__ import annotations
 

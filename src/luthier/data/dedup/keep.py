@@ -1,4 +1,4 @@
-"""Which of several twins stays: a rule, and each row's place in its order."""
+"""Choose which of several duplicates stays: a rule, and each row's rank by it."""
 
 from __future__ import annotations
 

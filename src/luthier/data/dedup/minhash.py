@@ -1,4 +1,4 @@
-"""Which rows may be twins: MinHash signatures of one byte a permutation, cut into bands that overlook next to nothing.
+"""MinHash-LSH: signatures of one byte a permutation, cut into bands that propose candidate pairs.
 
 A signature's byte is the same in two rows with probability J + (1 - J) / 256 at least, J being their Jaccard
 similarity (Broder 1997; Li and König 2010, b-bit minwise hashing). A band is a set of columns drawn at random; two rows

@@ -1,4 +1,4 @@
-"""Which of many rows is nearly the same as a given one: the proposals and the verified similarity of `near_dedup`."""
+"""An index of near duplicates: which rows are nearly the same as a given one, with verified similarity."""
 
 from __future__ import annotations
 

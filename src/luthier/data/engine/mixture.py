@@ -1,4 +1,4 @@
-"""How many rows each of several data sets gives to a mixture: from weights or a temperature, in whole rows."""
+"""Sizes of a mixture: how many rows each dataset gives, from weights or a temperature."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which of many digests and keys have come before: what is recent in memory, the rest in sorted runs on the disk."""
+"""Count occurrences of keys and digests: recent ones in memory, the rest in sorted runs on disk."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the rows that the operators left: keys for the split, answers, and which of them can be used."""
+"""The rows that remain after the operators: keys for the split, answers, and which can be used."""
 
 from __future__ import annotations
 

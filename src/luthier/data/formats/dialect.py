@@ -1,4 +1,4 @@
-"""How a delimited file is written, told from its first lines: delimiter, quotes, blanks before quotes, header."""
+"""Detect the dialect of a delimited file from its first lines: delimiter, quotes, header."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which encoding a text file is in: asked for, marked by its first bytes, or told from them."""
+"""Detect the encoding of a text file: as given, from its byte order mark, or from its bytes."""
 
 from __future__ import annotations
 

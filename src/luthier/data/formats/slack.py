@@ -1,4 +1,4 @@
-"""What an export of a Slack workspace holds: people, channels, and a file of messages for each channel and day."""
+"""Read an export of a Slack workspace: people, channels, and one file of messages a channel and day."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What can be seen of a file at a glance, by which its kind is recognised."""
+"""Sniff the format of a file from its first bytes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much memory a workbook takes once it is read: a few far cells, or one text that many cells share, are a bomb."""
+"""Estimate the memory of a workbook before it is read, and refuse decompression bombs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people decided about single rows of a data set: a file of JSON lines beside the recipe, one decision a line.
+"""Corrections of single rows by people: a file of JSON lines next to the recipe, one decision a line.
 
 A decision is only ever added, so that who decided what, and when, stays known; `restore` takes back what was decided of
 a row before.

@@ -1,4 +1,4 @@
-"""What checks of pictures and sounds have in common: their finding, and rows with planted faults."""
+"""What checks of media share: their finding, and planted faults for their tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is said in a sound, with the time of each word, by a Whisper model."""
+"""Transcribe speech with a Whisper model, with the time of each word."""
 
 from __future__ import annotations
 

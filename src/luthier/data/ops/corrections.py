@@ -1,4 +1,4 @@
-"""What people changed in single rows, or left out, after they had read them."""
+"""Operator that applies corrections which people made to single rows."""
 
 from __future__ import annotations
 

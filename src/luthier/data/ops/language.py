@@ -1,4 +1,4 @@
-"""Which language a row is written in."""
+"""Operator that detects the language of a row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How long a row is, and which rows are too short or too long to learn from."""
+"""Operator that drops rows that are too short or too long."""
 
 from __future__ import annotations
 

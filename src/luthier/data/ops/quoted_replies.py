@@ -1,4 +1,4 @@
-"""What a mail repeats of earlier mails, taken out."""
+"""Operator that removes quoted replies from e-mails."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How many tokens a row has, and which rows do not fit the window."""
+"""Operator that counts tokens and drops rows that do not fit the context window."""
 
 from __future__ import annotations
 

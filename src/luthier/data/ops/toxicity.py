@@ -1,4 +1,4 @@
-"""How rude a row is: by lists of words, or by a classifier that you bring."""
+"""Operator that scores toxicity, by lists of words or by a classifier of yours."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How right finds are on a labelled sample: recall and precision of each kind, with intervals."""
+"""Measure precision and recall of PII detection on a labeled sample, with intervals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What models found in texts and media, kept from run to run: it takes far longer than all the rest.
+"""Cache of what models found in texts and media, kept from run to run.
 
 A text or a medium is known by its keyed digest; of what was found, only places and kinds are written down, so that
 nothing of it stands in the file.

@@ -1,4 +1,4 @@
-"""Where texts and columns show names of persons, without a model: greetings, signatures, titles, columns of names.
+"""Find evidence of personal names without a model: greetings, signatures, titles, columns of names.
 
 That is enough to know that rows hold names, and not to find all of them: a recogniser does that.
 """

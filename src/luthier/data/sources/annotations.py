@@ -1,4 +1,4 @@
-"""What people answered in an annotation project, as rows to learn from."""
+"""Source that reads the answers of an annotation project as training rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What people asked a served model, and what they said of its answers."""
+"""Source that reads requests to a served model, with their feedback."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of some data after a look at it: columns, languages, personal data, repetitions."""
+"""The profile of a source for proposals: columns, languages, personal data, repetitions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a language model makes of each row: how surprised it is by the prompt, and a point for it."""
+"""Score prompts with a language model: their perplexity, and an embedding of each."""
 
 from __future__ import annotations
 

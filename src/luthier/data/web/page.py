@@ -1,4 +1,4 @@
-"""What of a page is its text: decoded by what its bytes say, then as trafilatura finds it; nothing in it is run."""
+"""Extract the text of a web page: decode its bytes, then use trafilatura; no script is run."""
 
 from __future__ import annotations
 

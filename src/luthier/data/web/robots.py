@@ -1,4 +1,4 @@
-"""What robots.txt allows, by RFC 9309: longest match wins, a missing file allows all, an unreachable one nothing."""
+"""Rules of robots.txt (RFC 9309): longest match wins, a missing file allows all, an unreachable one nothing."""
 
 from __future__ import annotations
 

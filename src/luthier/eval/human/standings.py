@@ -1,4 +1,4 @@
-"""How a study stands while people judge: strengths, the order and its bounds, agreement of people and judging models.
+"""Standings of a rating study in progress: strengths, ranks with bounds, agreement of raters and judge models.
 
 It needs no SciPy, since a web server computes it again and again. The report has more (`results.py`).
 """

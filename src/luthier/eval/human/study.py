@@ -1,4 +1,4 @@
-"""Who judges what, blind: rows drawn by content, sides changed, orders shuffled, planted items among them.
+"""Create a blind rating study: sample rows, shuffle sides and orders, add attention checks.
 
 `items.jsonl` is what people may see; `key.json` tells whose answers they are and which items are planted, and stays
 apart; `sheets.json` has the items of each judge in the order in which they come.

@@ -1,4 +1,4 @@
-"""Where a task's rows lie on this machine, in the words of the library's settings."""
+"""Find the local data files of an lm-evaluation-harness task."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model can be talked out of declining, or obeys an order that stands in a text it should only read."""
+"""Probe of prompt attacks: jailbreaks, and injected instructions in texts that the model should only read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model writes about people of several groups, and how well it speaks of them."""
+"""Probe of bias in generations: the regard of texts about people of several groups."""
 
 from __future__ import annotations
 

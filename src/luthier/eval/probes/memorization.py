@@ -1,4 +1,4 @@
-"""Whether training rows can be got back out of a model, word for word or nearly, and how much it tells of a canary."""
+"""Probe of memorization: training rows that the model reproduces, and its exposure of canaries."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model's ranking of pairs of answers leans on, and what tuning did to it."""
+"""Probe of style bias in preferences: length and markup, before and after tuning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a model declines what is harmful, and answers what only sounds so."""
+"""Probe of refusals: harmful requests that are declined, and harmless ones that are declined too."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may change it where a plain baseline does as well as the tuned model: one command each, in the order of cost."""
+"""Suggest improvements where a plain baseline does as well as the tuned model: one command each, cheapest first."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the page shows in words and tables: key figures, pairs most often confused, all rows in a small space."""
+"""Views of facts for the report's page: key figures, confused pairs, compact rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How much a model repeats itself: measures of a whole set of answers; references are not read.
+"""Diversity metrics of a set of answers: distinct n-grams and self-BLEU.
 
 Li et al. 2016 (distinct-n); Zhu et al. 2018 (self-BLEU). Both depend on how many answers there are: compare sets of one
 size only. Repeating rows, as a bootstrap does, would make any set look less diverse, so that intervals come from

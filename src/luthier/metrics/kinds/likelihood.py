@@ -1,4 +1,4 @@
-"""How surprised the model was by the references: perplexity, and bits for each byte."""
+"""Likelihood metrics of the references: perplexity and bits per byte."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well stated scores rank rows: areas under ROC, precision-recall and risk-coverage curves.
+"""Ranking metrics of scores: areas under the ROC, precision-recall and risk-coverage curves.
 
 Scores of labels are read as for calibration. With several labels each is held against all others, and the mean over
 labels counts (macro, one against the rest). AUROC and AUPRC equal scikit-learn's.

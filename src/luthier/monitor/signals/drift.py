@@ -1,4 +1,4 @@
-"""Whether what is asked, or what is answered, is still of the kind that the training data were."""
+"""Signal of drift: whether requests or responses still resemble the training data."""
 
 from __future__ import annotations
 

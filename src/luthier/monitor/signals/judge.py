@@ -1,4 +1,4 @@
-"""How good a model that judges finds the answers."""
+"""Signal of a judge model's score of responses."""
 
 from __future__ import annotations
 

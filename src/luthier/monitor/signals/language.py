@@ -1,4 +1,4 @@
-"""Which language answers are in."""
+"""Signal of the language of responses."""
 
 from __future__ import annotations
 

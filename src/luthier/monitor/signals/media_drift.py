@@ -1,4 +1,4 @@
-"""Whether the pictures that requests show, or the sounds that they play, are still like those of the training data."""
+"""Signal of drift of media: whether images and recordings still resemble the training data."""
 
 from __future__ import annotations
 

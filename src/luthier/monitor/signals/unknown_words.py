@@ -1,4 +1,4 @@
-"""How many words of requests stand in no training row."""
+"""Signal of unknown words: the share of words that no training row has."""
 
 from __future__ import annotations
 

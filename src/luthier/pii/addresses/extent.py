@@ -1,4 +1,4 @@
-"""Where an address begins and ends: flats and floors, districts, post codes, towns and states.
+"""Extend a street address to its full extent: flats, floors, districts, post codes, towns, states.
 
 From a street with its number, parts of addresses are taken to the right, one after another, and flats and floors once
 to the left. A post code also identifies an address without a street word: a name, a number, flats, then the code and

@@ -1,4 +1,4 @@
-"""What show and report say of each type of artifact."""
+"""Summaries of each type of artifact, for `show` and the report."""
 
 from __future__ import annotations
 

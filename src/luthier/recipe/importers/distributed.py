@@ -1,4 +1,4 @@
-"""What other tuners say of many processes (DeepSpeed's ZeRO, FSDP): what of it is kept here, and what is not."""
+"""Import settings of distributed training (DeepSpeed ZeRO, FSDP): what is kept here, and what is not."""
 
 from __future__ import annotations
 

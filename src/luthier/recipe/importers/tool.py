@@ -1,4 +1,4 @@
-"""What is known of another tuner: how its files are recognised, its options called, which have no counterpart."""
+"""The base of importers: how to recognize another tool's files, its options, and which have no counterpart."""
 
 from __future__ import annotations
 

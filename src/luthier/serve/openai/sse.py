@@ -1,4 +1,4 @@
-"""Whether anybody still listens: work that ends when the client goes away, and answers that are sent as they come."""
+"""Server-sent events, and cancellation of work when the client disconnects."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a validation found in a project's data, and the change of the recipe that answers a finding."""
+"""Pages of a validation's findings, and the recipe change that answers each."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Who may do what: accounts, roles and invitations, for owners."""
+"""Pages of accounts, roles and invitations, for owners."""
 
 from __future__ import annotations
 

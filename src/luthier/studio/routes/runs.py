@@ -44,8 +44,8 @@ def runs(request: Request, studio: StudioDep, person: PersonDep) -> Response:
 
 
 @router.get("/projects/{name}/run", dependencies=[Depends(allow("edit"))])
-def changes(request: Request, studio: StudioDep, name: str, like: str = "") -> Response:
-    """Where a run with changes is asked for, like an earlier one."""
+def edit_run(request: Request, studio: StudioDep, name: str, like: str = "") -> Response:
+    """The form of a run with changed settings, like an earlier run."""
     overrides = studio.queue.get(like).overrides if like else []
     return _changes_page(request, studio, name, "\n".join(overrides))
 

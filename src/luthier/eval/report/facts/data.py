@@ -1,4 +1,4 @@
-"""What a report says of the data: what became of every row, and what was found in them."""
+"""Facts about the data of a report: what became of every row, and the findings of its validation."""
 
 from __future__ import annotations
 

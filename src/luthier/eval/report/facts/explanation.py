@@ -1,4 +1,4 @@
-"""What a report says of explanations: the methods over all rows, and some rows explained by the best one."""
+"""Facts about explanations in a report: the methods over all rows, and some rows explained."""
 
 from __future__ import annotations
 

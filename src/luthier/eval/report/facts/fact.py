@@ -1,4 +1,4 @@
-"""What every fact of a report is, and a number that carries its uncertainty."""
+"""The base of all facts of a report, and a number with its uncertainty."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a report says of models: scores, comparisons in pairs, slices, rows, and evaluations side by side."""
+"""Facts about models in a report: scores, paired comparisons, slices, rows."""
 
 from __future__ import annotations
 

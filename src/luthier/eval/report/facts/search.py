@@ -1,4 +1,4 @@
-"""What a report says of a search: the record of how it ended, and its trials."""
+"""Facts about a search in a report: how it ended, and its trials."""
 
 from __future__ import annotations
 

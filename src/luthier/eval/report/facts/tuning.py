@@ -1,4 +1,4 @@
-"""What a report says of a tuning: its settings, its log, and what it wrote or tried on the way."""
+"""Facts about a training run in a report: its settings, its log, and sampled completions."""
 
 from __future__ import annotations
 
