@@ -43,7 +43,7 @@ def _rows(file: Path) -> pl.DataFrame:
 
 def test_a_decision_is_kept_beside_the_recipe(recipe: Path) -> None:
     first, second = _rows(recipe)["id"].to_list()[:2]
-    words = ["correct", first[:8], "--recipe", str(recipe), "--answer", "perhaps", "--reason", "read it"]
+    words = ["correct", first[:8], "--recipe", str(recipe), "--answer", "perhaps", "--reason", "read it", "--new-class"]
     assert run_command(words) == 0
     assert run_command(["correct", second, "--recipe", str(recipe), "--drop", "--json"]) == 0
     text = recipe.read_text()
@@ -63,3 +63,14 @@ def test_one_decision_at_a_time_about_a_row_that_there_is(recipe: Path) -> None:
         assert run_command(["correct", *words, "--recipe", str(recipe)]) == 2
     assert recipe.read_text() == RECIPE
     assert not (recipe.parent / "corrections.jsonl").exists()
+
+
+def test_an_answer_is_a_class_of_the_data(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = _rows(recipe)["id"].to_list()[0]
+    assert run_command(["correct", first, "--recipe", str(recipe), "--answer", "yess"]) == 2
+    said = " ".join(capsys.readouterr().err.split())
+    assert "'yess' is no class of 'data'" in said
+    assert "its classes: yes, no. To add a new class, give --new-class" in said
+    assert not (recipe.parent / "corrections.jsonl").exists()
+    assert run_command(["correct", first, "--recipe", str(recipe), "--answer", "YES"]) == 0
+    assert read_row_decisions(recipe.parent / "corrections.jsonl")[first].edits["messages[1].content"].text == "yes"

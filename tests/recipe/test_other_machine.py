@@ -24,14 +24,14 @@ pytestmark = pytest.mark.skipif(
 CHILD = """
 import sys, time
 from pathlib import Path
-from luthier.core import remote_work
+from luthier.core import remote_checkpoints
 from luthier.core.store import Store
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from luthier.tune.training.trainer import Trainer
 
-remote_work.LOOK_S = 0.2
+remote_checkpoints.LOOK_S = 0.2
 once = Trainer._step
 def slow(self, number, keeper):
     time.sleep(float(sys.argv[3]))

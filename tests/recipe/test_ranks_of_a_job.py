@@ -17,6 +17,7 @@ from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
+from tests import ready
 from watching import free_port
 from workshop import RECIPE, small_recipe
 
@@ -36,8 +37,8 @@ def task_of(folder: Path, name: str) -> StepTask:
 def start(folder: Path, rank: int, size: int, port: int) -> subprocess.Popen[str]:
     job = {"RANK": str(rank), "WORLD_SIZE": str(size), "LOCAL_RANK": str(rank), "LOCAL_WORLD_SIZE": str(size),
            "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}  # fmt: skip
-    command = [sys.executable, "-W", "ignore", "-m", "luthier", "make", str(folder / "task.json")]
-    return subprocess.Popen(
+    command = [sys.executable, "-m", "luthier", "make", str(folder / "task.json")]
+    return ready.Popen(
         command, env={**os.environ, **job}, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
 

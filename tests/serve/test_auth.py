@@ -313,6 +313,10 @@ def test_what_is_wrong_with_feedback_is_said_as_with_all_else() -> None:
             ('{"id": "c-1", "thumb": "sideways"}', "thumb: input should be 'up' or 'down'"),
             ('{"id": "c-1", "rating": true}', "rating: expected a number from -1 to 1, got true"),
             ('{"thumb": "up"}', "id: field required"),
+            (
+                '{"id": "c-1", "thumb": "up", "by": "anna"}',
+                "by: there is no such field here; /docs lists the fields",
+            ),
             ("[]", "expected a JSON object"),
             ('{"id": ', "the body is no JSON: Expecting value"),
         ):

@@ -121,7 +121,7 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
         page = browser.new_context(bypass_csp=True).new_page()
-        page.set_default_timeout(20_000)
+        page.set_default_timeout(90_000)
         page.goto(opened)
         page.wait_for_url("**/")
         page.goto(f"{base}/new")
@@ -142,6 +142,7 @@ def test_nothing_serious_is_found(link: tuple[str, dict[str, str]]) -> None:
         page.context.add_cookies([{"name": LANGUAGE_COOKIE, "value": "de", "url": base}])
         for address in LONG_WORDS:
             page.goto(base + address.format(**known))
+            page.wait_for_function("!document.querySelector('.loading')")
             page.evaluate(axe.Axe().axe_script)
             found += [f"{address} in German at 390 px: {line}" for line in _look(page, ["color-contrast"])]
         browser.close()

@@ -23,6 +23,7 @@ from luthier.tune.optimizer import Optimizer
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training.ranks import LocalRanks
+from tests import ready
 from tune.test_every_part_in_parallel import OBJECTIVES, WAYS, files, objective_of, shop_for, step_of
 from tuning import Bench
 
@@ -40,8 +41,9 @@ QUICK: list[tuple[tuple[str, dict[str, Any]], dict[str, Any], str]] = [
     (("ppo", {}), {"kind": "lora", "r": 4}, "schedule_free"),
 ]
 CHILD = """
-import json, sys
+import json, sys, warnings
 from luthier.tune.training.follower import follow_task
+warnings.simplefilter("ignore")
 for line in sys.stdin:
     follow_task(json.loads(line))
 """
@@ -58,8 +60,8 @@ class Followers:
         """Let a process follow; a new one where there is none, or where a training that failed ended it."""
         child = self._children.get(number)
         if child is None or child.poll() is not None:
-            child = self._children[number] = subprocess.Popen(
-                [sys.executable, "-W", "ignore", "-c", CHILD], stdin=subprocess.PIPE, stderr=self._log, text=True,
+            child = self._children[number] = ready.Popen(
+                [sys.executable, "-c", CHILD], stdin=subprocess.PIPE, stderr=self._log, text=True,
                 env=dict(os.environ),
             )  # fmt: skip
         assert child.stdin is not None

@@ -40,7 +40,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     return bench(tmp_path_factory.mktemp("shop"))
 
 
-class Pupil:
+class TinyTraining:
     """A tiny model in float64 with training examples, whose gradient can be asked for."""
 
     def __init__(self, shop: Bench, folder: Path, technique: Technique, average: Literal["token", "row"]) -> None:
@@ -97,36 +97,36 @@ def same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[st
 def test_the_gradient_is_the_same_however_rows_are_read(
     shop: Bench, tmp_path: Path, technique: Technique, average: Literal["token", "row"]
 ) -> None:
-    pupil = Pupil(shop, tmp_path / "examples", technique, average)
-    rows = pupil.rows
-    whole = pupil.gradient(rows, 4096)
+    training = TinyTraining(shop, tmp_path / "examples", technique, average)
+    rows = training.rows
+    whole = training.gradient(rows, 4096)
     for tokens in (400, 130, 90, 1):  # fewer tokens at once, down to every row alone: nothing is shared
-        same(pupil.gradient(rows, tokens), whole)
+        same(training.gradient(rows, tokens), whole)
     mixed = random.Random(1).sample(rows, len(rows))
-    same(pupil.gradient(mixed, 4096), whole)
-    same(pupil.gradient(mixed, 90), whole)
-    same(pupil.by_autograd(), whole)
+    same(training.gradient(mixed, 4096), whole)
+    same(training.gradient(mixed, 90), whole)
+    same(training.by_autograd(), whole)
 
 
 def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pupil = Pupil(shop, tmp_path / "examples", Lora(r=4), "token")
-    rows = pupil.rows
-    whole = pupil.gradient(rows, 4096)
-    how = detect_forward_mode(pupil.model)
+    training = TinyTraining(shop, tmp_path / "examples", Lora(r=4), "token")
+    rows = training.rows
+    whole = training.gradient(rows, 4096)
+    how = detect_forward_mode(training.model)
     assert how.packed
     monkeypatch.setattr(
         "luthier.models.packing.logprobs.detect_forward_mode",
         lambda model: type(how)(packed=False, why="", head=how.head),
     )
-    same(pupil.gradient(rows, 130), whole)
+    same(training.gradient(rows, 130), whole)
 
 
 def test_a_mean_of_means_would_be_another_gradient(shop: Bench, tmp_path: Path) -> None:
-    pupil = Pupil(shop, tmp_path / "examples", Lora(r=4), "token")
-    rows = pupil.rows
+    training = TinyTraining(shop, tmp_path / "examples", Lora(r=4), "token")
+    rows = training.rows
     long = [row for row in rows if len(row.targets) == max(len(row.targets) for row in rows)]
     short = [row for row in rows if row not in long]
     assert short
-    _, whole = pupil.gradient(rows, 4096)
-    halves = [pupil.gradient(part, 4096)[1] for part in (long, short)]
+    _, whole = training.gradient(rows, 4096)
+    halves = [training.gradient(part, 4096)[1] for part in (long, short)]
     assert any(not torch.allclose((halves[0][name] + halves[1][name]) / 2, whole[name], **CLOSE) for name in whole)

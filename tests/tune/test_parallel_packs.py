@@ -29,7 +29,7 @@ from luthier.tune.training import pack_gradient, parallel
 from luthier.tune.training.parallel import schedule_parallel_packs
 from luthier.tune.training.trainer import Trainer
 from models.architectures import Double
-from tune.test_gradients import Pupil, same
+from tune.test_gradients import TinyTraining, same
 from tune.test_memory_probe import NO_MEMORY
 from tuning import Bench, adapted, bench, interrupted
 
@@ -133,7 +133,7 @@ def test_a_row_longer_than_half_of_what_fits_stands_alone() -> None:
 def test_the_gradient_is_the_same_side_by_side(
     shop: Bench, tmp_path: Path, technique: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pupil = Pupil(shop, tmp_path / "examples", technique, "token")
+    training = TinyTraining(shop, tmp_path / "examples", technique, "token")
     read: list[str] = []
     within = pack_gradient.compute_pack_logprobs
 
@@ -143,16 +143,16 @@ def test_the_gradient_is_the_same_side_by_side(
             return within(model, one, **more)
 
     monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", noted)
-    found = [pupil.gradient(pupil.rows, tokens) for tokens in (4096, 400)]
+    found = [training.gradient(training.rows, tokens) for tokens in (4096, 400)]
     assert {name.partition("_")[0] for name in read} == {"learning"}
     monkeypatch.setattr(parallel, "LEAST_TOKENS", 1 << 20)
     for one in found:
-        same(one, pupil.gradient(pupil.rows, 4096))
+        same(one, training.gradient(training.rows, 4096))
     assert read[-1] == threading.current_thread().name
 
 
 def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pupil, chance = Pupil(shop, tmp_path / "examples", Lora(r=4), "token"), random.Random(1)
+    training, chance = TinyTraining(shop, tmp_path / "examples", Lora(r=4), "token"), random.Random(1)
     within = pack_gradient.compute_pack_logprobs
 
     def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:
@@ -160,7 +160,7 @@ def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, mon
         return within(model, one, **more)
 
     monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", sometimes_late)
-    first, *others = [pupil.gradient(pupil.rows, 300) for _ in range(5)]
+    first, *others = [training.gradient(training.rows, 300) for _ in range(5)]
     for other in others:
         assert other[0] == first[0]
         assert all(torch.equal(value, other[1][name]) for name, value in first[1].items())

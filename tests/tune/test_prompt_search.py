@@ -33,7 +33,7 @@ from luthier.tune.prompt_search.candidates import (
     list_instructions,
 )
 from luthier.tune.prompt_search.client import PromptTrialClient
-from luthier.tune.prompt_search.race import count_asked_rows, plan_rounds, run_successive_halving
+from luthier.tune.prompt_search.successive_halving import count_asked_rows, plan_rounds, run_successive_halving
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.prompt_search import PromptSearch
 from models.making import merged

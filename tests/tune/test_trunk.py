@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from luthier.core.errors import SystemResourceError
 from luthier.tune.steps.tune import Tune
-from luthier.tune.training import checkpoint, trunk
+from luthier.tune.training import checkpoint, trunk_states
 from luthier.tune.training.schedule import BatchSampler
 from luthier.tune.training.trainer import Trainer
 from luthier.tune.training.trunk import ENDINGS, digest_prefix
@@ -213,7 +213,7 @@ def test_where_there_is_no_room_the_state_is_not_kept(
 ) -> None:
     shop = bench(tmp_path)
     with monkeypatch.context() as patch:
-        patch.setattr(trunk, "SHARE_OF_DISK", 0.0)
+        patch.setattr(trunk_states, "SHARE_OF_DISK", 0.0)
         shop.tune(Tune(**SETTINGS, **SHORT))
     assert states(shop) == []
     assert any("is not kept: its" in said for said in shop.said("note"))
@@ -235,8 +235,8 @@ def test_states_that_were_used_longest_ago_make_room(tmp_path: Path, monkeypatch
     found = sorted((path.stat().st_mtime, path) for path in (shop.store.kept / "states").glob("*/*"))
     size = found[0][1].stat().st_size
     usage = type("Usage", (), {"free": 5 * size})
-    monkeypatch.setattr(trunk.shutil, "disk_usage", lambda path: usage)  # of eight files' size, three and a bit
-    monkeypatch.setattr(trunk, "SHARE_OF_DISK", 0.4)
+    monkeypatch.setattr(trunk_states.shutil, "disk_usage", lambda path: usage)  # of eight files' size, three and a bit
+    monkeypatch.setattr(trunk_states, "SHARE_OF_DISK", 0.4)
     shop.tune(Tune(**SETTINGS, **SHORT), 4)
     left = set((shop.store.kept / "states").glob("*/*"))
     assert found[0][1] not in left

@@ -175,6 +175,7 @@ def correct(
     drop: Annotated[bool, typer.Option("--drop", help="Leave the row out.")] = False,
     restore: Annotated[bool, typer.Option("--restore", help="Take back what was decided about it.")] = False,
     reason: Annotated[str, typer.Option(metavar="TEXT", help="Why, as the row's story says it.")] = "",
+    new_class: Annotated[bool, typer.Option("--new-class", help="The answer is a class that no row has yet.")] = False,
     as_json: Json = False,
 ) -> None:
     """Correct a row's answer or leave it out; the decision is kept beside the recipe, with who and when."""
@@ -183,7 +184,16 @@ def correct(
     from luthier.recipe.locate import CommandTarget
 
     target = CommandTarget(current_workspace(), recipe)
-    decided_row = decide(example, target, answer=answer, drop=drop, restore=restore, reason=reason, by=get_user_name())
+    decided_row = decide(
+        example,
+        target,
+        answer=answer,
+        drop=drop,
+        restore=restore,
+        reason=reason,
+        by=get_user_name(),
+        new_class=new_class,
+    )
     if as_json:
         print_json(
             {"file": str(decided_row.path), **decided_row.correction.model_dump(mode="json", exclude_defaults=True)}

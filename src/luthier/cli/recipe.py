@@ -68,8 +68,9 @@ def new(  # noqa: PLR0913, PLR0917  # the options of a command
             "--from",
             metavar="PATH|URL",
             help="Your data: a file, folder, pattern or URL (tables, JSON, documents, mailboxes, chat exports, a "
-            "database), a YAML file of axolotl, TRL or LLaMA-Factory, `traces`: what a served model was asked, or "
-            "openai:JOB (together:, fireworks:): a provider's finished tuning job.",
+            "database), a YAML file of axolotl, TRL or LLaMA-Factory, `traces`: what a served model was asked, "
+            "annotations:PROJECT: what people labeled, `explain`: the recipe of --base-recipe without the rows that "
+            "hurt, or openai:JOB (together:, fireworks:): a provider's finished tuning job.",
         ),
     ] = None,
     table: Annotated[str | None, typer.Option(help="The table or view, when --from is a database.")] = None,

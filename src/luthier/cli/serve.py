@@ -128,7 +128,7 @@ def keys_add(
         list[str] | None,
         typer.Option(help="infer (the default), tune, explain, data or admin; may be repeated."),
     ] = None,
-    requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; as often as it likes.")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(help="How often it may ask; without it, no limit.")] = None,
     person: Annotated[str | None, typer.Option(help="Whose it is: it is revoked when the account is closed.")] = None,
     as_json: Json = False,
 ) -> None:

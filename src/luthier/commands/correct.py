@@ -12,6 +12,7 @@ from luthier.core.files import resolve_path, write_atomically
 from luthier.data.history.corrections import RowCorrection, RowDecision, append_correction, read_row_decisions
 from luthier.recipe.edit import set_value
 from luthier.recipe.locate import CommandTarget
+from luthier.recipe.planner import RecipePlan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import Key, parse_yaml
@@ -97,8 +98,12 @@ def decide(
     restore: bool,
     reason: str,
     by: str,
+    new_class: bool = False,
 ) -> DecidedRow:
-    """Write down one decision about a row of a recipe, which may be named by the beginning of its id."""
+    """Write down one decision about a row of a recipe, which may be named by the beginning of its id.
+
+    Where answers are classes, an answer is one of them, in any case, or with `new_class` another one.
+    """
     from luthier.commands.lineage import trace_example
     from luthier.commands.projects.workspace import load_made_plan
 
@@ -116,9 +121,27 @@ def decide(
     elif not lineage["messages"]:
         raise InputError("is left out: it has no answer to correct", where=SourceLocation(field=row), hint="--restore")
     else:
+        answer = answer if new_class else _match_class(made_plan.plan, step, answer)
         field = f"messages[{len(lineage['messages']) - 1}].content"
         correction = RowCorrection(action="edit", field=field, text=answer, **known)
     return DecidedRow(correction, correct_rows(target.workspace, file, step, [correction]))
+
+
+def _match_class(plan: RecipePlan, step: str, answer: str) -> str:
+    """An answer as the class is spelled; `UnknownClass` where the data set's answers are classes and it is none."""
+    from luthier.artifacts.dataset import DatasetSummary
+    from luthier.recipe.predict import UnknownClass, format_similar_classes
+
+    made = next((planned for planned in plan if planned.name == step and planned.cached), None)
+    summary = DatasetSummary.read(plan.artifact(step)) if made is not None else None
+    if summary is None or summary.task != "label" or answer in summary.labels:
+        return answer
+    meant = [label for label in summary.labels if label.casefold() == answer.strip().casefold()]
+    if len(meant) == 1:
+        return meant[0]
+    similar = format_similar_classes(answer, summary.labels)
+    hint = f"its classes: {similar}. To add a new class, give --new-class"
+    raise UnknownClass(f"{answer!r} is no class of {step!r}", where=SourceLocation(field="--answer"), hint=hint)
 
 
 class DecidedRow(NamedTuple):

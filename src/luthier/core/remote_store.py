@@ -2,7 +2,7 @@
 
     URL/artifacts/DIGEST/…      the same files as in a local store; `manifest.json` is sent last
     URL/tasks/DIGEST/…          what the job that makes an artifact says (see `luthier.recipe.batch`)
-    URL/work/DIGEST/…           checkpoints of an artifact that is being made (see `luthier.core.remote_work`)
+    URL/work/DIGEST/…           checkpoints of an artifact that is being made (see `luthier.core.remote_checkpoints`)
     URL/files/XXH3              files that recipes name and that jobs elsewhere read (see `luthier.recipe.task_files`)
     URL/locks/DIGEST/…          who makes an artifact now (see `luthier.core.lease`)
 
@@ -49,7 +49,7 @@ from luthier.core.lease import (
     list_names,
     persist,
 )
-from luthier.core.remote_work import WorkFolder, WorkSender
+from luthier.core.remote_checkpoints import CheckpointUploader, RemoteCheckpoints
 from luthier.core.store import ABANDONED_S, OLD_S, Answer, GarbageCollectionResult, Store
 
 _BUCKETED = {"s3", "s3a", "gs", "gcs", "az", "abfs", "oci"}
@@ -98,7 +98,7 @@ class RemoteStore(Store):
         self._reach = RemoteErrorTranslator(self._shown)
         self._files, self._base = self._connect(url)
         self._leases = LeaseFolder(self._files, self._beside("locks"), self._reach)
-        self._works_behind = WorkFolder(self._files, self._beside("work"), self._reach)
+        self._works_behind = RemoteCheckpoints(self._files, self._beside("work"), self._reach)
         self._may_lease = url.partition("://")[0] in EXCLUSIVE
         self._held = dict[str, Lease]()
         """The lease under which each artifact was begun here."""
@@ -314,7 +314,7 @@ class RemoteStore(Store):
         self, digest: str, patterns: Sequence[str], say: Callable[[str], None]
     ) -> AbstractContextManager[object]:
         """Send the checkpoints of an artifact that is being made as they come."""
-        return WorkSender(self._works_behind, digest, self._number(digest), self.work / digest, patterns, say)
+        return CheckpointUploader(self._works_behind, digest, self._number(digest), self.work / digest, patterns, say)
 
     def _children(self, digest: str) -> list[str]:
         seal = self._works_behind.read(digest)

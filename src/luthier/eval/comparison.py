@@ -27,7 +27,7 @@ def compare_evaluations(a: Artifact, b: Artifact, *, seed: int = 0) -> dict[str,
     ids_a, answers_a = read_answers(a, about_a.subject)
     ids_b, answers_b = read_answers(b, about_b.subject)
     if about_a.rows_digest != about_b.rows_digest:
-        raise DataError(_difference(ids_a, ids_b), hint="evaluate both models on the same data, split and rows")
+        raise DataError(_difference(ids_a, ids_b), hint=_HINT)
     family = []
     for metric in _shared(a, b, about_a.subject, about_b.subject):
         family.append(compare_paired(metric, answers_a, answers_b, seed=seed))
@@ -54,11 +54,14 @@ def _shared(a: Artifact, b: Artifact, subject_a: str, subject_b: str) -> list[Me
     return [Metric.parse(setting) for setting in EvaluationSummary.read(a).measured if setting["kind"] in kinds]
 
 
+_HINT = "evaluate both models on the same data, split and rows: `compare_with: STEP` in the step `evaluate` does so"
+
+
 def _difference(a: list[str], b: list[str]) -> str:
     both = len(set(a) & set(b))
     if set(a) == set(b):
         return "the rows bear the same ids, but their texts, order or answers to choose from differ"
-    return f"the two evaluations are not about the same rows: {both:,} of {len(a):,} and {len(b):,} are in both"
+    return f"the two evaluations are not about the same rows: of {len(a):,} and {len(b):,} rows, {both:,} are in both"
 
 
 def _flips(a: Artifact, b: Artifact, subject_a: str, subject_b: str) -> tuple[list[str], list[str]]:

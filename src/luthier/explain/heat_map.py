@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import math
 from collections.abc import Iterator, Sequence
 
 from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord
@@ -27,18 +28,19 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
         yield f"{rival.model}: {rival.value:.4g} and {rival.without:.4g}; its scores stand second, the change third"
     strongest = max((abs(unit.score) for unit in record.units), default=0.0)
     yield from _marked_lines(record, strongest)
+    score = _score_format(strongest)
     numbers = sorted(range(len(record.units)), key=lambda at: -abs(record.units[at].score))[:SHOWN]
     others = _align_scores(record, rival)
     for at in sorted(numbers):
         unit, other = record.units[at], others[at]
-        second = "" if other is None else f" {other:+9.3f} {unit.score - other:+9.3f}"
-        yield f"{unit.score:+9.3f}{second} {_bar(unit.score, strongest):<{WIDTH}} {_shorten_text(unit)}"
+        second = "" if other is None else f" {other:{score}} {unit.score - other:{score}}"
+        yield f"{unit.score:{score}}{second} {_bar(unit.score, strongest):<{WIDTH}} {_shorten_text(unit)}"
         for part in sorted(unit.parts, key=lambda part: -abs(part.score))[:SHOWN_PARTS]:
-            yield f"{'':9}{' ' * len(second)} {part.score:+9.3f} {_shorten_text(part)}"
+            yield f"{'':9}{' ' * len(second)} {part.score:{score}} {_shorten_text(part)}"
     if len(record.units) > SHOWN:
         yield f"  … {len(record.units) - SHOWN} weaker {record.unit} are not listed"
     if record.template is not None:
-        yield f"{record.template:+9.3f} {'':<{WIDTH}} (what the chat template wrote)"
+        yield f"{record.template:{score}} {'':<{WIDTH}} (what the chat template wrote)"
     if record.gap is not None:
         yield f"the scores miss their sum by {record.gap:.2g}"
     if record.faithfulness is not None:
@@ -46,6 +48,15 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
     if record.part_faithfulness is not None:
         yield f"{record.part_unit} and the other units together: {record.part_faithfulness.sentence}"
     yield from (f"note: {note}" for note in record.notes)
+
+
+def _score_format(strongest: float) -> str:
+    """How scores are written: with three decimals, or with as many as tell two figures of the strongest one; of a
+    model that is sure of its answer, all of them are small."""
+    if not 0 < strongest < 0.01:
+        return "+9.3f"
+    decimals = 1 - math.floor(math.log10(strongest))
+    return f"+9.{decimals}f" if decimals <= 6 else "+9.1e"
 
 
 def describe_target(record: ExplanationRecord) -> str:

@@ -407,7 +407,7 @@ def check_label(workspace: Workspace, feedback: Feedback, trace: Trace, *, optio
     raise UnknownClass(
         f"{given!r} is no class of {trace.model}",
         where=SourceLocation(field=field),
-        hint=f"its classes: {_listed(given, classes)}. To add a new class, {option}",
+        hint=f"its classes: {format_similar_classes(given, classes)}. To add a new class, {option}",
     )
 
 
@@ -435,7 +435,7 @@ def _learnt_classes(artifact: Artifact) -> Sequence[str]:
     return dataset.labels if dataset is not None and dataset.task == "label" else ()
 
 
-def _listed(given: str, classes: Sequence[str]) -> str:
+def format_similar_classes(given: str, classes: Sequence[str]) -> str:
     """Classes, the most similar to what was given first."""
 
     def likeness(name: str) -> float:

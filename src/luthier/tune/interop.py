@@ -134,7 +134,7 @@ class OptimizerStep:
                 f"a sequence head for {', '.join(names)}" if names else "a language head"
                 for names in (self.outputs, has)
             ]
-            hint = "make it by `luthier.models.sequence_head.with_outputs(model, step.outputs)` before it is adapted"
+            hint = "build it with `luthier.models.sequence_head.add_sequence_head(model, step.outputs)` first"
             raise ModelError(f"{objective.kind} wants {heads[0]} here, the model has {heads[1]}", hint=hint)
         with enable_dropout(model, objective) if model.training and not objective.builtin_dropout else nullcontext():
             sums = [

@@ -175,6 +175,12 @@ def test_a_slip_is_not_counted_as_a_class(write: Write, tmp_path: Path) -> None:
     assert reasons["task"] == "2 different short answers come again and again"
 
 
+def test_rows_of_one_class_are_told_to_wait_for_another(write: Write, tmp_path: Path) -> None:
+    write("rows.jsonl", [{"text": f"question number {n}", "class": "billing"} for n in range(60)])
+    told = propose_recipe(tmp_path / "rows.jsonl", prompt="text", answer="class").reasons["task"]
+    assert told == "all rows have the same answer: `luthier run` refuses them until another class is there"
+
+
 def test_a_heading_is_no_class_beside_a_column_that_may_be(write: Write, tmp_path: Path) -> None:
     said = [f"{('Hello', 'A question')[n % 2]},how do I do thing {n}" for n in range(60)]
     both = [f"{row},{('red', 'blue')[n % 2]}" for n, row in enumerate(said)]

@@ -396,7 +396,7 @@ def _why_task(profile: SourceProfile, choice: LayoutChoice, task: Task) -> str:
     if task == "label":
         count = len(set(profile.answers) - set(profile.spellings))
         if count == 1:
-            return f"all rows have the same answer, so that there is nothing to tell apart yet{other}"
+            return f"all rows have the same answer: `luthier run` refuses them until another class is there{other}"
         return f"{count or 'few'} different short answers come again and again{other}"
     return f"answers are free text ({format_counted_noun(round(profile.answer_words), 'word')} on average){other}"
 

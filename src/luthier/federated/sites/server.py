@@ -220,22 +220,22 @@ class SiteServer:
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
         """What training will cost the rows, and the refusal where the budget does not hold it."""
-        asked = message.header
-        ends = isinstance(asked, Final) and not self._is_question(header, asked)
-        if self._policy is None or not (ends or isinstance(asked, RoundStart | SiteQuestion)):
+        body = message.header
+        ends = isinstance(body, Final) and not self._is_question(header, body)
+        if self._policy is None or not (ends or isinstance(body, RoundStart | SiteQuestion)):
             return None, None
         here = (header.federation, header.number)
         before = self._ledger.list_spent(lambda entry: (entry.federation, entry.number) == here)
         request: Order | SiteQuestion
         try:
-            if isinstance(asked, SiteQuestion):
-                request, spent = asked, self._query_worker(header).plan_question(asked)
+            if isinstance(body, SiteQuestion):
+                request, spent = body, self._query_worker(header).plan_question(body)
             else:
                 worker = self._worker(header)
                 request, spent = worker.order, worker.plan_spending(header.number)
-            if spent is None and not isinstance(asked, RoundStart):
+            if spent is None and not isinstance(body, RoundStart):
                 return None, None
-            if isinstance(asked, SiteQuestion) and read_query(asked).window is not None:
+            if isinstance(body, SiteQuestion) and read_query(body).window is not None:
                 before, kept = (), None  # each request is in one window: nothing adds up
             else:
                 kept = spent

@@ -281,6 +281,8 @@ def get_first_validation_error(errors: Sequence[Mapping[str, Any]]) -> APIError:
         return APIError(f"the body is no JSON: {found.get('ctx', {}).get('error', found['msg'])}")
     path = "".join(f"[{step}]" if isinstance(step, int) else f".{step}" for step in found["loc"] if _is_name(step))
     path = path.lstrip(".")
+    if found["type"] == "extra_forbidden":
+        return APIError(f"{path}: there is no such field here; /docs lists the fields", param=path)
     message = str(found["msg"]).removeprefix("Value error, ")[:300]
     return APIError(f"{path}: {message[:1].lower()}{message[1:]}" if path else message, param=path or None)
 

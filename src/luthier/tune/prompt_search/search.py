@@ -35,7 +35,7 @@ from luthier.tune.prompt_search.candidates import (
 )
 from luthier.tune.prompt_search.client import PromptTrialClient
 from luthier.tune.prompt_search.cost import endpoint_normalize_error, no_generation_error
-from luthier.tune.prompt_search.race import (
+from luthier.tune.prompt_search.successive_halving import (
     RoundScore,
     compute_smallest_budget,
     count_asked_rows,

@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from luthier.core import remote_work
+from luthier.core import remote_checkpoints
 from luthier.core.errors import SystemResourceError
 from luthier.core.lease import StoreUnreachable
+from luthier.core.remote_checkpoints import CheckpointUploader, RemoteCheckpoints
 from luthier.core.remote_store import RemoteStore, open_store
-from luthier.core.remote_work import WorkFolder, WorkSender
 
 DIGEST = "cd" * 16
 
@@ -29,13 +29,13 @@ def store(request: pytest.FixtureRequest) -> RemoteStore:
 
 
 @pytest.fixture
-def works(store: RemoteStore) -> WorkFolder:
+def works(store: RemoteStore) -> RemoteCheckpoints:
     return store._works_behind
 
 
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(remote_work, "LOOK_S", 0.05)
+    monkeypatch.setattr(remote_checkpoints, "LOOK_S", 0.05)
 
 
 def write(place: Path, name: str, text: str) -> None:
@@ -46,18 +46,19 @@ def write(place: Path, name: str, text: str) -> None:
     path.with_suffix(".new").replace(path)
 
 
-def sender(works: WorkFolder, place: Path, number: int, said: list[str] | None = None) -> WorkSender:
-    return WorkSender(works, DIGEST, number, place, ("state", "more/*"), (said if said is not None else []).append)
+def sender(works: RemoteCheckpoints, place: Path, number: int, said: list[str] | None = None) -> CheckpointUploader:
+    heard = (said if said is not None else []).append
+    return CheckpointUploader(works, DIGEST, number, place, ("state", "more/*"), heard)
 
 
-def sent(works: WorkFolder, place: Path, number: int, **files: str) -> None:
+def sent(works: RemoteCheckpoints, place: Path, number: int, **files: str) -> None:
     """Send some files once."""
     for name, text in files.items():
         write(place, name.replace("_", "/"), text)
     sender(works, place, number).send()
 
 
-def fetched(works: WorkFolder, place: Path, *, after: int = -1) -> dict[str, str]:
+def fetched(works: RemoteCheckpoints, place: Path, *, after: int = -1) -> dict[str, str]:
     """What another machine finds."""
     scratch = place / "scratch"
     scratch.mkdir(parents=True, exist_ok=True)
@@ -65,11 +66,11 @@ def fetched(works: WorkFolder, place: Path, *, after: int = -1) -> dict[str, str
     return {path.relative_to(scratch).as_posix(): path.read_text() for path in scratch.rglob("*") if path.is_file()}
 
 
-def paths_of(works: WorkFolder) -> list[str]:
+def paths_of(works: RemoteCheckpoints) -> list[str]:
     return [path.split(f"{DIGEST}/")[1] for path in sorted(works.sizes(DIGEST))]
 
 
-def test_new_states_are_sent_as_they_come_and_old_ones_go(works: WorkFolder, tmp_path: Path) -> None:
+def test_new_states_are_sent_as_they_come_and_old_ones_go(works: RemoteCheckpoints, tmp_path: Path) -> None:
     write(tmp_path / "a", "state", "0")
     write(tmp_path / "a", "noise", "not declared")
     with sender(works, tmp_path / "a", 1):
@@ -84,14 +85,14 @@ def test_new_states_are_sent_as_they_come_and_old_ones_go(works: WorkFolder, tmp
     assert len(paths_of(works)) == 3
 
 
-def test_the_last_state_is_sent_when_the_step_is_stopped(works: WorkFolder, tmp_path: Path) -> None:
+def test_the_last_state_is_sent_when_the_step_is_stopped(works: RemoteCheckpoints, tmp_path: Path) -> None:
     with suppress(KeyboardInterrupt), sender(works, tmp_path / "a", 1):
         write(tmp_path / "a", "state", "last")
         raise KeyboardInterrupt
     assert fetched(works, tmp_path / "b") == {"state": "last"}
 
 
-def test_a_later_lease_counts_whatever_a_paused_holder_sends(works: WorkFolder, tmp_path: Path) -> None:
+def test_a_later_lease_counts_whatever_a_paused_holder_sends(works: RemoteCheckpoints, tmp_path: Path) -> None:
     sent(works, tmp_path / "a", 1, state="first")
     sent(works, tmp_path / "b", 2, state="second")
     assert {path.partition("/")[0] for path in paths_of(works)} == {"00000002"}
@@ -137,7 +138,7 @@ def test_children_are_known_elsewhere(store: RemoteStore, tmp_path: Path) -> Non
 
 
 def test_a_store_that_is_away_stops_no_step_and_one_that_refuses_is_told_once(
-    works: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    works: RemoteCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
     write(tmp_path / "a", "state", "1")
@@ -164,7 +165,7 @@ def test_a_store_that_is_away_stops_no_step_and_one_that_refuses_is_told_once(
 
 @pytest.mark.parametrize("links", [True, False])
 def test_what_is_sent_is_the_file_as_it_was_whatever_replaces_it(
-    works: WorkFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
+    works: RemoteCheckpoints, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool
 ) -> None:
     def refuse(*given: Path) -> None:
         raise PermissionError("a mounted bucket has no links")
@@ -173,7 +174,7 @@ def test_what_is_sent_is_the_file_as_it_was_whatever_replaces_it(
         monkeypatch.setattr(os, "link", refuse)
     write(tmp_path / "a", "state", "1")
     mine = sender(works, tmp_path / "a", 1)
-    paths = mine._hold(mine._read_stamps())
+    paths = mine._hold_files(mine._read_stamps())
     write(tmp_path / "a", "state", "2")
     assert paths["state"].read_text() == "1"
     assert (tmp_path / "a" / "scratch" / "state").read_text() == "2"

@@ -1,4 +1,4 @@
-"""What a killed job leaves for the next one, behind the URL of a store: checkpoints, so that any machine goes on.
+"""Checkpoints of unfinished artifacts behind the URL of a store, so that any machine continues a killed job.
 
     URL/work/DIGEST/00000003/seal.json     the files of the lease of number 3, and the artifacts made on the way
     URL/work/DIGEST/00000003/XXH3          one of them, by the digest of its bytes
@@ -36,8 +36,8 @@ _TRIES = 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class WorkSeal:
-    """The files of a work that stand behind the URL."""
+class CheckpointManifest:
+    """The checkpoint files of one unfinished artifact that are behind the URL."""
 
     number: int
     files: Mapping[str, str]
@@ -46,8 +46,8 @@ class WorkSeal:
     """Artifacts that were made for it on the way."""
 
 
-class WorkFolder:
-    """The works in progress of a store behind a URL."""
+class RemoteCheckpoints:
+    """The checkpoints of unfinished artifacts in a store behind a URL."""
 
     def __init__(self, files: Any, base: str, reach: AbstractContextManager[None]) -> None:
         self._files, self._base, self._reach = files, base, reach
@@ -56,7 +56,7 @@ class WorkFolder:
         """The works that have something behind the URL."""
         return self._list("")
 
-    def read(self, digest: str) -> WorkSeal | None:
+    def read(self, digest: str) -> CheckpointManifest | None:
         """The newest whole seal of a work."""
         for number in sorted((int(name) for name in self._list(digest) if name.isdecimal()), reverse=True):
             path = self._build_path(digest, number, _SEAL)
@@ -66,7 +66,7 @@ class WorkFolder:
                 except FileNotFoundError:
                     continue
                 if all(_is_inside(name) for name in found["files"]):
-                    return WorkSeal(number=number, files=found["files"], children=found["children"])
+                    return CheckpointManifest(number=number, files=found["files"], children=found["children"])
         return None
 
     def fetch(self, digest: str, scratch: Path, *, after: int) -> None:
@@ -77,7 +77,7 @@ class WorkFolder:
             if seal is None or seal.number <= after or self._get(digest, seal, scratch):
                 return
 
-    def _get(self, digest: str, seal: WorkSeal, scratch: Path) -> bool:
+    def _get(self, digest: str, seal: CheckpointManifest, scratch: Path) -> bool:
         aside = scratch.with_name("fetched")
         shutil.rmtree(aside, ignore_errors=True)
         aside.mkdir(parents=True)
@@ -96,7 +96,7 @@ class WorkFolder:
         shutil.rmtree(aside)
         return True
 
-    def send(self, digest: str, seal: WorkSeal, paths: Mapping[str, Path], known: set[str]) -> None:
+    def send(self, digest: str, seal: CheckpointManifest, paths: Mapping[str, Path], known: set[str]) -> None:
         """Send the files of a seal, then the seal; `known` are the contents that stand there already, and becomes those
         of the seal."""
         contents = {content: paths[name] for name, content in seal.files.items()}
@@ -138,12 +138,12 @@ class WorkFolder:
         return f"{self._base}/{digest}/{number:08d}/{name}"
 
 
-class WorkSender(AbstractContextManager["WorkSender"]):
+class CheckpointUploader(AbstractContextManager["CheckpointUploader"]):
     """Sends the checkpoints of a step while it is made, from a thread of its own."""
 
     def __init__(
         self,
-        folder: WorkFolder,
+        folder: RemoteCheckpoints,
         digest: str,
         number: int,
         work_dir: Path,
@@ -159,7 +159,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
         self._said = ""
         self._thread = threading.Thread(target=self._send_until_closed, name="luthier-work", daemon=True)
 
-    def __enter__(self) -> WorkSender:
+    def __enter__(self) -> CheckpointUploader:
         if self._patterns:
             self._thread.start()
         return self
@@ -185,7 +185,7 @@ class WorkSender(AbstractContextManager["WorkSender"]):
             if stamps and stamps != self._stamps:
                 paths = self._hold_files(stamps)
                 digests = {name: file_digest(path) for name, path in paths.items()}
-                seal = WorkSeal(number=self._number, files=digests, children=read_children(self._work_dir))
+                seal = CheckpointManifest(number=self._number, files=digests, children=read_children(self._work_dir))
                 self._folder.send(self._digest, seal, paths, self._known)
                 if not self._stamps:
                     self._folder.remove(self._digest, before=self._number)
