@@ -72,13 +72,13 @@ def move_small_counts(groups: Sequence[CountGroup], counts: Counts, least: int) 
 
 def _join_neighbours(cells: Sequence[int], least: int) -> list[int]:
     """Counts of cells in an order, which hold `least` rows together, so that each is 0 or at least that."""
-    told, waiting, last = [0] * len(cells), 0, 0
+    moved, waiting, last = [0] * len(cells), 0, 0
     for at, count in enumerate(cells):
         waiting += count
         if waiting >= least:
-            told[at], waiting, last = waiting, 0, at
-    told[last] += waiting
-    return told
+            moved[at], waiting, last = waiting, 0, at
+    moved[last] += waiting
+    return moved
 
 
 WIDTHS = (1.05, 64)
