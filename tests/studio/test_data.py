@@ -42,6 +42,22 @@ def test_rows_are_sliced_and_sorted(browser: Browser, made: Path) -> None:
     assert browser.get(DATA, params={"sort": "nothing", "page": "x"}).status_code == 200
 
 
+def test_a_label_that_is_no_class_is_asked_about(browser: Browser, made: Path) -> None:
+    address = _row(browser, split="train", search="number 4")
+    texts = {"messages[0].content": "it never came", "messages[1].content": "delivry"}
+    page = browser.submit(address, **texts, action="edit")
+    assert page.status_code == 400
+    assert "is no class of" in page.text
+    assert 'value="delivry"' in page.text
+    assert "it never came" in page.text
+    assert not (made / "corrections.jsonl").exists()
+    assert "Written down" in browser.submit(address, **texts, new_class="1", action="edit").text
+    assert {one.text for one in read_corrections(made / "corrections.jsonl")} >= {"delivry"}
+    again = _row(browser, split="train", search="number 5")
+    assert "Written down" in browser.submit(again, **{**texts, "messages[1].content": "DELIVERY"}, action="edit").text
+    assert {one.text for one in read_corrections(made / "corrections.jsonl")} >= {"delivery"}
+
+
 def test_a_row_is_edited_and_the_next_run_has_it(browser: Browser, made: Path) -> None:
     address = _row(browser, split="train", search="number 4")
     page = browser.submit(address, **{"messages[0].content": "it never came", "messages[1].content": "delivery"},

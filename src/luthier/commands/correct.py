@@ -121,14 +121,17 @@ def decide(
     elif not lineage["messages"]:
         raise InputError("is left out: it has no answer to correct", where=SourceLocation(field=row), hint="--restore")
     else:
-        answer = answer if new_class else _match_class(made_plan.plan, step, answer)
+        answer = answer if new_class else match_class(made_plan.plan, step, answer, option="give --new-class")
         field = f"messages[{len(lineage['messages']) - 1}].content"
         correction = RowCorrection(action="edit", field=field, text=answer, **known)
     return DecidedRow(correction, correct_rows(target.workspace, file, step, [correction]))
 
 
-def _match_class(plan: RecipePlan, step: str, answer: str) -> str:
-    """An answer as the class is spelled; `UnknownClass` where the data set's answers are classes and it is none."""
+def match_class(plan: RecipePlan, step: str, answer: str, *, option: str) -> str:
+    """An answer as the class is spelled; `UnknownClass` where the data set's answers are classes and it is none.
+
+    `option` says how to add a new class.
+    """
     from luthier.artifacts.dataset import DatasetSummary
     from luthier.recipe.predict import UnknownClass, format_similar_classes
 
@@ -140,8 +143,8 @@ def _match_class(plan: RecipePlan, step: str, answer: str) -> str:
     if len(meant) == 1:
         return meant[0]
     similar = format_similar_classes(answer, summary.labels)
-    hint = f"its classes: {similar}. To add a new class, give --new-class"
-    raise UnknownClass(f"{answer!r} is no class of {step!r}", where=SourceLocation(field="--answer"), hint=hint)
+    hint = f"its classes: {similar}. To add a new class, {option}"
+    raise UnknownClass(f"{answer!r} is no class of {step!r}", hint=hint)
 
 
 class DecidedRow(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -12,7 +12,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from luthier.chat.media_preview import PREVIEW_SIDE
-from luthier.commands.correct import correct_rows, read_step_decisions
+from luthier.commands.correct import correct_rows, match_class, read_step_decisions
 from luthier.commands.lineage import trace_example
 from luthier.commands.projects.comparison import compare_versions, list_dataset_versions
 from luthier.commands.projects.personal_data import mask_lineage, mask_rows
@@ -23,6 +23,7 @@ from luthier.core.errors import InputError, LuthierError, UnknownName
 from luthier.data.history.corrections import RowCorrection, RowDecision
 from luthier.people.audit import record_audit
 from luthier.recipe.locate import CommandTarget
+from luthier.recipe.predict import UnknownClass
 from luthier.studio.pages import render
 from luthier.studio.people import Person, PersonDep, allow
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
@@ -98,17 +99,16 @@ def rows(
 
 
 @router.get("/projects/{name}/data/{step}/rows/{row}", dependencies=[Depends(allow("view"))])
-def row(
-    request: Request, studio: StudioDep, person: PersonDep, name: str, step: str, row: str, saved: bool = False
-) -> Response:
+def row(request: Request, studio: StudioDep, person: PersonDep, name: str, step: str, row: str) -> Response:
     """One row: where it came from, what was done to it, who learnt it, how models answered it."""
-    return _row_page(request, studio, person, name, step, row, saved=saved)
+    return _row_page(request, studio, person, name, step, row)
 
 
 def _row_page(
-    request: Request, studio: Studio, person: Person, name: str, step: str, row: str, *, saved: bool = False,
-    error: LuthierError | None = None,
+    request: Request, studio: Studio, person: Person, name: str, step: str, row: str, *,
+    error: LuthierError | None = None, written: Mapping[str, str] | None = None,
 ) -> Response:  # fmt: skip
+    """The page of a row; after an error with the texts as they were `written`, by field."""
     file = studio.find_recipe(name)
     made_plan = load_made_plan(studio.workspace, file, "dataset")
     example_lineage = trace_example(row, CommandTarget(studio.workspace, made_plan.word))
@@ -118,8 +118,12 @@ def _row_page(
     previews = preview_rows(made_plan.plan.artifact(step), media, PREVIEW_SIDE) if media else {}
     return render(
         request, "row.html.jinja", 400 if error else 200, name=name, step=step, lineage=lineage, word=made_plan.word,
-        decision=decision, texts=_texts(lineage.lineage, RowDecision() if is_masked else decision),
-        labels=_labels(made_plan, step), saved=saved, error=error,
+        decision=decision, is_unknown_class=isinstance(error, UnknownClass),
+        texts=[
+            (field, role, text if is_masked else (written or {}).get(field, text))
+            for field, role, text in _texts(lineage.lineage, RowDecision() if is_masked else decision)
+        ],
+        labels=_labels(made_plan, step), saved="saved" in request.query_params, error=error,
         may_edit=_is_prepared(made_plan, step) and not is_masked,
         is_masked=is_masked, may_show=person.may("review", name), media=media, previews=previews,
     )  # fmt: skip
@@ -156,14 +160,20 @@ def correct(
     file = studio.find_recipe(name)
     made_plan = load_made_plan(studio.workspace, file, "dataset")
     lineage = trace_example(row, CommandTarget(studio.workspace, made_plan.word)).lineage
-    before = read_step_decisions(file, step).get(lineage["id"], RowDecision())
+    before = _texts(lineage, read_step_decisions(file, step).get(lineage["id"], RowDecision()))
+    written = {field: text_of(form, field) for field, _role, _text in before}
+    action = text_of(form, "action")
     try:
-        written = [(field, text, text_of(form, field)) for field, _role, text in _texts(lineage, before)]
-        texts = {field: after for field, text, after in written if text != after}
-        decided = _decided(text_of(form, "action"), lineage["id"], texts, text_of(form, "reason"), person)
+        texts = {field: written[field] for field, _role, text in before if text != written[field]}
+        answer = before[-1][0] if before else ""
+        if action == "edit" and texts.get(answer, "").strip() and not text_of(form, "new_class"):
+            texts[answer] = match_class(made_plan.plan, step, texts[answer], option=_("tick the box under the label"))
+        decided = _decided(action, lineage["id"], texts, text_of(form, "reason"), person)
         correct_rows(studio.workspace, file, step, decided)
     except LuthierError as error:
-        return _row_page(request, studio, person, name, step, row, error=error)
+        return _row_page(
+            request, studio, person, name, step, row, error=error, written=written if action == "edit" else {}
+        )
     return RedirectResponse(f"{request.url.path}?saved=true", 303)
 
 
