@@ -88,10 +88,10 @@ class Place:
         self.post.put("north", 1, self.envelope)
         self.answer = self.keys["north"].seal(b"answer", own.card, FEDERATION, 1)
 
-    def call(self, **settings: Any) -> HttpMailbox:
+    def call(self, site: str = "north", **settings: Any) -> HttpMailbox:
         """A site's end."""
         address = HttpAddress(url=self.post.url, **{"ca": str(self.ours.path), **settings})
-        return HttpMailbox(address, "north", SitePolicy(name="north", coordinator="card.json", recipe="recipe.yaml"))
+        return HttpMailbox(address, site, SitePolicy(name=site, coordinator="card.json", recipe="recipe.yaml"))
 
 
 @pytest.fixture
@@ -108,6 +108,12 @@ def test_a_site_with_a_certificate_is_let_in(place: Place) -> None:
     assert not mailbox.obstacle
     mailbox.answer(FEDERATION, 1, place.answer)
     assert place.post.get("north", 1) == place.answer
+
+
+def test_a_site_that_the_coordinator_does_not_know_is_told_so(place: Place) -> None:
+    mailbox = place.call(site="south", **place.ours.sign("south"))
+    assert list(mailbox.fetch()) == []
+    assert "knows no site 'south': has it got this site's card?" in mailbox.obstacle
 
 
 TOLD = {

@@ -122,11 +122,16 @@ class HttpMailbox(SiteMailbox):
         except httpx.TransportError as error:
             self.obstacle = _explain_transport(error, self._url)
             return
-        self.obstacle = (
-            "" if status in (200, 204) else f"{self._url} answers {status}: is that the coordinator's `url`?"
-        )
+        self.obstacle = self._explain_status(status)
         if content is not None:
             yield content
+
+    def _explain_status(self, status: int) -> str:
+        if status in (200, 204):
+            return ""
+        if status == 403:
+            return f"the coordinator at {self._url} knows no site {self._site!r}: has it got this site's card?"
+        return f"{self._url} answers {status}: is that the coordinator's `url`?"
 
     def answer(self, federation: str, number: int, envelope: bytes) -> None:
         """Bring the answer; `SystemResourceError` where it is not taken."""

@@ -139,6 +139,10 @@ class HttpPost(Post):
         self._server.server_close()
         self._thread.join()
 
+    def knows(self, site: str) -> bool:
+        """Whether a site of this name takes part."""
+        return site in self._cards
+
     def find_waiting(self, site: str) -> tuple[str, bytes] | None:
         """The envelope that a site has not answered yet, and where its answer goes."""
         with self._lock:
@@ -218,9 +222,12 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Give what waits."""
         found = _MESSAGES.fullmatch(self.path)
-        waiting = self.server.post.find_waiting(found["site"]) if found else None
+        if not found or not self.server.post.knows(found["site"]):
+            self._reply(403 if found else 404)
+            return
+        waiting = self.server.post.find_waiting(found["site"])
         if waiting is None:
-            self._reply(204 if found else 404)
+            self._reply(204)
         else:
             self._reply(200, waiting[1], {"Content-Location": waiting[0]})
 
