@@ -161,6 +161,7 @@ def test_an_alert_on_all_sites_names_the_worst(tmp_path: Path) -> None:
     watching = open_evaluator(tmp_path, plan, build_step(tmp_path, events, least_rows=3))
     messages = [message for hour in (1, 2, 3) for message in watching.look(START + hour * WINDOW)]
     assert [(message.alert, message.tells) for message in messages] == [("wrong", "firing"), ("wrong", "resolved")]
+    assert list((watching._monitoring.kept / "asked").iterdir()) == [], "what is in progress alone is there"
     fired = messages[0]
     assert fired.worst is not None
     assert (fired.worst.column, fired.worst.value) == ("site", "south")

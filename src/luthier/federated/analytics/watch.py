@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -64,14 +65,17 @@ class SiteMonitoring:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, json.dumps(list(counts)).encode())
+        shutil.rmtree(self._find_scratch(until))  # nothing of the exchange is needed once its counts are kept
         self.say(f"counted the window {_format_window(since, until)}")
         for old in sorted(path.parent.glob("*.json"))[:-KEPT_WINDOWS]:
             old.unlink()
         return counts
 
+    def _find_scratch(self, until: int) -> Path:
+        return self.kept / "asked" / digest_of([self.digest, until])
+
     def _exchange(self, query: MonitorQuery, plan: MonitorPlan) -> SiteCounts:
-        step, digest = self.step, digest_of([self.digest, query.until])
-        scratch = self.kept / "asked" / digest
+        step, scratch = self.step, self._find_scratch(query.until)
         scratch.mkdir(parents=True, exist_ok=True)
         work = StepContext(
             name="monitor",
