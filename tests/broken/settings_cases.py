@@ -120,6 +120,15 @@ CASES = (
         recipe=edited("name: tickets", "name: $NAME"),
     ),
     Case(
+        "name of an alert",
+        "recipe.yaml:23 (steps.watch.alerts.0.name)",
+        "expected a name of letters, digits and _ (a letter first), got 'too slow'",
+        "write a name",
+        recipe=edited(
+            "  gate:\n", "  watch: {kind: monitor, alerts: [{expr: latency.p95 > 2, name: too slow}]}\n  gate:\n"
+        ),
+    ),
+    Case(
         "metric twice",
         "recipe.yaml:22 (steps.report.metrics)",
         "accuracy is named twice",

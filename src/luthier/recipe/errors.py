@@ -17,6 +17,19 @@ from luthier.recipe.yaml import Key, LocatedYaml, join_dotted_path
 
 NAME_PATTERN = r"^[a-z0-9][a-z0-9_-]{0,63}$"
 _NAME_WORDS = "a name of small letters, digits, - and _ (at most 64, a letter or digit first)"
+_PATTERN_WORDS: Mapping[str, str] = {
+    NAME_PATTERN: _NAME_WORDS,
+    r"^([A-Za-z][A-Za-z0-9_]*)?$": "a name of letters, digits and _ (a letter first)",
+    r"^([a-z][a-z0-9_]*)?$": "a name of small letters, digits and _ (a letter first)",
+    r"^[A-Za-z_]\w*$": "a name of letters, digits and _ (no digit first)",
+    r"^[A-Za-z_][\w ]*$": "a name of letters, digits, _ and spaces (no digit first)",
+    r"^[\w.-]+$": "a name of letters, digits, dots, - and _",
+    r"^[\w.-]{1,64}$": "a name of at most 64 letters, digits, dots, - and _",
+    r"^[\w.-]+/[\w.-]+$": "a name such as OWNER/NAME",
+    r"^[0-9a-f]{64}$": "64 hexadecimal digits",
+    r"^https?://": "an address that begins with http:// or https://",
+}
+"""What a pattern of a setting asks for."""
 _LONGEST_SHOWN = 60
 _WANTED: Mapping[str, str] = {
     "int_type": "a whole number",
@@ -204,7 +217,8 @@ def _list_settings_at(key: Key, data: Any, model: type[BaseModel]) -> list[str]:
 
 def _wanted(problem: ErrorDetails) -> str:
     if problem["type"] == "string_pattern_mismatch":
-        return _NAME_WORDS if problem["ctx"]["pattern"] == NAME_PATTERN else f"text like {problem['ctx']['pattern']}"
+        pattern = problem["ctx"]["pattern"]
+        return _PATTERN_WORDS.get(pattern, f"text that fits {pattern}")
     return _WANTED.get(problem["type"], "").format(**problem.get("ctx", {}))
 
 
