@@ -97,6 +97,8 @@ def test_from_a_dropped_file_to_a_recipe(browser: Browser, workspace: Path) -> N
     assert (workspace / "support/data/My_tickets__final_.csv").is_file()
     assert "Begun, without a recipe yet" in browser.get("/").text
     seen = browser.get("/new/support/proposal").text
+    assert "qwen3-0.6b" in seen
+    assert "whisper" not in seen, "a model that transcribes is offered for sounds alone"
     for words in ("exact_dedup", "leaves out", "A plain classifier", "luthier new support --from"):
         assert words in seen
     shown = re.search(r'name="shown" value="([^"]+)"', seen)

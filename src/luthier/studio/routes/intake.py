@@ -32,7 +32,7 @@ from luthier.commands.projects.intake import (
     write_traffic_recipe,
 )
 from luthier.commands.projects.workspace import project_id
-from luthier.commands.recipe_text import choose_technique, rank_recipe_techniques, why_plain_first
+from luthier.commands.recipe_text import TRANSCRIBER, choose_technique, rank_recipe_techniques, why_plain_first
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.data.columns.choose import UnclearColumns
 from luthier.data.suggest.propose import WANTS, Want
@@ -143,9 +143,10 @@ def proposal(
             columns=columns, choices=choices,
         )  # fmt: skip
     ranking = rank_recipe_techniques(recipe_proposal, MODEL)
+    models = [model for model in CATALOG if model != TRANSCRIBER or "audio" in recipe_proposal.profile.media]
     return render(
         request, "proposal.html.jinja", draft=draft, proposal=recipe_proposal, profile=recipe_proposal.profile,
-        choices=choices, catalog=CATALOG, words=choices.words(draft), ranking=ranking,
+        choices=choices, catalog=models, words=choices.words(draft), ranking=ranking,
         plain_first=why_plain_first(recipe_proposal, ranking),
         technique=choose_technique(ranking, network=False),
         query=urlencode({"prompt": prompt, "answer": answer, "want": want}),
