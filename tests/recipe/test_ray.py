@@ -157,8 +157,8 @@ def test_submitting_twice_makes_one_job_and_a_stop_is_told(cluster: str, tmp_pat
     executor = RayExecutor(address=cluster, python=slow)
     executor.submit(job(tmp_path))
     executor.submit(job(tmp_path))
-    running = [found for found in httpx.get(f"{cluster}/api/jobs/").json() if found["status"] in ("PENDING", "RUNNING")]
-    assert len(running) == 1
+    jobs = [found for found in httpx.get(f"{cluster}/api/jobs/").json() if found["status"] in ("PENDING", "RUNNING")]
+    assert len([found for found in jobs if found["submission_id"].startswith("luthier-0123456789abcdef")]) == 1
     wait_until(lambda: "begun" in executor.read_output("luthier-0123456789abcdef"))
     executor.cancel_job("luthier-0123456789abcdef")
     wait_until(lambda: (found := executor.find("luthier-0123456789abcdef")) and found.state == "ended")

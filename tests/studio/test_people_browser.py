@@ -96,7 +96,7 @@ def test_an_owner_invites_a_labeller(link: str, chromium: Any) -> None:
     owner.get_by_role("link", name="Verify").click()
     owner.get_by_text("The log is whole").wait_for()
     owner.get_by_role("button", name="Deutsch").click()
-    assert owner.locator("html").get_attribute("lang") == "de"
+    owner.locator("html[lang=de]").wait_for()
     assert not said
 
 
@@ -122,11 +122,15 @@ def test_what_was_typed_outlives_a_session_that_ended(link: str, workspace: Path
     other.wait_for_url("**/login**")
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Not sent: your session ended.").wait_for()
-    assert said == ["Failed to load resource: the server responded with a status of 401 (Unauthorized)"]
+    with page.expect_response("**/recipe/check"):  # what is typed is checked, and then stays
+        text.press_sequentially("# more\n")
+    assert "401" in said[0]
     other.get_by_label("Name").fill("olga")
     other.get_by_label("Password").fill(PASSWORD)
     other.get_by_role("button", name="Log in").click()
     other.wait_for_url("**/")
+    with page.expect_response("**/recipe/check"):  # with the token of the former session
+        text.press_sequentially("# and more\n")
     page.get_by_role("button", name="Save").click()
     page.get_by_text("Saved.").wait_for()
-    assert "# an hour of work" in (workspace / "tickets/recipe.yaml").read_text()
+    assert "# an hour of work\n# more\n# and more\n" in (workspace / "tickets/recipe.yaml").read_text()

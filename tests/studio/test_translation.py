@@ -159,7 +159,7 @@ def test_numbers_and_times_are_written_as_the_language_does(
     code: str, number: str, figure: str, ago: str, moment: str
 ) -> None:
     use_language(code)
-    assert pages._thousands(1234567) == number
+    assert pages.format_number(1234567) == number
     assert write_figure(0.5, ".4g") == figure
     assert pages._bytes(5.5e9) == f"{figure.replace('0', '5')} GB"
     assert pages._duration(0.5) == f"{figure} s"

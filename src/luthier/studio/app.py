@@ -9,7 +9,7 @@ import pkgutil
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from luthier.commands.projects.intake import MOST_BYTES
@@ -35,6 +35,7 @@ def build_app(studio: Studio, *, upload_bytes: int = MOST_BYTES) -> FastAPI:
     app.add_exception_handler(LuthierError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_wrong)
+    app.add_exception_handler(ClientDisconnect, _on_disconnect)
     app.add_exception_handler(Exception, _on_fault)
     if undeclared := list_undeclared_routes(app):
         raise RuntimeError(f"these routes say no right: {', '.join(undeclared)}")
@@ -59,7 +60,14 @@ async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException), "it is registered for these"
     message = _("There is no such page.") if error.status_code == 404 else str(error.detail)
     hint = "`luthier new NAME --from FILE` reads larger files" if error.status_code == 413 else ""
-    return render_error(request, LuthierError(message, hint=hint), error.status_code)
+    response = render_error(request, LuthierError(message, hint=hint), error.status_code)
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def _on_disconnect(request: Request, error: Exception) -> Response:
+    """A browser that left before its form was read whole: nobody reads the answer, and nothing is at fault."""
+    return Response(status_code=400)
 
 
 async def _on_wrong(request: Request, error: Exception) -> Response:

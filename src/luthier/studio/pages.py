@@ -52,14 +52,17 @@ def render_error(request: Request, error: LuthierError, status: int | None = Non
 
 
 def render_closed(scope: Scope, *, accounts: bool) -> Response:
-    """What a browser without a session sees: where people log in, the form for it."""
+    """What a browser without a session sees: where people log in, the form for it. A piece of a page stays as it is,
+    for somebody may have typed into it."""
     request = Request(scope)
+    if "hx-request" in request.headers:
+        return PlainTextResponse(gettext("Log in first."), 401, headers={"hx-reswap": "none"})
     if not accounts:
         return HTMLResponse(_environment().get_template("closed.html.jinja").render(token=""), 401)
     address = f"/login?next={quote(request.url.path + (f'?{request.url.query}' if request.url.query else ''), safe='')}"
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         return RedirectResponse(address, 303)
-    return PlainTextResponse(gettext("Log in first."), 401, headers={"hx-redirect": "/login"})
+    return PlainTextResponse(gettext("Log in first."), 401)
 
 
 def static_file(name: str) -> Response:

@@ -270,5 +270,6 @@ async def read_form(request: Request) -> AsyncIterator[FormData]:
         given = form.get("token")
         own = request.state.token.encode()
         if not own or not isinstance(given, str) or not hmac.compare_digest(given.encode(), own):
-            raise HTTPException(403, _("This form is not of this session: load the page again."))
+            why = _("This form is not of this session: load the page again.")
+            raise HTTPException(403, why, headers={"hx-reswap": "none"})  # what was typed stays
         yield form

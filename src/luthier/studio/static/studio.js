@@ -94,18 +94,24 @@ function look() {
   requestAnimationFrame(() => { waits = false; reachScrolled(); });
 }
 
-// What was typed outlives a session that ended and a studio that is away: a form leaves the page once both are there.
-let isChecked = false;
+// What was typed outlives a session that ended and a studio that is away: a form leaves the page once both are there,
+// and a piece of a page stays as it is when its request is not let in.
+let isChecked = false, token = "";
+async function renew() {
+  const answer = await fetch("/session", { headers: { accept: "application/json" } });
+  if (answer.ok) {
+    ({ token } = await answer.json());
+    for (const field of document.querySelectorAll("input[name=token]")) field.value = token;
+  }
+  return answer;
+}
+
 async function check(form, submitter) {
   let problem = "", login = "";
   try {
-    const answer = await fetch("/session", { headers: { accept: "application/json" } });
+    const answer = await renew();
     if (answer.status === 401) [problem, login] = [root.dataset.ended, root.dataset.login];
     else if (!answer.ok) problem = root.dataset.away;
-    else {
-      const { token } = await answer.json();
-      for (const field of document.querySelectorAll("input[name=token]")) field.value = token;
-    }
   } catch (away) {
     problem = root.dataset.away;
   }
@@ -134,6 +140,18 @@ document.addEventListener("submit", (event) => {
   if (isChecked || event.defaultPrevented || !root.dataset.ended || form.getAttribute("method") !== "post") return;
   event.preventDefault();
   check(form, event.submitter);
+});
+document.addEventListener("htmx:config:request", (event) => {
+  const { body } = event.detail.ctx.request;
+  if (token && body.has("token")) body.set("token", token);
+});
+document.addEventListener("htmx:response:error", (event) => {
+  const { sourceElement, response } = event.detail.ctx;
+  if (response.status === 403) renew();
+  if (response.status !== 401 || !root.dataset.ended) return;
+  const place = sourceElement.form ?? sourceElement.closest("form") ?? document.getElementById("main");
+  place.querySelector(".unsent")?.remove();
+  tell(place, root.dataset.ended, root.dataset.login);
 });
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.matches("[data-copy]")) copy(event.target);
