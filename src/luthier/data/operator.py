@@ -167,7 +167,7 @@ class RowCorpus(Protocol):
         """All rows in order, streamed from the disk."""
         ...
 
-    def judged(
+    def map_rows(
         self, job: Callable[[list[Row], Argument], Result], requests: Iterable[tuple[Sequence[int], Argument]]
     ) -> Iterator[Result]:
         """What a job makes of what is said in the rows at some places, and of one value more, in order.
@@ -177,7 +177,7 @@ class RowCorpus(Protocol):
         """
         ...
 
-    def made(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    def map_items(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What a job, a function of a module, makes of each of some values, in order.
 
         The run's processes do it, a few at a time, since each may hold a few dozen bytes for every row.

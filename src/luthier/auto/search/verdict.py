@@ -62,7 +62,7 @@ def decide_winner(
     *,
     of: str,
     whole: float = 1.0,
-    prefer: Preference | None = None,
+    prefer: MeasurePreference | None = None,
     measured: Mapping[int, Mapping[str, float]] | None = None,
     refused: Mapping[int, str] | None = None,
     seed: int = 0,
@@ -118,7 +118,11 @@ def _family(trials: Sequence[int], compared: Sequence[PairedComparison]) -> dict
 
 
 def _choose_preferred(
-    looked: _Comparisons, winner: int, prefer: Preference, whole: float, measured: Mapping[int, Mapping[str, float]]
+    looked: _Comparisons,
+    winner: int,
+    prefer: MeasurePreference,
+    whole: float,
+    measured: Mapping[int, Mapping[str, float]],
 ) -> int:
     """Of the trials that are not worse than the winner by more than the margin, the one of which there is least."""
     known = {trial: measured.get(trial, {}).get(prefer.measure) for trial in looked.allowed}
@@ -182,7 +186,7 @@ def _p(found: PairedComparison) -> float:
 
 
 def _summarize(
-    looked: _Comparisons, winner: int, taken: int, prefer: Preference | None, gain: ShrunkenGain | None
+    looked: _Comparisons, winner: int, taken: int, prefer: MeasurePreference | None, gain: ShrunkenGain | None
 ) -> str:
     parts = [_outcome(looked, winner, gain)]
     if taken != winner and prefer is not None:
@@ -233,7 +237,7 @@ def _outcome(looked: _Comparisons, winner: int, gain: ShrunkenGain | None) -> st
     )
 
 
-def _preference_sentence(looked: _Comparisons, winner: int, taken: int, prefer: Preference) -> str:
+def _preference_sentence(looked: _Comparisons, winner: int, taken: int, prefer: MeasurePreference) -> str:
     comparison = looked.table.compare(taken, winner)
     shown = formatting.format_difference(comparison.difference, comparison.low, comparison.high, looked.table.metric)
     other = looked.of if winner == 0 else f"trial {winner}"
@@ -262,7 +266,7 @@ _FORM = re.compile(r"([A-Za-z]+) within (\d{1,6}(?:\.\d{1,6})?) (points?)")
 _HINT = "write for example `smallest within 1 point`, `quickest within 2 points` or `cheapest within 0.5 points`"
 
 
-class Preference(NamedTuple):
+class MeasurePreference(NamedTuple):
     """A measure of which less is preferred, as long as the metric is not worse by more than so many points."""
 
     text: str
@@ -274,7 +278,7 @@ class Preference(NamedTuple):
         return self.points / 100 * whole
 
 
-def parse_preference(text: str, field: str = "prefer") -> Preference:
+def parse_preference(text: str, field: str = "prefer") -> MeasurePreference:
     """Read a preference; `RecipeError` says what is wrong with it."""
     where = SourceLocation(field=field)
     match = _FORM.fullmatch(" ".join(text.split()))
@@ -284,4 +288,4 @@ def parse_preference(text: str, field: str = "prefer") -> Preference:
     if word not in MEASURES:
         what = f"expected {', '.join(MEASURES)}, got {match[1]!r}"
         raise RecipeError(what, where=where, hint=did_you_mean(word, MEASURES))
-    return Preference(f"{word} within {match[2]} {match[3]}", MEASURES[word], float(match[2]))
+    return MeasurePreference(f"{word} within {match[2]} {match[3]}", MEASURES[word], float(match[2]))

@@ -82,7 +82,7 @@ class JobRepository:
             raise APIError(f"there is no job {job[:100]!r}", code="fine_tune_not_found", status=404)
         return tuning_jobs[0]
 
-    def made(self, model: str) -> FineTuningJob | None:
+    def find_by_model(self, model: str) -> FineTuningJob | None:
         """The job that made a model of this name."""
         from sqlalchemy import select
 

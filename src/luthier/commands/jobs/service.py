@@ -73,7 +73,7 @@ class JobService:
 
     def earlier(self, key: str | None, model: str) -> str | None:
         """The artifact of a model of this key's jobs, from which another may go on; None when there is none."""
-        job = self.book.made(strip_checkpoint_step(model))
+        job = self.book.find_by_model(strip_checkpoint_step(model))
         release = releases.current_releases(self.ledger).get(model)
         return release.stable.digest if job is not None and job.key == key and release is not None else None
 
@@ -124,7 +124,7 @@ class JobService:
 
         `APIError` (404) for what this key had not made, (409) while a released name means it.
         """
-        job, known = self.book.made(strip_checkpoint_step(model)), releases.current_releases(self.ledger)
+        job, known = self.book.find_by_model(strip_checkpoint_step(model)), releases.current_releases(self.ledger)
         if job is None or not (job.key == key or everybodys) or model not in known:
             what = f"there is no model {model[:100]!r} of yours that was tuned here"
             raise APIError(what, param="model", code="model_not_found", status=404)

@@ -71,8 +71,8 @@ _HALF, _LOWER = np.uint64(32), np.uint64(0xFFFFFFFF)
 class PairSearchResources(NamedTuple):
     """What pairs are looked for with."""
 
-    made: Callable[..., Iterator[Any]] = starmap
-    """What a job makes of each of some values, in order, as `Corpus.made`."""
+    map_items: Callable[..., Iterator[Any]] = starmap
+    """What a job makes of each of some values, in order, as `Corpus.map_items`."""
     scratch: Path | None = None
     """Where files may lie meanwhile; None: where the system keeps such files."""
     tick: Callable[[int, int], None] = lambda done, total: None
@@ -185,7 +185,7 @@ def propose_candidate_pairs(
         with translate_write_errors(folder):
             looked = _Looked(signatures, rows, *_columns(signatures, rows, Path(folder)), chosen)
         parts = np.array_split(chosen.columns, -(-len(chosen.columns) // _MERGED_BANDS))
-        for found, large in means.made(_of_bands, ((looked, pairs, part) for part in parts)):
+        for found, large in means.map_items(_of_bands, ((looked, pairs, part) for part in parts)):
             pairs = sort_unique(np.concatenate([pairs, found]))
             for large_bucket, run in large:
                 large_buckets.append((large_bucket, run + buckets))

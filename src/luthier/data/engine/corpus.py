@@ -74,7 +74,7 @@ class SpillCorpus:
         """The id of one row, read from the disk."""
         return self._spill.id(self._places[index])
 
-    def judged(
+    def map_rows(
         self, job: Callable[[list[Row], Argument], Result], requests: Iterable[tuple[Sequence[int], Argument]]
     ) -> Iterator[Result]:
         """What a job makes of what is said in the rows at some places, and of one value more, in order.
@@ -84,7 +84,7 @@ class SpillCorpus:
         whole = ((job, self._spill, self._places[list(indices)].tolist(), value) for indices, value in requests)
         return self._workers.map(_judged, whole)
 
-    def made(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    def map_items(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What a job makes of each, in order, here or in a few of the processes."""
         return self._workers.map(job, arg_tuples, _MOST_HANDS)
 
@@ -279,13 +279,13 @@ class InMemoryRows:
         """All rows."""
         return iter(self._rows)
 
-    def judged(
+    def map_rows(
         self, job: Callable[[list[Row], Argument], Result], requests: Iterable[tuple[Sequence[int], Argument]]
     ) -> Iterator[Result]:
         """What a job makes of rows at some places, here."""
         return (job([self._rows[index] for index in indices], value) for indices, value in requests)
 
-    def made(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
+    def map_items(self, job: Callable[..., Result], arg_tuples: Iterable[tuple[Any, ...]]) -> Iterator[Result]:
         """What a job makes of each, here."""
         return starmap(job, arg_tuples)
 

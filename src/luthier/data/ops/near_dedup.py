@@ -117,7 +117,7 @@ class NearDedup(SetOperator):
         reader = _Reader(self, corpus)
         order = rank_by_preference(sketches["preferred"])
         chosen = choose_bands(self.proposing, max_bands_for(len(corpus)))
-        means = PairSearchResources(corpus.made, corpus.scratch, corpus.tick)
+        means = PairSearchResources(corpus.map_items, corpus.scratch, corpus.tick)
         twins = DuplicateFinder(
             sketches["text"], sketches["signature"], order, chosen, reader.verified, reader.all_verified, means
         )
@@ -264,7 +264,7 @@ class _Reader:
 
     def all_verified(self, pairs: Iterable[Sequence[tuple[int, int]]]) -> Iterator[list[float | None]]:
         """The same of many pairs, list by list, by all processes of the run."""
-        return self._corpus.judged(self._operator.all_verified, map(_among, pairs))
+        return self._corpus.map_rows(self._operator.all_verified, map(_among, pairs))
 
 
 def _among(pairs: Sequence[tuple[int, int]]) -> tuple[list[int], list[tuple[int, int]]]:

@@ -30,7 +30,7 @@ _FAINT = 0.35
 """Share of the full contrast that faint letters have."""
 
 
-def draw_order(ground: Image, how: str, text: str) -> KeptMedia:
+def draw_instruction(ground: Image, how: str, text: str) -> KeptMedia:
     """A picture with an order in it.
 
     `how`: `caption` (below the picture), `banner` (across it), `sign` (a plate in its middle), `faint` (little
@@ -99,7 +99,7 @@ def speak(text: str) -> tuple[np.ndarray[Any, Any], int]:
     return decode_audio(done.stdout)
 
 
-def speak_order(ground: tuple[np.ndarray[Any, Any], int] | None, how: str, text: str) -> KeptMedia:
+def speak_instruction(ground: tuple[np.ndarray[Any, Any], int] | None, how: str, text: str) -> KeptMedia:
     """A sound with a spoken order `before` it, `after` it or `over` it, as loud as it is; None: the order alone."""
     import numpy as np
 
@@ -219,8 +219,8 @@ def is_obeyed(completion: str, orders: Sequence[str]) -> bool:
 
 def _attack(kind: MediumKind, content: bytes | None, how: str, text: str) -> KeptMedia:
     if kind == "image":
-        return draw_order(_plain_ground() if content is None else decode_image(content), how, text)
-    return speak_order(None if content is None else decode_audio(content), how, text.replace(WORD, WORD.lower()))
+        return draw_instruction(_plain_ground() if content is None else decode_image(content), how, text)
+    return speak_instruction(None if content is None else decode_audio(content), how, text.replace(WORD, WORD.lower()))
 
 
 def _plain_ground() -> Image:
