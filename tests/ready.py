@@ -86,7 +86,7 @@ class Popen(subprocess.Popen[Any]):
 
     def _try_wait(self, wait_flags: int) -> tuple[int, int]:
         """How it ended, as the process tells that is its parent."""
-        if wait_flags & os.WNOHANG and not select.select([self._status], [], [], 0)[0]:
+        if wait_flags & os.WNOHANG and not select.select([self._status], [], [], 0)[0] and not _has_ended(self.pid):
             return 0, 0
         how = _number(self._status)
         os.close(self._status)
@@ -172,6 +172,14 @@ def _start_keeper() -> socket.socket:
     return _keepers[os.getpid()]
 
 
+def _has_ended(number: int) -> bool:
+    """Whether a process is gone or nobody has waited for it yet: then its parent tells at once how it ended."""
+    try:
+        return Path(f"/proc/{number}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
+
+
 def _number(pipe: int) -> int:
     found = os.read(pipe, 4)
     assert len(found) == 4, "the process that forks is gone"
@@ -244,6 +252,7 @@ def _run(how: str, what: str, *arguments: str) -> None:
         sys.path[0] = str(Path.cwd()) if how == "-m" else ""
     if how == "-m":
         sys.argv = [what, *arguments]
+        sys.modules.pop(what, None)  # it runs once more as the main module: else runpy warns of that
         runpy.run_module(what, run_name="__main__", alter_sys=True)
     else:
         sys.argv = ["-c", *arguments]

@@ -374,7 +374,7 @@ def test_events_come_in_order_and_name_the_step(told: Outcomes, kind: str) -> No
     heard = [event for event in told.of(kind, "well")["heard"] if not is_aside(event.get("text", ""))]
     assert [event["kind"] for event in heard] == [
         "run", "start", "note", "progress", "progress", "progress", "note", "done", "end",
-    ]  # fmt: skip
+    ], [event.get("text") for event in heard]  # fmt: skip
     assert {event.get("step") for event in heard[1:-1]} == {"toy"}
     assert [event["measures"]["loss"] for event in heard[3:6]] == [1.0, 0.5, 1 / 3]
     assert heard[6]["text"] == "of toy with 5"
