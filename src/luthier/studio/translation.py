@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 if TYPE_CHECKING:
+    from babel.messages.catalog import Catalog
     from jinja2 import Environment
 
 LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch", "fr": "Français"}
 COOKIE = "luthier_language"
+SENTENCE = "sentence"
+"""The comment in a language's file of a message that other packages write and `message_templates` reads back."""
 _language: ContextVar[str] = ContextVar("language", default="en")
 
 
@@ -94,17 +97,27 @@ def install(environment: Environment) -> None:
 
 @cache
 def _load(code: str) -> NullTranslations:
-    path = files("luthier.studio") / "locale" / f"{code}.po"
-    if not path.is_file():
+    catalog = read_language_file(code)
+    if catalog is None:
         return NullTranslations()
     import io
 
     from babel.messages.mofile import write_mo
-    from babel.messages.pofile import read_po
     from babel.support import Translations
 
     packed = io.BytesIO()
-    with path.open("rb") as file:
-        write_mo(packed, read_po(file, locale=code))
+    write_mo(packed, catalog)
     packed.seek(0)
     return Translations(packed)
+
+
+@cache
+def read_language_file(code: str) -> Catalog | None:
+    """The file of a language; None for English and for a language without one."""
+    path = files("luthier.studio") / "locale" / f"{code}.po"
+    if not path.is_file():
+        return None
+    from babel.messages.pofile import read_po
+
+    with path.open("rb") as file:
+        return read_po(file, locale=code)
