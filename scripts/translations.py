@@ -66,7 +66,7 @@ def extract_sentences(source: str, file: str = "<source>") -> Iterator[str | tup
     """The messages of all calls of `gettext_noop` in Python source: each a template, or its singular and plural."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "gettext_noop":
-            for draft in _expand(node.args[0]):
+            for draft in filter(_Draft.text, _expand(node.args[0])):
                 message = draft.message()
                 if not re.search(r"[^\W\d_]{2}", PLACEHOLDER.sub("", draft.text())):
                     raise ValueError(f"{file}:{node.lineno}: gettext_noop needs words beside its values: {message!r}")
@@ -117,7 +117,7 @@ def _expand(node: ast.expr) -> list[_Draft]:
             drafts = [a + b for a in drafts for b in (_expand_value(part, a) if is_value else _expand(part))]
         return drafts
     if isinstance(node, ast.IfExp):
-        return [draft for branch in (node.body, node.orelse) for draft in _expand(branch) if draft.one]
+        return [draft for branch in (node.body, node.orelse) for draft in _expand(branch)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
         return [a + b for a in _expand(node.left) for b in _expand(node.right)]
     return [_placeholder(node)]
@@ -149,8 +149,10 @@ def _is_text(node: ast.expr) -> bool:
 
 def _is_one(node: ast.expr) -> bool:
     """Whether an expression is `count == 1`."""
-    return isinstance(node, ast.Compare) and isinstance(node.comparators[0], ast.Constant) and (
-        node.comparators[0].value == 1 and isinstance(node.ops[0], ast.Eq)
+    return (
+        isinstance(node, ast.Compare)
+        and isinstance(node.comparators[0], ast.Constant)
+        and (node.comparators[0].value == 1 and isinstance(node.ops[0], ast.Eq))
     )
 
 
@@ -161,19 +163,20 @@ def _placeholder(node: ast.expr) -> _Draft:
 
 def _name(node: ast.expr) -> str:
     """A placeholder's name: the last name that is written in an expression, of a call that of its first argument."""
-    if isinstance(node, ast.Name):
-        return node.id.strip("_")
-    if isinstance(node, ast.Attribute):
-        return node.attr.strip("_") if node.attr not in ("value", "title") else _name(node.value)
-    if isinstance(node, ast.Subscript):
-        return _name(node.value)
-    if isinstance(node, ast.Call):
-        return _name(node.args[0]) if node.args else _name(node.func)
-    if isinstance(node, ast.BinOp):
-        return _name(node.right if isinstance(node.left, ast.Constant) else node.left)
-    if isinstance(node, ast.UnaryOp):
-        return _name(node.operand)
-    return "value"
+    match node:
+        case ast.Name():
+            name = node.id.strip("_")
+        case ast.Attribute() if node.attr not in ("value", "title"):
+            name = node.attr.strip("_")
+        case ast.Attribute() | ast.Subscript():
+            name = _name(node.value)
+        case ast.Call():
+            name = _name(node.args[0] if node.args else node.func)
+        case ast.BinOp():
+            name = _name(node.right if isinstance(node.left, ast.Constant) else node.left)
+        case _:
+            name = "value"
+    return name
 
 
 def _form_texts() -> Iterator[str]:

@@ -231,6 +231,4 @@ def _why(rule: ThresholdExpression, verdict: Verdict, measured: MeasuredValue, n
             count = f"{needed:,}"
             return gettext_noop(f"{sentence}, which includes {limit}; about {count} more rows would decide.")
         case _:
-            return gettext_noop(
-                f"{sentence}, which includes {limit}; even many more rows are unlikely to decide."
-            )
+            return gettext_noop(f"{sentence}, which includes {limit}; even many more rows are unlikely to decide.")

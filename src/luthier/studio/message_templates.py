@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
-from luthier.studio.translation import SENTENCE, current_language, read_language_file
+from luthier.eval.report.html import ENGLISH, PageLanguage
+from luthier.studio.translation import SENTENCE, current_language, gettext, ngettext, read_language_file
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
@@ -23,7 +24,9 @@ _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
 _QUOTES = "'\"`“„«‘"
 """A value that stands in quotes is the user's own: a label, a column, a command."""
 _FIGURE = re.compile(r"(?<![\w.,])[−+-]?\d[\d,]*(?:\.\d+)?(?![\w])")
-_ONLY_FIGURES = re.compile(r"(?:[−+-]?\d[\d,]*(?:\.\d+)?(?![\w.])|[KMGT]i?B\b|[kB]B\b|B\b|min\b|[shpd]\b|[ ()–%<=×/,])+")
+_ONLY_FIGURES = re.compile(
+    r"(?:[−+-]?\d[\d,]*(?:\.\d+)?(?![\w.])|[KMGT]i?B\b|[kB]B\b|B\b|min\b|[shpd]\b|[ ()–%<=×/,])+"
+)
 """Figures with their units and what stands between them."""
 _COUNT = r"[−+-]?\d[\d,]*(?:\.\d+)?"
 """What a placeholder named `count` stands for: a figure alone."""
@@ -42,6 +45,17 @@ def localize_figures(text: str) -> str:
     """A text of figures and units, with the signs of the page's language: `1,234.5` is `1.234,5` in German."""
     code = current_language()
     return text if code == "en" else _localize(code, text)
+
+
+def page_language() -> PageLanguage:
+    """The language of this request's page, for the page of a report."""
+    return _report_language(current_language())
+
+
+@cache
+def _report_language(code: str) -> PageLanguage:
+    """A report is English unless it is shown in another language; the functions ask for the language of the request."""
+    return ENGLISH if code == "en" else PageLanguage(code, gettext, ngettext, translate_message, localize_figures)
 
 
 @dataclass(frozen=True)
@@ -189,6 +203,7 @@ def _templates(code: str) -> tuple[Mapping[str, str], Sequence[_MessageTemplate]
 def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]) -> _MessageTemplate:
     """One form of a message as a pattern, with the translations of all its forms."""
     pattern, quoted, at = "", set(), 0
+    counts = _find_count(ids) if len(ids) > 1 else ""
     names: list[str] = []
     for match in _PLACEHOLDER.finditer(id):
         pattern += re.escape(id[at : match.start()])
@@ -200,11 +215,10 @@ def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]
             pattern += f"(?P={name})"
         else:
             names.append(name)
-            pattern += f"(?P<{name}>{_COUNT if name == 'count' else '.*?'})"
+            pattern += f"(?P<{name}>{_COUNT if name in ('count', counts) else '.*?'})"
             if id[: match.start()][-1:] in _QUOTES and match.start():
                 quoted.add(name)
     pattern += re.escape(id[at:])
-    counts = _find_count(ids) if len(ids) > 1 else ""
     weight = len(_PLACEHOLDER.sub("", id))
     return _MessageTemplate(
         re.compile(pattern, re.DOTALL), counts, tuple(forms), _plural_of(catalog), frozenset(quoted), weight

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -111,17 +112,21 @@ class AnswerQuality(Check):
             Finding(
                 name=self.kind,
                 severity=severity_of_share(share, self.warning, self.serious),
-                title="Answers that teach nothing" if marks else "Answers",
-                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} "
-                f"({format_percent(share)}) have an "
-                f"answer that teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
+                title=gettext_noop("Answers that teach nothing" if marks else "Answers"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} "
+                    f"({format_percent(share)}) have an "
+                    f"answer that teaches nothing: {parts}."
+                    if marks
+                    else f"All {len(data.rows):,} answers look whole."
+                ),
                 rows=len(marks),
                 numbers=numbers,
-                hint="Write these answers anew, or leave the rows out by their ids." if marks else "",
+                hint=gettext_noop("Write these answers anew, or leave the rows out by their ids." if marks else ""),
                 mend=format_exclude_setting([row for row, _, _ in marks], "poor answer"),
             ),
             marks,
-        )  # fmt: skip
+        )
 
     def _fault(self, row: CheckRow, common: set[str], *, whole: bool) -> str:
         """The first fault of an answer, by its measure's name; empty when there is none."""

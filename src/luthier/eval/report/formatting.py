@@ -239,7 +239,13 @@ def format_points(value: float, metric: str) -> str:
     name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
     if metric in OPEN:
         count = format_number(abs(value), widen_decimals(2, value))
-        return gettext_noop(f"{count} of {name}")
+        return {
+            "perplexity": gettext_noop(f"{count} of perplexity"),
+            "bits_per_byte": gettext_noop(f"{count} of bits per byte"),
+            "fluency": gettext_noop(f"{count} of fluency"),
+            "reward": gettext_noop(f"{count} of reward"),
+            "cider": gettext_noop(f"{count} of CIDEr-D"),
+        }[metric]
     scaled = abs(value) * _scale(metric)
     shown = format_number(scaled, widen_decimals(1, scaled))
     count = shown
@@ -360,13 +366,11 @@ def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | 
     sure = format_interval_and_p(comparison)
     gap = format_points(comparison.difference, facts.main_metric) + sure
     if comparison.difference == 0:
-        if not comparison.low and not comparison.high:
-            return gettext_noop(
-                f"{model} scores the same as {other}, {score} in {metric}, on {rows} held-out rows"
-            )
-        gap = _short(gap) + sure
+        short = _short(gap) + sure
         return gettext_noop(
-            f"{model} scores the same as {other}, {score} in {metric}: they differ by {gap} on {rows} held-out rows"
+            f"{model} scores the same as {other}, {score} in {metric}: they differ by {short} on {rows} held-out rows"
+            if comparison.low or comparison.high
+            else f"{model} scores the same as {other}, {score} in {metric}, on {rows} held-out rows"
         )
     match classify_comparison(comparison):
         case "better":
@@ -434,7 +438,11 @@ def _score(score: ScoreFact, metric: str) -> str:
 
 
 def _said(model: ModelFacts, metric: str) -> str:
-    return _score(model.metrics[metric], metric) if metric in model.metrics else gettext_noop("nothing that could be measured")
+    return (
+        _score(model.metrics[metric], metric)
+        if metric in model.metrics
+        else gettext_noop("nothing that could be measured")
+    )
 
 
 def _lower(metric: str) -> str:
