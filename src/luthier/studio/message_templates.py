@@ -29,7 +29,9 @@ _ONLY_FIGURES = re.compile(
 )
 """Figures with their units and what stands between them."""
 _COUNT = r"[−+-]?\d[\d,]*(?:\.\d+)?"
-"""What a placeholder named `count` stands for: a figure alone."""
+"""What a placeholder stands for that decides a plural, or is called `count` or `…_figure`: a figure alone."""
+_VALUE = r"""(?:'[^']*'|"[^"]*"|(?:(?![.!?] [A-Z]).)*?)"""
+"""What any other one stands for: something in quotes, or words that no sentence ends in."""
 _SENTENCE_END = re.compile(r"(?<=[.!?;:]) +")
 _MOST = 4000
 """Longer texts are no sentences: they stay as they are."""
@@ -93,7 +95,7 @@ def _translate(code: str, text: str) -> str:
     whole = _match(code, text)
     if whole is not None:
         return whole
-    parts = _translate_sentences, _translate_list, _translate_brackets
+    parts = _translate_sentences, _translate_list, _translate_brackets, _translate_before_figure
     return next((found for translate in parts if (found := translate(code, text)) is not None), text)
 
 
@@ -108,11 +110,11 @@ def _match(code: str, text: str) -> str | None:
         return found if code == "de" or found[1:2].isupper() else found[:1].lower() + found[1:]
     if small != text and small in texts:
         return texts[small][:1].upper() + texts[small][1:]
-    for template in templates:
-        written = template.write(code, text)
-        if written is not None:
-            return written
-    return None
+    found = next((one for template in templates if (one := template.write(code, text)) is not None), None)
+    if found is None and len(text) > 1 and text[-1] in ".;:":
+        whole = _match(code, text[:-1])
+        return None if whole is None else f"{whole}{_mark(code, text[-1])}"
+    return found
 
 
 def _translate_sentences(code: str, text: str) -> str | None:
@@ -127,9 +129,6 @@ def _translate_sentences(code: str, text: str) -> str | None:
         for stop in range(len(stops) - 1, at - 1, -1):
             piece = text[starts[at] : stops[stop]]
             found = None if (at, stop) == (0, len(stops) - 1) else _match(code, piece)
-            if found is None and len(piece) > 1 and piece[-1] in ";:":
-                found = _match(code, piece[:-1])
-                found = found if found is None else f"{found}{piece[-1]}"
             if found is not None:
                 written.append(found)
                 known, at = True, stop + 1
@@ -145,10 +144,21 @@ def _translate_list(code: str, text: str) -> str | None:
     for sign in ("; ", ", "):
         pieces = text.split(sign)
         if len(pieces) > 1:
-            found = [_localize(code, one) if _ONLY_FIGURES.fullmatch(one) else _match(code, one) for one in pieces]
+            found = [_translate_piece(code, one) for one in pieces]
             if all(one is not None for one in found):
-                return sign.join(one for one in found if one is not None)
+                return f"{_mark(code, sign[0])} ".join(one for one in found if one is not None)
     return None
+
+
+def _mark(code: str, sign: str) -> str:
+    """A punctuation mark as a language sets it behind a word."""
+    return f" {sign}" if code == "fr" and sign in ";:" else sign
+
+
+def _translate_piece(code: str, text: str) -> str | None:
+    if _ONLY_FIGURES.fullmatch(text):
+        return _localize(code, text)
+    return _match(code, text) or _translate_before_figure(code, text)
 
 
 def _translate_brackets(code: str, text: str) -> str | None:
@@ -158,6 +168,13 @@ def _translate_brackets(code: str, text: str) -> str | None:
         return None
     found = [_translate(code, one) for one in (words, inside[:-1])]
     return None if found == [words, inside[:-1]] else f"{found[0]} ({found[1]})"
+
+
+def _translate_before_figure(code: str, text: str) -> str | None:
+    """Words with a figure behind them: a model and its score."""
+    words, _, figure = text.rpartition(" ")
+    found = _match(code, words) if words and re.fullmatch(_COUNT, figure) else None
+    return None if found is None else f"{found} {_localize(code, figure)}"
 
 
 def _is_quoted(text: str) -> bool:
@@ -215,7 +232,7 @@ def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]
             pattern += f"(?P={name})"
         else:
             names.append(name)
-            pattern += f"(?P<{name}>{_COUNT if name in ('count', counts) else '.*?'})"
+            pattern += f"(?P<{name}>{_COUNT if _is_figure(name) or name == counts else _VALUE})"
             if id[: match.start()][-1:] in _QUOTES and match.start():
                 quoted.add(name)
     pattern += re.escape(id[at:])
@@ -223,6 +240,10 @@ def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]
     return _MessageTemplate(
         re.compile(pattern, re.DOTALL), counts, tuple(forms), _plural_of(catalog), frozenset(quoted), weight
     )
+
+
+def _is_figure(name: str) -> bool:
+    return name == "count" or name.endswith("_figure")
 
 
 def _find_count(ids: Sequence[str]) -> str:

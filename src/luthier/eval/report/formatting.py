@@ -338,16 +338,16 @@ def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
             f"by {gap}."
         )
         return f"{first} {then}."
-    its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
-    if its == own:
+    plain_figure, tuned_figure = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
+    if plain_figure == tuned_figure:
         first = gettext_noop(
             f"A plain {'classifier' if _is_classifier(facts) else 'baseline'} does as well: {plain.title} and "
-            f"{tuned.title} both score {its}."
+            f"{tuned.title} both score {plain_figure}."
         )
     else:
         first = gettext_noop(
             f"A plain {'classifier' if _is_classifier(facts) else 'baseline'} does as well: {plain.title} scores "
-            f"{its}, {tuned.title} {own}, and the difference is within chance."
+            f"{plain_figure}, {tuned.title} {tuned_figure}, and the difference is within chance."
         )
     return f"{first} {then}."
 
