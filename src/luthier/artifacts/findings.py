@@ -139,7 +139,7 @@ class Findings(_Plain):
             least = SEVERITIES.index(severity)
             count = sum(SEVERITIES.index(finding.severity) >= least for finding in self.findings)
             found[name] = FindingNumber(
-                value=count, about=f"findings that are {severity} or worse", rows=self.looked_at
+                value=count, about=gettext_noop(f"findings that are {severity} or worse"), rows=self.looked_at
             )
         return found
 

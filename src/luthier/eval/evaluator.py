@@ -316,15 +316,18 @@ def _notes(results: EvaluationResults) -> Iterator[str]:
     columns = results.columns(results.subject)
     for name, lost in results.losses().items():
         if lost.low > 0:
-            points = [columns[name].points * value for value in (lost.difference, lost.low, lost.high)]
-            ends = f"(95 % interval {points[1]:.1f} to {points[2]:.1f})"
-            yield f"Asked the same as its base ({name}), the tuned model is {points[0]:.1f} points lower {ends}."
+            ends = (columns[name].points * value for value in (lost.difference, lost.low, lost.high))
+            gap, low, high = (f"{value:.1f}" for value in ends)
+            yield gettext_noop(
+                f"Asked the same as its base ({name}), the tuned model is {gap} points lower (95 % interval {low} to "
+                f"{high})."
+            )
     for model, own in results.grades.items():
         for benchmark in results.benchmarks:
             if cut := own[benchmark.name].cut:
-                share = f"{cut:,} of {len(benchmark.items):,}"
-                yield (
-                    f"{share} prompts of {benchmark.name} were too long for the {model} model and lost their beginning."
+                yield gettext_noop(
+                    f"{cut:,} of {len(benchmark.items):,} prompts of {benchmark.name} were too long for the {model} "
+                    "model and lost their beginning."
                 )
 
 

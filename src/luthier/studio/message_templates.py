@@ -15,7 +15,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING
 
 from luthier.eval.report.html import ENGLISH, PageLanguage
-from luthier.studio.translation import SENTENCE, current_language, gettext, ngettext, read_language_file
+from luthier.studio.translation import SENTENCE, current_language, gettext, load_language, ngettext, read_language_file
 
 if TYPE_CHECKING:
     from babel.messages.catalog import Catalog
@@ -25,7 +25,7 @@ _QUOTES = "'\"`“„«‘"
 """A value that stands in quotes is the user's own: a label, a column, a command."""
 _FIGURE = re.compile(r"(?<![\w.,])[−+-]?\d[\d,]*(?:\.\d+)?(?![\w])")
 _ONLY_FIGURES = re.compile(
-    r"(?:[−+-]?\d[\d,]*(?:\.\d+)?(?![\w.])|[KMGT]i?B\b|[kB]B\b|B\b|min\b|[shpd]\b|[ ()–%<=×/,])+"
+    r"(?:[−+-]?\d[\d,]*(?:\.\d+)?(?![\w.])|[KMGT]i?B\b|[kB]B\b|B\b|min\b|[shpd]\b|to\b|[ ()–%<=×/,])+"
 )
 """Figures with their units and what stands between them."""
 _COUNT = r"[−+-]?\d[\d,]*(?:\.\d+)?"
@@ -189,6 +189,7 @@ def _read_count(text: str) -> int | None:
 def _localize(code: str, text: str) -> str:
     point, comma = _number_signs(code)
     signs = {".": point, ",": comma}
+    text = re.sub(r"(?<=\d) to (?=[−+-]?\d)", f" {load_language(code).gettext('to')} ", text)
     return _FIGURE.sub(lambda match: re.sub(r"[.,]", lambda sign: signs[sign[0]], match[0]), text)
 
 

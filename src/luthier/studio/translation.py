@@ -56,12 +56,12 @@ def current_language() -> str:
 
 def gettext(text: str) -> str:
     """A text of the studio in the language of this request's page."""
-    return _load(_language.get()).gettext(text)
+    return load_language(_language.get()).gettext(text)
 
 
 def ngettext(one: str, many: str, count: int) -> str:
     """The same for a number of things."""
-    return _load(_language.get()).ngettext(one, many, count)
+    return load_language(_language.get()).ngettext(one, many, count)
 
 
 def write_figure(value: float, form: str) -> str:
@@ -96,7 +96,8 @@ def install(environment: Environment) -> None:
 
 
 @cache
-def _load(code: str) -> NullTranslations:
+def load_language(code: str) -> NullTranslations:
+    """The translations of a language; of English none."""
     catalog = read_language_file(code)
     if catalog is None:
         return NullTranslations()

@@ -71,13 +71,13 @@ class AnswerQuality(Check):
     kind: Literal["answer_quality"] = "answer_quality"
     needs: ClassVar[frozenset[Needs]] = frozenset({"texts"})
     measures: ClassVar[Mapping[str, str]] = {
-        "answers.bad": "share of rows with any fault of the answer",
-        "answers.empty": "share of rows without a word in the answer",
-        "answers.refused": "share of rows with a refusal",
-        "answers.cut": "share of rows whose answer stops in the middle of a sentence",
-        "answers.repeated": "share of rows whose answer goes in circles",
-        "answers.echo": "share of rows whose answer repeats the prompt",
-        "answers.stock": "share of rows with one answer that many prompts share",
+        "answers.bad": gettext_noop("share of rows with any fault of the answer"),
+        "answers.empty": gettext_noop("share of rows without a word in the answer"),
+        "answers.refused": gettext_noop("share of rows with a refusal"),
+        "answers.cut": gettext_noop("share of rows whose answer stops in the middle of a sentence"),
+        "answers.repeated": gettext_noop("share of rows whose answer goes in circles"),
+        "answers.echo": gettext_noop("share of rows whose answer repeats the prompt"),
+        "answers.stock": gettext_noop("share of rows with one answer that many prompts share"),
     }
     false_alarms: ClassVar[float] = 0.01
     summed: ClassVar[Summed] = "within"

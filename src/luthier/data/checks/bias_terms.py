@@ -81,9 +81,9 @@ class BiasTerms(Check):
 
     kind: Literal["bias_terms"] = "bias_terms"
     measures: ClassVar[Mapping[str, str]] = {
-        "bias.rows": "rows that name a group of people",
-        "bias.terms": "answers that go with one group clearly more than with others",
-        "bias.log_odds": "the largest such log-odds ratio, by the lower end of its interval",
+        "bias.rows": gettext_noop("rows that name a group of people"),
+        "bias.terms": gettext_noop("answers that go with one group clearly more than with others"),
+        "bias.log_odds": gettext_noop("the largest such log-odds ratio, by the lower end of its interval"),
     }
     false_alarms: ClassVar[float] = 0.05
 

@@ -31,7 +31,9 @@ class ConflictingAnswers(Check):
     """
 
     kind: Literal["conflicts"] = "conflicts"
-    measures: ClassVar[Mapping[str, str]] = {"conflicts": "share of rows whose twin is answered in another way"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "conflicts": gettext_noop("share of rows whose twin is answered in another way")
+    }
     false_alarms: ClassVar[float] = 0.005
     summed: ClassVar[Summed] = "within"
 

@@ -41,7 +41,7 @@ class EmbeddingOutliers(Check):
     """
 
     kind: Literal["embedding_outliers"] = "embedding_outliers"
-    measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
+    measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": gettext_noop("share of rows unlike all others")}
     false_alarms: ClassVar[float] = 0.02
     summed: ClassVar[Summed] = "within"
 

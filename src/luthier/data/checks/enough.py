@@ -31,8 +31,8 @@ class LearningCurve(Check):
     kind: Literal["enough"] = "enough"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "enough.error": "error of the plain classifier with all training rows",
-        "enough.gain": "error that twice as many training rows would take off",
+        "enough.error": gettext_noop("error of the plain classifier with all training rows"),
+        "enough.gain": gettext_noop("error that twice as many training rows would take off"),
     }
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.0

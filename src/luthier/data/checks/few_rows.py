@@ -27,7 +27,7 @@ class FewRows(Check):
     """Fewer training rows than a model needs to learn from."""
 
     kind: Literal["few_rows"] = "few_rows"
-    measures: ClassVar[Mapping[str, str]] = {"rows.train": "rows to train on"}
+    measures: ClassVar[Mapping[str, str]] = {"rows.train": gettext_noop("rows to train on")}
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "pooled"
 

@@ -32,8 +32,8 @@ class GroupBalance(Check):
     kind: Literal["group_balance"] = "group_balance"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "groups.smallest": "share of rows of the smallest group",
-        "groups.association": "how much the class depends on the group (Cramér's V)",
+        "groups.smallest": gettext_noop("share of rows of the smallest group"),
+        "groups.association": gettext_noop("how much the class depends on the group (Cramér's V)"),
     }
     false_alarms: ClassVar[float] = 0.0
 

@@ -55,8 +55,8 @@ class ClassImbalance(Check):
     kind: Literal["imbalance"] = "imbalance"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "imbalance": "rows of the largest class for each row of the smallest",
-        "classes.few": "classes with fewer training rows than are needed to learn them",
+        "imbalance": gettext_noop("rows of the largest class for each row of the smallest"),
+        "classes.few": gettext_noop("classes with fewer training rows than are needed to learn them"),
     }
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "pooled"
@@ -137,7 +137,7 @@ class ClassImbalance(Check):
             name=f"{self.kind}.few",
             severity="warning",
             title=gettext_noop("Classes with very few rows"),
-            sentence=f"{describe_small_classes(few, classes, self.min, 'training rows')}.",
+            sentence=f"{describe_small_classes(few, classes, self.min, gettext_noop('training rows'))}.",
             numbers={"classes.few": scarce},
             hint=FEW_REMEDY,
             tables=(

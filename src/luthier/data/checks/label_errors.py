@@ -35,7 +35,7 @@ class LabelErrors(Check):
 
     kind: Literal["label_errors"] = "label_errors"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
-    measures: ClassVar[Mapping[str, str]] = {"label_errors": "share of rows whose label is likely wrong"}
+    measures: ClassVar[Mapping[str, str]] = {"label_errors": gettext_noop("share of rows whose label is likely wrong")}
     finds: ClassVar[float] = 0.5
     false_alarms: ClassVar[float] = 0.03
     summed: ClassVar[Summed] = "within"

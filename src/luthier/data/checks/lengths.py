@@ -35,7 +35,7 @@ class LengthOutliers(Check):
     """
 
     kind: Literal["length_outliers"] = "length_outliers"
-    measures: ClassVar[Mapping[str, str]] = {"length_outliers": "share of rows of a very unusual length"}
+    measures: ClassVar[Mapping[str, str]] = {"length_outliers": gettext_noop("share of rows of a very unusual length")}
     false_alarms: ClassVar[float] = 0.005
     summed: ClassVar[Summed] = "within"
 

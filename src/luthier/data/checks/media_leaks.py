@@ -34,7 +34,9 @@ class MediaLeaks(Check):
 
     kind: Literal["media_leaks"] = "media_leaks"
     needs: ClassVar[frozenset[Needs]] = frozenset({"test"})
-    measures: ClassVar[Mapping[str, str]] = {"media.leaks": "share of held-out rows whose media are trained on"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "media.leaks": gettext_noop("share of held-out rows whose media are trained on")
+    }
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "within"
 

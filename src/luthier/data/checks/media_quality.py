@@ -48,7 +48,9 @@ class MediaQuality(Check):
     """
 
     kind: Literal["media_quality"] = "media_quality"
-    measures: ClassVar[Mapping[str, str]] = {"media.faulty": "share of rows with a faulty picture or sound"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "media.faulty": gettext_noop("share of rows with a faulty picture or sound")
+    }
     false_alarms: ClassVar[float] = 0.005
     summed: ClassVar[Summed] = "within"
 

@@ -40,7 +40,9 @@ class MediaShortcuts(Check):
     kind: Literal["media_shortcuts"] = "media_shortcuts"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "media.shortcut": "how much the class depends on a property of the file (Cramér's V, the strongest)"
+        "media.shortcut": gettext_noop(
+            "how much the class depends on a property of the file (Cramér's V, the strongest)"
+        )
     }
     false_alarms: ClassVar[float] = 0.0
 

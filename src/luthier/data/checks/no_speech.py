@@ -36,7 +36,9 @@ class NoSpeech(Check):
 
     kind: Literal["no_speech"] = "no_speech"
     libraries: ClassVar[Mapping[str, str]] = {"silero_vad": "vad", "onnxruntime": "vad"}
-    measures: ClassVar[Mapping[str, str]] = {"media.no_speech": "share of rows with a sound in which nobody speaks"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "media.no_speech": gettext_noop("share of rows with a sound in which nobody speaks")
+    }
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.02
     summed: ClassVar[Summed] = "within"

@@ -36,7 +36,7 @@ class PerplexityOutliers(Check):
     kind: Literal["perplexity_outliers"] = "perplexity_outliers"
     needs: ClassVar[frozenset[Needs]] = frozenset({"model"})
     measures: ClassVar[Mapping[str, str]] = {
-        "perplexity_outliers": "share of rows that the model finds very unlikely",
+        "perplexity_outliers": gettext_noop("share of rows that the model finds very unlikely"),
     }
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.02

@@ -36,7 +36,7 @@ class PersonalData(Check):
     """
 
     kind: Literal["personal_data"] = "personal_data"
-    measures: ClassVar[Mapping[str, str]] = {"personal_data": "share of rows that hold personal data"}
+    measures: ClassVar[Mapping[str, str]] = {"personal_data": gettext_noop("share of rows that hold personal data")}
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.01
     summed: ClassVar[Summed] = "pooled"

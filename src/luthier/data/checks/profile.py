@@ -44,9 +44,9 @@ class DatasetProfile(Check):
 
     kind: Literal["profile"] = "profile"
     measures: ClassVar[Mapping[str, str]] = {
-        "vocabulary": "different words",
-        "missing": "share of rows without a value in the emptiest column",
-        "languages.other": "share of rows that are not in the most frequent language",
+        "vocabulary": gettext_noop("different words"),
+        "missing": gettext_noop("share of rows without a value in the emptiest column"),
+        "languages.other": gettext_noop("share of rows that are not in the most frequent language"),
     }
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "pooled"

@@ -40,9 +40,9 @@ class DistributionShift(Check):
     kind: Literal["shift"] = "shift"
     needs: ClassVar[frozenset[Needs]] = frozenset({"test"})
     measures: ClassVar[Mapping[str, str]] = {
-        "shift": "area under the curve of telling held-out from training rows",
-        "shift.labels": "total variation between the classes of held-out and training rows",
-        "shift.words": "share of the words of held-out rows that no training row has",
+        "shift": gettext_noop("area under the curve of telling held-out from training rows"),
+        "shift.labels": gettext_noop("total variation between the classes of held-out and training rows"),
+        "shift.words": gettext_noop("share of the words of held-out rows that no training row has"),
     }
     false_alarms: ClassVar[float] = 0.0
 

@@ -389,7 +389,9 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
         classes[profile.spellings.get(label, label)] += rows
     small = {label: rows for label, rows in reversed(classes.most_common()) if rows < FEWEST_OF_CLASS}
     if small and len(classes) > 1:
-        found["classes"] = f"{describe_small_classes(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
+        found["classes"] = (
+            f"{describe_small_classes(small, len(classes), FEWEST_OF_CLASS, gettext_noop('rows'))}. {FEW_REMEDY}"
+        )
     if profile.unlabeled:
         rows = profile.looked_at
         found["unlabeled"] = gettext_noop(
