@@ -16,8 +16,8 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from babel.messages.catalog import Catalog, Message
 from babel.messages.extract import extract_from_dir
@@ -57,24 +57,24 @@ def extract_messages() -> Catalog:
     for file in sorted(SOURCE.rglob("*.py")):
         source = file.read_text(encoding="utf-8")
         if "gettext_noop" in source:
-            for message in extract_sentences(source, str(file.relative_to(SOURCE))):
-                found.add(message, auto_comments=[SENTENCE])
+            for message, counts in extract_sentences(source, str(file.relative_to(SOURCE))):
+                found.add(message, auto_comments=[f"{SENTENCE}, counted by {counts}" if counts else SENTENCE])
     return found
 
 
-def extract_sentences(source: str, file: str = "<source>") -> Iterator[str | tuple[str, str]]:
-    """The messages of all calls of `gettext_noop` in Python source: each a template, or its singular and plural."""
+def extract_sentences(source: str, file: str = "<source>") -> Iterator[tuple[str | tuple[str, str], str]]:
+    """The messages of all calls of `gettext_noop` in Python source: each a template, or its singular and plural with
+    the placeholder that decides between them."""
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "gettext_noop":
             for draft in filter(_Draft.text, _expand(node.args[0])):
                 message = draft.message()
                 if not re.search(r"[^\W\d_]{2}", PLACEHOLDER.sub("", draft.text())):
                     raise ValueError(f"{file}:{node.lineno}: gettext_noop needs words beside its values: {message!r}")
-                yield message
+                yield message, draft.counts if isinstance(message, tuple) else ""
 
 
-@dataclass(frozen=True)
-class _Draft:
+class _Draft(NamedTuple):
     """A message in the making: literal texts and names of placeholders (in a tuple), in the singular and plural."""
 
     one: tuple[str | tuple[str], ...] = ()
@@ -82,7 +82,7 @@ class _Draft:
     counts: str = ""
     """The placeholder whose number decides between singular and plural."""
 
-    def __add__(self, other: _Draft) -> _Draft:
+    def join(self, other: _Draft) -> _Draft:
         return _Draft(self.one + other.one, self.many + other.many, self.counts or other.counts)
 
     def text(self) -> str:
@@ -114,12 +114,12 @@ def _expand(node: ast.expr) -> list[_Draft]:
         drafts = [_Draft()]
         for part in node.values:
             is_value = isinstance(part, ast.FormattedValue)
-            drafts = [a + b for a in drafts for b in (_expand_value(part, a) if is_value else _expand(part))]
+            drafts = [a.join(b) for a in drafts for b in (_expand_value(part, a) if is_value else _expand(part))]
         return drafts
     if isinstance(node, ast.IfExp):
         return [draft for branch in (node.body, node.orelse) for draft in _expand(branch)]
     if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
-        return [a + b for a in _expand(node.left) for b in _expand(node.right)]
+        return [a.join(b) for a in _expand(node.left) for b in _expand(node.right)]
     return [_placeholder(node)]
 
 
@@ -140,6 +140,9 @@ def _expand_value(part: ast.FormattedValue, before: _Draft) -> list[_Draft]:
         one, more = (argument.value for argument in node.args[2:])
         start = ((_name(node.args[0]),), " of ", (_name(node.args[1]),), " ")
         return [_Draft((*start, one), (*start, more), _name(node.args[0]))]
+    if part.conversion == ord("r"):
+        name = f"quoted_{_name(node)}"
+        return [_Draft(((name,),), ((name,),))]
     return [_placeholder(node)]
 
 

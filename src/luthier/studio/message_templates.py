@@ -30,6 +30,8 @@ _ONLY_FIGURES = re.compile(
 """Figures with their units and what stands between them."""
 _COUNT = r"[−+-]?\d[\d,]*(?:\.\d+)?"
 """What a placeholder stands for that decides a plural, or is called `count` or `…_figure`: a figure alone."""
+_QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
+"""What a placeholder stands for that `!r` wrote."""
 _VALUE = r"""(?:'[^']*'|"[^"]*"|(?:(?![.!?] [A-Z]).)*?)"""
 """What any other one stands for: something in quotes, or words that no sentence ends in."""
 _SENTENCE_END = re.compile(r"(?<=[.!?;:]) +")
@@ -95,7 +97,7 @@ def _translate(code: str, text: str) -> str:
     whole = _match(code, text)
     if whole is not None:
         return whole
-    parts = _translate_sentences, _translate_list, _translate_brackets, _translate_before_figure
+    parts = _translate_sentences, _translate_list, _translate_brackets, _translate_beside_figure
     return next((found for translate in parts if (found := translate(code, text)) is not None), text)
 
 
@@ -158,7 +160,7 @@ def _mark(code: str, sign: str) -> str:
 def _translate_piece(code: str, text: str) -> str | None:
     if _ONLY_FIGURES.fullmatch(text):
         return _localize(code, text)
-    return _match(code, text) or _translate_before_figure(code, text)
+    return _match(code, text) or _translate_beside_figure(code, text)
 
 
 def _translate_brackets(code: str, text: str) -> str | None:
@@ -170,11 +172,15 @@ def _translate_brackets(code: str, text: str) -> str | None:
     return None if found == [words, inside[:-1]] else f"{found[0]} ({found[1]})"
 
 
-def _translate_before_figure(code: str, text: str) -> str | None:
-    """Words with a figure behind them: a model and its score."""
+def _translate_beside_figure(code: str, text: str) -> str | None:
+    """Words with a figure behind or before them: a model and its score, a number of faults."""
     words, _, figure = text.rpartition(" ")
+    if words and re.fullmatch(_COUNT, figure):
+        found = _match(code, words)
+        return None if found is None else f"{found} {_localize(code, figure)}"
+    figure, _, words = text.partition(" ")
     found = _match(code, words) if words and re.fullmatch(_COUNT, figure) else None
-    return None if found is None else f"{found} {_localize(code, figure)}"
+    return None if found is None else f"{_localize(code, figure)} {found}"
 
 
 def _is_quoted(text: str) -> bool:
@@ -208,20 +214,20 @@ def _templates(code: str) -> tuple[Mapping[str, str], Sequence[_MessageTemplate]
     templates = []
     for message in catalog or ():
         forms = message.string if isinstance(message.string, (tuple, list)) else (message.string,)
-        if SENTENCE not in message.auto_comments or not all(forms):
+        is_sentence, counts = read_sentence_comment(message.auto_comments)
+        if not is_sentence or not all(forms):
             continue
         ids = message.id if isinstance(message.id, (tuple, list)) else (message.id,)
         if len(ids) == 1 and not re.search(r"%\(\w+\)s", ids[0]):
             texts[ids[0]] = forms[0]
         else:
-            templates += [_compile(catalog, id, ids, forms) for id in ids]
+            templates += [_compile(catalog, id, counts, forms) for id in ids]
     return texts, sorted(templates, key=lambda template: -template.weight)
 
 
-def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]) -> _MessageTemplate:
+def _compile(catalog: Catalog, id: str, counts: str, forms: Sequence[str]) -> _MessageTemplate:
     """One form of a message as a pattern, with the translations of all its forms."""
     pattern, quoted, at = "", set(), 0
-    counts = _find_count(ids) if len(ids) > 1 else ""
     names: list[str] = []
     for match in _PLACEHOLDER.finditer(id):
         pattern += re.escape(id[at : match.start()])
@@ -233,8 +239,8 @@ def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]
             pattern += f"(?P={name})"
         else:
             names.append(name)
-            pattern += f"(?P<{name}>{_COUNT if _is_figure(name) or name == counts else _VALUE})"
-            if id[: match.start()][-1:] in _QUOTES and match.start():
+            pattern += f"(?P<{name}>{_pattern_of(name, counts)})"
+            if name.startswith("quoted_") or (match.start() and id[match.start() - 1] in _QUOTES):
                 quoted.add(name)
     pattern += re.escape(id[at:])
     weight = len(_PLACEHOLDER.sub("", id))
@@ -243,17 +249,19 @@ def _compile(catalog: Catalog, id: str, ids: Sequence[str], forms: Sequence[str]
     )
 
 
-def _is_figure(name: str) -> bool:
-    return name == "count" or name.endswith("_figure")
+def _pattern_of(name: str, counts: str) -> str:
+    if name.startswith("quoted_"):
+        return _QUOTED
+    return _COUNT if name in ("count", counts) or name.endswith("_figure") else _VALUE
 
 
-def _find_count(ids: Sequence[str]) -> str:
-    """The placeholder that counts: the last one before the first difference of singular and plural."""
-    one, many = ids
-    differs = next((at for at, (a, b) in enumerate(zip(one, many, strict=False)) if a != b), min(len(one), len(many)))
-    names = [match[1] for match in _PLACEHOLDER.finditer(one) if match[1]]
-    before = [match[1] for match in _PLACEHOLDER.finditer(one[: differs + 1]) if match[1]]
-    return (before or names)[-1]
+def read_sentence_comment(comments: Sequence[str]) -> tuple[bool, str]:
+    """Whether a message is a sentence of another package, and the placeholder that decides between its plural forms."""
+    for comment in comments:
+        mark, _, counts = comment.partition(", counted by ")
+        if mark == SENTENCE:
+            return True, counts
+    return False, ""
 
 
 def _plural_of(catalog: Catalog) -> Callable[[int], int]:

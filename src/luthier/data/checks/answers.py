@@ -161,12 +161,12 @@ class AnswerQuality(Check):
 
 
 _WORDS = {
-    "empty": "without a word",
-    "refused": "refused",
-    "cut": "cut off",
-    "repeated": "going in circles",
-    "echo": "echoing the prompt",
-    "stock": "the same for many prompts",
+    "empty": gettext_noop("without a word"),
+    "refused": gettext_noop("refused"),
+    "cut": gettext_noop("cut off"),
+    "repeated": gettext_noop("going in circles"),
+    "echo": gettext_noop("echoing the prompt"),
+    "stock": gettext_noop("the same for many prompts"),
 }
 
 
