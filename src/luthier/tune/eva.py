@@ -17,9 +17,9 @@ from luthier.models.packing.pack import Pack
 from luthier.tune.techniques.lora import WATCHED
 
 PACKS = 4
-"""Packs over which they are spread."""
+"""Number of packs from which the sampled tokens come."""
 _NOTHING = 1e-12
-"""Share of the largest square from which a direction is rounding."""
+"""Share of the largest squared singular value below which a direction is rounding error."""
 
 
 def initialize_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
@@ -36,7 +36,7 @@ def initialize_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
 
 
 def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
-    """A few rows of every adapted layer's input, from each pack, as the untouched model computes them."""
+    """Return some rows of every adapted layer's input, from each pack, as the unchanged model computes them."""
     layer_inputs: dict[str, list[Tensor]] = {}
     last: list[tuple[Tensor, Tensor]] = []
     tokens = 0  # of the pack, without what it is rounded up with
@@ -62,7 +62,7 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
 
 
 def _directions(rows: Tensor, rank: int, name: str) -> Tensor:
-    """(rows, inputs) to the (rank, inputs) right singular vectors of the centred rows."""
+    """Return the (rank, inputs) right singular vectors of centered (rows, inputs)."""
     if min(rows.shape) < rank:
         where = SourceLocation(field="technique.init_lora_weights")
         what = f"eva saw {rows.shape[0]} tokens of {rows.shape[1]} inputs at {name}, too few for rank {rank}"
@@ -79,7 +79,9 @@ def _directions(rows: Tensor, rank: int, name: str) -> Tensor:
 
 
 def _largest(square: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues of a symmetric matrix, and their vectors as columns: a tenth of the time of all."""
+    """Return the largest eigenvalues of a symmetric matrix and their eigenvectors as columns, in a tenth of the time of
+    a full decomposition.
+    """
     from scipy.linalg import eigh
 
     last = len(square) - 1

@@ -30,7 +30,7 @@ class CodeEnvironment(Environment):
     """Seconds that a program may take."""
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """What each program printed."""
+        """Return the output of each program."""
         programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(
             run_sandbox_programs(

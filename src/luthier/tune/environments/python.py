@@ -49,7 +49,7 @@ class PythonFunctionEnvironment(Environment):
         return file_digest(self._file(recipe_dir))
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """What the function says in each conversation."""
+        """Return the function's reply to each conversation."""
         source = self._file(recipe_dir).read_text(encoding="utf-8")
         ran = run_sandbox_programs(
             [source + _CALL.format(turns=_serialize_conversation(talk), function=self.function) for talk in talks],
