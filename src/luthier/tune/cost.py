@@ -94,11 +94,11 @@ _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory
 
 def get_machine_memory() -> int:
     """Return the memory of this machine or container in bytes: the total, not what is free now."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _LIMITS:
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            found = min(found, int(text))
-    return found
+            total_bytes = min(total_bytes, int(text))
+    return total_bytes
 
 
 def get_device_memory() -> int:

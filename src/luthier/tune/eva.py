@@ -26,13 +26,13 @@ def initialize_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
     """Set every A to the first `rank` principal directions of its layer's inputs; B stays zero."""
     layer_inputs = _inputs(model, [pack for pack, _ in zip(packs, range(PACKS), strict=False)])
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    found: dict[tuple[int, ...], Tensor] = {}
+    directions: dict[tuple[int, ...], Tensor] = {}
     for name, pieces in layer_inputs.items():
         key = tuple(piece.data_ptr() for piece in pieces)  # layers that read the same input share its directions
-        if key not in found:
-            found[key] = _directions(torch.cat(pieces).double(), rank, name)
+        if key not in directions:
+            directions[key] = _directions(torch.cat(pieces).double(), rank, name)
         down = layers[name].lora_A[model.active_adapter]  # a critic's stands beside it
-        down.weight.data.copy_(found[key])
+        down.weight.data.copy_(directions[key])
 
 
 def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
@@ -69,13 +69,13 @@ def _directions(rows: Tensor, rank: int, name: str) -> Tensor:
         raise ModelError(what, where=where, hint="lower r, give more rows, or leave init_lora_weights at default")
     rows = rows - rows.mean(0)
     wide = rows.shape[1] > rows.shape[0]
-    squares, found = _largest(rows @ rows.t() if wide else rows.t() @ rows, rank)
+    squares, vectors = _largest(rows @ rows.t() if wide else rows.t() @ rows, rank)
     if not wide:
-        return found.t()
+        return vectors.t()
     if squares[-1] <= _NOTHING * squares[0]:  # the rows have fewer directions: any others will do
         whole: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh
         return whole[:rank]
-    return (rows.t() @ found / squares.sqrt()).t()
+    return (rows.t() @ vectors / squares.sqrt()).t()
 
 
 def _largest(square: Tensor, count: int) -> tuple[Tensor, Tensor]:

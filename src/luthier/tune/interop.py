@@ -181,13 +181,13 @@ def build_optimizer_steps(
     if objective.needs_reference:
         row_groups = _add_reference_logprobs(objective, row_groups, reference, how.max_tokens_per_microbatch)
     sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
-    found = []
+    optimizer_steps = []
     for number in range(sampler.steps):
         token_rows = [row for index in sampler.get_batch_indices(number) for row in row_groups[index]]
         rows = objective.prepare_rows(token_rows, partial(_refuse_asking, objective))
         read = build_packs(rows, how.max_tokens_per_microbatch)
-        found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
-    return found
+        optimizer_steps.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
+    return optimizer_steps
 
 
 def _add_reference_logprobs(

@@ -145,12 +145,12 @@ class LowRankTechnique(Technique):
             return []
         import torch
 
-        found: set[str] = set()
+        names: set[str] = set()
         for name, module in model.named_modules():
             if (own := name.rpartition(".")[2]) in PROJECTORS:
                 several = isinstance(module, torch.nn.ModuleList)  # PEFT saves modules, and no lists of them
-                found |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
-        return sorted(found)
+                names |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
+        return sorted(names)
 
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""

@@ -68,11 +68,14 @@ def build_parameter_groups(moving: Sequence[TrainableParameter], weight_decay: f
     """Return parameter groups by decay and factor; vectors (norms, biases, (IA)³ factors, which rest at 1) have no
     decay.
     """
-    found: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
+    weights: dict[tuple[float, float], list[Tensor]] = defaultdict(list)
     for parameter in moving:
         decay = weight_decay if is_shrunk(parameter.name, parameter.weight.shape) else 0.0
-        found[decay, parameter.factor].append(parameter.weight)
-    return [{"params": of, "weight_decay": decay, "factor": factor} for (decay, factor), of in found.items()]
+        weights[decay, parameter.factor].append(parameter.weight)
+    return [
+        {"params": group_weights, "weight_decay": decay, "factor": factor}
+        for (decay, factor), group_weights in weights.items()
+    ]
 
 
 def is_hidden_matrix(name: str, shape: Sequence[int]) -> bool:

@@ -90,17 +90,17 @@ def build_pair_examples(
     read: Callable[[Example, PreferencePair], list[Read]] = build_both_conversations,
 ) -> list[TrainingExample]:
     """For each example the rows of what is read of its pair, every token of their last turns learnt."""
-    found = [_pair(example) for example in examples]
+    pairs = [_pair(example) for example in examples]
     conversations = [
-        [] if isinstance(pair, str) else read(example, pair) for example, pair in zip(examples, found, strict=True)
+        [] if isinstance(pair, str) else read(example, pair) for example, pair in zip(examples, pairs, strict=True)
     ]
-    flat = [entry for some in conversations for entry in some]
+    flat = [entry for pair_rows in conversations for entry in pair_rows]
     rows = iter(text.encode_many([messages for messages, _ in flat], [tools for _, tools in flat]))
     return [
         TrainingExample(id=example.id, nothing=pair)
         if isinstance(pair, str)
-        else build_answer_example(example.id, [next(rows) for _ in some], max_tokens)
-        for example, pair, some in zip(examples, found, conversations, strict=True)
+        else build_answer_example(example.id, [next(rows) for _ in pair_rows], max_tokens)
+        for example, pair, pair_rows in zip(examples, pairs, conversations, strict=True)
     ]
 
 

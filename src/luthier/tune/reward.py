@@ -38,8 +38,8 @@ class RewardCompletion(NamedTuple):
     @property
     def references(self) -> tuple[str, ...]:
         """What the data give for an answer: none, or one."""
-        found = answer_of(self.example) or self.example.label
-        return (found,) if found else ()
+        reference = answer_of(self.example) or self.example.label
+        return (reference,) if reference else ()
 
 
 @dataclass(frozen=True, kw_only=True)

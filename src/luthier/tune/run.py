@@ -517,10 +517,10 @@ class TrainingRun:
         from luthier.tune.training.trainer import set_weights
 
         for epoch in self._step.kept_epochs:
-            if (found := checkpoints.read_epoch(epoch)) is None:
+            if (saved := checkpoints.read_epoch(epoch)) is None:
                 self._work.events.warning(f"epoch {epoch} did not end in this training: it is not kept")
                 continue
-            steps, weights = found
+            steps, weights = saved
             set_weights(self.trained, weights)
             held_out = training.held_out
             record = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}

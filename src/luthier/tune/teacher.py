@@ -79,7 +79,7 @@ def add_teacher_logprobs(
 def _add_teacher_choices(rows: list[TokenRow], objective: Objective, teacher: Teacher) -> list[TokenRow]:
     from luthier.models.packing.parallel import run_packs
 
-    found: dict[int, TokenRow] = {}
+    taught: dict[int, TokenRow] = {}
     numbered = [replace(row, key=str(at)) for at, row in enumerate(rows)]
     read = run_packs(teacher.model, numbered, PACK_TOKENS, lambda pack: objective.ready(pack, teacher))
     for pack, ready_pack in read:
@@ -88,5 +88,5 @@ def _add_teacher_choices(rows: list[TokenRow], objective: Objective, teacher: Te
         for at, key in enumerate(pack.keys):
             mine = pack.path == at
             choices, teacher_logps = ready_pack.choices[mine].tolist(), ready_pack.teacher[mine].tolist()
-            found[int(key)] = replace(rows[int(key)], choices=choices, teacher=teacher_logps)
-    return [found[at] for at in range(len(rows))]
+            taught[int(key)] = replace(rows[int(key)], choices=choices, teacher=teacher_logps)
+    return [taught[at] for at in range(len(rows))]

@@ -260,9 +260,9 @@ def write_adapter(
 
     adapter_dir = folder / ADAPTER
     adapter_dir.mkdir()
-    found = adapter_weights(model) if weights is None else weights
+    adapter = adapter_weights(model) if weights is None else weights
     save_file(
-        {key: value.detach().contiguous() for key, value in found.items()}, adapter_dir / "adapter_model.safetensors"
+        {key: value.detach().contiguous() for key, value in adapter.items()}, adapter_dir / "adapter_model.safetensors"
     )
     settings = model.peft_config[model.active_adapter].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
@@ -274,5 +274,5 @@ def adapter_weights(model: Any) -> dict[str, Any]:
     """The active adapter's weights by PEFT's names, without a head or embeddings of the base, which never change."""
     from peft import get_peft_model_state_dict
 
-    found: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return found
+    weights: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return weights

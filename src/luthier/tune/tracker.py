@@ -152,10 +152,10 @@ def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
 
 def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
     """Nested settings by dotted name; a list stands as JSON."""
-    found: dict[str, Plain] = {}
+    flat: dict[str, Plain] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flatten_tracked_settings(value, f"{before}{name}.")
+            flat |= flatten_tracked_settings(value, f"{before}{name}.")
         else:
-            found[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return found
+            flat[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return flat

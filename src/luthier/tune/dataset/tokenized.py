@@ -121,10 +121,12 @@ class TokenizedDataset:
         memmap[:] = numpy.nan
         self.__dict__.pop("_columns", None)
         for begin in range(0, len(numbers), READ_TOGETHER):
-            some = numbers[begin : begin + READ_TOGETHER]
-            row_indices = [row for number in some for row in range(*self._get_bounds(self._example_ends, number))]
-            found = read([row for number in some for row in self.rows(number)])
-            for row_index, values in zip(row_indices, found, strict=True):
+            numbers_of_batch = numbers[begin : begin + READ_TOGETHER]
+            row_indices = [
+                row for number in numbers_of_batch for row in range(*self._get_bounds(self._example_ends, number))
+            ]
+            logprobs = read([row for number in numbers_of_batch for row in self.rows(number)])
+            for row_index, values in zip(row_indices, logprobs, strict=True):
                 first, last = self._get_bounds(self._target_ends, row_index)
                 memmap[first:last] = values
         memmap.flush()

@@ -99,14 +99,14 @@ def _refuse(
     raise ModelError(f"{what}: they would not be trained on", where=tool_rows[0].location, hint=_remedy(fitting, calls))
 
 
-def _name_lines(found: list[ToolRow]) -> str:
+def _name_lines(located_rows: list[ToolRow]) -> str:
     """Return, in brackets, where the first of the other rows are: line numbers where all are in one file."""
-    tool_rows = found[1:_NAMED]
+    tool_rows = located_rows[1:_NAMED]
     if not tool_rows:
         return ""
-    one_file = len({row.location.file for row in found}) == 1
+    one_file = len({row.location.file for row in located_rows}) == 1
     locations = ", ".join(str(row.location.line) if one_file else str(row.location) for row in tool_rows)
-    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+    more = f" and {len(located_rows) - _NAMED:,} more" if len(located_rows) > _NAMED else ""
     return f" ({'lines ' if one_file and len(tool_rows) > 1 else 'line ' if one_file else ''}{locations}{more})"
 
 

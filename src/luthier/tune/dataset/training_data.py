@@ -109,10 +109,10 @@ class TrainingData:
             what = f"{format_counted_noun(len(unknown), 'id')} of `without` names no training row: {unknown[0]!r}"
             raise DataError(what, where=where, hint="give whole ids, as `luthier lineage` shows them")
         left_out = set(ids)
-        found = frozenset(number for number, key in enumerate(keys) if key in left_out)
-        if len(found) == len(keys):
+        excluded = frozenset(number for number, key in enumerate(keys) if key in left_out)
+        if len(excluded) == len(keys):
             raise DataError("`without` leaves no row to learn from", where=where, hint="name fewer rows")
-        return found
+        return excluded
 
     @cached_property
     def about(self) -> ObjectiveContext:

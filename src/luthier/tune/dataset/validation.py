@@ -149,8 +149,8 @@ def _hash_groups(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[nu
         unit = row["group"] if row["group"] is not None else _prompt(row["messages"])
         return xxhash.xxh3_64_intdigest(f"{seed}\0{unit}".encode())
 
-    found = (unit_hash(row) for row in read_split_columns(data, "train", "messages", "group"))
-    return numpy.fromiter(found, dtype=numpy.uint64)
+    hashes = (unit_hash(row) for row in read_split_columns(data, "train", "messages", "group"))
+    return numpy.fromiter(hashes, dtype=numpy.uint64)
 
 
 def _prompt(messages: str) -> str:

@@ -51,10 +51,10 @@ class CalculatorEnvironment(Environment):
         return [self._answer_call(talk.completion) for talk in talks]
 
     def _answer_call(self, text: str) -> str | None:
-        found = re.findall(self.call, text)
-        if not found:
+        matches = re.findall(self.call, text)
+        if not matches:
             return None
-        called = found[-1] if isinstance(found[-1], str) else found[-1][0]
+        called = matches[-1] if isinstance(matches[-1], str) else matches[-1][0]
         try:
             value = calculate(called)
         except ValueError as error:

@@ -31,7 +31,7 @@ class CodeEnvironment(Environment):
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
         """Return the output of each program."""
-        programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
+        programs = [blocks[-1] if (blocks := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(
             run_sandbox_programs(
                 [_PRINTED.format(program=program) for program in programs if program is not None], self.wall_s

@@ -43,9 +43,11 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """Find the file by its name."""
         filename = f"{request.name}.jsonl"
-        found = read_records(client.get("files", purpose="fine-tune"))
-        able = (entry for entry in found if entry.get("filename") == filename and entry.get("status") not in _BAD_FILE)
-        return next((read_text(entry, "id", self.url) for entry in able), None)
+        records = read_records(client.get("files", purpose="fine-tune"))
+        matches = (
+            entry for entry in records if entry.get("filename") == filename and entry.get("status") not in _BAD_FILE
+        )
+        return next((read_text(entry, "id", self.url) for entry in matches), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
         """Upload the file with the purpose `fine-tune`."""
@@ -54,13 +56,13 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
         """Find jobs by the job key in their metadata, or by their file."""
-        found = [
+        records = [
             record
             for record in _list_jobs(client)
             if (record.get("metadata") or {}).get(_MARK) == request.key
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self.read_job(record) for record in reversed(found)]
+        return [self.read_job(record) for record in reversed(records)]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job with the technique's method."""

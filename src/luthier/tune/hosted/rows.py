@@ -83,12 +83,12 @@ def refuse_personal_data(lines: Sequence[Mapping[str, Any]]) -> None:
     for at in range(0, len(texts), _BATCH):
         some = texts[at : at + _BATCH]
         for text, marks in zip(some, compute_text_marks(some), strict=True):
-            counts.update(found.kind for found in find_pii(text, marks=marks))
+            counts.update(summary.kind for summary in find_pii(text, marks=marks))
     if counts:
-        found = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(counts.items()))
+        summary = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(counts.items()))
         hint = "put the operator `pii` into the step that prepares the data, or write `allow_personal_data: true`"
         where = SourceLocation(field="technique.allow_personal_data")
-        raise DataError(f"the rows hold personal data, and nothing was uploaded: {found}", where=where, hint=hint)
+        raise DataError(f"the rows hold personal data, and nothing was uploaded: {summary}", where=where, hint=hint)
 
 
 def _list_texts(value: Any) -> Iterator[str]:

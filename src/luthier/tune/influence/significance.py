@@ -107,10 +107,10 @@ def assess_harm(
     if questions < FEWEST:
         why = f"{questions} rows were asked about, and a test takes {FEWEST} at least"
     if effects is None or questions < FEWEST or not harmful:
-        found = HarmSignificance(
+        significance = HarmSignificance(
             harmful=len(harmful), question_rows=questions, level=LEVEL, untested=why if harmful else ""
         )
-        return HarmTest({}, found)
+        return HarmTest({}, significance)
     p_values = dict(zip(harmful, compute_harm_p_values(effects, rows, seed), strict=True))
     sure = sum(p <= LEVEL for p in p_values.values())
     return HarmTest(

@@ -192,16 +192,16 @@ class InfluenceStudy:
         """The steps of the kept states up to the saved weights; `ModelError` when there is none."""
         record = TrainingRecord.read(self.tuned)
         last = int((record.held_out or {}).get("saved_step") or record.steps or 0)
-        found = [step for step in self.states.steps if step <= last]
-        if not found:
+        steps = [step for step in self.states.steps if step <= last]
+        if not steps:
             what = f"the weights of step {last} were saved, before the first state was kept"
             raise ModelError(what, where=SourceLocation(field="model"), hint="keep more states: raise `keep_states`")
-        return found
+        return steps
 
     @cached_property
     def rows_by_step(self) -> dict[int, list[RowSeen]]:
         """The rows of each step (from 1) up to the last kept state; `DataError` when a row no longer exists."""
-        found: dict[int, list[RowSeen]] = {}
+        rows_seen: dict[int, list[RowSeen]] = {}
         clip = self.step.max_grad_norm
         norms = [line.get("grad_norm") for line in self._log]
         for step, ids in self.states.rows.items():
@@ -217,8 +217,8 @@ class InfluenceStudy:
             norm = norms[step - 1]
             scale = min(1.0, clip / norm) if clip is not None and norm else 1.0
             share = scale * self.states.rates[step - 1] / self.objective.denominator(self.rows_of(numbers))
-            found[step] = [RowSeen(number, share) for number in numbers]
-        return found
+            rows_seen[step] = [RowSeen(number, share) for number in numbers]
+        return rows_seen
 
     @cached_property
     def _log(self) -> list[dict[str, Any]]:
@@ -229,12 +229,12 @@ class InfluenceStudy:
     def weigh_rows(self) -> dict[int, torch.Tensor]:
         """Return (rows,) by kept step: the weight of each row's gradient in the steps nearest to that state."""
         kept = self.kept_steps
-        found = {step: torch.zeros(len(self.keys), dtype=torch.float64) for step in kept}
+        row_weights = {step: torch.zeros(len(self.keys), dtype=torch.float64) for step in kept}
         for step, rows in self.rows_by_step.items():
             nearest = min(kept, key=lambda own: (abs(own - step), own))
             for row, share in rows:
-                found[nearest][row] += share
-        return found
+                row_weights[nearest][row] += share
+        return row_weights
 
     def mean_loss(self, query: QueryRows, reader: LossReader | None = None) -> float:
         """Return the mean loss in nats of a query's rows at the current weights."""

@@ -71,19 +71,19 @@ def differentiate(
     return combine(readings_taken)
 
 
-def sum_losses(found: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
+def sum_losses(weighted_losses: Sequence[tuple[dict[str, float], float]]) -> dict[str, float]:
     """Return weighted sums of losses by id."""
-    return {key: sum(factor * losses[key] for losses, factor in found) for key in found[0][0]}
+    return {key: sum(factor * losses[key] for losses, factor in weighted_losses) for key in weighted_losses[0][0]}
 
 
 def differentiate_losses(
     reader: LossReader, packs: Sequence[Pack], direction: Tensor, readings: Literal[2, 4], step: float
 ) -> dict[str, float]:
     """Return the derivative of each example's loss along a direction (P,), by its id."""
-    found: dict[str, float] = differentiate(
+    derivatives: dict[str, float] = differentiate(
         reader, direction, readings, step, lambda: reader.example_losses(packs), sum_losses
     )
-    return found
+    return derivatives
 
 
 def score_by_sweep(method: GradientMethod, study: InfluenceStudy, settings: EngineSettings) -> Tensor:

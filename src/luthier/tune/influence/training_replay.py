@@ -91,11 +91,11 @@ class TrainingReplay:
         """Return the step's gradient, with the weights of its rows."""
         total = sum(self._row_weights.get(index, 1.0) * self._share(index) for index in examples)
         plain = [index for index in examples if index not in self._row_weights]
-        found = self._study.reader.gradient(self._packs(plain))
+        gradient = self._study.reader.gradient(self._packs(plain))
         for index in examples:
             if index in self._row_weights:
-                found += self._row_weights[index] * self._study.reader.gradient(self._packs([index]))
-        return found / total
+                gradient += self._row_weights[index] * self._study.reader.gradient(self._packs([index]))
+        return gradient / total
 
     def _update(
         self, step: ReplayedStep, weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor
@@ -118,7 +118,7 @@ class TrainingReplay:
         """Return the derivative (rows,) by each row's weight of a number whose gradient by the final
         weights is given.
         """
-        found = torch.zeros(len(self._study.keys), dtype=torch.float64)
+        derivatives = torch.zeros(len(self._study.keys), dtype=torch.float64)
         slopes = AdamState(slope, torch.zeros_like(slope), torch.zeros_like(slope))
         for step in reversed(steps):
             inputs = [value.clone().requires_grad_() for value in (*step.before, step.gradient)]
@@ -131,16 +131,16 @@ class TrainingReplay:
             total = sum(shares.values())
             along = float((step.gradient.double() * direction.double()).sum())
             for index in step.rows:
-                found[index] += (losses[self._study.keys[index]] - shares[index] * along) / total
+                derivatives[index] += (losses[self._study.keys[index]] - shares[index] * along) / total
             slopes = AdamState(back[0] + curvature / total, back[1], back[2])
-        return found
+        return derivatives
 
     def _look(self, step: ReplayedStep, direction: Tensor, readings: Literal[2, 4]) -> tuple[dict[str, float], Tensor]:
         """Return the derivatives along a direction of a step's losses and of the gradient of their sum."""
         reader, packs = self._study.reader, self._packs(step.rows)
         reader.weights.set(step.before.weights)
         length = choose_step(reader, packs[:1], direction, readings)
-        found: tuple[dict[str, float], Tensor] = differentiate(
+        derivatives: tuple[dict[str, float], Tensor] = differentiate(
             reader,
             direction,
             readings,
@@ -148,10 +148,10 @@ class TrainingReplay:
             lambda: (reader.example_losses(packs), reader.gradient(packs)),
             _combine,
         )
-        return found
+        return derivatives
 
 
-def _combine(found: Sequence[tuple[tuple[dict[str, float], Tensor], float]]) -> tuple[dict[str, float], Tensor]:
-    losses = {key: sum(factor * own[key] for (own, _), factor in found) for key in found[0][0][0]}
-    first, *others = (factor * gradient for (_, gradient), factor in found)
+def _combine(readings: Sequence[tuple[tuple[dict[str, float], Tensor], float]]) -> tuple[dict[str, float], Tensor]:
+    losses = {key: sum(factor * own[key] for (own, _), factor in readings) for key in readings[0][0][0]}
+    first, *others = (factor * gradient for (_, gradient), factor in readings)
     return losses, sum(others, first)

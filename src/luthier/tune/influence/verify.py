@@ -93,11 +93,11 @@ def estimate_rank_correlation(one: Sequence[float], other: Sequence[float], seed
     """Return Spearman's rank correlation with a 95 % bootstrap interval over pairs."""
     draw = numpy.random.Generator(numpy.random.PCG64(seed))
     first, second = numpy.asarray(one), numpy.asarray(other)
-    found = sorted(
+    correlations = sorted(
         spearman(first[drawn].tolist(), second[drawn].tolist())
         for drawn in (draw.integers(0, len(first), len(first)) for _ in range(_RESAMPLES))
     )
-    low, high = (found[round(share * (len(found) - 1))] for share in (0.025, 0.975))
+    low, high = (correlations[round(share * (len(correlations) - 1))] for share in (0.025, 0.975))
     return EstimatedNumber(value=spearman(one, other), low=low, high=high)
 
 

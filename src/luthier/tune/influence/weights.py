@@ -54,10 +54,10 @@ class FlatWeights:
     def spread(self, values: Mapping[str, float]) -> Tensor:
         """Return (P,) with one number for each weight by name; 1 where none is given."""
         like = next(iter(self.moving.values()))
-        found = torch.ones(self.size, dtype=like.dtype, device=like.device)
+        vector = torch.ones(self.size, dtype=like.dtype, device=like.device)
         for name, value in values.items():
-            found[self.spans[name]] = value
-        return found
+            vector[self.spans[name]] = value
+        return vector
 
     def gradient(self, loss: Tensor) -> Tensor:
         """Return the gradient (P,) of a loss; zero where it does not depend on a weight."""

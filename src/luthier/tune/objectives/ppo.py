@@ -106,9 +106,9 @@ class Ppo(ActorCritic):
 
 def _advantages(rewards: Sequence[float], values: Sequence[float], gamma: float, gae_lambda: float) -> list[float]:
     """Generalised advantages of the tokens of one answer."""
-    found, ahead, later = [], 0.0, 0.0
+    advantages, ahead, later = [], 0.0, 0.0
     for reward, value in zip(reversed(rewards), reversed(values), strict=True):
         ahead = reward + gamma * later - value + gamma * gae_lambda * ahead
         later = value
-        found.append(ahead)
-    return found[::-1]
+        advantages.append(ahead)
+    return advantages[::-1]

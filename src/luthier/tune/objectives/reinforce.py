@@ -66,8 +66,8 @@ class ReinforcePlusPlus(TokenPolicyLoss):
 
 def _to_come(costs: Sequence[float]) -> list[float]:
     """At each token, the costs of it and all later ones."""
-    found, total = [], 0.0
+    totals, total = [], 0.0
     for cost in reversed(costs):
         total += cost
-        found.append(total)
-    return found[::-1]
+        totals.append(total)
+    return totals[::-1]

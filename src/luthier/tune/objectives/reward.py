@@ -83,11 +83,11 @@ class RewardObjective(PairObjective):
         """For each example the whole conversations of its two answers, the preferred one first; or, of either answer,
         what is asked with yes and with no."""
         if self.head == "verdict":
-            found = build_pair_examples(examples, text, self.max_length, self._both_verdicts)
+            training_examples = build_pair_examples(examples, text, self.max_length, self._both_verdicts)
         else:
-            found = build_pair_examples(examples, text, self.max_length)
+            training_examples = build_pair_examples(examples, text, self.max_length)
         pad = get_padding_id(text.tokenizer)
-        return [self._add_margin(*example, pad) for example in zip(examples, found, strict=True)]
+        return [self._add_margin(*example, pad) for example in zip(examples, training_examples, strict=True)]
 
     def _both_verdicts(self, example: Example, pair: PreferencePair) -> list[Read]:
         return [
@@ -109,13 +109,13 @@ class RewardObjective(PairObjective):
     def _margin(self, example: Example) -> float:
         if self.margin is None:
             return 0.0
-        found = column_number_of(example, self.margin)
-        if found is None or found < 0:
+        margin = column_number_of(example, self.margin)
+        if margin is None or margin < 0:
             origin = example.origin
             where = SourceLocation(file=origin.file, line=origin.line, field=self.margin)
             came = example.meta.get(self.margin)
             raise DataError(f"expected a margin of 0 or more, got {came!r}", where=where, hint="swap the two answers")
-        return self.scale * found
+        return self.scale * margin
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
         """One term a pair, from (rows,) rewards or the log-probabilities of verdicts."""

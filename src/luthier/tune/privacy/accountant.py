@@ -196,11 +196,11 @@ def find_noise(epsilon: float, delta: float, sampling: float, steps: int) -> flo
             share = math.log(too_much / epsilon) / math.log(too_much / enough)
             line = low * (high / low) ** share
             guess = min(max(line + (5e-4 if line < guess else -5e-4), low + 2e-4), high - 2e-4)
-        found = math.inf if guess < LEAST_NOISE else PrivacyAccount.of(guess, sampling, steps).epsilon(delta)
-        if found > epsilon:
-            low, too_much = guess, found
+        spent = math.inf if guess < LEAST_NOISE else PrivacyAccount.of(guess, sampling, steps).epsilon(delta)
+        if spent > epsilon:
+            low, too_much = guess, spent
         else:
-            high, enough = guess, found
+            high, enough = guess, spent
     return math.ceil(high * 1000) / 1000
 
 
@@ -226,8 +226,10 @@ def _normal_interval_probability(positions: NDArray[np.float64]) -> NDArray[np.f
     from scipy.special import ndtr
 
     left, right = positions[:-1], positions[1:]
-    found: NDArray[np.float64] = np.where(left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left))
-    return found
+    probabilities: NDArray[np.float64] = np.where(
+        left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left)
+    )
+    return probabilities
 
 
 def _mixture(positions: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:

@@ -42,14 +42,14 @@ def draw_discrete_gaussian(key: NoiseKey, label: str, count: int, deviation: int
     """(count,) int64: independent numbers with σ = `deviation`; the same ones for the same key and label."""
     if not 1 <= deviation <= GREATEST_DEVIATION:
         raise ValueError(f"a discrete Gaussian has a deviation of 1 to 2^56, got {deviation}")
-    found = np.empty(count, dtype=np.int64)
+    samples = np.empty(count, dtype=np.int64)
     for first in range(0, count, _BLOCK):
         size, filled, attempt = min(_BLOCK, count - first), 0, 0
         while filled < size:
             drawn = _propose(key, f"{label}/{first}/{attempt}", size - filled, deviation)[: size - filled]
-            found[first + filled : first + filled + len(drawn)] = drawn
+            samples[first + filled : first + filled + len(drawn)] = drawn
             filled, attempt = filled + len(drawn), attempt + 1
-    return found
+    return samples
 
 
 def _propose(key: NoiseKey, label: str, missing: int, deviation: int) -> NDArray[np.int64]:

@@ -62,15 +62,15 @@ def combine_candidates(
     first: PromptPrefix, instructions: Sequence[Instruction], sets: Sequence[ExampleSet]
 ) -> list[PromptCandidate]:
     """The model's prompt as it is, then every instruction with every set; each prompt once."""
-    found = {first.digest: PromptCandidate(prompt=first, origin="as it is", how="as it is")}
+    candidates = {first.digest: PromptCandidate(prompt=first, origin="as it is", how="as it is")}
     for shown in sets:
         turns = tuple(message for example in shown.examples for message in _turns(example))
         ids = tuple(example.id for example in shown.examples)
         for instruction in instructions:
             prompt = PromptPrefix(instruction=instruction.text, shown=turns)
-            one = PromptCandidate(prompt=prompt, origin=instruction.origin, how=shown.how, examples=ids)
-            found.setdefault(prompt.digest, one)
-    return list(found.values())
+            candidate = PromptCandidate(prompt=prompt, origin=instruction.origin, how=shown.how, examples=ids)
+            candidates.setdefault(prompt.digest, candidate)
+    return list(candidates.values())
 
 
 def list_instructions(given: Sequence[str], own: str | None, labels: Sequence[str], *, vary: bool) -> list[Instruction]:
@@ -98,19 +98,19 @@ def example_sets(
 ) -> list[ExampleSet]:
     """For each count of examples, balanced draws by the seed and (`nearest`) those closest to the held-back rows."""
     able = [example for example in pool if is_usable_demonstration(example)]
-    found = []
+    sets = []
     for count in counts:
         if count == 0:
-            found.append(ExampleSet((), "no examples"))
+            sets.append(ExampleSet((), "no examples"))
         elif count <= len(able):
-            found += [
+            sets += [
                 ExampleSet(draw_balanced_examples(able, count, seed, draw), f"draw {draw} of {count}")
                 for draw in range(1, draws + 1)
             ]
-            found += (
+            sets += (
                 [ExampleSet(choose_closest_examples(able, held, count, seed), f"{NEAREST} {count}")] if nearest else []
             )
-    return found
+    return sets
 
 
 def draw_balanced_examples(pool: Sequence[Example], count: int, seed: int, draw: int) -> tuple[Example, ...]:

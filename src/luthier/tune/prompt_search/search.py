@@ -167,11 +167,11 @@ class PromptSearchRun:
             *(candidate for candidate in self._shuffle(candidates[1:]) if self._fits_context(candidate)),
         ]
 
-    def _shuffle(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
+    def _shuffle(self, candidates: Sequence[PromptCandidate]) -> list[PromptCandidate]:
         """In a drawn order, so that a small budget tries some of every kind."""
         import random
 
-        return random.Random(f"{self._work.seed}/candidates").sample(found, len(found))
+        return random.Random(f"{self._work.seed}/candidates").sample(candidates, len(candidates))
 
     def _fits_context(self, candidate: PromptCandidate) -> bool:
         length, most = self._length(candidate), self._client.context
@@ -208,8 +208,8 @@ class PromptSearchRun:
         """A prompt's answers to some held-back rows; an earlier try's are read."""
         path = self._work.scratch / "answers" / f"{candidate.prompt.digest}-{begin}-{end}.json"
         if not path.is_file():
-            found = self._client.answer(candidate.prompt, self._held[begin:end])
-            write_atomically(path, canonical_json([found.predictions, found.label_scores]).encode())
+            answers = self._client.answer(candidate.prompt, self._held[begin:end])
+            write_atomically(path, canonical_json([answers.predictions, answers.label_scores]).encode())
             self._asked += end - begin
         self._done += end - begin
         self._work.events.progress(self._done, self._total, "rows", prompt=candidate.name)

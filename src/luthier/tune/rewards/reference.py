@@ -47,8 +47,8 @@ def score_with_metric(
 
     references = [_references(metric, attempt) if held_against else ("",) for attempt in attempts]
     answers = EvalPredictions.of([attempt.text for attempt in attempts], references)
-    found: list[float] = metric.contributions(metric.statistics(answers)).tolist()
-    return found
+    values: list[float] = metric.contributions(metric.statistics(answers)).tolist()
+    return values
 
 
 def _references(metric: Metric, attempt: RewardCompletion) -> tuple[str, ...]:

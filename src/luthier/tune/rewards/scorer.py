@@ -21,8 +21,8 @@ def score_with_scorer(
         ScorerRow(question=user_text_of(attempt.example), prediction=attempt.text, references=attempt.references)
         for attempt in attempts
     ]
-    found = scorer.columns(rows, context)[column]
-    return [math.nan if value is None else value for value in found]
+    values = scorer.columns(rows, context)[column]
+    return [math.nan if value is None else value for value in values]
 
 
 class JudgeReward(Reward):

@@ -34,8 +34,8 @@ class RegexReward(Reward):
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
         """1 or 0 for each answer."""
         pattern = re.compile(self.pattern, re.DOTALL)
-        found = pattern.search if self.where == "anywhere" else pattern.fullmatch
-        return [float(found(attempt.text.strip()) is not None) for attempt in attempts]
+        match = pattern.search if self.where == "anywhere" else pattern.fullmatch
+        return [float(match(attempt.text.strip()) is not None) for attempt in attempts]
 
 
 class LengthReward(Reward):
@@ -104,8 +104,8 @@ class LanguageReward(Reward):
         """1, 0 or -1 for each answer."""
         from luthier.lang.detect import UNKNOWN, identify_languages
 
-        found = [guess.code for guess in identify_languages([attempt.text for attempt in attempts])]
-        return [0.0 if code == UNKNOWN else 1.0 if code in self.languages else -1.0 for code in found]
+        codes = [guess.code for guess in identify_languages([attempt.text for attempt in attempts])]
+        return [0.0 if code == UNKNOWN else 1.0 if code in self.languages else -1.0 for code in codes]
 
 
 class ToxicityReward(Reward):
@@ -127,5 +127,5 @@ class ToxicityReward(Reward):
         from luthier.lang.lexicons import count_swear_words
 
         texts = [attempt.text for attempt in attempts]
-        found = count_swear_words(texts, self.languages, self.ignore)
-        return [-min(1.0, count / max(1, len(text.split()))) for count, text in zip(found, texts, strict=True)]
+        counts = count_swear_words(texts, self.languages, self.ignore)
+        return [-min(1.0, count / max(1, len(text.split()))) for count, text in zip(counts, texts, strict=True)]

@@ -52,17 +52,17 @@ def _reply_to_all(
     """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
     names it."""
     try:
-        found = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, recipe_dir))
+        replies = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, recipe_dir))
     except PluginCallFailed as failed:
         if len(talks) > 1:
             return [reply for talk in talks for reply in _reply_to_all(environment, [talk], recipe_dir)]
         what = f"the environment {environment.kind} failed: {failed}"
         hint = f"mend it; it was asked after {talks[0].completion[:60]!r} (example {talks[0].example.id})"
         raise ModelError(what, where=SourceLocation(field="rollout.environment"), hint=hint) from failed
-    if len(found) != len(talks):
-        what = f"the environment {environment.kind} gave {len(found)} answers in {len(talks)} conversations"
+    if len(replies) != len(talks):
+        what = f"the environment {environment.kind} gave {len(replies)} answers in {len(talks)} conversations"
         raise ModelError(what, where=SourceLocation(field="rollout.environment"))
-    return found
+    return replies
 
 
 def _append_reply(

@@ -136,17 +136,17 @@ def _part(
     reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext, faults: dict[str, str]
 ) -> list[float]:
     """One reward of all answers; when it fails on all of them together, of one after another."""
-    found, why = _call_reward(reward, attempts, context)
+    scores, why = _call_reward(reward, attempts, context)
     if why:
         alone = [_call_reward(reward, [attempt], context) for attempt in attempts]
-        found = [values[0] for values, _ in alone]
+        scores = [values[0] for values, _ in alone]
         reasons = [reason for _, reason in alone]
     else:
-        reasons = ["" if math.isfinite(value) else f"gave {value}" for value in found]
+        reasons = ["" if math.isfinite(value) else f"gave {value}" for value in scores]
     for attempt, reason in zip(attempts, reasons, strict=True):
         if reason:
             _record_fault(reward, attempt, reason, faults)
-    return [value if math.isfinite(value) else math.nan for value in found]
+    return [value if math.isfinite(value) else math.nan for value in scores]
 
 
 def _call_reward(
@@ -154,14 +154,14 @@ def _call_reward(
 ) -> tuple[list[float], str]:
     """What a reward says, or NaN and what went wrong; what it says of the user's input is passed on."""
     try:
-        found = call_plugin_with_timeout(
+        scores = call_plugin_with_timeout(
             reward.deadline_s, lambda: [float(value) for value in reward.score(attempts, context)]
         )
     except PluginCallFailed as failed:
         return [math.nan] * len(attempts), str(failed)
-    if len(found) != len(attempts):
-        return [math.nan] * len(attempts), f"gave {len(found)} numbers for {len(attempts)} answers"
-    return found, f"gave {found[0]}" if len(found) == 1 and not math.isfinite(found[0]) else ""
+    if len(scores) != len(attempts):
+        return [math.nan] * len(attempts), f"gave {len(scores)} numbers for {len(attempts)} answers"
+    return scores, f"gave {scores[0]}" if len(scores) == 1 and not math.isfinite(scores[0]) else ""
 
 
 def _record_fault(reward: Reward, attempt: RewardCompletion, reason: str, faults: dict[str, str]) -> None:

@@ -114,8 +114,8 @@ class RolloutBatchSource(BatchSource):
         """The judged answers of some steps, all drawn at once."""
         indices_by_step = {step: self._sampler.get_batch_indices(step) for step in steps}
         indices = list(chain.from_iterable(indices_by_step.values()))
-        found = iter(self._sample_groups(first, 0, indices))
-        groups = {step: [next(found) for _ in indices_by_step[step]] for step in steps}
+        sampled = iter(self._sample_groups(first, 0, indices))
+        groups = {step: [next(sampled) for _ in indices_by_step[step]] for step in steps}
         return {step: self._resample_flat_groups(step, groups[step]) for step in steps}
 
     def _resample_flat_groups(self, step: int, groups: list[_Group]) -> list[_Group]:
@@ -183,12 +183,12 @@ class RolloutBatchSource(BatchSource):
         if not self._objective.needs_initial_policy:
             return rows
         with use_weights(self._rollout_sampler.model, self._start):
-            found = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
+            logprobs = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
         kl = self._objective.holding
         costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
         return [
             _add_token_values(_add_token_values(row, REFERENCE, some), KL, [costs] * len(some))
-            for row, some in zip(rows, found, strict=True)
+            for row, some in zip(rows, logprobs, strict=True)
         ]
 
     def _costs(self, rows: list[TokenRow]) -> list[list[float]] | None:
@@ -209,9 +209,9 @@ class RolloutBatchSource(BatchSource):
         later = [row for step in rows if step != first for row in rows[step]]
         if not later:
             return rows
-        found = iter(compute_row_logprobs(self._rollout_sampler.model, later, self._tokens))
+        logprobs = iter(compute_row_logprobs(self._rollout_sampler.model, later, self._tokens))
         return {
-            step: some if step == first else [_add_token_values(row, OLD, next(found)) for row in some]
+            step: some if step == first else [_add_token_values(row, OLD, next(logprobs)) for row in some]
             for step, some in rows.items()
         }
 
@@ -220,10 +220,10 @@ class RolloutBatchSource(BatchSource):
         answers = [answer for group in groups for answer in group.answers]
         scores = [group.scores for group in groups]
         written = [value for answer in answers for value in answer.logprobs]
-        found = {"reward": _mean(total for score in scores for total in score.total)}
+        measures = {"reward": _mean(total for score in scores for total in score.total)}
         for name in scores[0].parts:
-            found[f"reward_{name}"] = _mean(value for score in scores for value in score.parts[name])
-        found |= {
+            measures[f"reward_{name}"] = _mean(value for score in scores for value in score.parts[name])
+        measures |= {
             "reward_spread": _mean(np.nanstd(score.total) for score in scores if score.left_out < len(score.total)),
             "reward_faults": float(sum(score.left_out for score in scores)),
             "equal_prompts": _mean(float(group.flat(apart=self._objective.apart)) for group in groups),
@@ -232,10 +232,10 @@ class RolloutBatchSource(BatchSource):
             "truncated": _mean(float(not answer.ended) for answer in answers),
         }
         if self._drawing.environment is not None:
-            found["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
+            measures["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
         if self._objective.needs_initial_policy:
-            found["kl"] = _mean(apart for row in rows for apart in _compute_log_ratios(row))
-        return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
+            measures["kl"] = _mean(apart for row in rows for apart in _compute_log_ratios(row))
+        return measures | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
 
     def _samples(self, step: int) -> tuple[dict[str, Any], ...]:
         """The greedy answers to the first prompts, before a step."""

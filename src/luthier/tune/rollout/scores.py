@@ -51,13 +51,13 @@ class RolloutBatch:
     def tokens(self) -> list[list[float]]:
         """For each answer in turn what each of its tokens is worth by itself: all at the last, less the costs."""
         flat = np.nan_to_num(self.scores).ravel().tolist()
-        found = []
+        token_rewards = []
         for at, (worth, length) in enumerate(zip(flat, self.lengths.ravel().tolist(), strict=True)):
             rewards = [-cost for cost in self.kl[at]] if self.kl is not None else [0.0] * length
             if rewards:
                 rewards[-1] += worth
-            found.append(rewards)
-        return found
+            token_rewards.append(rewards)
+        return token_rewards
 
     @property
     def flat(self) -> NDArray[np.bool_]:
@@ -73,25 +73,25 @@ def compute_nan_std(values: Table, axis: int | None = None) -> Table:
     """The sample's standard deviation of what is not NaN; 0 for fewer than two."""
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     apart = np.nansum((values - compute_nan_mean(values, axis)) ** 2, axis=axis, keepdims=True)
-    found: Table = np.sqrt(np.divide(apart, count - 1, out=np.zeros_like(apart), where=count > 1))
-    return found
+    deviations: Table = np.sqrt(np.divide(apart, count - 1, out=np.zeros_like(apart), where=count > 1))
+    return deviations
 
 
 def compute_nan_mean(values: Table, axis: int | None = None) -> Table:
     """The mean of what is not NaN, of equal values exactly theirs; 0 for none."""
     count = np.sum(~np.isnan(values), axis=axis, keepdims=True)
     total = np.nansum(values, axis=axis, keepdims=True)
-    found: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
-    return _clip_to_range(found, values, axis)
+    means: Table = np.divide(total, count, out=np.zeros_like(total), where=count > 0)
+    return _clip_to_range(means, values, axis)
 
 
-def _clip_to_range(found: Table, values: Table, axis: int | None) -> Table:
+def _clip_to_range(means: Table, values: Table, axis: int | None) -> Table:
     """What a mean of values would be without rounding that takes it past the least or the greatest of them: answers
     that are all worth 0.1 are no 1e-17 apart from their mean."""
     present = ~np.isnan(values)
     least = np.where(present, values, np.inf).min(axis=axis, keepdims=True)
     most = np.where(present, values, -np.inf).max(axis=axis, keepdims=True)
-    return np.where(least <= most, np.clip(found, least, most), found)
+    return np.where(least <= most, np.clip(means, least, most), means)
 
 
 def normalize_each_reward(judged: RolloutBatch) -> Table:

@@ -278,14 +278,14 @@ class Influence(Step):
         where = SourceLocation(field="query.split")
         if not has_split(data, query.split):
             raise DataError(f"the data set has no {query.split} rows", where=where, hint="set `split` in its step")
-        found = [example for example in read_examples(data, query.split) if self._matches_query(example)]
+        selected = [example for example in read_examples(data, query.split) if self._matches_query(example)]
         if query.failing:
             wrong = _list_failed_ids(work.inputs["evaluation"])
-            found = [example for example in found if example.id in wrong]
-        if not found:
+            selected = [example for example in selected if example.id in wrong]
+        if not selected:
             what = f"no {query.split} row is asked about"
             raise DataError(what, where=SourceLocation(field="query"), hint="ask about rows that there are")
-        yield from take_evenly_spaced(found, query.limit)
+        yield from take_evenly_spaced(selected, query.limit)
 
     def _matches_query(self, example: Example) -> bool:
         values = {**{name: str(value) for name, value in example.meta.items()}, "label": example.label}

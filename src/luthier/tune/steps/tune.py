@@ -481,14 +481,14 @@ class Tune(Step):
     def hashed_settings(self) -> dict[str, Any]:
         """One part, no kept states, no row left out and one learning rate are what a training without these settings
         has, and have its name."""
-        found = super().hashed_settings()
+        settings = super().hashed_settings()
         usual = {
             "parts": self.parts == 1,
             "keep_states": not self.keep_states,
             "without": not self.without,
             "part_learning_rates": not self.part_learning_rates,
         }
-        return {name: value for name, value in found.items() if not usual.get(name)}
+        return {name: value for name, value in settings.items() if not usual.get(name)}
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """The technique's learning rates at the scale of objective and optimizer, epochs, and the batch size; nothing

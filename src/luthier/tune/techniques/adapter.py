@@ -83,15 +83,15 @@ class BottleneckAdapter(Technique):
 
     def _find_modules(self, names: Iterable[str]) -> set[tuple[int, str]]:
         """Each decoder layer with the modules in it that get a detour, told from the names of parameters."""
-        found: set[tuple[int, str]] = set()
+        modules: set[tuple[int, str]] = set()
         for name in names:
             if find_part(name) == "language" and (layer := _LAYER.search(name)):
                 inside = name[layer.end() :]
                 if (mlp := _MLP.search(inside)) and not (mlp[2] and self.adapter_type == "parallel"):
-                    found.add((int(layer[1]), mlp[1] or mlp[2]))
+                    modules.add((int(layer[1]), mlp[1] or mlp[2]))
                 if self.adapter_type == "houlsby" and (out := _ATTENTION.search(inside)):
-                    found.add((int(layer[1]), out[1]))
-        return found
+                    modules.add((int(layer[1]), out[1]))
+        return modules
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
         """A model whose layers are called otherwise."""

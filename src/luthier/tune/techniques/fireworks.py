@@ -70,8 +70,8 @@ class FireworksTechnique(DownloadableHostedTechnique):
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
         """The data set, once it is whole."""
-        found = _find(client, f"{self._account}/datasets/{request.name}")
-        return request.name if found is not None and found.get("state") == "READY" else None
+        record = _find(client, f"{self._account}/datasets/{request.name}")
+        return request.name if record is not None and record.get("state") == "READY" else None
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
         """Make the data set, and upload the file into it."""
@@ -151,8 +151,8 @@ class FireworksTechnique(DownloadableHostedTechnique):
         """The ids of the request's jobs with what they stand for, up to the first that is free."""
         for number in range(1, _MOST_TRIES + 1):
             job_id = request.name if number == 1 else f"{request.name}-{number}"
-            yield job_id, (found := _find(client, self._path(job_id)))
-            if found is None:
+            yield job_id, (record := _find(client, self._path(job_id)))
+            if record is None:
                 return
 
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:

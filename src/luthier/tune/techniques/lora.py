@@ -142,8 +142,8 @@ def _without_base(weights: dict[str, Any], initial_weights: dict[str, Any]) -> d
     """B A - B0 A0 as one adapter of twice the rank: [B | -B0] · [A ; A0]."""
     import torch
 
-    found = dict(weights)
+    stacked = dict(weights)
     for key, first in initial_weights.items():
         down = ".lora_A." in key
-        found[key] = torch.cat([weights[key], first if down else -first], 0 if down else 1)
-    return found
+        stacked[key] = torch.cat([weights[key], first if down else -first], 0 if down else 1)
+    return stacked

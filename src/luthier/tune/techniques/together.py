@@ -72,13 +72,13 @@ class TogetherTechnique(DownloadableHostedTechnique):
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
         """By the suffix in the names of their models, or by the file."""
-        found = [
+        records = [
             record
             for record in read_records(client.get(_JOBS))
             if request.name in (record.get("suffix"), *_split_name(record))
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self.read_job(entry) for entry in sorted(found, key=lambda entry: str(entry.get("created_at")))]
+        return [self.read_job(entry) for entry in sorted(records, key=lambda entry: str(entry.get("created_at")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job."""

@@ -109,11 +109,11 @@ class VertexTechnique(BucketTechnique):
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
         """Find the jobs by the display names of their models."""
-        found: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
             page = client.get(self._jobs, pageSize=_PAGE, **more)
-            found += [
+            records += [
                 record
                 for record in read_records(page, "tuningJobs")
                 if record.get("tunedModelDisplayName") == request.name
@@ -121,7 +121,7 @@ class VertexTechnique(BucketTechnique):
             if not (token := page.get("nextPageToken")):
                 break
             more = {"pageToken": str(token)}
-        return [self.read_job(entry) for entry in sorted(found, key=lambda entry: str(entry.get("createTime")))]
+        return [self.read_job(entry) for entry in sorted(records, key=lambda entry: str(entry.get("createTime")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a supervised job."""
@@ -171,5 +171,5 @@ class VertexTechnique(BucketTechnique):
 
 
 def _object_of(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}

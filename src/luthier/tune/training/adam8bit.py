@@ -122,13 +122,13 @@ def _init_state(weight: Tensor, block: int) -> dict[str, Tensor]:
 @cache
 def build_quantization_levels(signed: bool, device: torch.device) -> Tensor:
     """The 256 values between -1 (or 0) and 1, ascending: in each decade down to 1e-7, half as many as in the next."""
-    found = [0.0, 1.0]
+    levels = [0.0, 1.0]
     for decade in range(7):
         count = 2 ** (decade if signed else decade + 1)
         edges = torch.linspace(0.1, 1.0, count + 1, dtype=torch.float64)
         values = 10.0 ** (decade - 6) * (edges[:-1] + edges[1:]) / 2
-        found += values.tolist() + ((-values).tolist() if signed else [])
-    return torch.tensor(sorted(found), dtype=torch.float32, device=device)
+        levels += values.tolist() + ((-values).tolist() if signed else [])
+    return torch.tensor(sorted(levels), dtype=torch.float32, device=device)
 
 
 @cache

@@ -117,8 +117,8 @@ class CheckpointManager:
 
     def read_epoch(self, epoch: int) -> tuple[int, dict[str, Tensor]] | None:
         """The weights at the end of an epoch, and the step after which they were; None when none were taken."""
-        found = self._read_file(self._epoch_path(epoch))
-        return (int(found[1]["step"]), found[0]) if found else None
+        loaded = self._read_file(self._epoch_path(epoch))
+        return (int(loaded[1]["step"]), loaded[0]) if loaded else None
 
     def write_kept(self, tensors: Mapping[str, Tensor], step: int) -> None:
         """Take a state that stays, as the best weights are taken."""
@@ -126,8 +126,8 @@ class CheckpointManager:
 
     def read_kept(self, step: int) -> dict[str, Tensor] | None:
         """The state that stays of a step; None when none was taken."""
-        found = self._read_file(self._kept_path(step))
-        return found[0] if found else None
+        loaded = self._read_file(self._kept_path(step))
+        return loaded[0] if loaded else None
 
     def _kept_path(self, step: int) -> Path:
         return self.path.with_name(f"state-{step}.safetensors")
@@ -158,22 +158,22 @@ class CheckpointManager:
 
     def read(self) -> TrainingState | None:
         """The newest state; None when there is none of this training."""
-        if (found := self._read_file(self.path)) is not None:
-            return _state(*found)
+        if (loaded := self._read_file(self.path)) is not None:
+            return _state(*loaded)
         if self.start is None:
             return None
-        if (found := self._read_file(self.start)) is None:
+        if (loaded := self._read_file(self.start)) is None:
             what = "is no state that a training with this technique and optimizer stopped at"
             raise ModelError(
                 what, where=SourceLocation(file=str(self.start)), hint="name the file that its error told of"
             )
-        state = _state(*found)
+        state = _state(*loaded)
         return state._replace(since=state.step)
 
     def read_best(self) -> tuple[int, dict[str, Tensor]] | None:
         """The best weights and the step after which they were; None when there are none of this training."""
-        found = self._read_file(self.best_path)
-        return (int(found[1]["step"]), found[0]) if found else None
+        loaded = self._read_file(self.best_path)
+        return (int(loaded[1]["step"]), loaded[0]) if loaded else None
 
     def _read_file(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         self.wait()

@@ -51,9 +51,9 @@ class Critic:
 def _values(model: Any, pack: Pack) -> Tensor:
     """(N,) in at least fp32."""
     with activate_adapter(model, VALUE, decoder_only=True):  # it sees pictures as the policy does
-        found = compute_pack_states(model, pack)
+        states = compute_pack_states(model, pack)
     head = getattr(model, HEAD)
-    return torch.nn.functional.linear(found.to(torch.promote_types(found.dtype, torch.float32)), head.weight)[:, 0]
+    return torch.nn.functional.linear(states.to(torch.promote_types(states.dtype, torch.float32)), head.weight)[:, 0]
 
 
 def is_critic_parameter(name: str) -> bool:
@@ -106,10 +106,10 @@ def _take_up(model: Any, start: Path) -> None:
     from safetensors.torch import load_file
 
     saved = load_file(start / "adapter_model.safetensors")
-    found = {name: value for name, value in saved.items() if not is_tower_parameter(name)}
-    head = next(value for name, value in found.items() if f".{_SCORE}" in name)
+    weights = {name: value for name, value in saved.items() if not is_tower_parameter(name)}
+    head = next(value for name, value in weights.items() if f".{_SCORE}" in name)
     set_peft_model_state_dict(
-        model, {name: value for name, value in found.items() if f".{_SCORE}" not in name}, adapter_name=VALUE
+        model, {name: value for name, value in weights.items() if f".{_SCORE}" not in name}, adapter_name=VALUE
     )
     with torch.no_grad():
         getattr(model, HEAD).weight.copy_(head)

@@ -98,12 +98,12 @@ class RankGroup(ABC):
 
     def receive_tensors(self, source: int) -> dict[str, Tensor]:
         """The tensors that a rank sends by `send_tensors`."""
-        found = {}
+        tensors = {}
         for name, (dtype, shape) in self.receive(source).items():
-            found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-            if found[name].numel():
-                self.exchange({}, {source: _bytes_of(found[name])})
-        return found
+            tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+            if tensors[name].numel():
+                self.exchange({}, {source: _bytes_of(tensors[name])})
+        return tensors
 
 
 def _bytes_of(value: Tensor) -> Tensor:
@@ -177,9 +177,9 @@ class TorchRankGroup(RankGroup):
     def _swap(self, numbers: Sequence[int]) -> dict[int, list[int]]:
         """Send a few numbers to all others, and receive as many of each."""
         own = torch.tensor(numbers, dtype=torch.int64)
-        found = {rank: torch.zeros_like(own) for rank in self.others}
-        self.exchange(dict.fromkeys(self.others, own), found)
-        return {rank: value.tolist() for rank, value in found.items()}
+        received = {rank: torch.zeros_like(own) for rank in self.others}
+        self.exchange(dict.fromkeys(self.others, own), received)
+        return {rank: value.tolist() for rank, value in received.items()}
 
     def close(self) -> None:
         self._gloo = self._nccl = None

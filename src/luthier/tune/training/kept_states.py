@@ -104,10 +104,10 @@ class KeptStates:
         """The ids of the rows of each step that moved something."""
         import polars
 
-        found: dict[int, list[str]] = {}
+        rows: dict[int, list[str]] = {}
         for step, name in polars.read_parquet(self._path(_STEPS)).iter_rows():
-            found.setdefault(step, []).append(name)
-        return found
+            rows.setdefault(step, []).append(name)
+        return rows
 
     def read(self, step: int) -> KeptState:
         """The state after a step."""
@@ -116,8 +116,8 @@ class KeptStates:
         parts: dict[str, dict[str, Tensor]] = {_WEIGHT: {}, _SECOND: {}, _COUNT: {}}
         with safe_open(self._path(f"{step}.safetensors"), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # it is no mapping
-                for kind, found in parts.items():
+                for kind, tensors in parts.items():
                     if name.startswith(kind):
-                        found[name.removeprefix(kind)] = file.get_tensor(name)
+                        tensors[name.removeprefix(kind)] = file.get_tensor(name)
         counts = [int(value) for value in parts[_COUNT].values()]
         return KeptState(step, parts[_WEIGHT], parts[_SECOND], max(counts, default=step))

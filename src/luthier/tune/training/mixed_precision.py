@@ -226,14 +226,14 @@ class MixedPrecisionOptimizer:
     def state(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
         """Everything that a resumed run needs, by name; of some parameters, or of those that are held."""
         held = [name for name in self._masters if name in (self._held if names is None else names)]
-        found = {f"master/{name}": self._masters[name].data for name in held} | {self._mark: torch.zeros(())}
+        state = {f"master/{name}": self._masters[name].data for name in held} | {self._mark: torch.zeros(())}
         for name in held:
             master = self._masters[name]
-            found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
+            state |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
         for at, pull in enumerate(self._pulls):
-            found |= {f"pull/{at}/{key}": value for key, value in pull.state().items()}
+            state |= {f"pull/{at}/{key}": value for key, value in pull.state().items()}
         numbers = {f"group/{at}": group[key] for at, group, key in self._iterate_group_numbers()}
-        return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
+        return state | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a state, which holds at least what is held here; the model's parameters follow. `ModelError` when

@@ -35,8 +35,8 @@ Job = tuple[int, list[Pack]]
 def deal_rows(rows: Sequence[TokenRow], parts: int) -> list[list[TokenRow]]:
     """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where examples do not
     suffice. It depends on the rows alone."""
-    found = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
-    return found + [[] for _ in range(parts - len(found))]
+    dealt = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
+    return dealt + [[] for _ in range(parts - len(dealt))]
 
 
 def count_computed_tokens(deals: Sequence[Sequence[TokenRow]]) -> int:
@@ -114,7 +114,7 @@ class PartReader:
         }
         self._leftovers.before(min(len(packs), self.threads.count))
         ready = [(part, [self._reader.prepare(pack) for pack in some]) for part, some in packs.items()]
-        found: dict[int, StepGradient] = {}
+        gradients_by_part: dict[int, StepGradient] = {}
 
         def work(job: Job) -> tuple[StepGradient, GradientSum]:
             return self._read_part(*job, denominator, step)
@@ -124,11 +124,11 @@ class PartReader:
             def take(one: range) -> GradientSum | None:
                 if one.start not in packs:
                     return None
-                found[one.start], gradients = next(results)
+                gradients_by_part[one.start], gradients = next(results)
                 return gradients
 
             total = sum_tree(span, [range(part, part + 1) for part in span], take, GradientSum.add)
-        return [found.get(part) for part in span], total
+        return [gradients_by_part.get(part) for part in span], total
 
     def _compute_parts(
         self, work: Callable[[Job], tuple[StepGradient, GradientSum]], jobs: Sequence[Job]
@@ -229,11 +229,11 @@ def reduce_over_ranks(
 def find_shards(total: GradientSum, dtype: torch.dtype, ranks: int) -> list[slice]:
     """The slice of one dtype's vector that holds each rank's weights."""
     ends = [begin + view.numel() for begin, view in zip(total.begins, total.views, strict=True)]
-    found = []
+    shards = []
     for weights in assign_weights([view.numel() for view in total.views], ranks):
         some = [at for at in weights if total.views[at].dtype == dtype]
-        found.append(slice(total.begins[some[0]], ends[some[-1]]) if some else slice(0, 0))
-    return found
+        shards.append(slice(total.begins[some[0]], ends[some[-1]]) if some else slice(0, 0))
+    return shards
 
 
 def share_weights(group: RankGroup, weights: Sequence[Tensor], wait_s: float) -> None:

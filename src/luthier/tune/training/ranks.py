@@ -316,11 +316,11 @@ class PartLeader:
     def _collect(self, what: str, own: dict[str, Tensor], held: Collection[str]) -> dict[str, Tensor]:
         """Something of each weight, by name: from here where it is held, else from its owner; in the order of one
         process."""
-        missing, found = {name for name in self._updater.sizes if name not in held}, dict(own)
+        missing, collected = {name for name in self._updater.sizes if name not in held}, dict(own)
         for rank, names in enumerate(name_owned_weights(self._updater, self._group.size)):
             if missing_names := [name for name in names if name in missing]:
-                found |= self._request_tensors(rank, what, missing_names)
-        return found
+                collected |= self._request_tensors(rank, what, missing_names)
+        return collected
 
     def gradient(self, rows: Sequence[TokenRow], denominator: float, *, tokens: int, step: int) -> StepGradient:
         """Gather the gradient of one step's rows; computed anew where a rank is lost."""

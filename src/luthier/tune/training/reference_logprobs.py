@@ -43,22 +43,22 @@ def compute_row_logprobs(
     They are rounded as they are while the model learns, so that a model that has not moved is its own reference.
     `ask` gives another number for each learnt token of a pack.
     """
-    found: list[list[float]] = [[] for _ in rows]
+    logprobs: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), group_size=1, token_values={}) for at, row in enumerate(rows)]
     with torch.no_grad(), disable_dropout(model):
         for pack, values in run_packs(model, alone, tokens, partial(ask, model)):
             remaining = iter(values.tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
-                found[int(key)] = list(islice(remaining, count))
-    return found
+                logprobs[int(key)] = list(islice(remaining, count))
+    return logprobs
 
 
 def compute_row_logprob_sums(model: Any, rows: Sequence[TokenRow], tokens: int) -> list[float]:
     """For each row the weighted sum of the log-probabilities of its learnt tokens."""
-    found = compute_row_logprobs(model, rows, tokens)
+    logprobs = compute_row_logprobs(model, rows, tokens)
     return [
         sum(row.loss_weights[at] * value for at, value in zip(row.targets, values, strict=True))
-        for row, values in zip(rows, found, strict=True)
+        for row, values in zip(rows, logprobs, strict=True)
     ]
 
 
@@ -114,24 +114,26 @@ class HeldOutEvaluator(NamedTuple):
         """`held_out_loss`, the objective's own measures, and the metric by its name, of a model that reads at most so
         many tokens at once."""
         with torch.no_grad(), disable_dropout(model):
-            found = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
+            measures = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
             if self.metric is not None and self.questions is not None:
-                found[f"held_out_{self.metric.kind}"] = measure_label_metric(model, self.metric, self.questions, tokens)
-        return found
+                measures[f"held_out_{self.metric.kind}"] = measure_label_metric(
+                    model, self.metric, self.questions, tokens
+                )
+        return measures
 
     def _losses(self, model: Any, tokens: int) -> dict[str, float]:
         """The loss and what may decide beside it: sums over all held-out rows, by one denominator."""
-        found, weight = dict.fromkeys(("loss", *self.objective.measured), 0.0), 0.0
+        sums, weight = dict.fromkeys(("loss", *self.objective.measured), 0.0), 0.0
         for begin in range(0, len(self.dataset), TOGETHER):
             numbers = range(begin, min(begin + TOGETHER, len(self.dataset)))
             rows = [row for number in numbers for row in self.dataset.rows(number)]
             rows = self.objective.prepare_rows(rows, lambda some: compute_row_logprob_sums(model, some, tokens))
             weight += self.objective.denominator(rows)
             for _, loss in run_packs(model, rows, tokens, partial(self._loss, model)):
-                found["loss"] += float(loss.total)
+                sums["loss"] += float(loss.total)
                 for name in self.objective.measured:
-                    found[name] += float(loss.measures[name].sum())
-        return {name: value / weight for name, value in found.items()}
+                    sums[name] += float(loss.measures[name].sum())
+        return {name: value / weight for name, value in sums.items()}
 
     def _loss(self, model: Any, pack: Pack) -> Loss:
         logp, pack = read_pack_logprobs(
@@ -147,13 +149,13 @@ def measure_label_metric(model: Any, metric: Metric, questions: LabelQuestions, 
     for begin in range(0, len(questions.prompts), TOGETHER):
         some = slice(begin, begin + TOGETHER)
         if named:
-            found = score_with_sequence_head(model, questions.prompts[some], tokens=tokens)
+            label_scores = score_with_sequence_head(model, questions.prompts[some], tokens=tokens)
         else:
             choices = questions.choices[some]
             sums = score_options(model, questions.prompts[some], choices, tokens=tokens)
             token_sums = [list(zip(row, map(len, own), strict=True)) for row, own in zip(sums, choices, strict=True)]
-            found = [normalize_option_scores(questions.normalize, row) for row in token_sums]
-        scores += [dict(zip(named or questions.labels, row, strict=True)) for row in found]
+            label_scores = [normalize_option_scores(questions.normalize, row) for row in token_sums]
+        scores += [dict(zip(named or questions.labels, row, strict=True)) for row in label_scores]
     predictions = [max(questions.labels, key=row.__getitem__) for row in scores]
     answers = EvalPredictions.of(predictions, questions.references, label_scores=scores)
     metric.check(answers)

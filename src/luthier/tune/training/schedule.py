@@ -178,10 +178,10 @@ def order_by_curriculum(
 
 
 def _values(by: str, data: Artifact, dataset: TokenizedDataset) -> list[float]:
-    found = {name: _parse_number(value, by, name) for name, value in _column(by, data)}
-    if all(map(math.isnan, found.values())):
+    numbers = {name: _parse_number(value, by, name) for name, value in _column(by, data)}
+    if all(map(math.isnan, numbers.values())):
         raise DataError(f"no training row has a number in {by!r}", where=_WHERE, hint="name a column of numbers")
-    return [found.get(key, float("nan")) for key in dataset.keys]
+    return [numbers.get(key, float("nan")) for key in dataset.keys]
 
 
 def _column(by: str, data: Artifact) -> Iterator[tuple[str, Any]]:

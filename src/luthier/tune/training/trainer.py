@@ -378,14 +378,14 @@ class Trainer:
     ) -> list[PackGradient]:
         """Read packs side by side, and gather their gradients in order."""
         ready = [self._reader.prepare(pack) for pack in parallel_packs]
-        found = []
+        pack_gradients = []
         with closing(self._lanes.each(lambda pack: self._reader.read(pack, denominator), ready)) as packs_read:
             for read in packs_read:
                 self._updater.gather(read.gradients)
                 if media is not None:
                     media.gather(read.media)
-                found.append(read._replace(gradients=[], media={}))
-        return found
+                pack_gradients.append(read._replace(gradients=[], media={}))
+        return pack_gradients
 
     def _step(self, step: int, checkpoints: CheckpointManager) -> StepMetrics:
         """One optimizer step over all of its rows."""
@@ -463,12 +463,14 @@ class Trainer:
         held_out, exam = self._watch
         weights, start = self._weights(), time.perf_counter()
         with use_weights(self._model, weights):
-            found = exam.take(self._model, self._tokens)
+            measures = exam.take(self._model, self._tokens)
         self.held_out_s += time.perf_counter() - start
-        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _drop_nonfinite(found[held_out.name]))
+        standing = update_best_checkpoint(
+            held_out, self._standing, stepped.step, _drop_nonfinite(measures[held_out.name])
+        )
         if standing.step == stepped.step and held_out.keep == "best":
             checkpoints.write_best(weights, stepped.step)
-        return replace(stepped, measures={**stepped.measures, **found})
+        return replace(stepped, measures={**stepped.measures, **measures})
 
     def _list_ended_epochs(self, step: int) -> list[int]:
         """The epochs whose weights are kept and that end with a step (from 1)."""
@@ -500,9 +502,9 @@ class Trainer:
         """Give the model the weights that are to be saved."""
         weights = self._weights()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
-            found = checkpoints.read_best()
-            assert found is not None, "best weights reach the disk before any state that knows of them"
-            weights = found[1]
+            best = checkpoints.read_best()
+            assert best is not None, "best weights reach the disk before any state that knows of them"
+            weights = best[1]
         set_weights(self._model, weights)
         checkpoints.wait()
 

@@ -99,12 +99,12 @@ class TrunkStates:
 
     def _make_room(self, size: int) -> bool:
         """Remove states, those first that were used longest ago, until so many bytes more are within the share."""
-        found = sorted(self._files())
-        taken = sum(bytes_ for _, bytes_, _ in found)
+        files = sorted(self._files())
+        taken = sum(bytes_ for _, bytes_, _ in files)
         most = SHARE_OF_DISK * (shutil.disk_usage(self.home).free + taken)
         if size > most:
             return False
-        for _, bytes_, path in found:
+        for _, bytes_, path in files:
             if taken + size <= most:
                 break
             path.unlink(missing_ok=True)

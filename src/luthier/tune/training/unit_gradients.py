@@ -212,11 +212,11 @@ class _Watched:
         slopes, states = slopes[: self._tokens].to(wide), states[: self._tokens].to(wide)
         if slopes.device.type != "cpu":  # one launch for all units
             return self._pad(slopes).transpose(1, 2) @ self._pad(states)
-        found = slopes.new_empty(len(self._indices), slopes.shape[1], states.shape[1])
-        for own, out in zip(self._indices, found, strict=True):
+        gradients = slopes.new_empty(len(self._indices), slopes.shape[1], states.shape[1])
+        for own, out in zip(self._indices, gradients, strict=True):
             at = slice(own[0], own[-1] + 1) if own and own[-1] - own[0] == len(own) - 1 else list(own)
             torch.mm(slopes[at].t(), states[at], out=out)
-        return found
+        return gradients
 
     def _pad(self, values: Tensor) -> Tensor:
         """(units, most tokens of one, width) what belongs to each unit, and zeros."""

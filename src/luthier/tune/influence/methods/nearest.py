@@ -57,11 +57,11 @@ def _compare_words(
     words = [[text.decode(row.ids, special=False) for row in own[:1]] for own in rows]
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     known = vectorizer.fit_transform(" ".join(own) for own in words)
-    found = []
+    similarities = []
     for query in question_rows:
         vectors = vectorizer.transform([text.decode(row.ids, special=False) for row in query])
-        found.append(torch.from_numpy((vectors @ known.T).toarray().mean(0)))
-    return torch.stack(found)
+        similarities.append(torch.from_numpy((vectors @ known.T).toarray().mean(0)))
+    return torch.stack(similarities)
 
 
 def _mean_state(study: InfluenceStudy, rows: Sequence[TokenRow]) -> Tensor:

@@ -52,9 +52,9 @@ class Replay(InfluenceMethod):
         queries = study.queries
         replay = TrainingReplay(study)
         steps = replay.run(self.max_bytes)
-        found = []
+        scores = []
         for number, query in enumerate(queries, start=1):
             study.reader.weights.set(replay.end.weights)
-            found.append(-replay.differentiate(steps, study.mean_gradient(query), settings.readings))
+            scores.append(-replay.differentiate(steps, study.mean_gradient(query), settings.readings))
             study.work.events.progress(number, len(queries), "questions (replay)")
-        return check_scores(torch.stack(found), self.kind)
+        return check_scores(torch.stack(scores), self.kind)
