@@ -198,9 +198,9 @@ def _tower_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
     width, count = 2 if _is_bf16(step) else 4, min(step.batch_size, rows.number)
     if _moves_vision(step, model):
         return estimate_tower_bytes(model.config, count * rows.pictures * rows.patches, width)
-    one = estimate_tower_bytes(model.config, rows.patches, width) // 8  # nothing is kept for a backward
+    per_image = estimate_tower_bytes(model.config, rows.patches, width) // 8  # nothing is kept for a backward
     kept = 0.0 if _reads_alone(model) else rows.number * rows.pictures * rows.features * model.hidden_size * width
-    return one + int(min(KEPT_FEATURES_BYTES, kept))
+    return per_image + int(min(KEPT_FEATURES_BYTES, kept))
 
 
 KEPT_FEATURES_BYTES = 1 << 30

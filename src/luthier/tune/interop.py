@@ -160,7 +160,7 @@ def build_optimizer_steps(
     objective: Objective,
     examples: Sequence[Example],
     text: ChatTokenizer,
-    how: OptimizerStepSettings = USUAL,
+    settings: OptimizerStepSettings = USUAL,
     reference: Any = None,
 ) -> list[OptimizerStep]:
     """Return the steps that Luthier's own loop would take over these examples, in its order, with shared prefixes
@@ -172,20 +172,22 @@ def build_optimizer_steps(
     from luthier.models.packing.pack import build_packs
 
     _refuse_own_loop(objective)
-    about = ObjectiveContext.of(examples, seed=how.seed)
+    about = ObjectiveContext.of(examples, seed=settings.seed)
     row_groups = [
         list(example.rows) for example in objective.build_training_examples(examples, text, about) if example.rows
     ]
     if not row_groups:
         raise DataError("nothing can be learnt from any of these examples")
     if objective.needs_reference:
-        row_groups = _add_reference_logprobs(objective, row_groups, reference, how.max_tokens_per_microbatch)
-    sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
+        row_groups = _add_reference_logprobs(objective, row_groups, reference, settings.max_tokens_per_microbatch)
+    sampler = BatchSampler(
+        seed=settings.seed, count=len(row_groups), epochs=settings.epochs, batch_size=settings.batch_size
+    )
     optimizer_steps = []
     for number in range(sampler.steps):
         token_rows = [row for index in sampler.get_batch_indices(number) for row in row_groups[index]]
         rows = objective.prepare_rows(token_rows, partial(_refuse_asking, objective))
-        read = build_packs(rows, how.max_tokens_per_microbatch)
+        read = build_packs(rows, settings.max_tokens_per_microbatch)
         optimizer_steps.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
     return optimizer_steps
 
@@ -214,14 +216,14 @@ def build_lightning_datamodule(
     objective: Objective,
     examples: Sequence[Example],
     text: ChatTokenizer,
-    how: OptimizerStepSettings = USUAL,
+    settings: OptimizerStepSettings = USUAL,
     reference: Any = None,
 ) -> Any:
     """Return the steps of `build_optimizer_steps` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
     from lightning import LightningDataModule
     from torch.utils.data import DataLoader
 
-    steps = build_optimizer_steps(objective, examples, text, how, reference)
+    steps = build_optimizer_steps(objective, examples, text, settings, reference)
 
     class Packs(LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
         """Batches that are whole optimizer steps."""

@@ -152,9 +152,9 @@ class ProviderClient:
                     self._refuse(response)
                 digest = hashlib.md5(usedforsecurity=False)
                 with to.open("wb") as file:
-                    for some in response.iter_bytes():
-                        file.write(some)
-                        digest.update(some)
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+                        digest.update(chunk)
                 if _read_md5(response) not in (None, digest.digest()):
                     raise LostRequestError(f"sent other bytes than its digest says of {to.name}")
         except httpx.TransportError as error:

@@ -25,12 +25,12 @@ def format_rows(examples: Sequence[Example], rules: ProviderRules, *, pairs: boo
     lines: list[dict[str, Any]] = []
     refused: list[tuple[Example, str]] = []
     for example in examples:
-        made = _format_row(example, pairs=pairs)
-        problem = made if isinstance(made, str) else rules.explain_refusal(made)
+        row_or_reason = _format_row(example, pairs=pairs)
+        problem = row_or_reason if isinstance(row_or_reason, str) else rules.explain_refusal(row_or_reason)
         if problem is not None:
             refused.append((example, problem))
-        if not isinstance(made, str):
-            lines.append(made)
+        if not isinstance(row_or_reason, str):
+            lines.append(row_or_reason)
     if refused:
         first, why = refused[0]
         what = f"{len(refused)} of {len(examples)} rows would be refused by {rules.provider}; the first is {first.id}"

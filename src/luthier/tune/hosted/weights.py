@@ -129,8 +129,8 @@ def extract_adapter(archive: Path, folder: Path) -> None:
                 if source is None or member.size > _LARGEST:
                     continue
                 with (folder / name).open("wb") as file:
-                    while some := source.read(1 << 20):
-                        file.write(some)
+                    while chunk := source.read(1 << 20):
+                        file.write(chunk)
     except (tarfile.TarError, EOFError, OSError, pyarrow.ArrowException) as error:
         hint = "run it again; the job is found again"
         raise ModelError(f"what was downloaded is no archive: {error}", where=_WHERE, hint=hint) from error

@@ -58,13 +58,13 @@ def measure_row_effects(
     for step, weights in method.weigh_states(study).items():
         preconditioner = method.precondition(study, study.open_state(step), settings)
         for begin in range(0, len(numbers), together):
-            some = list(numbers[begin : begin + together])
+            batch = list(numbers[begin : begin + together])
             own = torch.stack(
-                [preconditioner.apply(_compute_gradient(study, study.rows_of([number]))) for number in some]
+                [preconditioner.apply(_compute_gradient(study, study.rows_of([number]))) for number in batch]
             )
             for at, rows in enumerate(questions):
                 products = (own @ _compute_gradient(study, rows)).double().cpu()
-                effects[begin : begin + len(some), at] += weights[some] * products / total
+                effects[begin : begin + len(batch), at] += weights[batch] * products / total
                 study.work.events.progress(at + 1, len(questions), f"question rows ({method.kind})")
     return effects.numpy()
 

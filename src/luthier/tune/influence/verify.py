@@ -79,11 +79,11 @@ class Retrainer:
         return float(numpy.mean(losses))
 
 
-def spearman(one: ArrayLike, other: ArrayLike) -> float:
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
     """Return Spearman's rank correlation; 0 where one of the two is constant."""
     from scipy.stats import rankdata
 
-    ranks = [rankdata(values) for values in (one, other)]
+    ranks = [rankdata(values) for values in (first, second)]
     if any(float(values.std()) == 0 for values in ranks):
         return 0.0
     return float(numpy.corrcoef(*ranks)[0, 1])
