@@ -72,7 +72,7 @@ def make_env(tmp_path: Path, family: str = "whisper", train: list[Example] | Non
 
 
 @pytest.fixture
-def make_env(tmp_path: Path) -> TuneEnv:
+def env(tmp_path: Path) -> TuneEnv:
     return make_env(tmp_path)
 
 
