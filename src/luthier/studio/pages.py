@@ -15,6 +15,8 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import Scope
 
+from luthier.annotation.media import split_content
+from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
@@ -117,6 +119,7 @@ def _environment() -> Environment:
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
         thousands=format_number, translated=_translated, figure=write_figure, moment=write_moment,
+        parts=split_content, plain=lambda text: str(text).replace(MEDIA_MARK, " ").strip(),
     )  # fmt: skip
     return environment
 

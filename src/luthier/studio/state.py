@@ -20,6 +20,7 @@ from starlette.requests import Request
 
 from luthier.annotation.project import find_recipe_of
 from luthier.annotation.project import list_projects as list_annotation_projects
+from luthier.commands.labeling.item_media import ItemMedia
 from luthier.commands.projects.comparison import ComparisonCache
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.judging import StudyBook
@@ -103,6 +104,7 @@ class Studio:
         self.sessions = BrowserSessions(self.ledger)
         self.comparisons = ComparisonCache(self.workspace, self.folder.parent / "comparisons")
         self.studies = StudyBook(self.workspace, self.ledger)
+        self.item_media = ItemMedia(self.ledger, self.workspace)
         self.pending = PendingLogins()
         self.trial = TrialServer(self.workspace, self.folder / "trial")
         self.review = ReviewFiller(self.ledger, self.workspace, self.folder)
@@ -195,6 +197,7 @@ class Studio:
                 await task
             runner.close()
             self.studies.close()
+            self.item_media.close()
             await asyncio.to_thread(self.trial.stop)
             await asyncio.to_thread(self.review.close)
 
