@@ -26,21 +26,10 @@ class FileMediaIntake:
         self._opened = ExitStack()
 
     def __enter__(self) -> Self:
-        from luthier.data.columns.recognize import build_source_for_file, build_source_for_path
         from luthier.data.engine.media import MediaIntake
-        from luthier.data.formats.files import SourceFile
-        from luthier.data.formats.media_files import guess_media_folder
 
-        base = self._path.parent
-        source: FileSource
-        if self._path.is_dir() or self._path.suffix.lower() == ".zip":
-            source = build_source_for_path(self._path)[0]
-        else:
-            source = build_source_for_file(SourceFile(self._path, self._path.name))
-            if (folder := guess_media_folder(source, base)) is not None:
-                source = source.model_copy(update={"media_folder": folder})
-        self._source = source
-        self._intake = MediaIntake(source, base)
+        self._source = _build_source(self._path)
+        self._intake = MediaIntake(self._source, self._path.parent)
         self._opened.callback(self._intake.close)
         self._scratch = self._intake.share()
         return self
@@ -110,3 +99,24 @@ class FileMediaIntake:
         except UnusableRowError as error:
             where = SourceLocation(file=self._path.name, line=record.line, field=error.field)
             raise InputError(error.problem, where=where, hint=error.hint or _TOGETHER) from error
+
+
+def _build_source(path: Path) -> FileSource:
+    """What reads the rows of a file. A folder or zip of pictures or sounds needs no classes: people give them."""
+    from luthier.data.columns.media import is_media_path
+    from luthier.data.columns.recognize import build_source_for_file, build_source_for_path
+    from luthier.data.formats.files import SourceFile
+    from luthier.data.formats.media_files import guess_media_folder
+    from luthier.data.sources.mediafolder import MediaFolderSource
+
+    if path.is_dir() or path.suffix.lower() == ".zip":
+        if path.is_dir():
+            names = [PurePosixPath(file.relative_to(path)) for file in path.rglob("*") if file.is_file()]
+        else:
+            names = [PurePosixPath(file.name) for file in SourceFile(path, path.name).inside()]
+        if sum(map(is_media_path, names)) * 2 > len(names):
+            return MediaFolderSource(path=path.name)
+        return build_source_for_path(path)[0]
+    source = build_source_for_file(SourceFile(path, path.name))
+    folder = guess_media_folder(source, path.parent)
+    return source if folder is None else source.model_copy(update={"media_folder": folder})
