@@ -13,7 +13,7 @@ import pytest
 
 from luthier.commands.explain import explain
 from luthier.commands.projects.command_process import CommandProcess
-from luthier.commands.projects.explanations import ExplanationBook, parse_asked
+from luthier.commands.projects.explanations import ExplanationBook, parse_question
 from luthier.commands.projects.models import list_project_models
 from luthier.core.errors import InputError, UnknownName
 from luthier.people.accounts import add_person
@@ -114,8 +114,8 @@ def test_a_kept_request_is_explained(browser: Browser, studio: Studio, made: Pat
     assert 'name="trace" value="chatcmpl-1"' in page
     address = ask(browser, digest, trace="chatcmpl-1", units="words")
     work(studio.explanations)
-    (record,) = studio.explanations.get("tickets", address.rpartition("/")[2]).records
-    assert record.target.text == "delivery"
+    found = studio.explanations.get("tickets", address.rpartition("/")[2])
+    assert [record.target.text for record in found.records] == ["delivery"], found.message
 
 
 def test_it_survives_a_restart_and_waits_in_order(browser: Browser, studio: Studio, made: Path, digest: str) -> None:
@@ -131,7 +131,7 @@ def test_it_survives_a_restart_and_waits_in_order(browser: Browser, studio: Stud
         work(again)
         assert [entry.state for entry in again.list_of("tickets")] == ["done", "done"]
         other = ExplanationBook(studio.workspace, studio.folder.with_name("explanations"))
-        name = again.ask(parse_asked(project="tickets", digest=digest, text="once more", asked_by="root"))
+        name = again.ask(parse_question(project="tickets", digest=digest, text="once more", asked_by="root"))
         other.advance()
         assert again.get("tickets", name).state == "queued", "the other studio has the lock"
     finally:
@@ -157,11 +157,11 @@ def test_a_process_that_was_killed_says_so(browser: Browser, studio: Studio, mad
 
 def test_the_queue_is_bounded(studio: Studio, made: Path, digest: str) -> None:
     for number in range(20):
-        studio.explanations.ask(parse_asked(project="tickets", digest=digest, text=f"{number}", asked_by="root"))
+        studio.explanations.ask(parse_question(project="tickets", digest=digest, text=f"{number}", asked_by="root"))
     with pytest.raises(InputError, match="wait already"):
-        studio.explanations.ask(parse_asked(project="tickets", digest=digest, text="more", asked_by="root"))
+        studio.explanations.ask(parse_question(project="tickets", digest=digest, text="more", asked_by="root"))
     with pytest.raises(UnknownName):
-        studio.explanations.ask(parse_asked(project="other", digest=digest, text="more", asked_by="root"))
+        studio.explanations.ask(parse_question(project="other", digest=digest, text="more", asked_by="root"))
 
 
 def test_who_may_see_explanations(browser: Browser, studio: Studio, made: Path, digest: str) -> None:

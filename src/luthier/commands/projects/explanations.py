@@ -1,6 +1,6 @@
 """Explanations that people ask for in the studio: each is `luthier explain` in a process of its own, one at a time.
 
-A folder keeps what was asked, the name of the process and what it printed, so that a closed browser or a restarted
+A folder keeps what was question, the name of the process and what it printed, so that a closed browser or a restarted
 studio changes nothing: whoever looks next finds the process, or what came of it.
 """
 
@@ -39,7 +39,7 @@ _CHOICES = 20
 _SHOWN = 100
 
 
-class AskedExplanation(BaseModel):
+class ExplanationQuestion(BaseModel):
     """What somebody wants explained."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -63,7 +63,7 @@ class AskedExplanation(BaseModel):
     asked_at: datetime
 
     @model_validator(mode="after")
-    def _asks_one_thing(self) -> AskedExplanation:
+    def _asks_one_thing(self) -> ExplanationQuestion:
         if sum(bool(entry.strip()) for entry in (self.text, self.row, self.trace)) != 1:
             raise ValueError("write a text, or name a row or a request")
         return self
@@ -73,8 +73,7 @@ class AskedExplanation(BaseModel):
         file = find_project_file(workspace, self.project)
         model = find_project_model(workspace, file, self.digest)
         options = {
-            "--text": self.text, "--row": self.row, "--trace": self.trace,
-            "--in": str(workspace.shorten(file)) if self.trace else "", "--answer": self.answer,
+            "--text": self.text, "--row": self.row, "--trace": self.trace, "--answer": self.answer,
             "--instead": self.instead, "--method": self.method, "--units": "" if self.units == "auto" else self.units,
         }  # fmt: skip
         return ["explain", model.word, *(f"{name}={value}" for name, value in options.items() if value)]
@@ -84,7 +83,7 @@ class Explanation(NamedTuple):
     """An explanation that was asked for, as it stands."""
 
     id: str
-    asked: AskedExplanation
+    question: ExplanationQuestion
     state: ExplanationState
     message: str = ""
     """What its process said last; why it failed."""
@@ -99,11 +98,11 @@ class Explanation(NamedTuple):
         return self.state in ("done", "failed")
 
 
-class TaughtRows(NamedTuple):
+class InfluenceStatus(NamedTuple):
     """The training rows that taught an answer, as far as they were asked for."""
 
     state: Literal["none", "offered", "queued", "running", "done", "failed"]
-    """`none`: the recipe has no step `influence` of this model, or the question is none that it can be asked."""
+    """`none`: the recipe has no step `influence` of this model, or the question is none that it can be question."""
     step: str = ""
     words: Sequence[str] = ()
     """The command that finds them."""
@@ -125,16 +124,16 @@ class ExplanationBook:
         self._workspace, self._folder = workspace, folder
         self._lock = FileLock(folder / ".lock", thread_local=False)
 
-    def ask(self, asked: AskedExplanation) -> str:
+    def ask(self, question: ExplanationQuestion) -> str:
         """Put a question into the queue; returns its id. `UnknownName` where the project made no such model."""
-        asked.words(self._workspace)
+        question.words(self._workspace)
         everything = self._list_ids()
         if sum(not self._read(entry).is_over for entry in everything) >= _MOST_WAITING:
             raise InputError(f"{_MOST_WAITING} explanations wait already", hint="wait until some are done")
         name = secrets.token_hex(6)
         with translate_write_errors(self._folder):
             (self._folder / name).mkdir(0o700, parents=True)
-            write_atomically(self._folder / name / _REQUEST, asked.model_dump_json().encode())
+            write_atomically(self._folder / name / _REQUEST, question.model_dump_json().encode())
         for old in everything[_MOST_KEPT - 1 :]:
             if self._read(old).is_over:
                 shutil.rmtree(self._folder / old, ignore_errors=True)
@@ -143,14 +142,14 @@ class ExplanationBook:
     def list_of(self, project: str) -> list[Explanation]:
         """Those of a project, the latest first."""
         found = (self._read(name) for name in self._list_ids())
-        return [entry for entry in found if entry.asked.project == project][:_SHOWN]
+        return [entry for entry in found if entry.question.project == project][:_SHOWN]
 
     def get(self, project: str, name: str) -> Explanation:
         """One of a project by its id; `UnknownName` where there is none."""
         if not _ID.fullmatch(name) or not (self._folder / name / _REQUEST).is_file():
             raise UnknownName("there is no such explanation", hint="ask for it again")
         found = self._read(name)
-        if found.asked.project != project:
+        if found.question.project != project:
             raise UnknownName("there is no such explanation", hint="ask for it again")
         if found.state == "queued":
             return found._replace(before=self._count_before(name))
@@ -186,25 +185,25 @@ class ExplanationBook:
         """Let another studio start processes; those under way go on."""
         self._lock.release()
 
-    def find_taught(self, found: Explanation) -> TaughtRows:
+    def find_taught(self, found: Explanation) -> InfluenceStatus:
         """The training rows that taught the answer of an explanation: whether they can be asked for, and which."""
         step = self._find_influence_step(found)
         overrides = _influence_overrides(step, found) if step else []
         if not step or not overrides:
-            return TaughtRows("none")
-        file = find_project_file(self._workspace, found.asked.project)
+            return InfluenceStatus("none")
+        file = find_project_file(self._workspace, found.question.project)
         words = ["run", str(self._workspace.shorten(file)), "--only", step, *overrides]
         folder = self._folder / found.id / _TAUGHT
         with suppress(LuthierError):
             plan = load_plan(self._workspace, file, overrides, costs=False)
             if plan[step].cached:
-                return TaughtRows("done", step, words, InfluenceSummary.read(plan.artifact(step)))
+                return InfluenceStatus("done", step, words, InfluenceSummary.read(plan.artifact(step)))
         process = CommandProcess(folder)
         if not _read_words(folder):
-            return TaughtRows("offered", step, words)
+            return InfluenceStatus("offered", step, words)
         if not process.words:
-            return TaughtRows("queued", step, words)
-        return TaughtRows("running" if process.is_running else "failed", step, words, message=process.message)
+            return InfluenceStatus("queued", step, words)
+        return InfluenceStatus("running" if process.is_running else "failed", step, words, message=process.message)
 
     def ask_taught(self, project: str, name: str) -> None:
         """Ask which training rows taught an answer that is explained."""
@@ -225,11 +224,11 @@ class ExplanationBook:
         if found.state != "done":
             return ""
         with suppress(LuthierError):
-            plan = load_plan(self._workspace, find_project_file(self._workspace, found.asked.project), costs=False)
+            plan = load_plan(self._workspace, find_project_file(self._workspace, found.question.project), costs=False)
             for planned in plan:
                 if planned.step.kind == "influence":
                     tuned = plan[plan.recipe.references(planned.step)["model"]]
-                    if tuned.cached and tuned.digest == found.asked.digest:
+                    if tuned.cached and tuned.digest == found.question.digest:
                         return planned.name
         return ""
 
@@ -237,8 +236,8 @@ class ExplanationBook:
         """Start a process; what keeps it from starting is kept as what came of it."""
         try:
             if not words:
-                asked = _read_request(folder.parent)
-                words = [*asked.words(self._workspace), "--json"]
+                question = _read_request(folder.parent)
+                words = [*question.words(self._workspace), "--json"]
             CommandProcess(folder).start(self._workspace, words)
         except LuthierError as error:
             with translate_write_errors(folder):
@@ -254,7 +253,7 @@ class ExplanationBook:
         return True
 
     def _list_ids(self) -> list[str]:
-        """The ids of all that were asked, the latest first."""
+        """The ids of all that were question, the latest first."""
         times: list[tuple[float, str]] = []
         for path in self._folder.glob(f"*/{_REQUEST}"):
             with suppress(FileNotFoundError):  # it was forgotten at this moment
@@ -266,26 +265,26 @@ class ExplanationBook:
         return sum(not self._read(other).is_over for other in ids[ids.index(name) + 1 :])
 
     def _read(self, name: str) -> Explanation:
-        asked = _read_request(self._folder / name)
+        question = _read_request(self._folder / name)
         folder = self._folder / name / _ANSWER
         process = CommandProcess(folder)
         if not _is_begun(folder):
-            return Explanation(name, asked, "queued")
+            return Explanation(name, question, "queued")
         if process.is_running:
-            return Explanation(name, asked, "running", process.message if _has_said(folder) else "")
+            return Explanation(name, question, "running", process.message if _has_said(folder) else "")
         printed = _read_output(folder)
         if "explanations" in printed:
             records = tuple(ExplanationRecord.model_validate(entry) for entry in printed["explanations"])
-            return Explanation(name, asked, "done", records=records)
+            return Explanation(name, question, "done", records=records)
         error = printed.get("error") or {}
         message = str(error.get("message") or process.message)
-        return Explanation(name, asked, "failed", message, str(error.get("hint") or ""))
+        return Explanation(name, question, "failed", message, str(error.get("hint") or ""))
 
 
-def parse_asked(**fields: Any) -> AskedExplanation:
+def parse_question(**fields: Any) -> ExplanationQuestion:
     """What a form asks; `InputError` with its field for what cannot be explained."""
     try:
-        return AskedExplanation.model_validate({**fields, "asked_at": datetime.now(UTC)})
+        return ExplanationQuestion.model_validate({**fields, "asked_at": datetime.now(UTC)})
     except ValidationError as error:
         first = error.errors()[0]
         message = str(first["msg"]).removeprefix("Value error, ")
@@ -324,17 +323,17 @@ def _influence_overrides(step: str, found: Explanation) -> list[str]:
     """Overrides by which a step `influence` asks about the answer of an explanation; none where it cannot: a request,
     a reward, a contrast."""
     record = next(iter(found.records), None)
-    if record is None or found.asked.trace or record.target.kind not in ("answer", "class"):
+    if record is None or found.question.trace or record.target.kind not in ("answer", "class"):
         return []
-    if found.asked.row:
+    if found.question.row:
         return []  # its prompt may have a system turn, which a question in words has not
-    query = {"text": found.asked.text, "answer": record.target.text}
+    query = {"text": found.question.text, "answer": record.target.text}
     written = yaml.safe_dump(query, default_flow_style=True, allow_unicode=True, width=10**9).strip()
     return [f"steps.{step}.query={written}", f"steps.{step}.retrainings=0", f"steps.{step}.engine=index"]
 
 
-def _read_request(folder: Path) -> AskedExplanation:
-    return AskedExplanation.model_validate_json((folder / _REQUEST).read_bytes())
+def _read_request(folder: Path) -> ExplanationQuestion:
+    return ExplanationQuestion.model_validate_json((folder / _REQUEST).read_bytes())
 
 
 def _is_begun(folder: Path) -> bool:

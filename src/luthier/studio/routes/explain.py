@@ -11,7 +11,7 @@ from luthier.commands.projects.explanations import (
     Explanation,
     list_explainer_kinds,
     list_explanation_rows,
-    parse_asked,
+    parse_question,
 )
 from luthier.commands.projects.models import list_project_models
 from luthier.core.errors import LuthierError, UnknownName
@@ -22,7 +22,7 @@ from luthier.studio.translation import gettext as _
 
 router = APIRouter()
 _MAY_SEE = [Depends(allow("review"))]
-"""An explanation repeats what was asked, with whatever personal data is in it."""
+"""An explanation repeats what was question, with whatever personal data is in it."""
 _UNITS = ("auto", "turns", "documents", "shots", "sentences", "words", "tokens", "patches", "seconds")
 _FIELDS = ("text", "row", "trace", "answer", "instead", "method", "units")
 _HEAT_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox; frame-ancestors 'none'"
@@ -63,8 +63,8 @@ def begin(request: Request, studio: StudioDep, form: FormDep, person: PersonDep,
     written = {field: text_of(form, field).strip() for field in _FIELDS}
     try:
         known = {**written, "units": written["units"] or "auto"}
-        asked = parse_asked(project=name, digest=text_of(form, "model"), asked_by=person.id, **known)
-        explanation = studio.explanations.ask(asked)
+        question = parse_question(project=name, digest=text_of(form, "model"), asked_by=person.id, **known)
+        explanation = studio.explanations.ask(question)
     except LuthierError as error:
         if isinstance(error, UnknownName):
             raise
@@ -96,9 +96,9 @@ def _show(request: Request, studio: Studio, name: str, explanation: str, templat
 def _words(studio: Studio, found: Explanation) -> list[str]:
     """The command that does the same; of a model that is gone, with its digest."""
     try:
-        return found.asked.words(studio.workspace)
+        return found.question.words(studio.workspace)
     except LuthierError:
-        return ["explain", found.asked.digest[:12]]
+        return ["explain", found.question.digest[:12]]
 
 
 @router.get("/projects/{name}/explain/{explanation}/heat.html", dependencies=_MAY_SEE)
