@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.errors import DataError
 from luthier.core.events import take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.timings import read_timings, record_timing
 from luthier.models.chat_template import ToolSupport, detect_tool_support, list_template_tokens, read_tool_support
@@ -241,7 +242,7 @@ def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16
     was_bf16 = bool(measures.get("bf16", bf16))
     gain = estimate_matmul_speedup(bf16=bf16) / estimate_matmul_speedup(bf16=was_bf16)
     kind = measures.get("step")
-    how = f"as the last {kind} step on this machine" if kind else "as the last such step on this machine"
+    how = gettext_noop(f"as the last {kind} step on this machine" if kind else "as the last such step on this machine")
     return ModelSpeed(estimate_full_machine_flops(measures) * gain, how, measures)
 
 
@@ -396,7 +397,7 @@ def estimate_rows(
         else take_evenly_spaced(expected.examples, SAMPLE)
     )
     if not sample:
-        return RowEstimate(number, 100.0, 0.0, "100 tokens a row assumed")
+        return RowEstimate(number, 100.0, 0.0, gettext_noop("100 tokens a row assumed"))
     token_counts, rest = (
         count_row_tokens(
             sample,
@@ -416,7 +417,7 @@ def estimate_rows(
         number=number,
         tokens=statistics.fmean(lengths),
         shared=min(token_counts.shared, statistics.fmean(lengths)),
-        how=f"{number} rows{'' if artifact is not None else f' {expected.how}'}, {token_counts.how}{rest}",
+        how=f"{_count_rows(number, '' if artifact is not None else expected.how)}, {token_counts.how}{rest}",
         spread=statistics.pstdev(lengths),
         answers=token_counts.answers,
         spoken=token_counts.spoken,
@@ -436,3 +437,9 @@ def _sample(path: Path) -> list[dict[str, Any]]:
         table = file.read_row_groups(groups, columns=["messages", "tools"])
     rows = table.take(take_evenly_spaced(range(table.num_rows), SAMPLE)).to_pylist()
     return [{name: json.loads(text) for name, text in row.items()} for row in rows]
+
+
+def _count_rows(count: int, how: str) -> str:
+    if not how:
+        return gettext_noop(f"{count} rows")
+    return gettext_noop(f"{count} rows {how}")
