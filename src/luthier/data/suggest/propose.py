@@ -371,6 +371,7 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
         what = "too few to train on" if severity == "serious" else "few to train on"
         found["rows"] = (
             f"{format_counted_noun(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+            + ("; a run stops before training (`stop_on` of the step `validate`)" if severity == "serious" else "")
         )
     if task != "label":
         return found
