@@ -155,6 +155,9 @@ _MOST_KERNELS = 4
 
 ABOUT = 3.0
 """Models of up to so many times the size of each other reach about the same speed."""
+_COMPARED = 30.0
+"""What was measured with a model of up to so many times another size is nearer than what a matrix product lets assume:
+small calls weigh more in a smaller one."""
 
 
 BUSY = 0.85
@@ -230,26 +233,45 @@ class ModelSpeed(NamedTuple):
 
 def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16: bool, **alike: Any) -> ModelSpeed:
     """The speed of the last step with such a model on this machine and device, of the same kind if there was one; else
-    what a matrix product that is measured now lets assume."""
-    measures = find_past_timing(plan_context, model, **alike)
-    if not measures:
-        return ModelSpeed(measure_flops_per_s(bf16=bf16), "assumed from matrix products until a step has run here")
+    that with a model of the nearest size; else what a matrix product that is measured now lets assume.
+
+    Models of which one was measured are thus compared by their operations at one speed, not by a measured speed and an
+    assumed one.
+    """
+    if measures := find_past_timing(plan_context, model, **alike):
+        kind = measures.get("step")
+        how = f"as the last {kind} step on this machine" if kind else "as the last such step on this machine"
+        return ModelSpeed(_flops_at(measures, bf16=bf16), how, measures)
+    if measures := find_past_timing(plan_context, model, within=_COMPARED, **alike):
+        measured = f"{float(measures['parameters']) / 1e6:,.0f}M parameters"
+        how = f"of the last step with a model of {measured} on this machine, as none of this size was measured"
+        return ModelSpeed(_flops_at(measures, bf16=bf16), how)
+    return ModelSpeed(measure_flops_per_s(bf16=bf16), "assumed from matrix products until a step has run here")
+
+
+def _flops_at(measures: Mapping[str, Any], *, bf16: bool) -> float:
+    """The speed that a step measured, as it would be in bf16 or fp32."""
     was_bf16 = bool(measures.get("bf16", bf16))
-    gain = estimate_matmul_speedup(bf16=bf16) / estimate_matmul_speedup(bf16=was_bf16)
-    kind = measures.get("step")
-    how = f"as the last {kind} step on this machine" if kind else "as the last such step on this machine"
-    return ModelSpeed(estimate_full_machine_flops(measures) * gain, how, measures)
+    return estimate_full_machine_flops(measures) * (
+        estimate_matmul_speedup(bf16=bf16) / estimate_matmul_speedup(bf16=was_bf16)
+    )
 
 
-def find_past_timing(plan_context: PlanContext, model: ModelDescription, **alike: Any) -> Mapping[str, Any]:
+def find_past_timing(
+    plan_context: PlanContext, model: ModelDescription, *, within: float = ABOUT, **alike: Any
+) -> Mapping[str, Any]:
     """What a step measured with a model of about this size and with what is alike: the last one of this project's, else
-    the newest on this machine, those of its own kind first; empty where there was none."""
+    the newest on this machine, those of its own kind first; empty where there was none. `within` allows other sizes, of
+    which the nearest comes first."""
+    found: list[tuple[float, Mapping[str, Any]]] = []
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         size = float(measures.get("parameters", model.parameters)) / model.parameters
-        fits = 1 / ABOUT <= size <= ABOUT and all(measures.get(name, value) == value for name, value in alike.items())
+        fits = 1 / within <= size <= within and all(measures.get(name, value) == value for name, value in alike.items())
         if fits and measures.get("flops_per_s"):
-            return measures
-    return {}
+            if 1 / ABOUT <= size <= ABOUT:
+                return measures
+            found.append((abs(math.log(size)), measures))
+    return min(found, key=lambda entry: entry[0])[1] if found else {}
 
 
 def estimate_full_machine_flops(measures: Mapping[str, Any]) -> float:
