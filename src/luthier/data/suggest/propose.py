@@ -381,6 +381,7 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
         found["rows"] = gettext_noop(
             f"{format_counted_noun(left, 'row')}: {'too few' if severity == 'serious' else 'few'} to train on; at "
             f"least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+            f"{'; a run stops before training (`stop_on` of the step `validate`)' if severity == 'serious' else ''}"
         )
     if task != "label":
         return found
