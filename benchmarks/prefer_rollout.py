@@ -62,8 +62,8 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
         objective = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": SUM}], "shown": 0,
                      "rollout": {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS}}  # fmt: skip
         step = Tune.model_validate(
-            {"data": "data", "technique": {"kind": "lora", "r": 16}, "objective": objective, "warmup": 0,
-             "batch_size": PROMPTS, "learning_rate": 5e-5, "precision": precision}
+            {"data": "data", "technique": {"kind": "lora", "r": 16}, "objective": objective, "warmup_ratio": 0,
+             "batch_size": PROMPTS, "learning_rate": 5e-5, "dtype": precision}
         )  # fmt: skip
         made = env.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]

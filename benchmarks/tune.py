@@ -364,9 +364,9 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
                 "epochs": steps * job.batch_size / len(rows),
                 "batch_size": job.batch_size,
                 "learning_rate": 2e-4,
-                "warmup": 0,
-                "precision": job.precision,
-                "spike": 1e9,
+                "warmup_ratio": 0,
+                "dtype": job.precision,
+                "loss_spike": 1e9,
             }
         )
         base = open_base_model(Workspace.open_current(), "smollm2-135m-instruct")

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.errors import DataError
 from luthier.core.events import take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.core.timings import read_timings, record_timing
 from luthier.models.chat_template import ToolSupport, detect_tool_support, list_template_tokens, read_tool_support
@@ -157,6 +158,9 @@ _MOST_KERNELS = 4
 
 ABOUT = 3.0
 """Maximum ratio of the sizes of two models that reach about the same speed."""
+_MOST_EXTRAPOLATED = 30.0
+"""Maximum ratio of the sizes of two models of which one's measured speed is nearer to the other's than the speed that a
+matrix product lets assume: small calls weigh more in a smaller model."""
 
 
 BUSY = 0.85
@@ -233,28 +237,50 @@ class ModelSpeed(NamedTuple):
 
 def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16: bool, **alike: Any) -> ModelSpeed:
     """Return the speed of the last step with a similar model on this machine and device, preferably of the same kind;
-    else an assumption from a matrix product that is measured now.
+    else that with a model of the nearest size; else an assumption from a matrix product that is measured now.
+
+    Models of which one was measured are thus compared by their operations at one speed, not by a measured speed and an
+    assumed one.
     """
-    measures = find_past_timing(plan_context, model, **alike)
-    if not measures:
-        return ModelSpeed(measure_flops_per_s(bf16=bf16), "assumed from matrix products until a step has run here")
+    if measures := find_past_timing(plan_context, model, **alike):
+        kind = measures.get("step")
+        how = gettext_noop(
+            f"as the last {kind} step on this machine" if kind else "as the last such step on this machine"
+        )
+        return ModelSpeed(_flops_at(measures, bf16=bf16), how, measures)
+    if measures := find_past_timing(plan_context, model, within=_MOST_EXTRAPOLATED, **alike):
+        millions = f"{float(measures['parameters']) / 1e6:,.0f}"
+        how = gettext_noop(
+            f"of the last step with a model of {millions}M parameters on this machine, as none of this size was measured"
+        )
+        return ModelSpeed(_flops_at(measures, bf16=bf16), how)
+    return ModelSpeed(measure_flops_per_s(bf16=bf16), "assumed from matrix products until a step has run here")
+
+
+def _flops_at(measures: Mapping[str, Any], *, bf16: bool) -> float:
+    """Return the speed that a step measured, as it would be in bf16 or fp32."""
     was_bf16 = bool(measures.get("bf16", bf16))
-    gain = estimate_matmul_speedup(bf16=bf16) / estimate_matmul_speedup(bf16=was_bf16)
-    kind = measures.get("step")
-    how = f"as the last {kind} step on this machine" if kind else "as the last such step on this machine"
-    return ModelSpeed(estimate_full_machine_flops(measures) * gain, how, measures)
+    return estimate_full_machine_flops(measures) * (
+        estimate_matmul_speedup(bf16=bf16) / estimate_matmul_speedup(bf16=was_bf16)
+    )
 
 
-def find_past_timing(plan_context: PlanContext, model: ModelDescription, **alike: Any) -> Mapping[str, Any]:
+def find_past_timing(
+    plan_context: PlanContext, model: ModelDescription, *, within: float = ABOUT, **alike: Any
+) -> Mapping[str, Any]:
     """Return the measures of a step with a model of about this size that matches `alike`: the last one of this project,
-    else the newest on this machine, those of its own kind first; empty where there was none.
+    else the newest on this machine, those of its own kind first; empty where there was none. `within` allows other
+    sizes, of which the nearest comes first.
     """
+    found: list[tuple[float, Mapping[str, Any]]] = []
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         size = float(measures.get("parameters", model.parameters)) / model.parameters
-        fits = 1 / ABOUT <= size <= ABOUT and all(measures.get(name, value) == value for name, value in alike.items())
+        fits = 1 / within <= size <= within and all(measures.get(name, value) == value for name, value in alike.items())
         if fits and measures.get("flops_per_s"):
-            return measures
-    return {}
+            if 1 / ABOUT <= size <= ABOUT:
+                return measures
+            found.append((abs(math.log(size)), measures))
+    return min(found, key=lambda entry: entry[0])[1] if found else {}
 
 
 def estimate_full_machine_flops(measures: Mapping[str, Any]) -> float:
@@ -396,7 +422,7 @@ def estimate_rows(
         else take_evenly_spaced(expected.examples, SAMPLE)
     )
     if not sample:
-        return RowEstimate(number, 100.0, 0.0, "100 tokens a row assumed")
+        return RowEstimate(number, 100.0, 0.0, gettext_noop("100 tokens a row assumed"))
     token_counts, rest = (
         count_row_tokens(
             sample,
@@ -416,7 +442,7 @@ def estimate_rows(
         number=number,
         tokens=statistics.fmean(lengths),
         shared=min(token_counts.shared, statistics.fmean(lengths)),
-        how=f"{number} rows{'' if artifact is not None else f' {expected.how}'}, {token_counts.how}{rest}",
+        how=f"{_count_rows(number, '' if artifact is not None else expected.how)}, {token_counts.how}{rest}",
         spread=statistics.pstdev(lengths),
         answers=token_counts.answers,
         spoken=token_counts.spoken,
@@ -436,3 +462,9 @@ def _sample(path: Path) -> list[dict[str, Any]]:
         table = file.read_row_groups(groups, columns=["messages", "tools"])
     rows = table.take(take_evenly_spaced(range(table.num_rows), SAMPLE)).to_pylist()
     return [{name: json.loads(text) for name, text in row.items()} for row in rows]
+
+
+def _count_rows(count: int, how: str) -> str:
+    if not how:
+        return gettext_noop(f"{count} rows")
+    return gettext_noop(f"{count} rows {how}")

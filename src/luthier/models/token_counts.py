@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.chat.messages import MEDIA_MARK
 from luthier.core.events import take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.models.chat_template import REFUSALS, ChatTemplate, Row, inline_turn_reasoning, list_template_tokens
 from luthier.models.describe import read_chat_template
 
@@ -123,14 +124,14 @@ def _count(written: str, folder: Path | None, template: str | None) -> TokenCoun
         shared, before = (
             _guess_tokens(some[0][: _common_prefix_length(some)]) for some in (texts, _cut_at_media(texts))
         )
-        how = f"tokens guessed from the words of {len(rows)}, as no tokenizer is here"
+        how = gettext_noop(f"tokens guessed from the words of {len(rows)}, as no tokenizer is here")
     else:
         texts = _render_rows(folder, template or read_chat_template(folder), turns, rows)
         ids = _ids(folder, tuple(texts))
         lengths, shared, how = (
             [len(id_) for id_ in ids],
             _common_prefix_length(ids),
-            f"tokens counted in {len(rows)} of them",
+            gettext_noop(f"tokens counted in {len(rows)} of them"),
         )
         before = _common_prefix_length(_ids(folder, tuple(_cut_at_media(texts)))) if MEDIA_MARK in texts[0] else shared
     last = [_get_turn_text(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]

@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.chat.preference import rejected_char_ratio
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate, TrainingWorkload
 from luthier.models.cost import (
     BASE_BYTES,
@@ -69,7 +70,7 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
     model = describe_step_model(plan_context)
     rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
     if model is None or rows is None:
-        return StepCostEstimate(how="unknown until the model and the data are here")
+        return StepCostEstimate(how=gettext_noop("unknown until the model and the data are here"))
     examples_seen = _examples_seen(step, rows)
     drawn, second = _count_sampled_tokens(step), _second(step, plan_context, rows)
     rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
@@ -84,7 +85,9 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
         + _tower_bytes(step, model, rows)
         + _estimate_encoder_bytes(step, model, rows),
         tokens=round(examples_seen * (rows.tokens + drawn)),
-        how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else "") + _media_note(model, rows),
+        how=f"{rows.how}; {how}"
+        + (f"; {gettext_noop('answers as long as they may be')}" if drawn else "")
+        + _media_note(model, rows),
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )
@@ -342,7 +345,7 @@ def _estimate_seconds(
     speed = find_model_speed(plan_context, model, bf16=bf16)
     if "begin_s" not in speed.measures:  # the speed of an earlier training is told with its encoder
         flops += _hearing_flops(step, model, rows)
-    begin_s, how = speed.measures.get("begin_s", _BEGIN_S), f"speed {speed.how}"
+    begin_s, how = speed.measures.get("begin_s", _BEGIN_S), gettext_noop(f"speed {speed.how}")
     begin_s = min(begin_s, speed.measures.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     if "begin_s" not in speed.measures and step.objective.needs_reference:
         flops *= (

@@ -238,6 +238,7 @@ def test_a_probe_asks_a_base_model_that_is_here(capsys: pytest.CaptureFixture[st
     assert base["reason"].startswith("asked 24 rows, it answered 0.")
     assert not base["fetches"]
     assert not found["notes"]
+    assert found["speeds"] == ["time over tiny-model: speed assumed from matrix products until a step has run here"]
 
 
 SETS = {

@@ -260,6 +260,15 @@ def test_a_budget_of_time_is_told_in_trainings(searched: tuple[Recipe, Artifact,
     assert caught.value.where.field == "steps.best.budget"
 
 
+def test_a_time_that_holds_no_search_is_not_told_as_one(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
+    recipe, _, _ = searched
+    with pytest.raises(
+        RecipeError, match=r"0.001s is too short here.* the smallest search is 2 such trainings"
+    ) as caught:
+        change(recipe, "steps.best.budget=0.001s").plan()
+    assert "fewer `finalists` or `seeds`" in caught.value.hint
+
+
 @pytest.mark.parametrize(
     ("override", "what"),
     [

@@ -34,6 +34,7 @@ from luthier.models.export.model_card import (
     ExportDetails,
     ModelScores,
     find_published_base,
+    get_gguf_name,
     read_base_origin,
     render_model_card,
 )
@@ -341,7 +342,7 @@ def _swap(aside: Path, to: Path) -> None:
 
 
 def _gguf_path(artifact: Artifact, folder: Path, quant: Quant) -> Path:
-    return folder / f"{get_model_name(artifact).replace('/', '-')}-{quant}.gguf"
+    return folder / get_gguf_name(artifact, quant)
 
 
 def _saved_dtype(folder: Path) -> Literal["float32", "bfloat16", "float16"]:

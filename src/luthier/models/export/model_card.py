@@ -6,6 +6,7 @@ Every fact is read from the artifact and its ancestors.
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -49,7 +50,6 @@ _OPENING = {
     ),
 }
 _OPENING["merged"] = _OPENING["hf"]
-_GGUF = "llama-cli -m FILE.gguf -cnv"
 _ASKING = """\
 ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 answer = model.generate(**ids, max_new_tokens=64)
@@ -196,7 +196,7 @@ def _render_usage(artifact: Artifact, form: ExportDetails) -> str:
     It imports the adapter types that PEFT does not know, and sets the padding token that a sequence head needs.
     """
     if form.format == "gguf":
-        return f"```\n{_GGUF}\n```\n"
+        return f"```\n{_render_llama_command(artifact, form)}\n```\n"
     opening, outputs = _OPENING[form.format].replace("BASE", _base_words(artifact, form)), get_output_classes(artifact)
     if form.format == "adapter" and _peft_type(artifact) == "BOTTLENECK":
         opening = f"import luthier.models.adapters  # teaches PEFT this type\n{opening}"
@@ -210,6 +210,20 @@ def _render_usage(artifact: Artifact, form: ExportDetails) -> str:
     if "json.loads" in opening:
         opening = f"import json\nfrom pathlib import Path\n\n{opening}"
     return f"```python\n{opening}\n```\n"
+
+
+def get_gguf_name(artifact: Artifact, quant: str) -> str:
+    """The name of the file in a GGUF export."""
+    return f"{get_model_name(artifact).replace('/', '-')}-{quant}.gguf"
+
+
+def _render_llama_command(artifact: Artifact, form: ExportDetails) -> str:
+    """The command of llama.cpp, with the system message that the model was measured with."""
+    command = f"llama-cli -m {shlex.quote(get_gguf_name(artifact, form.quant))} -cnv"
+    messages = form.before["messages"] if form.before else []
+    if len(messages) == 1 and messages[0]["role"] == "system":
+        command += f" -sys {shlex.quote(messages[0]['content'])}"
+    return command
 
 
 def _messages(form: ExportDetails) -> str:

@@ -13,6 +13,7 @@ from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.models.catalog import find_catalog_entry
 from luthier.models.chat_template import (
@@ -110,7 +111,7 @@ class BaseModelStep(Step):
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Estimate from an earlier run, else from the bytes to read."""
         if not self.source.weights:
-            return StepCostEstimate(seconds=0.0, how="an endpoint: nothing is fetched")
+            return StepCostEstimate(seconds=0.0, how=gettext_noop("an endpoint: nothing is fetched"))
         if self.chat_template is not None and (here := self.source.here(plan_context.recipe_dir)) is not None:
             self._check_tokens(here)
         size = self.source.size(plan_context.recipe_dir)
@@ -118,11 +119,16 @@ class BaseModelStep(Step):
         peak = 10 * known[1].parameters if known else None
         if "seconds" in plan_context.history:
             return StepCostEstimate(
-                seconds=float(plan_context.history["seconds"]), peak_bytes=peak, how="as it took the last time"
+                seconds=float(plan_context.history["seconds"]),
+                peak_bytes=peak,
+                how=gettext_noop("as it took the last time"),
             )
         if size is None:
-            return StepCostEstimate(peak_bytes=peak, how="not fetched yet: the time depends on your network")
-        how = f"{size / 1e6:.0f} MB read, converted and written at {BYTES_PER_SECOND / 1e6:.0f} MB/s"
+            return StepCostEstimate(
+                peak_bytes=peak, how=gettext_noop("not fetched yet: the time depends on your network")
+            )
+        megabytes, speed = f"{size / 1e6:.0f}", f"{BYTES_PER_SECOND / 1e6:.0f}"
+        how = gettext_noop(f"{megabytes} MB read, converted and written at {speed} MB/s")
         return StepCostEstimate(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:

@@ -12,6 +12,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.models.cost import estimate_rows
@@ -109,7 +110,7 @@ class PlainTechnique(StandaloneTechnique):
             raise _no_classes(ahead.task)
         row_estimate = estimate_rows(rows, plan_context)
         if row_estimate is None:
-            return StepCostEstimate(how="unknown until the data are here; no base model is read")
+            return StepCostEstimate(how=gettext_noop("unknown until the data are here; no base model is read"))
         classes = len(DatasetSummary.read(artifact).labels if artifact is not None else ahead.answers)
         factor, power = FEATURES
         weights = factor * (row_estimate.number * row_estimate.characters) ** power * (classes if classes != 2 else 1)
@@ -118,8 +119,10 @@ class PlainTechnique(StandaloneTechnique):
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
             tokens=0,
-            how=f"{format_counted_noun(row_estimate.number, 'row')} of {classes} classes; "
-            f"no base model is read{pace_source}",
+            how=gettext_noop(
+                f"{format_counted_noun(row_estimate.number, 'row')} of {classes} classes; no base model is read"
+            )
+            + pace_source,
         )
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
