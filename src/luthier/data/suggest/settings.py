@@ -17,7 +17,7 @@ from luthier.core.step import ArtifactSpec
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.columns.media import count_media
 from luthier.data.engine.pipeline import with_split_group
-from luthier.data.row import SourceRecord, UnusableRowError
+from luthier.data.row import Row, SourceRecord, UnusableRowError
 from luthier.data.source import Source, SourceSample
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
 from luthier.data.task import AnswerCounter
@@ -26,6 +26,8 @@ _MARKS_CHARS = 2
 """Separators and quotes around a value in a file."""
 _LOOKING_S = 0.3
 """How long rows are looked at after the first of them; a file of some megabytes is read whole by then."""
+_SAMPLING_S = 0.1
+"""The same for rows that operators look at to say how long they take."""
 _NAME_CHARS = 5
 """The same around a column's name where every row says it."""
 
@@ -50,6 +52,19 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
         answers=sorted(answers.labels),
         how=gettext_noop("before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}"),
     )
+
+
+def sample_rows(source: Source, recipe_dir: Path, most: int) -> list[Row]:
+    """At most so many rows, evenly spaced among the first ones that are read in a moment."""
+    if source.size(recipe_dir) is None:
+        return []
+    looked = take_evenly_spaced(source.look(recipe_dir, _SAMPLING_S).rows, most)
+    return [
+        Row(
+            number, f"{number:016x}", source.kind, record.file, record.line, parts.kind, parts.messages, meta=parts.meta
+        )
+        for number, (record, parts) in enumerate(looked)
+    ]
 
 
 def estimate_source_bytes(source: Source, recipe_dir: Path) -> int | None:
