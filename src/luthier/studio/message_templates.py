@@ -135,8 +135,12 @@ def _translate_sentences(code: str, text: str) -> str | None:
                 known, at = True, stop + 1
                 break
         else:
-            written.append(text[starts[at] : stops[at]])
-            at += 1
+            piece = text[starts[at] : stops[at]]
+            listed = _translate_list(code, piece.rstrip(".;:"))
+            written.append(
+                piece if listed is None else f"{listed}{_mark(code, piece[-1]) if piece[-1] in '.;:' else ''}"
+            )
+            known, at = known or listed is not None, at + 1
     return " ".join(written) if known else None
 
 
