@@ -382,8 +382,8 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
             f"{format_counted_noun(left, 'row')}: too few to train on; at least {FEWEST_ROWS} are needed and "
             f"{FEW_ROWS} recommended; a run stops before training (`stop_on` of the step `validate`)"
             if severity == "serious"
-            else f"{format_counted_noun(left, 'row')}: few to train on; at least {FEWEST_ROWS} are needed and {FEW_ROWS} "
-            "recommended"
+            else f"{format_counted_noun(left, 'row')}: few to train on; at least {FEWEST_ROWS} are needed and "
+            f"{FEW_ROWS} recommended"
         )
     if task != "label":
         return found
