@@ -73,7 +73,7 @@ def report_facts_to_json(facts: ReportFacts) -> str:
 
 
 @cache
-def _environment(language: PageLanguage) -> Environment:
+def _environment(language: PageLanguage = ENGLISH) -> Environment:
     """The templates, compiled once for all pages of a language."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
