@@ -63,7 +63,8 @@ def render_report_page(facts: ReportFacts, language: PageLanguage = ENGLISH) -> 
     style, script = _style(), _asset("page.js")
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     policy = f"default-src 'none'; img-src data:; media-src data:; {allowed}; base-uri 'none'; form-action 'none'"
-    template = _environment(language).get_template("page.html.jinja")
+    environment = _environment() if language == ENGLISH else _environment(language)
+    template = environment.get_template("page.html.jinja")
     return template.render(facts=facts, pictures=ReportCharts(), style=style, script=script, policy=policy)
 
 
