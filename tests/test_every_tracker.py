@@ -222,6 +222,7 @@ writer.end("finished")
 """One run, in a process of its own, which begins with another."""
 
 
+@pytest.mark.matrix("trackio")
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("kind", MEMBERS)
 def test_two_runs_that_begin_at_once_stand_side_by_side(kind: str, tmp_path: Path) -> None:

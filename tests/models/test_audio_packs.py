@@ -161,6 +161,7 @@ def test_two_sounds_are_never_taken_for_one(sounded: Sounded) -> None:
     assert (halves[0] - halves[1]).abs().max() > 1e-6
 
 
+@pytest.mark.matrix("*projector", "*-all")
 @pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])
 def test_gradients_are_the_plain_models(sounded: Sounded, moving: str, monkeypatch: Any) -> None:
     if moving == "projector" and sounded.family in OMNI:

@@ -104,6 +104,7 @@ def _needs(people: Studio) -> list[tuple[str, str, set[Right]]]:
     return found
 
 
+@pytest.mark.matrix("viewer", "reviewer")
 @pytest.mark.usefixtures("failed_commands")
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_at_each_route(
@@ -295,6 +296,7 @@ NEXT = ("//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.e
         "/\tevil", "/%0d%0aset-cookie:x", "", "http:///evil", "/ok?next=https://evil.example", "/\n//evil")  # fmt: skip
 
 
+@pytest.mark.matrix("*evil.example", "javascript*", "/%0d*")
 @pytest.mark.parametrize("address", NEXT)
 def test_a_login_leads_to_own_pages_alone(people: Studio, address: str) -> None:
     found = own_path(address)

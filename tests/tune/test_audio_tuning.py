@@ -64,6 +64,7 @@ def shop(tmp_path: Path) -> Bench:
     return Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
+@pytest.mark.matrix("lora")
 @pytest.mark.parametrize("technique", [EARS, PROJECTOR], ids=["lora", "projector"])
 def test_killed_it_ends_in_the_same_bytes(shop: Bench, technique: dict[str, Any]) -> None:
     rates = {"audio": 1e-3} if technique is EARS else {}

@@ -87,6 +87,7 @@ def test_what_is_kept_changes_nothing_else(shop: Bench) -> None:
     assert {entry.path.split("/")[1] for entry in other.manifest.files if entry.path.startswith("epochs/")} == {"2"}
 
 
+@pytest.mark.matrix("3")
 @pytest.mark.parametrize("before", [3, 4, 6])
 def test_epochs_outlive_a_training_that_is_stopped(shop: Bench, tmp_path: Path, before: int) -> None:
     step = Tune(**QUICK, epochs=3, save_epochs=2, ema=0.9, save_steps=2)

@@ -90,6 +90,7 @@ def shop(tmp_path: Path) -> Bench:
     return Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
+@pytest.mark.matrix("lora")
 @pytest.mark.parametrize("technique", [LORA, TOWERS, {"kind": "full"}], ids=["lora", "towers", "full"])
 def test_killed_it_ends_in_the_same_bytes(shop: Bench, technique: dict[str, Any]) -> None:
     whole, again = tune_and_resume(shop, Tune(data="data", technique=technique, save_steps=2, **QUICK))
@@ -97,6 +98,7 @@ def test_killed_it_ends_in_the_same_bytes(shop: Bench, technique: dict[str, Any]
     assert "adapter/adapter_model.safetensors" in whole or "processor_config.json" in whole
 
 
+@pytest.mark.matrix("1")
 @pytest.mark.parametrize("parts", [1, 2])
 def test_what_tells_the_pictures_apart_is_learnt(shop: Bench, parts: int) -> None:
     """Colours are learnt, which the text does not tell; grey pictures are answered by chance."""
