@@ -192,7 +192,6 @@ def test_half_a_line_of_the_log_is_no_entry(tmp_path: Path) -> None:
     assert ledger.path.read_bytes() == content[20:]
 
 
-@pytest.mark.matrix("1")
 @pytest.mark.parametrize("seed", range(2))
 def test_a_network_that_loses_cuts_delays_and_repeats_makes_the_same_bytes(
     sites: Sites, rounds: Rounds, whole: bytes, monkeypatch: pytest.MonkeyPatch, seed: int

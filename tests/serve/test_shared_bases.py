@@ -145,6 +145,7 @@ def test_adapters_over_one_base_write_what_each_writes_alone(shop: Shop) -> None
     close(*models)
 
 
+@pytest.mark.matrix("order1")
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
 def test_they_come_and_go_in_any_order(shop: Shop, order: tuple[int, ...]) -> None:
     artifacts = [[shop.base, shop.one, shop.other][at] for at in order]

@@ -95,6 +95,7 @@ def test_an_answer_is_sent_again_when_the_database_was_away(
     assert send(browser, project, leased["id"]).json()["kept"]
 
 
+@pytest.mark.slow
 def test_no_page_loads_scipy(studio: Studio, workspace: Path) -> None:
     project = make_project(studio.ledger, [item(number) for number in range(3)], overlap=2)
     for person, label in (("ann", "refund"), ("ben", "account")):

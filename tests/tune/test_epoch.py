@@ -61,6 +61,7 @@ def logits(artifact: Artifact) -> torch.Tensor:
     return found
 
 
+@pytest.mark.matrix("lora")
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, technique: Any, tmp_path: Path) -> None:
     settings = {**QUICK, "technique": technique, "learning_rate": 1e-3 if technique.kind == "full" else 1e-2}

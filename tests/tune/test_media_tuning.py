@@ -255,6 +255,7 @@ def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(shop: Be
     assert sum(line["grad_norm"] == 0 for line in lines) == sum(not row.messages[0].media for row in rows())
 
 
+@pytest.mark.matrix("frozen", "learning")
 @pytest.mark.parametrize(
     ("technique", "again"),
     [({**LORA, "on": ["language"]}, 0), (LORA, 0), ({**LORA, "on": ["language", "vision"]}, None)],
