@@ -186,7 +186,7 @@ def test_the_plan_counts_a_round_of_simulated_sites(whole: Sites) -> None:
     assert "the coordinator can see the update of each site" in all_sites.statement
 
 
-@pytest.mark.matrix("settings1", "settings2")
+@pytest.mark.matrix("settings1")
 @pytest.mark.parametrize(
     "settings",
     [
