@@ -21,6 +21,7 @@ from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 from luthier.studio.charts import build_chart
+from luthier.studio.message_templates import translate_message
 from luthier.studio.translation import (
     LANGUAGES,
     current_language,
@@ -169,8 +170,9 @@ def format_number(value: float) -> str:
 
 
 def _translated(text: str) -> str:
-    """A text that comes from code, such as what a setting does, in the page's language."""
-    return gettext(text) if text else ""
+    """A text that comes from code, such as what a setting does or what a report says, in the page's language."""
+    found = gettext(text) if text else ""
+    return found if found != text else translate_message(text)
 
 
 def _clock(seconds: float) -> str:

@@ -316,5 +316,5 @@ def _refuse(query: EngineRequest) -> None:
     }
     for param, value in requested.items():
         if value is not None:
-            what = f"this model chooses one of a few classes: there is no {param} to be kept"
+            what = f"this model chooses one of a few classes: `{param}` has no meaning for it"
             raise APIError(what, param=param, code="unsupported_parameter")
