@@ -22,7 +22,7 @@ from luthier.studio.state import Studio
 from studio.conftest import URL, Browser, run_in
 from studio.test_models import _write_traffic
 from studio.test_review import keep, trace
-from workshop import own_cache, small_recipe
+from tiny_models import own_cache, small_recipe
 
 PAGE = "/projects/tickets/explain"
 TEXT = "give me the money back number 3"
