@@ -55,8 +55,8 @@ def _load() -> None:
     remember_migrations()
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.db"):
         pass
-    for template in html._environment().list_templates(["jinja"]):
-        html._environment().get_template(template)
+    for template in html._environment(html.ENGLISH).list_templates(["jinja"]):
+        html._environment(html.ENGLISH).get_template(template)
     component._plugins.cache_clear()  # those that a process finds installed are its own
 
 
