@@ -190,12 +190,12 @@ def test_who_may_see_explanations(browser: Browser, studio: Studio, made: Path, 
 
 
 def test_what_is_asked_is_no_code(browser: Browser, studio: Studio, made: Path, digest: str) -> None:
-    hostile = '</mark><script>alert(1)</script> {{ 7 * 7 }} " onfocus=alert(1) --text refund'
+    hostile = '</mark><script>alert(1)</script> {{ 31337313373*3 }} " onfocus=alert(1) --text refund'
     address = ask(browser, digest, text=hostile, units="words")
     work(studio.explanations)
     for page in (browser.get(address).text, browser.get(PAGE).text):
         assert "<script>alert" not in page
-        assert "49" not in re.sub(r"[0-9a-f]{12,}", "", page).partition("<main")[2].partition("score")[0]
+        assert "94011940119" not in page
     record: dict[str, Any] = json.loads(
         (studio.folder.with_name("explanations") / address.rpartition("/")[2] / "answer/output").read_text()
     )["explanations"][0]
