@@ -13,6 +13,7 @@ from luthier.chat.messages import Media
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.history.lineage import explain_example, list_derived_rows
 from luthier.eval.predictions import find_example_answers
 from luthier.pii.hmac_key import TAG
@@ -51,17 +52,23 @@ class ExampleLineage:
         """The story for a person."""
         yield from _story_lines(self.lineage)
         for doubt in self.doubts:
-            yield f"{doubt['step']}: named by {doubt['finding']}{': ' if doubt['note'] else ''}{doubt['note']}"
+            step, finding, note = doubt["step"], doubt["finding"], doubt["note"]
+            yield gettext_noop(f"{step}: named by {finding}: {note}" if note else f"{step}: named by {finding}")
         for entry in self.later:
             yield from (f"{entry['step']}: {line}" for line in _later_lines(entry))
         for child in self.children:
             yield f"{child['step']}: {child['by']} made {child['id']} out of it"
         for trained_model in self.trained_models:
             yield _learnt_line(trained_model)
-            yield f"  in the runs {', '.join(trained_model['runs']) or '(made outside a recorded run)'}"
+            runs = ", ".join(trained_model["runs"])
+            yield gettext_noop(f"  in the runs {runs}" if runs else "  in the runs (made outside a recorded run)")
         for answer in self.answers:
-            right = {True: "right", False: "wrong", None: ""}[answer["correct"]]
-            yield f"{answer['step']}: {answer['model']:<10} answered {answer['prediction']!r} {right}".rstrip()
+            step, model, prediction = answer["step"], f"{answer['model']:<10}", answer["prediction"]
+            yield {
+                True: gettext_noop(f"{step}: {model} answered {prediction!r} right"),
+                False: gettext_noop(f"{step}: {model} answered {prediction!r} wrong"),
+                None: gettext_noop(f"{step}: {model} answered {prediction!r}"),
+            }[answer["correct"]]
         for entry in self.explanations:
             units = ", ".join(f"{unit['text']!r} {unit['score']:+.2f}" for unit in entry["units"])
             yield f"{entry['step']}: {entry['model']} answered {entry['target']!r}, by {entry['method']}, for {units}"
@@ -74,18 +81,22 @@ def _learnt_line(training: dict[str, Any]) -> str:
     if not training["times"]:
         late = "it was seen after the weights that were saved" if training["seen"] else "its turn never came"
         return f"not learnt by {by}: {training['nothing'] or late}"
-    cut = ", cut to fit" if training["cut"] else ""
-    times = format_counted_noun(training["times"], "time")
-    tokens = format_counted_noun(training["tokens"], "token")
-    return f"learnt by {by}, {times}, {tokens}{cut}"
+    times, tokens = training["times"], training["tokens"]
+    token_count = gettext_noop(f"{format_counted_noun(tokens, 'token')}")
+    return gettext_noop(
+        f"learnt by {by}, {format_counted_noun(times, 'time')}, {token_count}"
+        + (", cut to fit" if training["cut"] else "")
+    )
 
 
 def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
     """Origin, messages, edits and split of an example, for a person."""
     origin = lineage["origin"]
-    yield f"example {lineage['id']}, a {lineage['kind']} example" if lineage["kind"] else f"example {lineage['id']}"
+    row, kind = lineage["id"], lineage["kind"]
+    yield gettext_noop(f"example {row}, a {kind} example" if kind else f"example {row}")
     location = format_file_location(origin["file"], origin["line"], origin.get("row"))
-    yield f"from {location} ({origin['source']})"
+    source = origin["source"]
+    yield gettext_noop(f"from {location} ({source})")
     if made := lineage["made"]:
         yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
     for event in lineage["events"]:
@@ -133,7 +144,8 @@ def _fate(lineage: dict[str, Any]) -> Iterator[str]:
     if lineage["dropped"]:
         yield _dropped(lineage["dropped"])
         return
-    yield f"in the split {lineage['split']}"
+    split = lineage["split"]
+    yield gettext_noop(f"in the split {split}")
     for event in lineage["events"]:
         if event["action"] == "drop":
             yield f"came once more and was left out then by {event['operator']}: {event['reason']}"

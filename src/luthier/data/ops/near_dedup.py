@@ -129,7 +129,7 @@ class NearDedup(SetOperator):
         duplicate_pairs = twins.kept_twins() if self.action == "drop" else twins.clusters()
         del twins, order  # what is told needs the room
         return report_duplicates(
-            duplicate_pairs, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None
+            duplicate_pairs, len(corpus), corpus.id, gettext_noop("near duplicate") if self.action == "drop" else None
         )
 
     def extra_s(self, rows: int, sample: Sequence[Row] = ()) -> float:
@@ -249,13 +249,13 @@ class NearDedup(SetOperator):
             return Suggestion({"action": "flag", **compared}, f"{why}: {templated}")
         matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
         if matters and tried.contested > _CONTESTED * copies:
-            said = gettext_noop(
+            why_flagged = gettext_noop(
                 f"{why}, {contested} of them with another answer, so that what little differs matters: {stay}"
             )
-            return Suggestion({"action": "flag", **compared}, said)
+            return Suggestion({"action": "flag", **compared}, why_flagged)
         if compared:
-            said = gettext_noop(f"{why} in prompt and answer; with tools on offer one prompt has many answers")
-            return Suggestion(compared, said)
+            why_flagged = gettext_noop(f"{why} in prompt and answer; with tools on offer one prompt has many answers")
+            return Suggestion(compared, why_flagged)
         if contested:
             why = gettext_noop(f"{why}, {contested} of them with another answer (`of: both` compares answers, too)")
         return Suggestion(compared, why)

@@ -12,6 +12,7 @@ from luthier.core.component import iter_components
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import RunEventEmitter
 from luthier.core.files import translate_write_errors
+from luthier.core.messages import gettext_noop
 from luthier.core.render import format_elapsed_time
 from luthier.core.step import StepContext, StepCostEstimate
 from luthier.core.system.process import resident_bytes
@@ -89,13 +90,18 @@ def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEventEmitter) -> 
     if now.seconds is not None:
         before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
         suffix = f"; the plan said {_format_cost(before)}" if before and before.seconds is not None else ""
-        events.of(planned.name).note(f"will take about {_format_cost(now)} ({now.how}){suffix}")
+        cost, basis = _format_cost(now), now.how
+        expected = gettext_noop(f"about {cost} ({basis})")
+        events.of(planned.name).note(gettext_noop(f"will take {expected}") + suffix)
     return now
 
 
 def _format_cost(forecast: StepCostEstimate) -> str:
-    memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
-    return f"{format_elapsed_time(forecast.seconds or 0)}{memory}"
+    time = format_elapsed_time(forecast.seconds or 0)
+    if not forecast.peak_bytes:
+        return time
+    memory_figure = f"{forecast.peak_bytes / 1e9:.1f}"
+    return gettext_noop(f"{time} and {memory_figure} GB")
 
 
 def _timing(
