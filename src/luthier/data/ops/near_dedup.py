@@ -134,7 +134,7 @@ class NearDedup(SetOperator):
         )
 
     def extra_s(self, rows: int, sample: Sequence[Row] = ()) -> float:
-        """Comparing pairs that are nearly alike, as many as a sample foretells; for clusters, each of them is looked up."""
+        """Comparing pairs that are nearly alike, as many as a sample foretells; clusters look each of them up."""
         if len(sample) < 2:
             return 0.0
         chars = sum(len(self.text(row)) for row in sample) / len(sample)
