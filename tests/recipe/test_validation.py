@@ -17,7 +17,7 @@ from luthier.data.check import Check
 from luthier.data.operator import Operator
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
-from workshop import tickets, write_csv
+from tiny_models import tickets, write_csv
 
 RECIPE = """\
 luthier: 1

@@ -19,7 +19,7 @@ from luthier.core.errors import InputError
 from luthier.core.training_outcomes import TrainingOutcome, get_outcomes_path, read_outcomes, record_outcomes
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
-from workshop import tickets, tiny_model, write_csv
+from tiny_models import tickets, tiny_model, write_csv
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 

@@ -15,7 +15,7 @@ from luthier.core.step import PlanContext
 from luthier.data.ops.semantic_dedup import SemanticDedup
 from luthier.data.steps.prepare import Prepare
 from luthier.data.suggest.profile import SourceProfile
-from workshop import tickets, tiny_encoder
+from tiny_models import tickets, tiny_encoder
 
 SAME = ["Please cancel my order", "please cancel my orders", "Cancel my order, please!"]
 

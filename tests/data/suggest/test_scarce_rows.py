@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luthier.commands.recipe_text import render_recipe
 from luthier.data.suggest.propose import propose_recipe
-from workshop import tickets
+from tiny_models import tickets
 
 
 def _write(path: Path, rows: list[list[str]]) -> Path:

@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DedupReport, DuplicateFinder, report_duplicates
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
@@ -233,30 +234,36 @@ class NearDedup(SetOperator):
         tried = profile.trials.get("near_dedup")
         compared: dict[str, str] = {"of": "both"} if profile.with_tools else {}
         if tried is None:
-            return Suggestion(compared, "removes near copies, which make test scores too high; none was seen so far")
+            return Suggestion(
+                compared, gettext_noop("removes near copies, which make test scores too high; none was seen so far")
+            )
         copies = sum(tried.dropped.values())
-        why = format_rows_affected(
-            copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one"
+        rows, contested = profile.looked_at, tried.contested
+        why = gettext_noop(
+            f"{format_rows_affected(copies, rows, 'nearly repeats an earlier one', 'nearly repeat an earlier one')}"
         )
-        stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
+        stay = gettext_noop("they are marked and stay, and `split: {group: cluster}` would hold twins on one side")
         if profile.answers and tried.lost:
-            return Suggestion(
-                {"action": "flag", **compared}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
-            )
+            lost = gettext_noop(f"to drop them would leave no row of {tried.lost_shown}")
+            return Suggestion({"action": "flag", **compared}, f"{why}; {lost}: {stay}")
         if copies > _TEMPLATED * (profile.looked_at - _copies(profile)):
-            left = format_counted_noun(profile.looked_at - _copies(profile) - copies, "row")
-            return Suggestion(
-                {"action": "flag", **compared},
-                f"{why}: they look templated, and to drop them would leave {left}, so {stay}",
+            left = profile.looked_at - _copies(profile) - copies
+            templated = gettext_noop(
+                f"they look templated, and to drop them would leave {format_counted_noun(left, 'row')}, so {stay}"
             )
+            return Suggestion({"action": "flag", **compared}, f"{why}: {templated}")
         matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
         if matters and tried.contested > _CONTESTED * copies:
-            other = f"{tried.contested} of them with another answer, so that what little differs matters"
-            return Suggestion({"action": "flag", **compared}, f"{why}, {other}: {stay}")
-        other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
+            said = gettext_noop(
+                f"{why}, {contested} of them with another answer, so that what little differs matters: {stay}"
+            )
+            return Suggestion({"action": "flag", **compared}, said)
         if compared:
-            return Suggestion(compared, f"{why} in prompt and answer; with tools on offer one prompt has many answers")
-        return Suggestion(compared, why + other * bool(tried.contested))
+            said = gettext_noop(f"{why} in prompt and answer; with tools on offer one prompt has many answers")
+            return Suggestion(compared, said)
+        if contested:
+            why = gettext_noop(f"{why}, {contested} of them with another answer (`of: both` compares answers, too)")
+        return Suggestion(compared, why)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """How like twins are, where they are dropped: below that, many pairs must be compared."""

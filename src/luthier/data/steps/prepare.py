@@ -13,6 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.data.engine.pipeline import PrepareOptions, prepare, with_split_group
 from luthier.data.operator import Operator
@@ -83,10 +84,11 @@ class Prepare(Step):
         outline = plan_context.outline or self.outline(plan_context)
         size = estimate_source_bytes(self.source, plan_context.recipe_dir)
         if size is None:
-            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data is not here yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how=gettext_noop("the data is not here yet"))
         measured = _measured(plan_context.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
-        how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
+        megabytes, rate = f"{size / 1e6:.1f}", f"{speed / 1e6:.1f}"
+        how = gettext_noop(f"{megabytes} MB at {rate} MB/s ({'as last time' if measured else 'typical'})")
         extra = self._extra_s(sum((outline.rows or {}).values()), size, self._sample(plan_context.recipe_dir))
         how += "".join(f", and {seconds:.0f} s for {what}" for what, seconds in extra)
         return StepCostEstimate(

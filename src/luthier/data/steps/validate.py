@@ -12,6 +12,7 @@ from luthier.artifacts.findings import COUNTS
 from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
 from luthier.core.errors import did_you_mean
+from luthier.core.messages import gettext_noop
 from luthier.core.step import DataRef, NotHashed, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
 from luthier.data.check import Check
 
@@ -119,10 +120,10 @@ class Validate(Step):
 
             rows = sum(DatasetSummary.read(plan_context.inputs["data"]).rows.values())
         if rows is None:
-            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data are not here yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how=gettext_noop("the data are not here yet"))
         speed = plan_context.history.get("measures", {}).get("rows_per_s")
         looked, known = min(rows, self.rows), speed or ROWS_PER_S
-        how = f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})"
+        how = gettext_noop(f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})")
         return StepCostEstimate(seconds=2 + looked / known, peak_bytes=BASE_BYTES + looked * BYTES_A_ROW, how=how)
 
     def measured(self) -> tuple[str, ...]:

@@ -12,6 +12,7 @@ from luthier.artifacts.dataset import OUTLINED, dump_spec_example
 from luthier.chat.messages import Example, ExampleOrigin
 from luthier.core.errors import DataError, MissingExtra
 from luthier.core.events import take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.columns.media import count_media
@@ -36,7 +37,7 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
     sample = with_split_group(source, split).look(recipe_dir, _LOOKING_S)
     rows = _split(split, len(sample.rows) if sample.whole else _rows(sample, source.size(recipe_dir), source))
     if not sample.rows:
-        return ArtifactSpec(rows=rows or None, how="as the split says" if rows else "")
+        return ArtifactSpec(rows=rows or None, how=gettext_noop("as the split says") if rows else "")
     answers = AnswerCounter()
     for _, parts in sample.rows:
         if parts.messages[-1].role == "assistant":
@@ -49,7 +50,7 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
         ],
         task=answers.decide().task if answers.rows else None,
         answers=sorted(answers.labels),
-        how="before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}",
+        how=gettext_noop("before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}"),
     )
 
 
