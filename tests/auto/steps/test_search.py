@@ -276,7 +276,7 @@ def test_a_run_and_show_say_what_the_search_decided(searched: tuple[Recipe, Arti
 def test_a_time_that_holds_no_search_is_not_told_as_one(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
     recipe, _, _ = searched
     with pytest.raises(
-        RecipeError, match=r"0.001s is too short here.* the smallest search is 2 such trainings"
+        RecipeError, match=r"is too short here: .tune. takes .* the smallest search is 2 such trainings"
     ) as caught:
         change(recipe, "steps.best.budget=0.001s").plan()
     assert "fewer `finalists` or `seeds`" in caught.value.hint
