@@ -188,7 +188,7 @@ def cost(*, quick: bool) -> Iterator[Figure]:
             watching = evaluator(plan, Path(folder))
             begun = time.process_time()
             for event in log:
-                for at in watching.looks(event.at.timestamp()):
+                for at in watching.looks(event.timestamp.timestamp()):
                     list(watching.readings(at)) if name != "drift" else watching.reading(
                         "drift.evidence", plan.signals[0].usual, at
                     )

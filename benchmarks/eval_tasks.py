@@ -169,7 +169,7 @@ def _ask_ours(file: Path, model: Any, rows: int | None = None) -> list[tuple[flo
 
     (benchmark,) = LmEvalTask(path=str(file), limit=rows).benchmarks(TaskContext(recipe_dir=file.parent, examples=()))
     graded = benchmark.run(model.ask)
-    return list(zip(graded.columns["acc"].amounts, graded.columns["acc_norm"].amounts, strict=True))
+    return list(zip(graded.columns["acc"].each, graded.columns["acc_norm"].each, strict=True))
 
 
 def _ask_harness(file: Path, model: Any) -> list[tuple[float, float]]:

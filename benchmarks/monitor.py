@@ -244,7 +244,7 @@ async def _ends(count: int) -> tuple[Times, float, str]:
 
     class Timing(Gateway):
         def _case(self, request: Any, prefix: str, asked: Any) -> RequestState:
-            return Timed(prefix, asked, self._told, None)
+            return Timed(prefix, asked, self._record, None)
 
     folder = Path(tempfile.mkdtemp())
     with TraceRecorder(folder, RetentionPolicy(segment_bytes=4 << 20)) as recorder:
@@ -391,7 +391,7 @@ def gateway(kind: str) -> None:
 
     class Unwatching(Gateway):
         def _case(self, request: Any, prefix: str, asked: Any) -> RequestState:
-            return Unwatched(prefix, asked, self._told, None)
+            return Unwatched(prefix, asked, self._record, None)
 
     async def run(folder: Path, recorder: TraceRecorder | None) -> None:
         fleet = ModelPool(lambda word: OpenModel(word, AtOnce("d" * 32)))

@@ -152,24 +152,27 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
     from luthier.recipe.models import open_base_model
     from luthier.recipe.workspace import Workspace
     from luthier.tune.steps.tune import Tune
-    from tuning import bench
+    from tuning import make_env
 
     torch.set_num_threads(1)
     watch = _Reading()
     with tempfile.TemporaryDirectory() as scratch:
         rows = _examples()
-        shop = replace(bench(Path(scratch), rows), heard=watch)
+        env = replace(make_env(Path(scratch), rows), heard=watch)
         step = Tune.model_validate(
             {
                 "data": "data", "technique": {"kind": "lora", "r": 16}, "objective": {"kind": objective},
                 "epochs": steps * PAIRS_PER_STEP / len(rows), "batch_size": PAIRS_PER_STEP, "learning_rate": 5e-5,
-                "warmup": 0, "precision": "bfloat16", "spike": 1e9,
+                "warmup_ratio": 0, "dtype": "bfloat16", "loss_spike": 1e9,
             }
         )  # fmt: skip
-        made = shop.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
+        made = env.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     counted = watch.times[-1][0] - watch.times[WARM - 1][0]
     reading = watch.reading if objective == "dpo" else 0.0
+    assert reading or objective != "dpo", (
+        "the note that the reference is read was not heard: its time would be left out"
+    )
     each = counted / (steps - WARM) + reading / steps
     return {
         "pairs_per_cpu_s": PAIRS_PER_STEP / each,
@@ -191,7 +194,7 @@ class _Reading(_Watch):
     def append(self, event: Any) -> None:
         if self._since is not None:
             self.reading, self._since = cpu_s() - self._since, None
-        if event.kind == "note" and "once as it is" in event.text:
+        if event.kind == "note" and "reference log-probabilities" in event.text:
             self._since = cpu_s()
         super().append(event)
 

@@ -57,15 +57,15 @@ def label_routing(quick: bool) -> Iterator[dict[str, Any]]:
 
     from luthier.chat.messages import Message
     from luthier.chat.tokenizer import ChatTokenizer
-    from luthier.models.load import load_model
-    from luthier.serve.engines.label import _Asked, _Judge
+    from luthier.models.load import find_base_folder
+    from luthier.serve.engines.label import _Asked, _NetworkJudge
+    from luthier.serve.label_engine import open_shared_classifier
 
     _one_thread()
     torch.set_grad_enabled(False)
-    loaded = load_model(_artifact(), dtype="bfloat16")
-    loaded.model.requires_grad_(requires_grad=False)
-    text = ChatTokenizer.load(loaded.folder)
-    judge = _Judge(loaded, text, {label: label for label in LABELS}, (), "sum")
+    reader = open_shared_classifier(_artifact(), "bfloat16")
+    text = ChatTokenizer.load(find_base_folder(_artifact()))
+    judge = _NetworkJudge(reader, text, {label: label for label in LABELS}, (), "sum")
     asked = [_Asked((Message(role="system", content=SYSTEM), Message(role="user", content=words))) for words in ASKED]
     told = text.options(asked[0].messages, LABELS)
 
@@ -78,7 +78,8 @@ def label_routing(quick: bool) -> Iterator[dict[str, Any]]:
     def apart() -> float:
         prompt, options = told
         rows = options[:: len(options) // ROWS][:ROWS]
-        spent = _cpu(lambda: [loaded.model(torch.tensor([[*prompt, *own]])) for own in rows])[0]
+        with reader.turn() as model:
+            spent = _cpu(lambda: [model(torch.tensor([[*prompt, *own]])) for own in rows])[0]
         return spent * len(options) / len(rows)
 
     for one in asked[-3:]:

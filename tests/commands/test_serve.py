@@ -27,7 +27,7 @@ from luthier.core.artifact import Artifact
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
 from tests.targets import target
-from workshop import own_cache, small_recipe, tiny_encoder
+from tiny_models import own_cache, small_recipe, tiny_encoder
 
 TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 

@@ -173,7 +173,7 @@ def test_meteor_is_nltks_with_wordnets_own_files(tmp_path: Path, monkeypatch: py
     from nltk.corpus.reader.wordnet import WordNetCorpusReader
     from nltk.translate.meteor_score import meteor_score
 
-    for path in INSTALLED.iterdir():
+    for path in filter(Path.is_file, INSTALLED.iterdir()):  # Debian's package `wordnet` adds a folder
         shutil.copy(path, tmp_path)
     (tmp_path / "lexnames").write_text("".join(f"{number:02d}\tlex{number}\t1\n" for number in range(45)))
     monkeypatch.setattr(nltk.data, "path", [str(tmp_path)])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord, PartKind
 from luthier.core.artifact import Artifact
@@ -121,12 +121,22 @@ def explain_question(
     faithful: bool = True,
     orders: int = ORDERS,
     refine: PartKind | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[ExplanationRecord]:
-    """Explain one question by several methods; each variant of the prompt is read once for all of them."""
+    """Explain one question by several methods; each variant of the prompt is read once for all of them.
+
+    `say` tells a person what is done now.
+    """
+    say(f"loading {get_model_name(builder.model)} and reading its answer")
     subject = builder.build(question)
-    return [
-        explain_subject(
-            builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders, refine=refine
+    units = len(subject.prompt.scorer.cut.units)
+    found = []
+    for number, explainer in enumerate(explainers, start=1):
+        measured = f", then {orders} random orders of them" if faithful else ""
+        say(f"method {number} of {len(explainers)}, {explainer.kind}: scores of {units} units{measured}")
+        found.append(
+            explain_subject(
+                builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders, refine=refine
+            )
         )
-        for explainer in explainers
-    ]
+    return found

@@ -23,7 +23,7 @@ from luthier.recipe.artifact_types.summaries import ModelType
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from search_recipe import LORA, RECIPE, break_fit, files_of, run_command, write_recipe
-from workshop import own_cache, small_recipe
+from tiny_models import own_cache, small_recipe
 
 
 @pytest.fixture(scope="module")
