@@ -17,7 +17,7 @@ from luthier.explain.units import PromptUnit, refine_cut
 from luthier.models.load import get_model_name
 
 MOST_REFINED, WORTH_REFINING = 3, 0.25
-"""At most so many units are cut into parts, each with at least this share of the strongest score."""
+"""Maximum number of units that are split, each with at least this share of the strongest score."""
 
 
 def explain_subject(
@@ -90,7 +90,7 @@ def choose_strongest(scores: Sequence[float]) -> list[int]:
 def _refine(
     record: ExplanationRecord, subject: Subject, explainer: Explainer, kind: PartKind, orders: int
 ) -> ExplanationRecord:
-    """The explanation with the strongest units split into their parts; all other units stay as they are."""
+    """Return the explanation with the strongest units split into their parts."""
     prompt = subject.prompt
     if prompt.scorer.cut.kind in ("tokens", kind):
         raise DataError(
