@@ -322,3 +322,14 @@ def test_spans_go_to_a_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     told = {one.key: one.value for one in spans[0].attributes}
     assert told["gen_ai.response.id"].string_value == "chatcmpl-7"
     assert spans[0].end_time_unix_nano - spans[0].start_time_unix_nano == 250_000_000
+
+
+def test_an_empty_log_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.jsonl").touch()
+    assert run_command(["traces", "import", "log.jsonl"]) == 2
+    assert "error: log.jsonl: is empty" in capsys.readouterr().err
+    assert run_command(["new", "moved", "--from", "axolotl.yaml"]) == 2
+    assert "error: axolotl.yaml: there is no such file" in capsys.readouterr().err
