@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +11,7 @@ from luthier.artifacts.dataset import list_splits, read_example_batches
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.chat.messages import Example, answer_of, prompt_of
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName
+from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import write_atomically
 from luthier.explain.explainer import Explainer
 from luthier.explain.faithfulness import ORDERS
@@ -217,6 +217,8 @@ def _question(
     from luthier.recipe.predict import RowPromptSettings, read_answer_texts
 
     answer, classes = request.answer, get_output_classes(model)
+    options = None if classes else read_answer_texts(model) or None
+    _check_class(request.instead, options)
     tools: tuple[dict[str, Any], ...] = ()
     if messages is None:
         example = RowPromptSettings.of(model, None).example(text, 1) if text is not None else find_row(model, row or "")
@@ -229,9 +231,16 @@ def _question(
         answer=answer,
         part=request.part,
         against=request.instead,
-        options=None if classes else read_answer_texts(model) or None,
+        options=options,
         row=example.id if row is not None else "",
     )
+
+
+def _check_class(instead: str, options: Mapping[str, str] | None) -> None:
+    """`UnknownName` for a text that a model which chooses among classes never answers."""
+    if instead and options and instead.strip() not in {*options, *(text.strip() for text in options.values())}:
+        hint = did_you_mean(instead, options)
+        raise UnknownName(f"{instead!r} is no class of this model", where=SourceLocation(field="instead"), hint=hint)
 
 
 def find_row(model: Artifact, row: str) -> Example:

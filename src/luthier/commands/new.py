@@ -609,5 +609,7 @@ def _from_tool(source: Path, folder: Path, model: str | None) -> _Text:
     if model is not None:
         hint = "leave it out, and change `model` in the recipe if you want another"
         raise InputError("the file names its own model", where=SourceLocation(field="--model"), hint=hint)
+    if not source.exists():
+        raise InputError("there is no such file", where=SourceLocation(file=str(source)), hint="check --from")
     translation = translate_config(read_yaml(source).data, source, folder)
     return _Text(translation.text, translation.account.sentences())
