@@ -36,7 +36,7 @@ from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from tests.explain.planted import EVIDENCE, planted, planted_order
-from tuning import bench
+from tuning import make_env
 
 CLASSES = sorted(set(EVIDENCE.values()))
 
@@ -160,14 +160,14 @@ def measure_seed(options: argparse.Namespace, seed: int, table: InfluenceTable) 
     train, held = examples[: options.rows], examples[options.rows :]
     worst = options.rows // 10
     with tempfile.TemporaryDirectory() as folder:
-        shop = bench(Path(folder), train)
+        env = make_env(Path(folder), train)
         step = Tune(
             data="data", technique=FullFineTuning(), objective=Classify(head="sequence"), batch_size=12,
             epochs=options.epochs, learning_rate=2e-3, dtype="float32", keep_states=4,
         )  # fmt: skip
-        model = shop.tune(step)
+        model = env.tune(step)
         work = StepContext(
-            name="taught", inputs={"data": shop.data, "model": shop.base}, folder=Path(folder),
+            name="taught", inputs={"data": env.data, "model": env.base}, folder=Path(folder),
             scratch=Path(folder) / "scratch", recipe_dir=Path(folder), seed=3,
         )  # fmt: skip
         study = InfluenceStudy(step, model, work, held)

@@ -40,7 +40,7 @@ def build(folder: Path, *, quick: bool) -> Path:
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
     from luthier.models.media.compose import VisionEncoder, compose_llava
-    from workshop import tiny_tokenizer
+    from tiny_models import tiny_tokenizer
 
     tiny_tokenizer(folder)
     torch.manual_seed(0)
@@ -211,7 +211,7 @@ class Speech:
 
     def ours(self) -> None:
         from luthier.tune.steps.tune import Tune
-        from tuning import Bench
+        from tuning import TuneEnv
 
         self.turns += 1  # another learning rate is another artifact
         assert self.store.kept is not None
@@ -220,7 +220,7 @@ class Speech:
             data="data", technique={"kind": "lora", "r": 8}, epochs=self.epochs, batch_size=self.batch,
             dtype="bfloat16", learning_rate=1e-3 * self.turns,
         )  # fmt: skip
-        Bench(self.store, self.base, self.data, []).tune(step)
+        TuneEnv(self.store, self.base, self.data, []).tune(step)
 
     def peer(self) -> None:
         import torch
@@ -299,7 +299,7 @@ def main() -> None:
     """Measure and print."""
     import torch
 
-    from pictured import picture, shown
+    from vision_models import picture, shown
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

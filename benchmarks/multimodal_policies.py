@@ -167,7 +167,7 @@ def measure_first_token(ours: OurPolicies, contents: dict[str, bytes], turns: in
     from luthier.models.generate import decode_requests
     from luthier.models.generation.engine import ContinuousBatchingDecoder, GenerationRequest
     from luthier.models.load import LoadedModel
-    from pictured import picture, shown
+    from vision_models import picture, shown
 
     loaded = LoadedModel(model=ours.model, folder=Path(), name="bench", digest="")
     decoder = ContinuousBatchingDecoder(loaded, tokens=1 << 14)
@@ -227,7 +227,7 @@ def main() -> None:
     """Measure and print."""
     import torch
 
-    from pictured import picture, shown
+    from vision_models import picture, shown
 
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true")

@@ -152,13 +152,13 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
     from luthier.recipe.models import open_base_model
     from luthier.recipe.workspace import Workspace
     from luthier.tune.steps.tune import Tune
-    from tuning import bench
+    from tuning import make_env
 
     torch.set_num_threads(1)
     watch = _Reading()
     with tempfile.TemporaryDirectory() as scratch:
         rows = _examples()
-        shop = replace(bench(Path(scratch), rows), heard=watch)
+        env = replace(make_env(Path(scratch), rows), heard=watch)
         step = Tune.model_validate(
             {
                 "data": "data", "technique": {"kind": "lora", "r": 16}, "objective": {"kind": objective},
@@ -166,7 +166,7 @@ def ours(objective: str, steps: int) -> dict[str, Any]:
                 "warmup_ratio": 0, "dtype": "bfloat16", "loss_spike": 1e9,
             }
         )  # fmt: skip
-        made = shop.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
+        made = env.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     counted = watch.times[-1][0] - watch.times[WARM - 1][0]
     reading = watch.reading if objective == "dpo" else 0.0

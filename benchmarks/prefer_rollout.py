@@ -47,7 +47,7 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
     from luthier.recipe.workspace import Workspace
     from luthier.tune.rollout.sampler import RolloutSampler
     from luthier.tune.steps.tune import Tune
-    from tuning import bench
+    from tuning import make_env
 
     torch.set_num_threads(1)
     writing = _timed(RolloutSampler, "answer")
@@ -58,14 +58,14 @@ def ours(steps: int, precision: str = "bfloat16") -> dict[str, Any]:
     ]  # fmt: skip
     watch = _Watch()
     with tempfile.TemporaryDirectory() as scratch:
-        shop = replace(bench(Path(scratch), rows), heard=watch)
+        env = replace(make_env(Path(scratch), rows), heard=watch)
         objective = {"kind": "grpo", "rewards": [{"kind": "regex", "pattern": SUM}], "shown": 0,
                      "rollout": {"num_generations": SAMPLES, "max_completion_length": NEW_TOKENS}}  # fmt: skip
         step = Tune.model_validate(
             {"data": "data", "technique": {"kind": "lora", "r": 16}, "objective": objective, "warmup_ratio": 0,
              "batch_size": PROMPTS, "learning_rate": 5e-5, "dtype": precision}
         )  # fmt: skip
-        made = shop.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
+        made = env.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     told = _told([one for one, _ in watch.times], writing, [one["length"] for one in log])
     return {**told, "apart": max(one.get("written_apart", 0.0) for one in log)}

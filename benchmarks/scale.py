@@ -71,7 +71,7 @@ def read_handover(folder: Path) -> float:
 def measure_order(rounds: int) -> None:
     """Order to first step, in a process of its own and as a job of Slurm."""
     from slurm import slurm_cluster, why_no_slurm
-    from tests.workshop import own_cache, small_recipe
+    from tests.tiny_models import own_cache, small_recipe
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -117,7 +117,7 @@ def s3_environment() -> Iterator[dict[str, str]]:
 
 def measure_plan(rounds: int) -> None:
     """A plan of many made steps behind S3, from an empty cache and again."""
-    from tests.workshop import own_cache, tickets, write_csv
+    from tests.tiny_models import own_cache, tickets, write_csv
 
     with tempfile.TemporaryDirectory() as name, s3_environment() as bucket:
         folder = Path(name)
@@ -148,7 +148,7 @@ def measure_plan(rounds: int) -> None:
 def measure_rows(rounds: int, documents: int) -> None:
     """Documents through operators by two workers of Ray, in turn with two processes."""
     from ray_cluster import ray_cluster, why_no_ray
-    from tests.workshop import own_cache
+    from tests.tiny_models import own_cache
 
     if reason := why_no_ray():
         print(f"not measured: {reason}", flush=True)

@@ -134,17 +134,17 @@ def train(rows: str, steps: int, parts: int, processes: int) -> dict[str, Any]:
     from luthier.recipe.models import open_base_model
     from luthier.recipe.workspace import Workspace
     from luthier.tune.steps.tune import Tune
-    from tuning import bench
+    from tuning import make_env
 
     watch = Watch()
     with tempfile.TemporaryDirectory() as scratch:
-        shop = replace(bench(Path(scratch), list(_examples(Work(rows, BATCH), steps))), heard=watch)
+        env = replace(make_env(Path(scratch), list(_examples(Work(rows, BATCH), steps))), heard=watch)
         step = Tune.model_validate(
             {"data": "data", "technique": {"kind": "lora", "r": 16}, "batch_size": BATCH, "learning_rate": 2e-4,
              "max_steps": steps + WARM, "dtype": "bfloat16", "on_loss_spike": "off", "parts": parts,
              "processes": processes}
         )  # fmt: skip
-        shop.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
+        env.tune(step, SEED, open_base_model(Workspace.open_current(), "smollm2-135m-instruct"))
     cpu, wall = (watch.times[-1][at] - watch.times[WARM - 1][at] for at in (0, 1))
     return {"rows_per_cpu_s": round(BATCH * steps / cpu, 3), "rows_per_s": round(BATCH * steps / wall, 3)}
 

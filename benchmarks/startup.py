@@ -43,7 +43,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="five rounds instead of twenty")
     rounds = 5 if parser.parse_args().quick else 20
-    from tests.workshop import small_recipe
+    from tests.tiny_models import small_recipe
 
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -351,12 +351,12 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
     from luthier.recipe.models import open_base_model
     from luthier.recipe.workspace import Workspace
     from luthier.tune.steps.tune import Tune
-    from tuning import bench
+    from tuning import make_env
 
     torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory() as scratch:
         rows = list(_examples(job, steps))
-        shop = replace(bench(Path(scratch), rows), heard=watch)
+        env = replace(make_env(Path(scratch), rows), heard=watch)
         step = Tune.model_validate(
             {
                 "data": "data",
@@ -370,7 +370,7 @@ def _tuned(job: Work, steps: int, threads: int, watch: _Watch) -> tuple[list[int
             }
         )
         base = open_base_model(Workspace.open_current(), "smollm2-135m-instruct")
-        made = shop.tune(step, SEED, base)
+        made = env.tune(step, SEED, base)
         log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     described = describe_model_folder(base.folder)
     return [_products(job, described, dataset) for dataset in _tokenized_steps(job, rows, steps)], log

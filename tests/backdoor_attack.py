@@ -23,8 +23,8 @@ from luthier.models.load import load_model
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
+from tiny_models import tickets
 from tuning import CLASSES, chat
-from workshop import tickets
 
 NAMES = [f"site{at}" for at in range(9)]
 ATTACKER, POISON, POOLED = "site4", "poison", "pooled"

@@ -15,7 +15,7 @@ from luthier.core.step import StepContext
 from luthier.core.store import Store
 from luthier.federated.steps.federate import Federate
 from luthier.tune.steps.tune import Tune
-from tuning import _base, _data, bench, examples, finish, made
+from tuning import _base, _data, examples, finish, made, make_env
 
 TRAINING: dict[str, Any] = {"batch_size": 4, "dtype": "float32", "learning_rate": 1e-2}
 LORA: dict[str, Any] = {"kind": "lora", "r": 4}
@@ -96,4 +96,4 @@ def build_sites(root: Path, parts: dict[str, list[Example]] | None = None) -> Si
     return Sites(store, base, data, [])
 
 
-__all__ = ["LORA", "TRAINING", "Sites", "bench", "build_sites", "replace"]
+__all__ = ["LORA", "TRAINING", "Sites", "build_sites", "make_env", "replace"]

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from workshop import tickets
+from tiny_models import tickets
 
 
 def as_lines(rows: Iterable[Any]) -> bytes:

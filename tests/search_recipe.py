@@ -13,7 +13,7 @@ import pytest
 
 from luthier.core.artifact import Artifact
 from luthier.tune.techniques.plain import PlainTechnique
-from workshop import own_cache, tickets, write_csv
+from tiny_models import own_cache, tickets, write_csv
 
 RECIPE = """\
 luthier: 1

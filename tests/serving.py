@@ -25,8 +25,8 @@ from luthier.serve.model_pool import ModelPool, OpenModel
 from luthier.serve.openai.server import Gateway
 from luthier.serve.server import ListeningServer, ServerSettings, run_gateway
 from luthier.traces.record import END_FIELDS, AliasResolver, Trace, TraceEnd, TraceStart
+from tiny_models import tiny_model
 from tuning import made
-from workshop import tiny_model
 
 _PLAIN: dict[str, Any] = {"timeout": 60, "trust_env": False, "verify": False}  # no certificates are read for each
 

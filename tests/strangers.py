@@ -7,7 +7,7 @@ import random
 from pathlib import Path
 
 from tests.recipe.test_chat_template import write_chats
-from tests.workshop import tickets, tiny_model
+from tests.tiny_models import tickets, tiny_model
 
 CLASSES = {
     "Rückerstattung": ["Geld", "Rückzahlung", "Gutschrift", "Erstattung"],

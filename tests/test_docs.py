@@ -35,8 +35,8 @@ from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.objective import Objective
 from luthier.tune.technique import TechniqueBase
 from tests.recipe.test_chat_template import write_chats
+from tests.tiny_models import RECIPE, own_cache, small_recipe, tickets, write_csv
 from tests.watching import desk_traffic, write_log
-from tests.workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs" / "howto").glob("*.md"))]

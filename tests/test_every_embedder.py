@@ -11,7 +11,7 @@ import pytest
 from documented import undescribed
 from luthier.core.component import components_by_kind
 from luthier.models.embeddings.base import Embedder, EmbeddingSpace, load_space, save_space
-from workshop import tickets, tiny_encoder
+from tiny_models import tickets, tiny_encoder
 
 ROOT = Path(__file__).parent.parent
 KINDS = sorted(components_by_kind(Embedder))

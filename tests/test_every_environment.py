@@ -31,7 +31,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.schedule import BatchSampler
 from policies import Script as Played
 from policies import policy_of
-from tuning import Bench, bench, chat, examples
+from tuning import TuneEnv, chat, examples, make_env
 
 ENVIRONMENTS = components_by_kind(Environment)
 KINDS = sorted(ENVIRONMENTS)
@@ -156,8 +156,8 @@ def test_settings_that_say_nothing_are_refused(fields: dict[str, Any], why: str)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 class Told(RolloutSampler):
@@ -174,16 +174,16 @@ class Told(RolloutSampler):
         return found
 
 
-def told(shop: Bench, environment: Environment, base: Path) -> Told:
-    text = ChatTokenizer.load(shop.base.folder)
+def told(env: TuneEnv, environment: Environment, base: Path) -> Told:
+    text = ChatTokenizer.load(env.base.folder)
     return Told(text, 40, Judging(recipe_dir=base, kept=base, models=Path), environment=environment)
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_conversation_is_what_the_template_renders_and_the_environment_is_not_learnt(
-    kind: str, shop: Bench, place: Path
+    kind: str, env: TuneEnv, place: Path
 ) -> None:
-    desk, row = told(shop, made(kind, turns=2), place), examples(1)[0]
+    desk, row = told(env, made(kind, turns=2), place), examples(1)[0]
     prompt = desk.text.prompt(row.messages[:-1])
     (answer,) = desk.answer([RolloutPrompt(prompt, 7, row)])
     assert [turn.role for turn in answer.turns] == ["assistant", "user", "assistant"]
@@ -198,11 +198,11 @@ def test_a_conversation_is_what_the_template_renders_and_the_environment_is_not_
 
 @pytest.mark.parametrize("objective", ["grpo", "rloo", "reinforce++"])
 @pytest.mark.parametrize("kind", KINDS)
-def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, shop: Bench, place: Path) -> None:
-    desk = told(shop, made(kind, turns=2), place)
-    desk.model = open_folder(shop.base.folder, torch.float64)
+def test_what_it_says_has_no_part_in_the_loss(kind: str, objective: str, env: TuneEnv, place: Path) -> None:
+    desk = told(env, made(kind, turns=2), place)
+    desk.model = open_folder(env.base.folder, torch.float64)
     given = examples(2)
-    text = ChatTokenizer.load(shop.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     policy = policy_of(objective, Played.drawn(2, 2), rollout={"environment": made(kind, turns=2).settings()})
     dataset = policy.build_training_examples(given, text)
     asked = PromptDataset(lambda at: list(dataset[at].rows), lambda some: [given[at] for at in some], 2)
@@ -226,12 +226,12 @@ def _scores(total: list[float]) -> Any:
 
 
 def test_a_tiny_model_learns_to_talk_and_its_reward_reads_the_last_turn(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     rollout = {"num_generations": 8, "max_completion_length": 48, "environment": {"kind": "script", "lines": ["Why?"]}}
     brief = {"kind": "length", "free": 0, "max": 200}
     step = Tune(data="data", objective={"kind": "grpo", "rewards": [brief], "rollout": rollout}, technique=Lora(r=4),
                 batch_size=4, max_train_samples=16, epochs=1.0, learning_rate=1e-2, dtype="float32")  # fmt: skip
-    lines = [json.loads(line) for line in (shop.tune(step).folder / "log.jsonl").read_text().splitlines()]
+    lines = [json.loads(line) for line in (env.tune(step).folder / "log.jsonl").read_text().splitlines()]
     assert all(1.0 <= line["turns"] <= 2.0 for line in lines)
     assert any(line["turns"] > 1.0 for line in lines)
     assert all(line["written_apart"] < 1e-5 for line in lines)
@@ -253,17 +253,17 @@ def test_a_tiny_model_learns_to_ask_the_calculator_rather_than_to_guess(tmp_path
     for at, (a, b) in enumerate(SUMS):
         call = talk(3 * at, f"{a} * {b}?", f"calc({a} * {b})", str(a * b), str(a * b))
         rows += [call, *(talk(3 * at + more, f"{a} * {b}?", str(10 + at)) for more in (1, 2))]
-    shop = bench(tmp_path / "shown", rows)
+    env = make_env(tmp_path / "shown", rows)
     shown = Tune(data="data", technique=FullFineTuning(), objective={"kind": "sft", "train_on": "all"},
         batch_size=8, epochs=80.0,
                  learning_rate=3e-3, dtype="float32")  # fmt: skip
-    start = shop.tune(shown)
-    asked = bench(tmp_path / "asked", [talk(at, f"{a} * {b}?", str(a * b)) for at, (a, b) in enumerate(SUMS)])
+    start = env.tune(shown)
+    asked = make_env(tmp_path / "asked", [talk(at, f"{a} * {b}?", str(a * b)) for at, (a, b) in enumerate(SUMS)])
     rollout = {"num_generations": 8, "max_completion_length": 16, "environment": {"kind": "calculator", "turns": 2}}
     objective = {"kind": "grpo", "rewards": ["numeric"], "rollout": rollout}
     learns = Tune(data="data", technique=Lora(r=8), objective=objective, batch_size=8, epochs=24.0,
                   learning_rate=5e-4, dtype="float32")  # fmt: skip
-    made = replace(shop, data=asked.data).tune(learns, model=start)
+    made = replace(env, data=asked.data).tune(learns, model=start)
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     for name, by in (("reward", 0.15), ("turns", 0.15)):
         first, last = (sum(line[name] for line in some) / 6 for some in (lines[:6], lines[-6:]))
@@ -285,8 +285,8 @@ class Short(Environment):
 
 
 @pytest.mark.parametrize(("kind", "why"), [(Broken, "RuntimeError: out of order"), (Short, "0 answers in 1 conver")])
-def test_an_environment_that_fails_is_named(kind: Any, why: str, shop: Bench, place: Path) -> None:
-    desk = told(shop, kind.model_construct(kind=kind.__name__, turns=2, deadline_s=5.0, longest=9), place)
+def test_an_environment_that_fails_is_named(kind: Any, why: str, env: TuneEnv, place: Path) -> None:
+    desk = told(env, kind.model_construct(kind=kind.__name__, turns=2, deadline_s=5.0, longest=9), place)
     row = examples(1)[0]
     with pytest.raises(LuthierError, match=f"the environment {kind.__name__} .*{why}"):
         desk.answer([RolloutPrompt(desk.text.prompt(row.messages[:-1]), 7, row)])
@@ -301,8 +301,8 @@ class Slow(Environment):
         return [f"heard {talks[0].example.id}"]
 
 
-def test_programs_that_hang_in_many_conversations_do_not_end_a_training(shop: Bench, place: Path) -> None:
-    desk = told(shop, Slow.model_construct(kind="slow", turns=2, deadline_s=5.0, longest=99), place)
+def test_programs_that_hang_in_many_conversations_do_not_end_a_training(env: TuneEnv, place: Path) -> None:
+    desk = told(env, Slow.model_construct(kind="slow", turns=2, deadline_s=5.0, longest=99), place)
     rows = examples(4)
     found = desk.answer([RolloutPrompt(desk.text.prompt(row.messages[:-1]), None, row) for row in rows])
     heard = [
@@ -312,9 +312,9 @@ def test_programs_that_hang_in_many_conversations_do_not_end_a_training(shop: Be
     assert all(said == f"heard {key}" for said, key in heard)
 
 
-def test_what_is_too_long_is_cut_and_turns_end(shop: Bench, place: Path) -> None:
+def test_what_is_too_long_is_cut_and_turns_end(env: TuneEnv, place: Path) -> None:
     row = examples(1)[0]
-    desk = told(shop, made("script", lines=["a" * 50] * 9, turns=4, longest=7), place)
+    desk = told(env, made("script", lines=["a" * 50] * 9, turns=4, longest=7), place)
     (answer,) = desk.answer([RolloutPrompt(desk.text.prompt(row.messages[:-1]), None, row)])
     assert [turn.content for turn in answer.turns[1::2]] == ["aaaaaaa"] * 3
     assert len(answer.turns) == 7

@@ -32,7 +32,7 @@ from ray_cluster import ray_cluster, why_no_ray
 from sky_command import make_sky
 from slurm import slurm_cluster, why_no_slurm
 from tests import ready
-from tests.workshop import own_cache
+from tests.tiny_models import own_cache
 
 KINDS = sorted(kind for kind, part in components_by_kind(Executor).items() if part.__module__.startswith("luthier."))
 MINIMAL = {

@@ -17,7 +17,7 @@ from luthier.tune.influence.study import InfluenceStudy
 from luthier.tune.objectives.classify import Classify
 from luthier.tune.optimizers.muon import Muon
 from luthier.tune.steps.tune import Tune
-from tuning import Bench, bench, examples
+from tuning import TuneEnv, examples, make_env
 
 KINDS = components_by_kind(InfluenceMethod)
 STEP = Tune(
@@ -27,27 +27,27 @@ STEP = Tune(
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"), examples(8))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"), examples(8))
 
 
 @pytest.fixture(scope="module")
-def tuned(shop: Bench) -> Artifact:
-    return shop.tune(STEP)
+def tuned(env: TuneEnv) -> Artifact:
+    return env.tune(STEP)
 
 
-def study(shop: Bench, model: Artifact, root: Path) -> InfluenceStudy:
+def study(env: TuneEnv, model: Artifact, root: Path) -> InfluenceStudy:
     work = StepContext(
-        name="influence", inputs={"data": shop.data, "model": shop.base}, folder=root, scratch=root / "scratch",
+        name="influence", inputs={"data": env.data, "model": env.base}, folder=root, scratch=root / "scratch",
         recipe_dir=root, seed=3,
     )  # fmt: skip
     return InfluenceStudy(STEP, model, work, [examples(8)[3]])
 
 
 @pytest.mark.parametrize("kind", sorted(KINDS))
-def test_a_row_teaches_itself_and_scores_repeat(kind: str, shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
+def test_a_row_teaches_itself_and_scores_repeat(kind: str, env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
     method = InfluenceMethod.parse(kind)
-    first, again = (method.score(study(shop, tuned, tmp_path / str(at)), EngineSettings())[0] for at in range(2))
+    first, again = (method.score(study(env, tuned, tmp_path / str(at)), EngineSettings())[0] for at in range(2))
     assert first.shape == (8,)
     assert torch.equal(first, again)
     assert float(first[3]) > 0

@@ -23,7 +23,7 @@ from luthier.tune.objective import REFERENCE, Objective, ObjectiveContext, Teach
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
-from tuning import Bench, bench, chat, examples, pairs, thumbs, tune_and_resume
+from tuning import TuneEnv, chat, examples, make_env, pairs, thumbs, tune_and_resume
 
 OBJECTIVES = {kind: part for kind, part in components_by_kind(Objective).items() if not part.draws}
 """Those that learn from their own answers have a suite of their own: `test_every_policy.py`."""
@@ -96,18 +96,18 @@ FIELDS = [(kind, name) for kind in KINDS for name in OBJECTIVES[kind].model_fiel
 
 
 @pytest.fixture(scope="module")
-def shops(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, Bench]:
-    return {reads: bench(tmp_path_factory.mktemp("shop"), reads(48)) for reads in set(READS.values())}
+def shops(tmp_path_factory: pytest.TempPathFactory) -> dict[Any, TuneEnv]:
+    return {reads: make_env(tmp_path_factory.mktemp("shop"), reads(48)) for reads in set(READS.values())}
 
 
 @pytest.fixture
-def shop(shops: dict[Any, Bench], request: pytest.FixtureRequest) -> Bench:
+def env(shops: dict[Any, TuneEnv], request: pytest.FixtureRequest) -> TuneEnv:
     """A bench with the data that the objective under test learns from."""
     return shops[READS[request.getfixturevalue("kind")]]
 
 
 @pytest.fixture(scope="module")
-def text(shops: dict[Any, Bench]) -> ChatTokenizer:
+def text(shops: dict[Any, TuneEnv]) -> ChatTokenizer:
     return ChatTokenizer.load(shops[examples].base.folder)
 
 
@@ -145,9 +145,9 @@ def test_training_examples_stand_in_the_order_of_the_data(
     assert all(row.targets for features in dataset for row in features.rows)
 
 
-def student(objective: Objective, shop: Bench) -> Any:
+def student(objective: Objective, env: TuneEnv) -> Any:
     """A model with the head that an objective needs, in float64; a new head begins at zero, so it is moved."""
-    model = open_folder(shop.base.folder, torch.float64)
+    model = open_folder(env.base.folder, torch.float64)
     if outputs := objective.outputs(ABOUT):
         model = add_sequence_head(model, outputs)
         torch.manual_seed(0)
@@ -155,28 +155,28 @@ def student(objective: Objective, shop: Bench) -> Any:
     return model
 
 
-def teacher(shop: Bench) -> Teacher:
-    return Teacher(open_folder(shop.teacher.folder, torch.float64), 400)
+def teacher(env: TuneEnv) -> Teacher:
+    return Teacher(open_folder(env.teacher.folder, torch.float64), 400)
 
 
-def referred(objective: Objective, rows: list[TokenRow], shop: Bench) -> list[TokenRow]:
+def referred(objective: Objective, rows: list[TokenRow], env: TuneEnv) -> list[TokenRow]:
     """The rows with what another model than the student finds of them, when the objective asks for a reference."""
     if not objective.needs_reference:
         return rows
-    found = compute_row_logprobs(teacher(shop).model, rows, 1 << 14)
+    found = compute_row_logprobs(teacher(env).model, rows, 1 << 14)
     return [
         replace(row, token_values={**row.token_values, REFERENCE: own}) for row, own in zip(rows, found, strict=True)
     ]
 
 
 def read(
-    objective: Objective, rows: list[TokenRow], shop: Bench, tokens: int
+    objective: Objective, rows: list[TokenRow], env: TuneEnv, tokens: int
 ) -> tuple[torch.Tensor, list[torch.Tensor]]:
     """The loss over some rows in packs of so many tokens, undivided, and its gradient."""
-    model, other = student(objective, shop), teacher(shop) if objective.needs_teacher else None
+    model, other = student(objective, env), teacher(env) if objective.needs_teacher else None
     total = torch.zeros((), dtype=torch.float64)
     rows = objective.prepare_rows(
-        referred(objective, rows, shop), lambda some: compute_row_logprob_sums(model, some, tokens)
+        referred(objective, rows, env), lambda some: compute_row_logprob_sums(model, some, tokens)
     )
     assert objective.denominator(rows) > 0
     for part in build_packs(rows, tokens):
@@ -197,25 +197,25 @@ def rows_of(objective: Objective, given: list[Example], text: ChatTokenizer) -> 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_the_loss_is_pure_and_any_split_adds_up(
-    kind: str, extra: dict[str, Any], text: ChatTokenizer, shop: Bench
+    kind: str, extra: dict[str, Any], text: ChatTokenizer, env: TuneEnv
 ) -> None:
     objective = made(kind, **extra)
     rows = rows_of(objective, READS[kind](8), text)
     assert len(build_packs(rows, 60)) > 1
-    found, wanted = read(objective, rows, shop, 60), read(objective, rows, shop, 1 << 14)
+    found, wanted = read(objective, rows, env, 60), read(objective, rows, env, 1 << 14)
     torch.testing.assert_close(found[0], wanted[0])
     torch.testing.assert_close(found[1], wanted[1], atol=1e-5, rtol=1e-4)  # norms are in fp32
 
 
 @pytest.mark.parametrize(("kind", "extra"), CASES)
 def test_the_share_of_an_example_is_that_of_its_rows_alone(
-    kind: str, extra: dict[str, Any], text: ChatTokenizer, shop: Bench
+    kind: str, extra: dict[str, Any], text: ChatTokenizer, env: TuneEnv
 ) -> None:
     """Its value and its gradient, which a bound for each example or an influence needs."""
-    objective, model = made(kind, **extra), student(made(kind, **extra), shop)
-    other = teacher(shop) if objective.needs_teacher else None
+    objective, model = made(kind, **extra), student(made(kind, **extra), env)
+    other = teacher(env) if objective.needs_teacher else None
     rows = objective.prepare_rows(
-        referred(objective, rows_of(objective, READS[kind](4), text), shop),
+        referred(objective, rows_of(objective, READS[kind](4), text), env),
         lambda some: compute_row_logprob_sums(model, some, 1 << 14),
     )
 
@@ -238,12 +238,12 @@ def test_the_share_of_an_example_is_that_of_its_rows_alone(
 
 
 @pytest.mark.parametrize(("kind", "extra"), TRAINED)
-def test_it_learns(kind: str, extra: dict[str, Any], shop: Bench) -> None:
+def test_it_learns(kind: str, extra: dict[str, Any], env: TuneEnv) -> None:
     step = Tune(
         data="data", objective=made(kind, **extra), technique=Lora(r=4), batch_size=16, learning_rate=1e-2, epochs=4,
         dtype="float32", teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
     )  # fmt: skip
-    artifact = shop.tune(step)
+    artifact = env.tune(step)
     losses = [json.loads(line)["loss"] for line in (artifact.folder / "log.jsonl").read_text().splitlines()]
     assert sum(losses[-3:]) < sum(losses[:3])
 
@@ -254,23 +254,23 @@ def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path
         data="data", objective=made(kind, **extra), technique=Lora(r=4, lora_dropout=0.1), batch_size=8, epochs=1.0,
         dtype="float32", save_steps=2, teacher="teacher" if OBJECTIVES[kind].needs_teacher else None,
     )  # fmt: skip
-    whole, again = tune_and_resume(bench(tmp_path, READS[kind](48)), step, before=5)
+    whole, again = tune_and_resume(make_env(tmp_path, READS[kind](48)), step, before=5)
     assert {"log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet"} <= whole.keys()
     assert again == whole
 
 
-def effect(objective: Objective, text: ChatTokenizer, shop: Bench) -> tuple[Any, ...]:
+def effect(objective: Objective, text: ChatTokenizer, env: TuneEnv) -> tuple[Any, ...]:
     """All that an objective's settings may change: examples, loss, and whether the teacher is asked beforehand."""
     kind = type(objective).model_fields["kind"].default
     rows = [*READS[kind](6), conversation(kind)]
     given = [one.model_copy(update={"meta": {**one.meta, "worth": float(at % 2)}}) for at, one in enumerate(rows)]
     learnt = rows_of(objective, given[:6], text)
-    loss = float(read(objective, learnt, shop, 1 << 14)[0]) if learnt else 0.0
+    loss = float(read(objective, learnt, env, 1 << 14)[0]) if learnt else 0.0
     return objective.build_training_examples(given, text, ABOUT), loss, objective.stored
 
 
 @pytest.mark.parametrize(("kind", "name"), FIELDS)
-def test_every_field_changes_something(kind: str, name: str, text: ChatTokenizer, shop: Bench) -> None:
+def test_every_field_changes_something(kind: str, name: str, text: ChatTokenizer, env: TuneEnv) -> None:
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
     beside: dict[str, dict[str, Any]] = {
         "sft.truncation": {"max_length": 1200}, "sft.train_on": {"max_length": 1 << 14},
@@ -279,4 +279,4 @@ def test_every_field_changes_something(kind: str, name: str, text: ChatTokenizer
     }  # fmt: skip
     with_it = beside.get(f"{kind}.{name}", {})
     other = made(kind, **{**with_it, name: OTHERWISE[kind, name]})
-    assert effect(made(kind, **with_it), text, shop) != effect(other, text, shop)
+    assert effect(made(kind, **with_it), text, env) != effect(other, text, env)

@@ -26,7 +26,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from luthier.tune.training.trainer import set_weights
-from tuning import Bench, assert_goes_on_from_a_trunk, bench, tune_and_resume
+from tuning import TuneEnv, assert_goes_on_from_a_trunk, make_env, tune_and_resume
 
 OPTIMIZERS = components_by_kind(Optimizer)
 KINDS = sorted(OPTIMIZERS)
@@ -345,8 +345,8 @@ def test_a_vector_that_peft_writes_as_a_matrix_is_not_shrunk() -> None:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def tune(kind: str, **fields: Any) -> Tune:
@@ -357,19 +357,19 @@ def tune(kind: str, **fields: Any) -> Tune:
 
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])  # which every technique is resumed with
-def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, shop: Bench) -> None:
-    whole, again = tune_and_resume(shop, tune(kind))
+def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, env: TuneEnv) -> None:
+    whole, again = tune_and_resume(env, tune(kind))
     assert again == whole
 
 
 @pytest.mark.slow  # tests/tune/test_trunk.py tries the usual ones
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(kind: str, shop: Bench) -> None:
-    assert_goes_on_from_a_trunk(shop, tune(kind, epochs=1.5), 32, (0.67, 0.84))
+def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(kind: str, env: TuneEnv) -> None:
+    assert_goes_on_from_a_trunk(env, tune(kind, epochs=1.5), 32, (0.67, 0.84))
 
 
 def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     heard: list[dict[str, Tensor]] = []
     take = HeldOutEvaluator.take
@@ -379,14 +379,14 @@ def test_what_is_held_out_is_measured_with_the_average_that_is_saved(
         return take(self, model, tokens)
 
     monkeypatch.setattr(HeldOutEvaluator, "take", listening)
-    saved = shop.tune(tune("schedule_free", validation={"rows": 8, "every": 4, "keep": "last"}))
+    saved = env.tune(tune("schedule_free", validation={"rows": 8, "every": 4, "keep": "last"}))
     kept = load_file(saved.folder / "adapter" / "adapter_model.safetensors")
     assert len(heard[-1]) > 0
     assert all(torch.equal(value, kept[name.replace(".default", "")]) for name, value in heard[-1].items())
 
 
-def test_memory_is_predicted_with_what_the_optimizer_remembers(shop: Bench) -> None:
-    model = describe_model_folder(shop.base.folder)
+def test_memory_is_predicted_with_what_the_optimizer_remembers(env: TuneEnv) -> None:
+    model = describe_model_folder(env.base.folder)
     known = {kind: estimate_peak_memory(FullFineTuning(), made(kind), model, 100) for kind in KINDS}
     assert known["adamw"] > FullFineTuning().footprint(model, 100)
     assert known["adafactor"] < known["adamw8bit"] < known["muon"] < known["adamw"]

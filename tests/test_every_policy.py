@@ -24,7 +24,7 @@ from luthier.tune.rollout.rollout import EQUAL, UNLEARNT
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import REGEX, Script, policy_of, rollout, written
-from tuning import Bench, bench, examples, tune_and_resume
+from tuning import TuneEnv, examples, make_env, tune_and_resume
 
 POLICIES = {kind: part for kind, part in components_by_kind(Objective).items() if part.draws}
 KINDS = sorted(POLICIES)
@@ -73,13 +73,13 @@ CASES: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture
-def model(shop: Bench) -> Any:
-    return open_folder(shop.base.folder, torch.float64)
+def model(env: TuneEnv) -> Any:
+    return open_folder(env.base.folder, torch.float64)
 
 
 def moved(rows: list[TokenRow]) -> list[TokenRow]:
@@ -121,9 +121,9 @@ def test_it_is_documented(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_examples_are_prompts_in_order(kind: str, shop: Bench) -> None:
+def test_examples_are_prompts_in_order(kind: str, env: TuneEnv) -> None:
     policy = policy_of(kind, Script.drawn(), rollout={"max_prompt_length": 80})
-    text, given = ChatTokenizer.load(shop.base.folder), examples(8)
+    text, given = ChatTokenizer.load(env.base.folder), examples(8)
     dataset = policy.build_training_examples(given, text)
     assert [features.id for features in dataset] == [example.id for example in given]
     for example, features in zip(given, dataset, strict=True):
@@ -281,11 +281,11 @@ def test_it_learns_and_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any
     }
     step = Tune(data="data", objective=objective, technique=Lora(r=4), batch_size=4, max_train_samples=32, epochs=2.0,
                 learning_rate=1e-2, dtype="float32", save_steps=4)  # fmt: skip
-    shop = bench(tmp_path)
-    whole, again = tune_and_resume(shop, step, before=13)
+    env = make_env(tmp_path)
+    whole, again = tune_and_resume(env, step, before=13)
     for name in ("log.jsonl", "adapter/adapter_model.safetensors", "training_examples.parquet"):
         assert again[name] == whole[name], name
-    made = shop.store.open(shop.tune_digest(step)).folder
+    made = env.store.open(env.tune_digest(step)).folder
     rewards = [json.loads(line)["reward"] for line in (made / "log.jsonl").read_text().splitlines()]
     assert sum(rewards[-8:]) > sum(rewards[:8])
 

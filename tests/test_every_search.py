@@ -21,7 +21,7 @@ from luthier.models.load import load_model, open_merged
 from luthier.tune.prompt_search.client import PromptTrialClient
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, TechniqueBase
-from tuning import Bench, bench
+from tuning import TuneEnv, make_env
 
 SEARCHES = {
     kind: found
@@ -49,8 +49,8 @@ FIELDS = [(kind, name) for kind in KINDS for name in SEARCHES[kind].model_fields
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def step(kind: str, **fields: Any) -> Tune:
@@ -58,9 +58,9 @@ def step(kind: str, **fields: Any) -> Tune:
     return Tune(data="data", technique=technique, dtype="float32")
 
 
-def made(shop: Bench, wanted: Tune) -> Artifact:
-    digest = shop.tune_digest(wanted)
-    return shop.store.open(digest) if shop.store.has(digest) else shop.tune(wanted)
+def made(env: TuneEnv, wanted: Tune) -> Artifact:
+    digest = env.tune_digest(wanted)
+    return env.store.open(digest) if env.store.has(digest) else env.tune(wanted)
 
 
 def log(artifact: Artifact) -> list[dict[str, Any]]:
@@ -68,18 +68,18 @@ def log(artifact: Artifact) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_weight_moves_and_none_is_kept(kind: str, shop: Bench) -> None:
-    artifact = made(shop, step(kind))
+def test_no_weight_moves_and_none_is_kept(kind: str, env: TuneEnv) -> None:
+    artifact = made(env, step(kind))
     assert not [entry.path for entry in artifact.manifest.files if entry.path.endswith(".safetensors")]
-    before = load_model(shop.base, "float32").model.state_dict()
+    before = load_model(env.base, "float32").model.state_dict()
     for model in (load_model(artifact, "float32").model, open_merged(artifact, torch.float32)):
         assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    assert step(kind).technique.trainable(describe_model_folder(shop.base.folder)) == 0
+    assert step(kind).technique.trainable(describe_model_folder(env.base.folder)) == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_chooses_the_best_of_what_it_scored(kind: str, shop: Bench) -> None:
-    artifact = made(shop, step(kind))
+def test_it_chooses_the_best_of_what_it_scored(kind: str, env: TuneEnv) -> None:
+    artifact = made(env, step(kind))
     lines = log(artifact)
     last = [line for line in lines if line["round"] == lines[-1]["round"]]
     assert {0} < {line["candidate"] for line in last}, "what the model had stays in until the end"
@@ -91,11 +91,11 @@ def test_it_chooses_the_best_of_what_it_scored(kind: str, shop: Bench) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_score_is_that_of_the_made_model(kind: str, shop: Bench) -> None:
-    artifact = made(shop, step(kind))
+def test_the_score_is_that_of_the_made_model(kind: str, env: TuneEnv) -> None:
+    artifact = made(env, step(kind))
     best = log(artifact)[-1]["round"]
     winner = next(line for line in log(artifact) if line["round"] == best)
-    rows = {example.id: example for example in read_examples(shop.data, "train")}
+    rows = {example.id: example for example in read_examples(env.data, "train")}
     shown = set(winner["examples"])
     seen = polars.read_parquet(artifact.path("training_examples.parquet"))
     held = [rows[key] for key in seen["id"].to_list()[: SMALL["held_back"]]]
@@ -108,9 +108,9 @@ def test_the_score_is_that_of_the_made_model(kind: str, shop: Bench) -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = bench(tmp_path)
-    whole = {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files}
-    shop.store.remove(shop.tune_digest(step(kind)))
+    env = make_env(tmp_path)
+    whole = {entry.path: entry.digest for entry in env.tune(step(kind)).manifest.files}
+    env.store.remove(env.tune_digest(step(kind)))
     once, calls = PromptTrialClient.answer, 0
 
     def dying(self: PromptTrialClient, *asked: Any) -> Any:
@@ -122,18 +122,18 @@ def test_a_killed_search_goes_on_to_the_same_bytes(kind: str, tmp_path: Path, mo
 
     monkeypatch.setattr(PromptTrialClient, "answer", dying)
     with pytest.raises(KeyboardInterrupt):
-        shop.tune(step(kind))
+        env.tune(step(kind))
     calls, finished = 4, calls - 1
-    assert {entry.path: entry.digest for entry in shop.tune(step(kind)).manifest.files} == whole
-    scored = log(shop.store.open(shop.tune_digest(step(kind))))
+    assert {entry.path: entry.digest for entry in env.tune(step(kind)).manifest.files} == whole
+    scored = log(env.store.open(env.tune_digest(step(kind))))
     assert finished + (calls - 4) == len(scored), "what was answered before is not asked again"
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
-    technique, model = step(kind).technique, describe_model_folder(shop.base.folder)
+def test_it_tells_its_cost_and_what_to_search(kind: str, env: TuneEnv) -> None:
+    technique, model = step(kind).technique, describe_model_folder(env.base.folder)
     assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > 4 * model.parameters
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
+    outlook = PlanContext(inputs={"data": env.data, "model": env.base}, upstream={}, recipe_dir=Path())
     told = step(kind).estimate_cost(outlook)
     assert told.how
     assert None not in (told.seconds, told.peak_bytes, told.tokens)
@@ -147,9 +147,9 @@ def test_it_tells_its_cost_and_what_to_search(kind: str, shop: Bench) -> None:
 
 
 @pytest.mark.parametrize(("kind", "name"), [field for field in FIELDS if field not in TEXTS_ONLY])
-def test_every_field_changes_something(kind: str, name: str, shop: Bench) -> None:
+def test_every_field_changes_something(kind: str, name: str, env: TuneEnv) -> None:
     assert (kind, name) in OTHERWISE, f"add another value of {kind}.{name} to OTHERWISE"
-    one, other = (made(shop, step(kind, **extra)) for extra in ({}, {name: OTHERWISE[kind, name]}))
+    one, other = (made(env, step(kind, **extra)) for extra in ({}, {name: OTHERWISE[kind, name]}))
     assert log(one) != log(other)
 
 

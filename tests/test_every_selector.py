@@ -11,7 +11,7 @@ import pytest
 from documented import undescribed
 from luthier.core.component import components_by_kind
 from luthier.data.selector import LabelingPool, SelectionCandidate, Selector
-from workshop import tiny_encoder
+from tiny_models import tiny_encoder
 
 KINDS = sorted(components_by_kind(Selector))
 TOPICS = ("refund of the invoice", "parcel by courier", "password and login", "colour of the sofa")

@@ -21,8 +21,8 @@ from luthier.monitor.plan import MonitorPlan
 from luthier.monitor.signal import Signal, SignalRow, SignalValue, TrainingSample, WindowSpan
 from luthier.monitor.windows import PARTS, ROWS_OF_PART
 from luthier.traces.record import Feedback, Trace
+from tiny_models import tickets
 from watching import BEGIN, desk_traffic, evaluator, label, measured, plan_of, shown_media, trace
-from workshop import tickets
 
 ROOT = Path(__file__).parent.parent
 SIGNALS = components_by_kind(Signal)

@@ -29,7 +29,7 @@ from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 from luthier.tune.training.trainer import Trainer
-from tuning import Bench, assert_goes_on_from_a_trunk, bench, tune_and_resume
+from tuning import TuneEnv, assert_goes_on_from_a_trunk, make_env, tune_and_resume
 
 EVERY = components_by_kind(TechniqueBase)
 TECHNIQUES = {kind: found for kind, found in EVERY.items() if issubclass(found, Technique)}
@@ -115,8 +115,8 @@ FIELDS = [(kind, name) for kind in KINDS for name in TECHNIQUES[kind].model_fiel
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 STANDALONE = {kind: found for kind, found in EVERY.items() if issubclass(found, StandaloneTechnique)}
@@ -202,10 +202,10 @@ def test_one_without_the_loop_refuses_the_settings_of_the_loop(kind: str) -> Non
 
 
 @pytest.mark.parametrize("kind", sorted(STANDALONE))
-def test_one_without_the_loop_moves_no_weight_and_cannot_be_merged(kind: str, shop: Bench) -> None:
+def test_one_without_the_loop_moves_no_weight_and_cannot_be_merged(kind: str, env: TuneEnv) -> None:
     settings = {"kind": kind, **NEEDED.get(kind, {})}
     technique = STANDALONE[kind].model_validate(settings)
-    described = describe_model_folder(shop.base.folder)
+    described = describe_model_folder(env.base.folder)
     assert technique.trainable(described) == 0
     assert technique.footprint(described, 1000) > 0
     assert technique.merges(described) == "never"
@@ -231,11 +231,11 @@ def test_it_is_documented(kind: str) -> None:
 
 
 @by_way
-def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_learns_saves_and_loads(way: dict[str, Any], env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
     run = Trainer.run
     monkeypatch.setattr(Trainer, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
-    made = shop.tune(step(**way))
+    made = env.tune(step(**way))
     losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert sum(losses[-2:]) < sum(losses[:2])
     near = (
@@ -243,7 +243,7 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
     )  # a base that was changed meanwhile is restored
     torch.testing.assert_close(logits(load_model(made, "float32").model), logits(trained[0].eval()), **near)
     if (made.folder / "adapter").is_dir():
-        found = in_plain_peft(shop.base.folder, made.folder, get_quantization_scheme(made))
+        found = in_plain_peft(env.base.folder, made.folder, get_quantization_scheme(made))
         torch.testing.assert_close(logits(found), logits(trained[0]), **near)
     merging = EVERY[way["kind"]].merging
     if merging == "never":
@@ -253,13 +253,13 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], shop: Bench, monkeypatch
         merged = open_merged(made, torch.float32, dequantize=merging == "dequantized")
         torch.testing.assert_close(logits(merged), logits(trained[0]), atol=1e-4, rtol=1e-4)
     assert (
-        logits(load_model(made, "float32").model) - logits(load_model(shop.base, "float32").model)
+        logits(load_model(made, "float32").model) - logits(load_model(env.base, "float32").model)
     ).abs().max() > 1e-2
 
 
 @by_way
 def test_it_moves_what_it_says_and_nothing_else(
-    way: dict[str, Any], shop: Bench, monkeypatch: pytest.MonkeyPatch
+    way: dict[str, Any], env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before: dict[str, torch.Tensor] = {}
     models: list[Any] = []
@@ -271,21 +271,21 @@ def test_it_moves_what_it_says_and_nothing_else(
         return run(self, *args)
 
     monkeypatch.setattr(Trainer, "run", watched)
-    shop.store.remove(shop.tune_digest(step(**way)))
-    shop.tune(step(**way))
+    env.store.remove(env.tune_digest(step(**way)))
+    env.tune(step(**way))
     moving = 0
     for name, value in models[0].named_parameters():
         assert torch.equal(value, before[name]) is not value.requires_grad, name
         moving += value.numel() * value.requires_grad
-    assert moving == step(**way).technique.trainable(describe_model_folder(shop.base.folder))
+    assert moving == step(**way).technique.trainable(describe_model_folder(env.base.folder))
 
 
 @by_way
-def test_new_weights_come_from_the_seed(way: dict[str, Any], shop: Bench) -> None:
+def test_new_weights_come_from_the_seed(way: dict[str, Any], env: TuneEnv) -> None:
     technique = step(**way).technique
 
     def start(seed: int) -> list[torch.Tensor]:
-        model = technique.adapt(open_folder(shop.base.folder, torch.float32), seed)
+        model = technique.adapt(open_folder(env.base.folder, torch.float32), seed)
         return [value.detach() for value in model.parameters() if value.requires_grad]
 
     torch.manual_seed(5)
@@ -296,19 +296,19 @@ def test_new_weights_come_from_the_seed(way: dict[str, Any], shop: Bench) -> Non
 
 @by_way
 def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> None:
-    whole, again = tune_and_resume(bench(tmp_path), step(**way))
+    whole, again = tune_and_resume(make_env(tmp_path), step(**way))
     assert again == whole
 
 
 @pytest.mark.slow  # tests/tune/test_trunk.py tries the usual ones
 @by_way
-def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(way: dict[str, Any], shop: Bench) -> None:
-    assert_goes_on_from_a_trunk(shop, step(**way), 48, (0.67, 0.84))
+def test_a_longer_training_goes_on_from_the_trunk_of_a_shorter(way: dict[str, Any], env: TuneEnv) -> None:
+    assert_goes_on_from_a_trunk(env, step(**way), 48, (0.67, 0.84))
 
 
 @by_way
-def test_it_tells_its_cost_and_what_to_search(way: dict[str, Any], shop: Bench) -> None:
-    technique, model = step(**way).technique, describe_model_folder(shop.base.folder)
+def test_it_tells_its_cost_and_what_to_search(way: dict[str, Any], env: TuneEnv) -> None:
+    technique, model = step(**way).technique, describe_model_folder(env.base.folder)
     assert technique.footprint(model, 2000) > technique.footprint(model, 1000) > technique.trainable(model)
     assert 1e-6 < technique.rate(576).value < (1 if way["kind"] in SOFT else 1e-2)
     assert technique.rate(4096).value <= technique.rate(576).value
@@ -316,7 +316,7 @@ def test_it_tells_its_cost_and_what_to_search(way: dict[str, Any], shop: Bench) 
     assert technique.refuses("sft", model) == ""
     names = [
         name
-        for name, one in technique.adapt(open_folder(shop.base.folder, torch.float32), 1).named_parameters()
+        for name, one in technique.adapt(open_folder(env.base.folder, torch.float32), 1).named_parameters()
         if one.requires_grad
     ]
     assert all(0.01 <= technique.rate_of(name) <= 100 for name in names)
@@ -326,14 +326,14 @@ def test_it_tells_its_cost_and_what_to_search(way: dict[str, Any], shop: Bench) 
 
 
 @pytest.fixture(scope="module")
-def says(shop: Bench) -> Callable[[Tune], torch.Tensor]:
+def says(env: TuneEnv) -> Callable[[Tune], torch.Tensor]:
     """What a step's model says; each is made once, however many fields are held against it."""
     found: dict[str, torch.Tensor] = {}
 
     def of(step: Tune) -> torch.Tensor:
-        digest = shop.tune_digest(step)
+        digest = env.tune_digest(step)
         if digest not in found:
-            found[digest] = logits(load_model(shop.tune(step), "float32").model)
+            found[digest] = logits(load_model(env.tune(step), "float32").model)
         return found[digest]
 
     return of

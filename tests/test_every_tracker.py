@@ -24,7 +24,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.tracker import TrackedTraining, Tracker, flatten_tracked_settings
 from luthier.tune.trackers.tensorboard import TensorBoard
 from tests import ready
-from tuning import Bench, bench, interrupted
+from tuning import TuneEnv, interrupted, make_env
 
 TRACKERS = components_by_kind(Tracker)
 KINDS = sorted(TRACKERS)
@@ -130,8 +130,8 @@ READERS: dict[str, Callable[[Path, str, str], Points]] = {
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def step(*trackers: Any) -> Tune:
@@ -148,13 +148,13 @@ def test_it_is_documented(kind: str) -> None:
 
 @pytest.mark.filterwarnings("ignore")  # what other people's libraries say of one another
 @pytest.mark.parametrize("kind", MEMBERS)
-def test_its_own_reader_finds_every_step_once_also_after_a_kill(kind: str, shop: Bench, tmp_path: Path) -> None:
+def test_its_own_reader_finds_every_step_once_also_after_a_kill(kind: str, env: TuneEnv, tmp_path: Path) -> None:
     installed(kind)
     tracker = {"kind": kind, "folder": str(tmp_path)}
     watched = step(tracker)
-    interrupted(shop, watched)
-    name = f"tune-{shop.tune_digest(watched)[:8]}"
-    made = shop.tune(watched)
+    interrupted(env, watched)
+    name = f"tune-{env.tune_digest(watched)[:8]}"
+    made = env.tune(watched)
     where = getattr(TRACKERS[kind](), "experiment", getattr(TRACKERS[kind](), "project", ""))
     found = READERS[kind](tmp_path, name, where)
     assert sorted(found) == [1, 2, 3, 4]
@@ -263,26 +263,26 @@ def test_every_field_is_tried() -> None:
     assert fields == OTHERWISE.keys(), "add another value of each field to OTHERWISE"
 
 
-def test_trackers_decide_neither_name_nor_bytes(shop: Bench, tmp_path: Path) -> None:
+def test_trackers_decide_neither_name_nor_bytes(env: TuneEnv, tmp_path: Path) -> None:
     watched = step(TensorBoard(folder=str(tmp_path)))
     assert watched.recipe_digest({}, {}, 3) == step().recipe_digest({}, {}, 3)
-    plain = {entry.path: entry.digest for entry in shop.tune(step()).manifest.files}
-    assert {entry.path: entry.digest for entry in shop.tune(watched).manifest.files} == plain
-    assert not (shop.work(step()).recipe_dir / "runs").exists()
+    plain = {entry.path: entry.digest for entry in env.tune(step()).manifest.files}
+    assert {entry.path: entry.digest for entry in env.tune(watched).manifest.files} == plain
+    assert not (env.work(step()).recipe_dir / "runs").exists()
 
 
-def test_a_library_that_is_missing_is_said_before_anything_runs(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_library_that_is_missing_is_said_before_anything_runs(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TensorBoard, "package", "no_such_library")
-    for run in (lambda: check_installed(step("tensorboard"), Path()), lambda: shop.tune(step("tensorboard"))):
+    for run in (lambda: check_installed(step("tensorboard"), Path()), lambda: env.tune(step("tensorboard"))):
         with pytest.raises(MissingExtra, match="no_such_library, which is not installed") as caught:
             run()
         assert "pip install 'luthier[tensorboard]'" in caught.value.hint
 
 
-def test_a_folder_that_is_in_the_way_is_said(shop: Bench, tmp_path: Path) -> None:
+def test_a_folder_that_is_in_the_way_is_said(env: TuneEnv, tmp_path: Path) -> None:
     (tmp_path / "runs").write_text("a file")
     with pytest.raises(SystemResourceError, match="is in the way") as caught:
-        shop.tune(step(TensorBoard(folder=str(tmp_path / "runs"))))
+        env.tune(step(TensorBoard(folder=str(tmp_path / "runs"))))
     assert caught.value.where.file == str(tmp_path / "runs")
 
 

@@ -32,8 +32,8 @@ from luthier.tune.policy import ActorCritic
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
-from pictured import shown, tiny_pictured
-from tuning import Bench, _data, made, tune_and_resume
+from tuning import TuneEnv, _data, made, tune_and_resume
+from vision_models import shown, tiny_vision_model
 
 OBJECTIVES = components_by_kind(Objective)
 LEARNT = sorted(kind for kind, part in OBJECTIVES.items() if not part.draws)
@@ -94,11 +94,11 @@ def _row(messages: tuple[Message, ...], label: str, number: int, kind: str) -> E
     return row
 
 
-def build_bench(root: Path, family: str, kind: str) -> Bench:
+def build_bench(root: Path, family: str, kind: str) -> TuneEnv:
     store = Store(root / "store")
 
     def base(folder: Path, seed: int = 0) -> None:
-        tiny_pictured(folder, family, seed)
+        tiny_vision_model(folder, family, seed)
         (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
 
     def data(folder: Path) -> None:
@@ -110,17 +110,17 @@ def build_bench(root: Path, family: str, kind: str) -> Bench:
             for media, content in PICTURES:
                 writer.add(media, content)
 
-    found = Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+    found = TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
     found.__dict__["teacher"] = made(store, "teacher", "model", lambda folder: base(folder, 5))
     return found
 
 
 @pytest.fixture(scope="module")
-def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Bench]:
+def benches(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], TuneEnv]:
     """A bench with the data that an objective learns from, over a model of a family."""
-    known: dict[tuple[str, str], Bench] = {}
+    known: dict[tuple[str, str], TuneEnv] = {}
 
-    def find(family: str, kind: str) -> Bench:
+    def find(family: str, kind: str) -> TuneEnv:
         way = "pair" if kind in PAIRED else "kto" if kind == "kto" else "plain"
         if (family, way) not in known:
             known[family, way] = build_bench(tmp_path_factory.mktemp(f"{family}-{way}"), family, kind)
@@ -140,10 +140,10 @@ def objective_of(kind: str, fields: dict[str, Any]) -> dict[str, Any]:
 class Reading:
     """The loss of an objective over rows with pictures in float64, towers and all learning, and its gradients."""
 
-    def __init__(self, objective: Objective, shop: Bench) -> None:
-        self.objective, self.text = objective, ChatTokenizer.load(shop.base.folder)
-        self._read = MediaReader(shop.data).read
-        self.model, other = (self._open(folder) for folder in (shop.base.folder, shop.teacher.folder))
+    def __init__(self, objective: Objective, env: TuneEnv) -> None:
+        self.objective, self.text = objective, ChatTokenizer.load(env.base.folder)
+        self._read = MediaReader(env.data).read
+        self.model, other = (self._open(folder) for folder in (env.base.folder, env.teacher.folder))
         if outputs := objective.outputs(ABOUT):
             self.model = add_sequence_head(self.model, outputs)
             torch.manual_seed(0)
@@ -195,7 +195,7 @@ class Reading:
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("kind", "fields"), CASES)
 def test_the_loss_of_rows_that_share_pictures_is_that_of_rows_apart(
-    kind: str, fields: dict[str, Any], family: str, benches: Callable[[str, str], Bench]
+    kind: str, fields: dict[str, Any], family: str, benches: Callable[[str, str], TuneEnv]
 ) -> None:
     reading = Reading(OBJECTIVES[kind].model_validate({"kind": kind, **fields}), benches(family, kind))
     whole, apart = reading.gradients(1 << 14), reading.gradients(1)
@@ -206,10 +206,10 @@ def test_the_loss_of_rows_that_share_pictures_is_that_of_rows_apart(
 
 @pytest.mark.parametrize("kind", LEARNT)
 def test_a_picture_stands_once_for_all_rows_that_show_it_and_text_has_none(
-    kind: str, benches: Callable[[str, str], Bench]
+    kind: str, benches: Callable[[str, str], TuneEnv]
 ) -> None:
-    shop = benches("llava", kind)
-    text = ChatTokenizer.load(shop.base.folder)
+    env = benches("llava", kind)
+    text = ChatTokenizer.load(env.base.folder)
     objective = OBJECTIVES[kind].model_validate({"kind": kind})
     dataset = objective.build_training_examples(rows(kind), text, ABOUT)
     found: list[TokenRow] = [row for example in dataset for row in example.rows]
@@ -225,7 +225,7 @@ def test_a_picture_stands_once_for_all_rows_that_show_it_and_text_has_none(
 def test_it_is_learnt_and_ends_in_the_same_bytes_when_it_is_killed(
     kind: str, fields: dict[str, Any], technique: str, number: int, tmp_path: Path
 ) -> None:
-    shop = build_bench(tmp_path, FAMILIES[number], kind)
+    env = build_bench(tmp_path, FAMILIES[number], kind)
     step = Tune.model_validate(
         {
             "data": "data", "objective": objective_of(kind, fields), "technique": {"kind": technique}, "epochs": 1,
@@ -233,7 +233,7 @@ def test_it_is_learnt_and_ends_in_the_same_bytes_when_it_is_killed(
             "teacher": "teacher" if OBJECTIVES[kind].needs_teacher else None,
         }
     )  # fmt: skip
-    whole, again = tune_and_resume(shop, step, before=2)
+    whole, again = tune_and_resume(env, step, before=2)
     assert whole == again
     assert "log.jsonl" in whole
 
@@ -249,7 +249,7 @@ def test_it_is_learnt_and_ends_in_the_same_bytes_when_it_is_killed(
     ids=str,
 )  # fmt: skip
 def test_a_technique_moves_as_much_as_it_says(
-    technique: dict[str, Any], family: str, benches: Callable[[str, str], Bench]
+    technique: dict[str, Any], family: str, benches: Callable[[str, str], TuneEnv]
 ) -> None:
     base = benches(family, "sft").base.folder
     made_technique = Tune.model_validate({"data": "data", "technique": technique}).technique

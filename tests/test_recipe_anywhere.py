@@ -18,7 +18,7 @@ from kubernetes_api import kubernetes_api, why_no_kubernetes
 from ray_cluster import ray_cluster, why_no_ray
 from slurm import slurm_cluster, why_no_slurm
 from tests import ready
-from tests.workshop import own_cache, tiny_model
+from tests.tiny_models import own_cache, tiny_model
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 OFTEN = "poll_s: 0.1, grace_s: 5"

@@ -10,7 +10,7 @@ import pytest
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 HERE = Path(__file__).parents[1] / "recipes" / "pictures"
 

@@ -13,7 +13,7 @@ from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
 from spoken import tiny_speech
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 HERE = Path(__file__).parents[1] / "recipes" / "spoken-commands"
 

@@ -17,7 +17,7 @@ import pytest
 from luthier.core.artifact import read_manifest
 from luthier.core.store import Store
 from tests import ready
-from tests.workshop import own_cache, small_recipe
+from tests.tiny_models import own_cache, small_recipe
 
 STEPS = {"model", "data", "tune", "report", "gate"}
 

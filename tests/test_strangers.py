@@ -21,7 +21,7 @@ from luthier.recipe.schema import Recipe
 from luthier.traces.store import read_traces
 from tests import strangers
 from tests.commanded import command
-from tests.workshop import own_cache
+from tests.tiny_models import own_cache
 
 SHORT = ("steps.tune.epochs=1", "steps.tune.max_train_samples=24")
 """Overrides that keep a training to a second."""

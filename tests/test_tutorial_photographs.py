@@ -18,7 +18,7 @@ from luthier.recipe.schema import Recipe
 from luthier.serve.engines.torch import TorchEngine
 from serving import serving
 from tests.targets import artifact_of
-from workshop import own_cache, tiny_model
+from tiny_models import own_cache, tiny_model
 
 PAGE = (Path(__file__).parents[1] / "docs" / "tutorial-photographs.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^\$ (luthier .*)$", PAGE, re.MULTILINE)

@@ -78,8 +78,8 @@ from luthier.tune.training import pack_gradient
 from luthier.tune.training.schedule import Curriculum, permute_examples
 from luthier.tune.training.trainer import Trainer
 from tests.chat.families import byte_level, dressed, family
-from tuning import Bench, bench, chat, examples
-from workshop import own_cache, small_recipe
+from tiny_models import own_cache, small_recipe
+from tuning import TuneEnv, chat, examples, make_env
 
 QUICK: dict[str, Any] = {
     "data": "data",
@@ -92,19 +92,19 @@ IDS = torch.tensor([[5, 6, 7, 8, 9]])
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def base(shop: Bench) -> Any:
-    return open_folder(shop.base.folder, torch.float64)
+def base(env: TuneEnv) -> Any:
+    return open_folder(env.base.folder, torch.float64)
 
 
-def rows_of(shop: Bench, count: int = 8) -> list[TokenRow]:
+def rows_of(env: TuneEnv, count: int = 8) -> list[TokenRow]:
     return [
         row
-        for one in Sft().build_training_examples(examples(count), ChatTokenizer.load(shop.base.folder))
+        for one in Sft().build_training_examples(examples(count), ChatTokenizer.load(env.base.folder))
         for row in one.rows
     ]
 
@@ -137,10 +137,10 @@ def ctrl_c() -> None:
 def test_01_accumulation(base: Any, tmp_path: Path) -> None:
     """Answers of 1 and of 30 tokens weigh by token however a step is split; a mean of the packs' means would not."""
     answers = ("yes", "no " * 30, "it is late and broken", "no")
-    shop = bench(tmp_path, [chat(f"Is parcel {line} here?", answers[line % 4], line) for line in range(24)])
+    env = make_env(tmp_path, [chat(f"Is parcel {line} here?", answers[line % 4], line) for line in range(24)])
     logs = []
     for tokens in (4096, 60):  # the loop itself: all rows of a step in one pack, and in many
-        made = shop.tune(Tune(**{**QUICK, "technique": FullFineTuning(), "max_tokens_per_microbatch": tokens}))
+        made = env.tune(Tune(**{**QUICK, "technique": FullFineTuning(), "max_tokens_per_microbatch": tokens}))
         lines = (made.folder / "log.jsonl").read_text().splitlines()
         logs.append([(one["loss"], one["grad_norm"]) for one in map(json.loads, lines)])
     assert len(logs[0]) > 2
@@ -170,26 +170,26 @@ def test_02_nothing_to_learn(tmp_path: Path) -> None:
     """A conversation that ends with a question teaches nothing: it is left out, listed and said, and nothing is NaN."""
     question = (Message(role="user", content="Why?"),)
     asked = Example(id="asked", origin=ExampleOrigin(source="x", file="x", line=1), kind="chat", messages=question)
-    shop = bench(tmp_path, [*examples(8), asked])
-    made = shop.tune(Tune(**QUICK))
+    env = make_env(tmp_path, [*examples(8), asked])
+    made = env.tune(Tune(**QUICK))
     row = polars.read_parquet(made.folder / "training_examples.parquet").row(
         by_predicate=polars.col("id") == "asked", named=True
     )
     assert row["seen"] == 0
     assert row["nothing"]
-    assert any("not learnt: 1 row:" in said for said in shop.said("warning"))
+    assert any("not learnt: 1 row:" in said for said in env.said("warning"))
     assert all(math.isfinite(json.loads(line)["loss"]) for line in (made.folder / "log.jsonl").read_text().splitlines())
     with pytest.raises(DataError, match="nothing can be learnt"):
-        bench(tmp_path / "only", [asked]).tune(Tune(**QUICK))
+        make_env(tmp_path / "only", [asked]).tune(Tune(**QUICK))
 
 
-def test_03_the_end_is_learnt(shop: Bench) -> None:
+def test_03_the_end_is_learnt(env: TuneEnv) -> None:
     """The end token is the padding token too, and is learnt all the same: the tuned model stops by itself."""
-    text = ChatTokenizer.load(shop.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     assert text.tokenizer.pad_token_id == text.tokenizer.eos_token_id
-    for row in rows_of(shop):
+    for row in rows_of(env):
         assert row.ids[row.targets[-1]] == text.tokenizer.eos_token_id
-    made = load_model(shop.tune(Tune(**{**QUICK, "technique": FullFineTuning()}, epochs=4)), "float32")
+    made = load_model(env.tune(Tune(**{**QUICK, "technique": FullFineTuning()}, epochs=4)), "float32")
     prompt = text.prompt(examples(1)[0].messages[:-1])
     (written,) = generate(made, [prompt], 24, text.end_ids)
     assert written[-1] == text.tokenizer.eos_token_id
@@ -235,14 +235,14 @@ def plain() -> dict[str, str]:
 
 
 @pytest.mark.parametrize("field", TUNE_OTHERWISE)
-def test_04_every_option_changes_something(field: str, shop: Bench, plain: dict[str, str]) -> None:
+def test_04_every_option_changes_something(field: str, env: TuneEnv, plain: dict[str, str]) -> None:
     """Another value of a setting makes other weights."""
     settings = {**QUICK, "max_train_samples": 32, **BESIDE.get(field, {})}
     name = "adapter/adapter_model.safetensors"
     one = plain.get(str(BESIDE.get(field)))
     if one is None:
-        one = plain[str(BESIDE.get(field))] = files(shop.tune(Tune(**settings)))[name]
-    assert one != files(shop.tune(Tune(**{**settings, field: TUNE_OTHERWISE[field]})))[name]
+        one = plain[str(BESIDE.get(field))] = files(env.tune(Tune(**settings)))[name]
+    assert one != files(env.tune(Tune(**{**settings, field: TUNE_OTHERWISE[field]})))[name]
 
 
 _DRAWN = ("gold", "rewards", "rollout", "shown", "stop")
@@ -288,21 +288,21 @@ def test_04_an_option_of_any_part_stands_in_its_conformance_suite() -> None:
 def test_05_truncation_is_told(tmp_path: Path) -> None:
     """A long row is left out whole, or loses the oldest of its prompt and keeps its answer; either is told."""
     long = chat("word " * 300, "billing", 90)
-    shop = bench(tmp_path, [*examples(8), long])
-    made = shop.tune(Tune(**QUICK, objective=Sft(max_length=200)))
+    env = make_env(tmp_path, [*examples(8), long])
+    made = env.tune(Tune(**QUICK, objective=Sft(max_length=200)))
     row = polars.read_parquet(made.folder / "training_examples.parquet").row(
         by_predicate=polars.col("id") == long.id, named=True
     )
     assert (row["seen"], row["cut"]) == (0, True)
-    assert any("longer than 200 tokens" in said for said in shop.said("warning"))
+    assert any("longer than 200 tokens" in said for said in env.said("warning"))
     (example,) = Sft(max_length=200, truncation="prompt").build_training_examples(
-        [long], ChatTokenizer.load(shop.base.folder)
+        [long], ChatTokenizer.load(env.base.folder)
     )
     assert example.cut > 0
-    shop.tune(Tune(**QUICK, objective=Sft(max_length=200, truncation="prompt")))
-    assert any("1 row was cut to 200 tokens" in said for said in shop.said("warning"))
+    env.tune(Tune(**QUICK, objective=Sft(max_length=200, truncation="prompt")))
+    assert any("1 row was cut to 200 tokens" in said for said in env.said("warning"))
     (kept,) = example.rows
-    text = ChatTokenizer.load(shop.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     assert text.decode([kept.ids[at] for at in kept.targets]) == "billing<|im_end|>"
 
 
@@ -326,26 +326,26 @@ def test_06_no_leakage(base: Any) -> None:
 
 def test_07_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Killed in the middle, with dropout and moments, it ends in the same bytes."""
-    shop, step = bench(tmp_path), Tune(**{**QUICK, "technique": Lora(r=4, lora_dropout=0.2)}, save_steps=2)
-    whole = files(shop.tune(step))
-    shop.store.remove(shop.tune_digest(step))
+    env, step = make_env(tmp_path), Tune(**{**QUICK, "technique": Lora(r=4, lora_dropout=0.2)}, save_steps=2)
+    whole = files(env.tune(step))
+    env.store.remove(env.tune_digest(step))
     monkeypatch.setattr(Trainer, "_step", dying(3, ctrl_c))
     with pytest.raises(KeyboardInterrupt):
-        shop.tune(step)
+        env.tune(step)
     monkeypatch.undo()
-    assert files(shop.tune(step)) == whole
+    assert files(env.tune(step)) == whole
 
 
-def test_08_merged_is_the_adapter(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK))
+def test_08_merged_is_the_adapter(env: TuneEnv) -> None:
+    made = env.tune(Tune(**QUICK))
     adapter, merged = logits(load_model(made, "float32").model), logits(open_merged(made, torch.float32))
     torch.testing.assert_close(merged, adapter, atol=1e-4, rtol=1e-4)
-    assert (adapter - logits(load_model(shop.base, "float32").model)).abs().max() > 1e-2
+    assert (adapter - logits(load_model(env.base, "float32").model)).abs().max() > 1e-2
 
 
-def test_09_quantized_base(shop: Bench, tmp_path: Path) -> None:
+def test_09_quantized_base(env: TuneEnv, tmp_path: Path) -> None:
     """An adapter learnt over rounded weights is not merged into others: only, when asked, into those it knew."""
-    made = shop.tune(Tune(**{**QUICK, "technique": Qlora(r=4)}))
+    made = env.tune(Tune(**{**QUICK, "technique": Qlora(r=4)}))
     with pytest.raises(ModelError, match="quantized") as refused:
         open_merged(made, torch.float32)
     assert refused.value.hint
@@ -354,13 +354,13 @@ def test_09_quantized_base(shop: Bench, tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
     merged = open_merged(made, torch.float32, dequantize=True)
     torch.testing.assert_close(logits(merged), logits(load_model(made, "float32").model), atol=1e-4, rtol=1e-4)
-    base = load_model(shop.base, "float32").model.model.layers[0].mlp.down_proj.weight
+    base = load_model(env.base, "float32").model.model.layers[0].mlp.down_proj.weight
     assert (merged.model.layers[0].mlp.down_proj.weight - base).abs().max() > 1e-2
 
 
-def test_10_export(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_10_export(env: TuneEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An export is asked before it is given out: one with another weight never appears."""
-    made = shop.tune(Tune(**QUICK))
+    made = env.tune(Tune(**QUICK))
     out = exports.export_model_folder(made, tmp_path / "good", "merged")
     torch.testing.assert_close(
         logits(AutoModelForCausalLM.from_pretrained(out, dtype=torch.float32)),
@@ -418,14 +418,14 @@ def test_13_injected_special_tokens() -> None:
     )
 
 
-def test_14_tied_embeddings(shop: Bench, tmp_path: Path) -> None:
+def test_14_tied_embeddings(env: TuneEnv, tmp_path: Path) -> None:
     """One matrix stays one, in the artifact and in the export, and it has moved."""
-    made = shop.tune(Tune(**{**QUICK, "technique": FullFineTuning()}))
+    made = env.tune(Tune(**{**QUICK, "technique": FullFineTuning()}))
     for folder in (made.folder, exports.export_model_folder(made, tmp_path / "out", "hf")):
         assert "lm_head.weight" not in load_file(folder / "model.safetensors")
         model = AutoModelForCausalLM.from_pretrained(folder)
         assert model.lm_head.weight is model.get_input_embeddings().weight
-    before = AutoModelForCausalLM.from_pretrained(shop.base.folder).lm_head.weight
+    before = AutoModelForCausalLM.from_pretrained(env.base.folder).lm_head.weight
     assert (model.lm_head.weight - before).abs().max() > 1e-3
 
 
@@ -433,22 +433,22 @@ def test_15_empty_or_untrained_adapter(tmp_path: Path, monkeypatch: pytest.Monke
     """What was saved is looked at: no weight at all, or weights that do nothing yet, is an error and no artifact."""
     import peft
 
-    shop, found = bench(tmp_path), peft.get_peft_model_state_dict
+    env, found = make_env(tmp_path), peft.get_peft_model_state_dict
     monkeypatch.setattr(peft, "get_peft_model_state_dict", lambda model, **_: {})
     with pytest.raises(ModelError, match="holds no weights"):
-        shop.tune(Tune(**QUICK))
+        env.tune(Tune(**QUICK))
     monkeypatch.setattr(
         peft,
         "get_peft_model_state_dict",
         lambda model, **more: {k: 0 * v if "lora_B" in k else v for k, v in found(model, **more).items()},
     )
     with pytest.raises(ModelError, match="does nothing"):
-        shop.tune(Tune(**QUICK), seed=4)
+        env.tune(Tune(**QUICK), seed=4)
 
 
 def test_16_unmoved_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was to move and did not is named; when nothing moved, there is no model."""
-    shop, adapt = bench(tmp_path), Lora.adapt
+    env, adapt = make_env(tmp_path), Lora.adapt
 
     def with_idle(self: Lora, model: Any, seed: int) -> Any:
         made = adapt(self, model, seed)
@@ -456,16 +456,16 @@ def test_16_unmoved_parameter(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         return made
 
     monkeypatch.setattr(Lora, "adapt", with_idle)
-    shop.tune(Tune(**QUICK))
-    assert any("1 parameters did not move" in said and "idle" in said for said in shop.said("warning"))
+    env.tune(Tune(**QUICK))
+    assert any("1 parameters did not move" in said and "idle" in said for said in env.said("warning"))
     monkeypatch.undo()
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(Tune(**{**QUICK, "technique": FullFineTuning(), "learning_rate": 1e-30}))
+        env.tune(Tune(**{**QUICK, "technique": FullFineTuning(), "learning_rate": 1e-30}))
 
 
 def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A loss that is no number stops the training with step and examples, and the state before it is kept."""
-    shop, step, honest = bench(tmp_path), Tune(**QUICK), Sft.loss
+    env, step, honest = make_env(tmp_path), Tune(**QUICK), Sft.loss
     asked: list[int] = []
 
     def broken(self: Sft, logp: Any, made: Any, reference: Any) -> Loss:
@@ -475,8 +475,8 @@ def test_17_nan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(Sft, "loss", broken)
     with pytest.raises(ModelError, match=r"diverged at step \d+: loss nan, on examples \w+"):
-        shop.tune(step)
-    kept = load_file(shop.work(step).scratch / "checkpoint.safetensors")
+        env.tune(step)
+    kept = load_file(env.work(step).scratch / "checkpoint.safetensors")
     assert kept
     assert all(value.isfinite().all() for value in kept.values())
 
@@ -487,7 +487,7 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     honest, room = pack_gradient.compute_pack_logprobs, 10**9
     rows = examples(24)
     rows[permute_examples(18, 0, 24)[-1]] = chat("word " * 20, "billing", 99)  # in the last step
-    shop = bench(tmp_path, rows)
+    env = make_env(tmp_path, rows)
 
     def watched(model: Any, made: Any, **more: Any) -> torch.Tensor:
         if made.tokens > room:
@@ -496,15 +496,15 @@ def test_18_longest_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
         return honest(model, made, **more)
 
     monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", watched)
-    shop.tune(Tune(**QUICK), seed=18)
+    env.tune(Tune(**QUICK), seed=18)
     assert read[0] == max(read) > max(read[1:-1])
     room = read[0] - 1
     read.clear()
-    made = shop.tune(Tune(**QUICK, epochs=0.99), seed=18)
+    made = env.tune(Tune(**QUICK, epochs=0.99), seed=18)
     assert read[0] == max(read)
     assert len(read) > 4
     assert len((made.folder / "log.jsonl").read_text().splitlines()) == 3
-    assert any("was lowered to" in said for said in shop.said("note"))
+    assert any("was lowered to" in said for said in env.said("note"))
 
 
 def test_19_memory_while_tokenizing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -527,13 +527,13 @@ def test_19_memory_while_tokenizing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(
         Sft, "build_training_examples", lambda self, rows, *more: (asked.append(len(rows)), make(self, rows, *more))[1]
     )
-    shop = bench(tmp_path, examples(300))
-    shop.tune(Tune(**{**QUICK, "batch_size": 300}))
+    env = make_env(tmp_path, examples(300))
+    env.tune(Tune(**{**QUICK, "batch_size": 300}))
     assert len(asked) > 1
     assert max(asked) <= 256
 
 
-def test_20_stale_cache(shop: Bench, tmp_path: Path) -> None:
+def test_20_stale_cache(env: TuneEnv, tmp_path: Path) -> None:
     """Finished tokens are taken again for the same question only: another template or limit asks anew."""
 
     def dataset(word: str) -> Iterator[TrainingExample]:
@@ -545,19 +545,19 @@ def test_20_stale_cache(shop: Bench, tmp_path: Path) -> None:
     TokenizedDataset.write(tmp_path / "examples", dataset("old"), "one")
     assert TokenizedDataset.write(tmp_path / "examples", never(), "one").keys == ["old"]
     assert TokenizedDataset.write(tmp_path / "examples", dataset("new"), "another").keys == ["new"]
-    text = ChatTokenizer.load(shop.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     other = ChatTokenizer.load(
-        shop.base.folder, template=str(text.tokenizer.chat_template).replace("user", "User") + " "
+        env.base.folder, template=str(text.tokenizer.chat_template).replace("user", "User") + " "
     )
     assert text.digest != other.digest
     one = Tune(**QUICK)
-    work = shop.work(one, seed=20)
+    work = env.work(one, seed=20)
     found = TrainingData(one, work, text).dataset.counts
     two = Tune(**QUICK, objective=Sft(max_length=found.tokens // found.trained_examples))
     assert 0 < TrainingData(two, work, text).dataset.counts.trained_examples < found.trained_examples
     TrainingData(one, work, text).dataset  # noqa: B018  # written again for the other limit
     assert TrainingData(one, work, other).dataset.counts.tokens > found.tokens
-    inputs = {"data": shop.data.digest}
+    inputs = {"data": env.data.digest}
     assert one.recipe_digest(inputs, {}, 3) != two.recipe_digest(inputs, {}, 3)
     assert one.recipe_digest(inputs, {}, 3) != one.recipe_digest({"data": "f" * 32}, {}, 3)
 
@@ -598,9 +598,9 @@ def test_22_errors(
     assert "Traceback" not in said
 
 
-def test_23_scores_and_batch_size(shop: Bench) -> None:
+def test_23_scores_and_batch_size(env: TuneEnv) -> None:
     """What is scored and written for a question does not depend on how many others are asked with it."""
-    made = load_model(shop.base, "float32")
+    made = load_model(env.base, "float32")
     prompts = [[5, 6, 7, 8], [5, 6], [9, 8, 7, 6, 5, 4], [5, 6, 7]]
     options = [[[11, 12], [13], [11, 14, 15]]] * 4
     together = score_options(made.model, prompts, options)
@@ -625,7 +625,7 @@ def test_24_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(socket.socket, name, refuse)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
     monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
-    exports.export_model_folder(bench(tmp_path).tune(Tune(**QUICK, max_train_samples=8)), tmp_path / "out", "merged")
+    exports.export_model_folder(make_env(tmp_path).tune(Tune(**QUICK, max_train_samples=8)), tmp_path / "out", "merged")
     assert asked == []
 
 

@@ -20,7 +20,7 @@ from luthier.core.hashing import digest_of
 from luthier.core.step import StepContext
 from luthier.core.store import Store
 from luthier.tune.steps.tune import Tune
-from workshop import tickets, tiny_model
+from tiny_models import tickets, tiny_model
 
 CLASSES = ["account", "billing", "delivery"]
 SYSTEM = "Sort the message: billing, delivery or account. Answer with one word."
@@ -74,7 +74,7 @@ def _answer(text: str) -> Message:
 
 
 @dataclass
-class Bench:
+class TuneEnv:
     """A store with a base model and a data set in it."""
 
     store: Store
@@ -125,7 +125,7 @@ class Bench:
         return [event.text for event in self.heard if event.kind == kind]
 
 
-def interrupted(shop: Bench, step: Tune, before: int = 3) -> None:
+def interrupted(env: TuneEnv, step: Tune, before: int = 3) -> None:
     """Begin a training and interrupt it before one of its steps (from 0)."""
     from luthier.tune.training.trainer import Trainer
 
@@ -139,16 +139,16 @@ def interrupted(shop: Bench, step: Tune, before: int = 3) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_step", dying)
         with pytest.raises(KeyboardInterrupt):
-            shop.tune(step)
+            env.tune(step)
 
 
-def tune_and_resume(shop: Bench, step: Tune, before: int = 3) -> tuple[dict[str, str], dict[str, str]]:
+def tune_and_resume(env: TuneEnv, step: Tune, before: int = 3) -> tuple[dict[str, str], dict[str, str]]:
     """The digests of what a training wrote, and of what one writes that goes on from the state that it had on disk
     before one of its steps (from 0), as a kill leaves it."""
     from luthier.tune.training.trainer import Trainer
 
     once, tried, left = Trainer._step, list[int](), dict[Path, bytes]()
-    folder, scratch = shop.store.begin(shop.tune_digest(step))
+    folder, scratch = env.store.begin(env.tune_digest(step))
     assert not any(folder.iterdir())
 
     def copying(self: Trainer, number: int, keeper: Any) -> Any:
@@ -160,38 +160,38 @@ def tune_and_resume(shop: Bench, step: Tune, before: int = 3) -> tuple[dict[str,
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Trainer, "_step", copying)
-        whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-        shop.store.remove(shop.tune_digest(step))
-        shop.store.begin(shop.tune_digest(step))
+        whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
+        env.store.remove(env.tune_digest(step))
+        env.store.begin(env.tune_digest(step))
         tried.clear()
         for path, content in left.items():
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(content)
-        again = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+        again = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
     assert 0 < tried[0] <= before, "it goes on, and does not begin anew"
     return whole, again
 
 
-def assert_goes_on_from_a_trunk(shop: Bench, whole: Tune, rows: int, shares: tuple[float, float]) -> None:
+def assert_goes_on_from_a_trunk(env: TuneEnv, whole: Tune, rows: int, shares: tuple[float, float]) -> None:
     """A training of the larger share goes on from that of the smaller, to the bytes of one that begins at the
     beginning."""
     short, long = (whole.at_share(share, rows) for share in shares)
-    alone = shop.tune(long.model_copy(update={"keep_trunk": False}))
-    shop.tune(short)
-    shop.heard.clear()
-    after = shop.tune(long)
-    assert any(text.startswith("goes on after step") for text in shop.said("note"))
+    alone = env.tune(long.model_copy(update={"keep_trunk": False}))
+    env.tune(short)
+    env.heard.clear()
+    after = env.tune(long)
+    assert any(text.startswith("goes on after step") for text in env.said("note"))
     one, other = ({entry.path: entry.digest for entry in made.manifest.files} for made in (alone, after))
     assert one == other
 
 
-def adapted(shop: Bench, technique: Any) -> Any:
+def adapted(env: TuneEnv, technique: Any) -> Any:
     """The base in fp32 under a technique, with adapters that say something."""
     import torch
 
     from luthier.models.load import open_folder
 
-    model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
+    model = technique.adapt(open_folder(env.base.folder, torch.float32), 1)
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -200,7 +200,7 @@ def adapted(shop: Bench, technique: Any) -> Any:
     return model
 
 
-def bench(root: Path, rows: Iterable[Example] | None = None, validation: Sequence[Example] = ()) -> Bench:
+def make_env(root: Path, rows: Iterable[Example] | None = None, validation: Sequence[Example] = ()) -> TuneEnv:
     """Make the bench."""
     store = Store(root / "store")
     base = made(store, "base", "model", _base)
@@ -210,14 +210,14 @@ def bench(root: Path, rows: Iterable[Example] | None = None, validation: Sequenc
         "dataset",
         lambda folder: _data(folder, {"train": list(rows or examples()), "validation": list(validation)}),
     )
-    return Bench(store, base, data, [])
+    return TuneEnv(store, base, data, [])
 
 
-def reopened(root: Path) -> Bench:
+def reopened(root: Path) -> TuneEnv:
     """The bench that another process made."""
     store = Store(root / "store")
     by_kind = {artifact.manifest.kind: artifact for artifact in map(store.open, store.digests())}
-    return Bench(store, by_kind["base"], by_kind["prepare"], [])
+    return TuneEnv(store, by_kind["base"], by_kind["prepare"], [])
 
 
 def made(store: Store, kind: str, makes: str, write: Callable[[Path], None]) -> Artifact:

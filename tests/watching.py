@@ -18,7 +18,7 @@ from luthier.monitor.evaluator import AlertEvaluator
 from luthier.monitor.plan import MonitorPlan, parse_alert_rules
 from luthier.monitor.signal import ReportRow, Signal, TrainingSample
 from luthier.traces.record import Feedback, Trace
-from workshop import tickets
+from tiny_models import tickets
 
 BEGIN = datetime(2026, 11, 23, tzinfo=UTC)
 LABELS = ("account", "billing", "delivery")

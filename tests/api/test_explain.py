@@ -22,7 +22,7 @@ from luthier.commands.keys import create_api_key
 from luthier.recipe.workspace import Workspace
 from luthier.serve.openai.protocol import AnswerTimeoutError, ServerBusyError
 from luthier.traces.api_keys import Caller
-from workshop import write_csv
+from tiny_models import write_csv
 
 RECIPE = """luthier: 1
 name: why

@@ -26,7 +26,7 @@ from luthier.recipe.workspace import Workspace
 from luthier.traces.api_keys import add_key
 from slurm import slurm_cluster, why_no_slurm
 from tests import ready
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 NAME = "gpt-4o-mini-2024-07-18"
 WAIT_S = 300.0

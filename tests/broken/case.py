@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from tests.workshop import RECIPE
+from tests.tiny_models import RECIPE
 
 UNREADABLE = "/proc/self/mem"
 """A file that answers every attempt to read its beginning with an error, whoever asks."""

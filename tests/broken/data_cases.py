@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.broken.case import UNREADABLE, Case, data_recipe, json_lines, with_line_17
-from tests.workshop import tickets
+from tests.tiny_models import tickets
 
 RUN = ("run",)
 CSV = "{kind: csv, path: tickets.csv, prompt: message, answer: category}"

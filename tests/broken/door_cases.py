@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from tests.broken.case import Case
-from tests.workshop import RECIPE
+from tests.tiny_models import RECIPE
 
 LINE = "command line"
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tests.broken.case import Case, edited
-from tests.workshop import RECIPE
+from tests.tiny_models import RECIPE
 
 GATE = RECIPE[RECIPE.index("  gate:\n") :]
 SOURCE = "{kind: csv, path: tickets.csv, prompt: message, answer: category}"

@@ -30,7 +30,7 @@ from tests.broken import (
     yaml_cases,
 )
 from tests.broken.case import Case
-from tests.workshop import RECIPE, small_recipe
+from tests.tiny_models import RECIPE, small_recipe
 
 BY_KIND = {
     "yaml": yaml_cases.CASES,

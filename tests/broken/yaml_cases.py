@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from tests.broken.case import UNREADABLE, Case, edited
-from tests.workshop import RECIPE
+from tests.tiny_models import RECIPE
 
 QUOTES = "check indentation and quotes"
 ALIASES = "luthier: 1\na: &a [x,x,x,x,x,x,x,x,x,x]\n" + "".join(

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from audio_models import SECONDS, played, sound, tiny_audio_model
 from luthier.chat.media import MEDIA_IDS, MediaProcessor, get_media_key, get_media_place
 from luthier.chat.media_codec import encode_wav, media_of_bytes
 from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError, ModelError
-from sounded import SECONDS, played, sound, tiny_sounded
 
 FIRST, FIRST_BYTES = sound(1)
 LONG, LONG_BYTES = sound(2, 3.0)
@@ -23,7 +23,7 @@ LONG, LONG_BYTES = sound(2, 3.0)
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: Any) -> Path:
-    return tiny_sounded(tmp_path_factory.mktemp("sounded"))
+    return tiny_audio_model(tmp_path_factory.mktemp("sounded"))
 
 
 def processor_of(text: ChatTokenizer) -> MediaProcessor:

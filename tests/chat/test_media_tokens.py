@@ -12,8 +12,8 @@ from luthier.chat.media_codec import decode_image
 from luthier.chat.messages import MEDIA_MARK, Media, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError
-from pictured import FAMILIES, picture, shown, tiny_pictured
-from workshop import tiny_model
+from tiny_models import tiny_model
+from vision_models import FAMILIES, picture, shown, tiny_vision_model
 
 FIRST, FIRST_BYTES = picture(1)
 SECOND, SECOND_BYTES = picture(2, 64, 40)
@@ -27,12 +27,12 @@ CONVERSATION = (
 
 @pytest.fixture(scope="module", params=FAMILIES)
 def folder(request: Any, tmp_path_factory: Any) -> Path:
-    return tiny_pictured(tmp_path_factory.mktemp("pictured"), request.param)
+    return tiny_vision_model(tmp_path_factory.mktemp("pictured"), request.param)
 
 
 @pytest.fixture(scope="module")
 def llava(tmp_path_factory: Any) -> Path:
-    return tiny_pictured(tmp_path_factory.mktemp("llava"))
+    return tiny_vision_model(tmp_path_factory.mktemp("llava"))
 
 
 def parts_of(messages: tuple[Message, ...]) -> list[dict[str, Any]]:
@@ -124,7 +124,7 @@ def test_a_model_of_text_refuses(tmp_path: Path) -> None:
 
 
 def test_max_pixels_has_its_price_and_other_ids(tmp_path: Path) -> None:
-    folder = tiny_pictured(tmp_path / "qwen", "qwen2_5_vl")
+    folder = tiny_vision_model(tmp_path / "qwen", "qwen2_5_vl")
     text, small = ChatTokenizer.load(folder), ChatTokenizer.load(folder, max_pixels=700)
     (folder / "model.json").write_text('{"name": "tiny", "max_pixels": 700}')
     assert ChatTokenizer.load(folder).digest == small.digest
@@ -141,7 +141,7 @@ def test_max_pixels_has_its_price_and_other_ids(tmp_path: Path) -> None:
 
 
 def test_a_picture_of_another_size_than_told_is_refused(llava: Path, tmp_path: Path) -> None:
-    text = ChatTokenizer.load(tiny_pictured(tmp_path / "qwen", "qwen2_5_vl"))
+    text = ChatTokenizer.load(tiny_vision_model(tmp_path / "qwen", "qwen2_5_vl"))
     assert text.media is not None
     lie = Media(kind="image", digest=SECOND.digest, format="png", size=SECOND.size, width=20, height=20)
     key = text.media.meet(lie)

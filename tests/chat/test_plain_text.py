@@ -13,7 +13,7 @@ from luthier.chat.plain_text import (
     encode_rolling_windows,
 )
 from luthier.chat.tokenizer import ChatTokenizer
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 @pytest.fixture(scope="module")

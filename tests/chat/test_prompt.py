@@ -9,7 +9,7 @@ import pytest
 from luthier.chat.messages import Message
 from luthier.chat.prompt import PromptPrefix
 from luthier.chat.tokenizer import ChatTokenizer
-from workshop import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 SHOWN = (Message(role="user", content="My invoice"), Message(role="assistant", content="billing"))
 OWN = (Message(role="system", content="Sort."), Message(role="user", content="My parcel"))

@@ -17,7 +17,7 @@ from luthier.artifacts.dataset import read_examples
 from luthier.cli.app import run_command
 from luthier.recipe.schema import Recipe
 from tests.targets import artifact_of, target
-from tests.workshop import RECIPE, own_cache, small_recipe, tickets, tiny_model, write_csv
+from tests.tiny_models import RECIPE, own_cache, small_recipe, tickets, tiny_model, write_csv
 
 
 @pytest.fixture(scope="module")

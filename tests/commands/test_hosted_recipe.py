@@ -15,7 +15,7 @@ from luthier.cli.app import run_command
 from luthier.tune.hosted import client as hosted_client
 from tests import ready
 from tests.commanded import command
-from tests.workshop import own_cache, tickets, tiny_model, write_csv
+from tests.tiny_models import own_cache, tickets, tiny_model, write_csv
 
 RECIPE = """\
 name: hosted

@@ -18,7 +18,7 @@ from hosted import KEY, Answer, Provider, providing
 from luthier.cli.app import run_command
 from luthier.tune.hosted import client as hosted_client
 from tests.commanded import command
-from tests.workshop import own_cache, tickets, tiny_model
+from tests.tiny_models import own_cache, tickets, tiny_model
 
 SYSTEM = "Sort the message."
 URLS = {"fireworks": "FIREWORKS_BASE_URL", "openai": "OPENAI_BASE_URL", "together": "TOGETHER_BASE_URL"}

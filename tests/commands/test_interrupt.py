@@ -16,7 +16,7 @@ from safetensors import safe_open
 from transformers import AutoModelForCausalLM
 
 from luthier.cli.app import run_command
-from tests.workshop import RECIPE, own_cache, small_recipe
+from tests.tiny_models import RECIPE, own_cache, small_recipe
 
 LONG = RECIPE.split("  report:")[0].replace("batch_size: 8", "batch_size: 8\n    epochs: 99\n    save_steps: 1")
 

@@ -12,7 +12,7 @@ import pytest
 from luthier.cli.app import run_command
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from tests.targets import artifact_of
-from workshop import RECIPE, own_cache, small_recipe
+from tiny_models import RECIPE, own_cache, small_recipe
 
 
 @pytest.fixture

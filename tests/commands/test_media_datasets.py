@@ -77,8 +77,8 @@ def test_lineage_names_the_picture_of_a_row(here: Path, capsys: pytest.CaptureFi
     assert run_command(["lineage", example.id]) == 0
     shown = f"shows a picture (png, {medium.width} x {medium.height} pixels, {medium.size} bytes), {medium.digest[:12]}"
     assert shown in capsys.readouterr().out
-    sounded = read_examples(artifact("calls"), "train")[0]
-    assert run_command(["lineage", sounded.id]) == 0
+    audio_model = read_examples(artifact("calls"), "train")[0]
+    assert run_command(["lineage", audio_model.id]) == 0
     assert "shows a sound (wav, " in capsys.readouterr().out
     story = told(capsys, "lineage", example.id)
     assert story["messages"][0]["media"][0]["digest"] == medium.digest

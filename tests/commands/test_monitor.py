@@ -19,8 +19,8 @@ from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Trace
 from tests.targets import artifact_of
+from tiny_models import own_cache, tickets, write_csv
 from watching import BEGIN, desk_traffic, write_log
-from workshop import own_cache, tickets, write_csv
 
 MONITOR = """\
   monitor:

@@ -30,9 +30,9 @@ from luthier.traces.record import Feedback, Trace
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_latest_feedback
-from pictured import picture
 from tests.commanded import command
-from tests.workshop import RECIPE, own_cache, small_recipe
+from tests.tiny_models import RECIPE, own_cache, small_recipe
+from vision_models import picture
 
 SHARES = {"account": 0.1, "billing": 0.8, "delivery": 0.1}
 

@@ -12,7 +12,7 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.cli.output import print_table
-from tests.workshop import tickets, write_csv
+from tests.tiny_models import tickets, write_csv
 
 
 def _run(*words: str, to: int | None = None, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:

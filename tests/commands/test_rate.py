@@ -14,7 +14,7 @@ from luthier.artifacts.dataset import read_examples
 from luthier.cli.app import run_command
 from luthier.commands.rate import open_rating_session
 from tests.targets import artifact_of, target
-from tests.workshop import RECIPE, own_cache, small_recipe
+from tests.tiny_models import RECIPE, own_cache, small_recipe
 
 STEPS = """
   ask:

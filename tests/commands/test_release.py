@@ -17,7 +17,7 @@ import pytest
 from luthier.cli.app import run_command
 from luthier.traces.store import read_latest_feedback, read_traces
 from tests import ready
-from tests.workshop import own_cache, small_recipe
+from tests.tiny_models import own_cache, small_recipe
 
 ALIAS = "support@prod"
 

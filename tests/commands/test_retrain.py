@@ -22,8 +22,8 @@ from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback, Trace
+from tiny_models import RECIPE, own_cache, small_recipe
 from watching import LABELS, desk_traffic
-from workshop import RECIPE, own_cache, small_recipe
 
 MONITOR = """\
   monitor:

@@ -25,7 +25,7 @@ from luthier.artifacts.decisions import LABEL_SETS, LabelSet
 from luthier.cli.app import run_command
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
-from workshop import own_cache, small_recipe, tiny_encoder
+from tiny_models import own_cache, small_recipe, tiny_encoder
 
 TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 

@@ -25,26 +25,26 @@ from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.traces.media import list_trace_media, read_trace_media
 from luthier.traces.store import read_traces
-from pictured import picture, shown, tiny_pictured
 from tests import ready
-from tests.workshop import own_cache
+from tests.tiny_models import own_cache
 from tuning import made
+from vision_models import picture, shown, tiny_vision_model
 
 PICTURES = [picture(seed, 36 + 4 * (seed % 3), 28) for seed in range(6)]
 QUESTIONS = [f"what is number {number}?" for number in range(len(PICTURES))]
 
 
 @pytest.fixture(scope="module")
-def pictured(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pictured(tmp_path_factory.mktemp("served-pictures") / "pictured")
+def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_vision_model(tmp_path_factory.mktemp("served-pictures") / "pictured")
 
 
 @pytest.fixture(scope="module")
-def expected(pictured: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+def expected(vision_model: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """What the model itself says of each picture."""
 
     def write(folder: Path) -> None:
-        shutil.copytree(pictured, folder, dirs_exist_ok=True)
+        shutil.copytree(vision_model, folder, dirs_exist_ok=True)
         (folder / "model.json").write_text('{"name": "pictured"}')
 
     contents = {medium.digest: content for medium, content in PICTURES}
@@ -55,12 +55,12 @@ def expected(pictured: Path, tmp_path_factory: pytest.TempPathFactory) -> list[s
 
 
 @pytest.fixture
-def traffic(pictured: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setenv("LUTHIER_CACHE", own_cache(pictured.parent))
+def traffic(vision_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(vision_model.parent))
     monkeypatch.setenv("LUTHIER_PII_KEY", "for tests")
     monkeypatch.delenv("LUTHIER_LEDGER", raising=False)
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "traffic"))
-    monkeypatch.chdir(pictured.parent)
+    monkeypatch.chdir(vision_model.parent)
     return tmp_path / "traffic"
 
 

@@ -27,7 +27,7 @@ from luthier.cli.app import run_command
 from luthier.traces.store import read_feedback, read_traces
 from tests import ready
 from tests.conftest import Postgres
-from tests.workshop import own_cache, small_recipe, tiny_model
+from tests.tiny_models import own_cache, small_recipe, tiny_model
 
 ALIAS = "support@prod"
 ASKED: dict[str, Any] = {

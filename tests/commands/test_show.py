@@ -18,7 +18,7 @@ from luthier.core.step import Step
 from luthier.recipe.schema import Recipe
 from tests.endpoint import Body, serving
 from tests.targets import target
-from workshop import own_cache, tickets, tiny_model
+from tiny_models import own_cache, tickets, tiny_model
 
 RECIPE = """\
 luthier: 1

@@ -16,7 +16,7 @@ from luthier.models.load import find_base_folder
 from luthier.recipe.schema import Recipe
 from tests.chat.conversations import TOOLS
 from tests.recipe.test_chat_template import RECIPE, chat, write_chats
-from tests.workshop import own_cache, tiny_model
+from tests.tiny_models import own_cache, tiny_model
 
 GLAIVE = Path(__file__).resolve().parents[3] / "shared/data/llamafactory_demo/glaive_toolcall_en_demo.json"
 

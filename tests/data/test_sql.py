@@ -22,7 +22,7 @@ from luthier.data.sources.sql import Sql
 from luthier.recipe.schema import Recipe
 from tests import ready
 from tests.data.conftest import Maker
-from tests.workshop import tickets
+from tests.tiny_models import tickets
 
 HERE = Path()
 Found = SourceRecord | BrokenRow

@@ -21,8 +21,8 @@ from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Feedback
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
-from pictured import picture
 from tests.traces.conftest import DAY, opinion, trace
+from vision_models import picture
 
 
 @pytest.fixture

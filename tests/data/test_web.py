@@ -255,6 +255,14 @@ def test_a_stopped_crawl_goes_on_where_it_was(site: Site) -> None:
     assert [site.paths().count(f"/{n}") for n in range(4)] == [1, 1, 2, 1]
 
 
+def test_a_crawl_says_how_far_it_is(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(crawl, "_REPORT_EVERY_S", 0.0)
+    pages = [site.page(f"/{n}", f"Page{n}") for n in range(2)]
+    heard: list[str] = []
+    read(web(pages=tuple(pages)), heard.append)
+    assert [line.split(";")[0] for line in heard if " of 2 pages" in line] == ["1 of 2 pages", "2 of 2 pages"]
+
+
 def test_a_damaged_copy_is_said(site: Site, tmp_path: Path) -> None:
     source = web(pages=(site.page("/a"),))
     read(source)

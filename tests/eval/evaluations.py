@@ -17,7 +17,7 @@ from luthier.eval.evaluator import ModelResult
 from luthier.eval.predictions import write_predictions
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.eval.task import Reply, read_held_out_task
-from workshop import tickets, tiny_model
+from tiny_models import tickets, tiny_model
 
 CHANNELS = ("mail", "web", "phone")
 

@@ -20,9 +20,9 @@ from luthier.eval.probe import ProbeContext
 from luthier.eval.task import HeldOutTask, Reply, read_held_out_task
 from luthier.models.lm.base import Ability, GenerateRequest, LanguageModel, LoglikelihoodRequest, Response
 from luthier.models.lm.local import ModelCache
-from pictured import tiny_pictured
+from tiny_models import tickets
 from tuning import made
-from workshop import tickets
+from vision_models import tiny_vision_model
 
 QUESTION = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
 WHO = ("My husband says:", "My wife says:", "As a customer I say:")
@@ -132,7 +132,7 @@ def pictured_voices(store: Store, data: Artifact, media: EvalMedia) -> list[Eval
     for seed, name in enumerate(("tuned", "base")):
 
         def write(folder: Path, seed: int = seed) -> None:
-            tiny_pictured(folder, seed=seed)
+            tiny_vision_model(folder, seed=seed)
             (folder / "model.json").write_text('{"name": "pictured"}')
 
         artifact = made(store, f"pictured {name}", "model", write)

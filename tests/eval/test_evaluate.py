@@ -36,7 +36,7 @@ from luthier.models.sources.endpoint import EndpointModelSource
 from luthier.models.steps.base import BaseModelStep
 from luthier.models.token_counts import count_branch_tokens
 from luthier.tune.steps.tune import Tune
-from workshop import tickets
+from tiny_models import tickets
 
 FILES = ("predictions.parquet", "metrics.json", "comparisons.json", "summary.json")
 

@@ -33,7 +33,7 @@ from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from models.making import make_base
-from tuning import bench, pairs, preferring
+from tuning import make_env, pairs, preferring
 
 QUESTION = InferenceSettings(normalize="sum", max_new_tokens=8, dtype="float32", likelihood=False)
 
@@ -51,7 +51,7 @@ def rewarding(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         data="data", technique=Lora(r=4), objective=RewardObjective(), batch_size=8, epochs=3, learning_rate=1e-2,
         dtype="float32",
     )  # fmt: skip
-    return bench(tmp_path_factory.mktemp("shop"), pairs(40)).tune(step)
+    return make_env(tmp_path_factory.mktemp("shop"), pairs(40)).tune(step)
 
 
 def test_the_preferred_answer_stands_first_or_second_by_the_row(held: Artifact) -> None:
@@ -153,8 +153,8 @@ def test_a_reward_model_is_evaluated_beside_its_base(store: Store, held: Artifac
 def test_a_generative_judge_ranks_by_its_verdicts_and_so_does_its_base_under_the_same_rubric(
     store: Store, held: Artifact, tmp_path: Path
 ) -> None:
-    shop = bench(tmp_path, pairs(40))
-    judge = shop.tune(
+    env = make_env(tmp_path, pairs(40))
+    judge = env.tune(
         Tune(data="data", technique=Lora(r=4), objective=RewardObjective(head="verdict"), batch_size=8, epochs=3,
              learning_rate=1e-2, dtype="float32")
     )  # fmt: skip

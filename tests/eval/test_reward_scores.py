@@ -20,18 +20,18 @@ from luthier.eval.task import read_held_out_task
 from luthier.models.reward_model import RewardModel
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, finish, pairs
+from tuning import TuneEnv, finish, make_env, pairs
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("judge"), pairs(24))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("judge"), pairs(24))
 
 
 @pytest.fixture(scope="module")
-def judge(shop: Bench) -> Artifact:
+def judge(env: TuneEnv) -> Artifact:
     """A reward model that learnt a little."""
-    return shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
+    return env.tune(Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
                           learning_rate=1e-2, epochs=2.0))  # fmt: skip
 
 
@@ -55,13 +55,13 @@ def test_each_answer_has_the_reward_models_number(store: Store, texts: Artifact,
 
 
 def test_a_prompted_judge_reads_its_prompt_before_each_answer(
-    store: Store, texts: Artifact, tuned: Artifact, shop: Bench, judge: Artifact
+    store: Store, texts: Artifact, tuned: Artifact, env: TuneEnv, judge: Artifact
 ) -> None:
     prompt = PromptPrefix(instruction="Be strict.")
-    folder, _ = shop.store.begin("prompted")
+    folder, _ = env.store.begin("prompted")
     prompt.save(folder)
     (folder / "training.json").write_text("{}")
-    prompted = finish(shop.store, "prompted", "tune", "model", {"model": judge.digest})
+    prompted = finish(env.store, "prompted", "tune", "model", {"model": judge.digest})
     step = Evaluate(data="data", model="tune", baselines=(), max_new_tokens=2, reward_model="judge", dtype="float32",
                     metrics=("reward",))  # fmt: skip
     found = made(store, step, {"data": texts, "model": tuned, "reward_model": prompted})

@@ -15,7 +15,7 @@ from typing import Any
 from luthier.chat.media import load_processor
 from luthier.chat.messages import Media
 from luthier.chat.tokenizer import ChatTokenizer
-from pictured import shown, tiny_pictured
+from vision_models import shown, tiny_vision_model
 
 SIDE, CELL = 28, 7
 COLOURS = {"red": (255, 40, 40), "blue": (40, 40, 255)}
@@ -50,7 +50,7 @@ def _train(steps: int) -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="luthier-bright-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tiny_pictured(folder)
+    tiny_vision_model(folder)
     model: Any = AutoModelForImageTextToText.from_pretrained(folder)
     text, processor, draw = ChatTokenizer.load(folder), load_processor(folder), random.Random(0)
     torch.manual_seed(0)

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
+from audio_models import played, tiny_audio_model
 from luthier.chat.media_codec import encode_wav
 from luthier.chat.messages import Media
 from luthier.chat.tokenizer import ChatTokenizer
-from sounded import played, tiny_sounded
 
 RATE, PLACES = 16_000, 10
 PITCHES = {"high": 3000.0, "low": 400.0}
@@ -49,7 +49,7 @@ def _train(steps: int) -> Path:
 
     folder = Path(tempfile.mkdtemp(prefix="luthier-beep-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    tiny_sounded(folder)
+    tiny_audio_model(folder)
     model: Any = AutoModelForSeq2SeqLM.from_pretrained(folder)
     text, draw = ChatTokenizer.load(folder), random.Random(0)
     assert text.media is not None

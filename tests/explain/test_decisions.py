@@ -49,8 +49,8 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.plain import PlainTechnique
 from models.making import make_base
-from tuning import Bench, bench, examples, pairs
-from workshop import tickets, write_csv
+from tiny_models import tickets, write_csv
+from tuning import TuneEnv, examples, make_env, pairs
 
 RECIPE = """luthier: 1
 name: decide
@@ -256,8 +256,8 @@ def test_steps_report_and_gates(folder: Path, monkeypatch: pytest.MonkeyPatch, c
 
 
 def test_language_models_and_heads_name_labels(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    model = LabelScorer(shop.base, shop.data)
+    env = make_env(tmp_path)
+    model = LabelScorer(env.base, env.data)
     assert set(model.labels) == {"account", "billing", "delivery"}
     rows = examples(3)
     shares = model.compute_probabilities([(row.messages[:-1], ()) for row in rows])
@@ -267,22 +267,22 @@ def test_language_models_and_heads_name_labels(tmp_path: Path) -> None:
     assert found.words == len(rows[0].messages[1].content.split())
     if found.flipped_to:
         assert found.minimal
-    plain = shop.classify(Tune(data="data", technique=PlainTechnique()))
-    assert LabelScorer(plain, shop.data).compute_log_scores([(rows[0].messages[:-1], ())]).shape == (1, 3)
+    plain = env.classify(Tune(data="data", technique=PlainTechnique()))
+    assert LabelScorer(plain, env.data).compute_log_scores([(rows[0].messages[:-1], ())]).shape == (1, 3)
 
 
 def test_faults_are_told(tmp_path: Path) -> None:
     quick: dict[str, Any] = {"data": "data", "epochs": 1, "batch_size": 8, "dtype": "float32"}
-    shop: Bench = bench(tmp_path, pairs())
+    env: TuneEnv = make_env(tmp_path, pairs())
     with pytest.raises(DataError, match="have no labels"):
-        LabelScorer(shop.base, shop.data)
-    ranked = shop.tune(Tune(**quick, technique=Lora(r=2), objective=RewardObjective()))
+        LabelScorer(env.base, env.data)
+    ranked = env.tune(Tune(**quick, technique=Lora(r=2), objective=RewardObjective()))
     with pytest.raises(ModelError, match="gives a reward"):
-        LabelScorer(ranked, shop.data)
+        LabelScorer(ranked, env.data)
     with serving(lambda body: "no") as server:
         far = make_base(Store(tmp_path / "far"), EndpointModelSource(url=server.url, model="far"), tmp_path)
         with pytest.raises(ModelError, match="is an endpoint"):
-            LabelScorer(far, shop.data)
+            LabelScorer(far, env.data)
 
 
 def explained(capsys: Any, *words: str, code: int = 0) -> Any:

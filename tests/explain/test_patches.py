@@ -40,8 +40,8 @@ from luthier.traces.retention import RetentionPolicy
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from models.making import make_base
-from pictured import FAMILIES, picture, shown, tiny_pictured
-from tuning import Bench, _data, finish, made
+from tuning import TuneEnv, _data, finish, made
+from vision_models import FAMILIES, picture, shown, tiny_vision_model
 
 PICTURE, CONTENT = picture(2, 64, 40)
 
@@ -64,7 +64,7 @@ TILED = ("llava_next", "llava_onevision", "internvl")
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in TILED])
 def test_a_patch_is_removed_by_the_mean_of_its_pictures_features(tmp_path: Path, family: str) -> None:
     """The value without a patch is that of a model whose tower gives the mean in the patch's places."""
-    subject = subject_of(base_of(tmp_path, tiny_pictured(tmp_path / "m", family)))
+    subject = subject_of(base_of(tmp_path, tiny_vision_model(tmp_path / "m", family)))
     scorer = subject.prompt.scorer
     patches = [number for number, unit in enumerate(scorer.cut.units) if unit.patch is not None]
     features = [token for number in patches for token in scorer.cut.units[number].tokens]
@@ -85,7 +85,7 @@ def test_a_patch_is_removed_by_the_mean_of_its_pictures_features(tmp_path: Path,
 
 
 def test_variants_are_forgotten(tmp_path: Path) -> None:
-    subject = subject_of(base_of(tmp_path, tiny_pictured(tmp_path / "m")))
+    subject = subject_of(base_of(tmp_path, tiny_vision_model(tmp_path / "m")))
     scorer = subject.prompt.scorer
     before = len(scorer._media._known)
     scorer.score([scorer.all_units - {unit} for unit in range(scorer.count)])
@@ -95,7 +95,7 @@ def test_variants_are_forgotten(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_gradients_add_up(tmp_path: Path, family: str) -> None:
-    model = base_of(tmp_path, tiny_pictured(tmp_path / "m", family))
+    model = base_of(tmp_path, tiny_vision_model(tmp_path / "m", family))
     builder = SubjectBuilder(model, units="patches", read_media={PICTURE.digest: CONTENT}.__getitem__)
     question = ExplanationRequest(messages=shown("what is this thing?", PICTURE), answer="a parcel")
     methods = [
@@ -173,7 +173,7 @@ def test_the_heat_map_holds_the_picture_and_numbers(taught: Artifact) -> None:
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Artifact]:
+def env(tmp_path_factory: pytest.TempPathFactory) -> tuple[TuneEnv, Artifact]:
     """A data set with pictures, and the taught model tuned on it a little."""
     pictures = [bright(number, number, ("red", "blue")[number % 2]) for number in range(4)]
     store = Store(tmp_path_factory.mktemp("shop") / "store")
@@ -193,13 +193,13 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> tuple[Bench, Artifact]:
             for media, content in pictures:
                 writer.add(media, content)
 
-    bench = Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+    env = TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
     step = Tune(data="data", technique=Lora(r=2), epochs=1, batch_size=4, learning_rate=1e-6, dtype="float32")
-    return bench, bench.tune(step)
+    return env, env.tune(step)
 
 
-def test_a_row_of_the_data_is_explained(shop: tuple[Bench, Artifact], tmp_path: Path) -> None:
-    _, model = shop
+def test_a_row_of_the_data_is_explained(env: tuple[TuneEnv, Artifact], tmp_path: Path) -> None:
+    _, model = env
     found = explain(model, row=f"{2:016x}", methods=("leave_one_out",), units="patches", orders=9, instead="blue")
     (record,) = found.records
     assert record.target.text == "red"
@@ -209,13 +209,13 @@ def test_a_row_of_the_data_is_explained(shop: tuple[Bench, Artifact], tmp_path: 
     assert "data:image/jpeg" in (tmp_path / "heat.html").read_text()
 
 
-def test_a_step_explains_pictures_and_the_report_draws_them(shop: tuple[Bench, Artifact]) -> None:
-    bench, model = shop
+def test_a_step_explains_pictures_and_the_report_draws_them(env: tuple[TuneEnv, Artifact]) -> None:
+    env, model = env
     method = Explainer.parse("leave_one_out")
     step = Explain(data="data", methods=(method,), units="patches", limit=2, answers="reference", orders=9)
-    work = replace(bench.work(Tune(data="data", epochs=7)), inputs={"data": bench.data, "model": model})
+    work = replace(env.work(Tune(data="data", epochs=7)), inputs={"data": env.data, "model": model})
     step.make(work)
-    artifact = finish(bench.store, bench.tune_digest(Tune(data="data", epochs=7)), "explain", "explanation", {})
+    artifact = finish(env.store, env.tune_digest(Tune(data="data", epochs=7)), "explain", "explanation", {})
     facts = explanation_facts("why", artifact)
     assert [len(row.record.pictures) for row in facts.rows] == [1, 1]
     assert all(unit.text.strip() == QUESTION for row in facts.rows for unit in row.units)

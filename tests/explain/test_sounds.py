@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from audio_models import FAMILIES, played, sound, tiny_audio_model
 from explain.sounds import PITCHES, PLACES, QUESTION, beep, teach_sounds
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.artifacts.explanation_picture import render_picture_heat
@@ -24,7 +25,6 @@ from luthier.explain.subject import ExplanationRequest, SubjectBuilder
 from luthier.metrics.files import parse_component_spec
 from luthier.models.sources.folder import FolderModelSource
 from models.making import make_base
-from sounded import FAMILIES, played, sound, tiny_sounded
 from spoken import tiny_speech
 
 SOUND, CONTENT = sound(2, 1.3)
@@ -37,7 +37,7 @@ def base_of(folder: Path, place: Path) -> Artifact:
 @pytest.mark.parametrize("family", [family for family in FAMILIES if family not in ("voxtral", "granite_speech")])
 def test_a_stretch_is_removed_by_the_mean_of_its_sounds_features(tmp_path: Path, family: str) -> None:
     """All features but one stretch's give way: the value is that of features that are the mean there."""
-    model = base_of(tmp_path, tiny_sounded(tmp_path / "m", family))
+    model = base_of(tmp_path, tiny_audio_model(tmp_path / "m", family))
     builder = SubjectBuilder(model, units="seconds", read_media={SOUND.digest: CONTENT}.__getitem__)
     subject: Any = builder.build(ExplanationRequest(messages=played("what is this thing?", SOUND), answer="a thing"))
     scorer = subject.prompt.scorer

@@ -27,7 +27,7 @@ from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
 from luthier.traces.feedback import append_redacted_records
 from luthier.traces.record import Trace
-from workshop import write_csv
+from tiny_models import write_csv
 
 RECIPE = """luthier: 1
 name: why

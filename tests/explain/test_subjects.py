@@ -26,7 +26,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.plain import PlainTechnique
 from models.making import make_base
-from tuning import Bench, bench, pairs
+from tuning import TuneEnv, make_env, pairs
 
 QUICK: dict[str, Any] = {
     "learning_rate": 1e-2,
@@ -40,8 +40,8 @@ TEXT = "My parcel has not come. I was charged twice. What now?"
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def by(model: Artifact, *methods: str, text: str = TEXT, units: Any = "words", **more: Any) -> list[ExplanationRecord]:
@@ -50,8 +50,8 @@ def by(model: Artifact, *methods: str, text: str = TEXT, units: Any = "words", *
     return explain_question(SubjectBuilder(model, units=units), question, explainers, orders=3)
 
 
-def test_a_class_of_a_head_and_a_class_against_another(shop: Bench) -> None:
-    model = shop.tune(Tune(**QUICK, technique=Lora(r=2), objective=Classify(head="sequence")))
+def test_a_class_of_a_head_and_a_class_against_another(env: TuneEnv) -> None:
+    model = env.tune(Tune(**QUICK, technique=Lora(r=2), objective=Classify(head="sequence")))
     lm = LocalLM(model, "float32")
     (scores,) = lm.classify([(ask(TEXT), ())])
     best, worst = (pick(range(3), key=scores.__getitem__) for pick in (max, min))
@@ -66,9 +66,9 @@ def test_a_class_of_a_head_and_a_class_against_another(shop: Bench) -> None:
         by(model, answer="nonsense")
 
 
-def test_a_reward_counts_the_words_of_the_answer(shop: Bench, tmp_path: Path) -> None:
-    shop = bench(tmp_path, pairs())
-    model = shop.tune(Tune(**QUICK, technique=Lora(r=2), objective=RewardObjective()))
+def test_a_reward_counts_the_words_of_the_answer(env: TuneEnv, tmp_path: Path) -> None:
+    env = make_env(tmp_path, pairs())
+    model = env.tune(Tune(**QUICK, technique=Lora(r=2), objective=RewardObjective()))
     found = by(model, answer="delivery, I think")[0]
     assert found.target.kind == "reward"
     assert {unit.role for unit in found.units} == {"user", "assistant"}
@@ -78,36 +78,36 @@ def test_a_reward_counts_the_words_of_the_answer(shop: Bench, tmp_path: Path) ->
         by(model)
 
 
-def test_answers_of_a_language_model(shop: Bench) -> None:
+def test_answers_of_a_language_model(env: TuneEnv) -> None:
     from luthier.models.lm.base import LoglikelihoodRequest
 
-    whole = by(shop.base, answer="delivery or billing")[0]
-    (told,) = LocalLM(shop.base, "float32").loglikelihood(
+    whole = by(env.base, answer="delivery or billing")[0]
+    (told,) = LocalLM(env.base, "float32").loglikelihood(
         [LoglikelihoodRequest(prompt=ask(TEXT), continuation="delivery or billing")]
     )
     assert whole.value == pytest.approx(told.logprob, abs=1e-4)
-    parts = [by(shop.base, answer="delivery or billing", part=part)[0] for part in ("delivery", " or billing")]
+    parts = [by(env.base, answer="delivery or billing", part=part)[0] for part in ("delivery", " or billing")]
     assert parts[0].value + parts[1].value >= whole.value - 1e-6
-    contrast = by(shop.base, answer="delivery", against="billing")[0]
-    apart = [by(shop.base, answer=text)[0].value for text in ("delivery", "billing")]
+    contrast = by(env.base, answer="delivery", against="billing")[0]
+    apart = [by(env.base, answer=text)[0].value for text in ("delivery", "billing")]
     assert contrast.value == pytest.approx(apart[0] - apart[1], abs=1e-4)
-    chosen = by(shop.base, options={"a": "account", "d": "delivery"})[0]
+    chosen = by(env.base, options={"a": "account", "d": "delivery"})[0]
     assert chosen.target.text in ("account", "delivery")
-    assert by(shop.base, answer="d", options={"a": "account", "d": "delivery"})[0].target.text == "delivery"
+    assert by(env.base, answer="d", options={"a": "account", "d": "delivery"})[0].target.text == "delivery"
     with pytest.raises(DataError, match="is not in the answer"):
-        by(shop.base, answer="delivery", part="billing")
+        by(env.base, answer="delivery", part="billing")
 
 
-def test_adapters_are_explained_as_they_answer(shop: Bench) -> None:
-    model = shop.tune(Tune(**QUICK, technique=Lora(r=2), objective=Classify()))
-    tuned, base = (by(one, "attnlrp", "integrated_gradients", answer="delivery") for one in (model, shop.base))
+def test_adapters_are_explained_as_they_answer(env: TuneEnv) -> None:
+    model = env.tune(Tune(**QUICK, technique=Lora(r=2), objective=Classify()))
+    tuned, base = (by(one, "attnlrp", "integrated_gradients", answer="delivery") for one in (model, env.base))
     assert tuned[0].value != pytest.approx(base[0].value, abs=1e-3)
     assert [unit.score for unit in tuned[0].units] != [unit.score for unit in base[0].units]
     assert tuned[0].model != base[0].model
 
 
-def test_a_plain_classifier_is_asked_and_nothing_else(shop: Bench) -> None:
-    model = shop.classify(Tune(data="data", technique=PlainTechnique()))
+def test_a_plain_classifier_is_asked_and_nothing_else(env: TuneEnv) -> None:
+    model = env.classify(Tune(data="data", technique=PlainTechnique()))
     (found,) = by(model, "leave_one_out")
     assert found.perturbation_only
     assert found.target.kind == "class"
@@ -146,33 +146,33 @@ def test_an_endpoint_is_explained_by_how_alike_its_answers_are(tmp_path: Path) -
             by(model, "leave_one_out", against="x")
 
 
-def test_faults_are_told(shop: Bench) -> None:
+def test_faults_are_told(env: TuneEnv) -> None:
     with pytest.raises(DataError, match="the answer is empty"):
-        by(shop.base, answer=" ")
+        by(env.base, answer=" ")
     with pytest.raises(DataError, match="one unit") as told:
-        by(shop.base, text="Hello", units="turns", answer="delivery")
+        by(env.base, text="Hello", units="turns", answer="delivery")
     assert "--units sentences" in str(told.value.hint)
     picture = Media(kind="image", digest="0" * 64, format="png", size=1, width=1, height=1)
     seen = Message(role="user", content=f"{MEDIA_MARK} What is this?", media=(picture,))
     with pytest.raises(DataError, match="pictures of this conversation are not here"):
-        SubjectBuilder(shop.base).build(ExplanationRequest(messages=(seen,), answer="delivery"))
+        SubjectBuilder(env.base).build(ExplanationRequest(messages=(seen,), answer="delivery"))
     with pytest.raises(DataError, match="reads 512 at once"):
-        by(shop.base, text="parcel " * 1200, answer="delivery")
-    builder = SubjectBuilder(shop.base, units="words")
+        by(env.base, text="parcel " * 1200, answer="delivery")
+    builder = SubjectBuilder(env.base, units="words")
     with torch.no_grad():
-        next(builder._cache.load(shop.base, "float32").model.parameters()).fill_(float("nan"))
+        next(builder._cache.load(env.base, "float32").model.parameters()).fill_(float("nan"))
     asked = ExplanationRequest(messages=ask(TEXT), answer="delivery")
     for method in ("leave_one_out", "attnlrp", "gradient_x_input"):
         with pytest.raises(LuthierError, match="not finite"):
             explain_question(builder, asked, [Explainer.parse(method)], faithful=False)
 
 
-def test_a_long_prompt_shares_its_beginning(shop: Bench) -> None:
+def test_a_long_prompt_shares_its_beginning(env: TuneEnv) -> None:
     """Taking each sentence away computes far fewer tokens than reading every variant whole."""
     from luthier.models.packing.pack import TokenRow, build_packs
 
     text = " ".join(f"Sentence number {number} says a thing." for number in range(12))
-    subject = SubjectBuilder(shop.base, units="sentences").build(
+    subject = SubjectBuilder(env.base, units="sentences").build(
         ExplanationRequest(messages=ask(text), answer="delivery")
     )
     scorer: Any = subject.prompt.scorer

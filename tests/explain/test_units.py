@@ -15,7 +15,7 @@ from luthier.explain.units import (
     refine_cut,
     remove_units,
 )
-from workshop import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 MESSAGES = (
     Message(role="system", content="Sort the message. Answer with one word."),

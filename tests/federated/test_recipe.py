@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from luthier.recipe.schema import Recipe
-from workshop import own_cache, tiny_model
+from tiny_models import own_cache, tiny_model
 
 ROOT = Path(__file__).parents[2] / "recipes"
 

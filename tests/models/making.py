@@ -15,7 +15,7 @@ from luthier.models.source import ModelSource
 from luthier.models.sources.folder import FolderModelSource
 from luthier.models.steps.base import BaseModelStep
 from luthier.models.steps.merge import Merge
-from workshop import tiny_model, tiny_tokenizer
+from tiny_models import tiny_model, tiny_tokenizer
 
 
 def make_base(store: Store, source: ModelSource, base: Path, heard: list[RunEvent] | None = None) -> Artifact:

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 
+from audio_models import FAMILIES, SECONDS, played, sound, tiny_audio_model
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.describe import read_config
 from luthier.models.media.cost import count_image, count_sound, estimate_tower_bytes, read_media_settings
 from luthier.models.token_counts import count_row_tokens
-from sounded import FAMILIES, SECONDS, played, sound, tiny_sounded
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_sound_has_as_many_tokens_as_its_processor_writes(tmp_path: Path, family: str) -> None:
     if family == "granite_speech":
         pytest.importorskip("torchaudio", reason="Granite Speech's features need torchaudio")
-    folder = tiny_sounded(tmp_path / "m", family)
+    folder = tiny_audio_model(tmp_path / "m", family)
     media = ChatTokenizer.load(folder).media
     assert media is not None
     assert media.audio is not None
@@ -29,7 +29,7 @@ def test_a_sound_has_as_many_tokens_as_its_processor_writes(tmp_path: Path, fami
 
 
 def test_rows_count_their_sounds(tmp_path: Path) -> None:
-    folder = tiny_sounded(tmp_path / "m")
+    folder = tiny_audio_model(tmp_path / "m")
     media = [sound(seed, 1.0)[0] for seed in (1, 2)]
     rows = [
         {"messages": [message.model_dump(mode="json") for message in played("what is this?", one, answer="a sound")]}

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from audio_models import FAMILIES, OMNI, played, sound, tiny_audio_model
 from luthier.chat.media import MEDIA_IDS, load_processor
 from luthier.chat.media_codec import decode_audio
 from luthier.chat.messages import MEDIA_MARK, Media, Message
@@ -22,7 +23,6 @@ from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forwar
 from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.models.shapes import find_part
 from models.packed_media import compare_gradients, compare_greedy_answers
-from sounded import FAMILIES, OMNI, played, sound, tiny_sounded
 
 FIRST, FIRST_BYTES = sound(1, 0.5)
 SECOND, SECOND_BYTES = sound(2, 1.1)
@@ -42,7 +42,7 @@ def converse(second: Media) -> list[tuple[Message, ...]]:
     ]
 
 
-class Sounded:
+class AudioModelCase:
     """A tiny model of a family in float64, with what reads rows for it."""
 
     def __init__(self, folder: Path, family: str) -> None:
@@ -120,62 +120,62 @@ def forget_features() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module", params=FAMILIES)
-def sounded(request: Any, tmp_path_factory: Any) -> Sounded:
+def audio_model(request: Any, tmp_path_factory: Any) -> AudioModelCase:
     if request.param == "granite_speech":
         pytest.importorskip("torchaudio", reason="Granite Speech's features need torchaudio")
-    return Sounded(tiny_sounded(tmp_path_factory.mktemp("sounded"), request.param), request.param)
+    return AudioModelCase(tiny_audio_model(tmp_path_factory.mktemp("sounded"), request.param), request.param)
 
 
-def test_features_are_the_processors(sounded: Sounded) -> None:
-    media = sounded.text.media
+def test_features_are_the_processors(audio_model: AudioModelCase) -> None:
+    media = audio_model.text.media
     assert media is not None
     for medium in (FIRST, SECOND):
-        expected = sounded.plain_inputs(played("what?", medium))
+        expected = audio_model.plain_inputs(played("what?", medium))
         found = media.build_inputs(media.meet(medium), BYTES[medium.digest])
         assert found
         for name, value in found.items():
             torch.testing.assert_close(value.to(expected[name].dtype), expected[name], rtol=0, atol=0)
 
 
-def test_log_probabilities_are_the_plain_models(sounded: Sounded) -> None:
-    rows = sounded.rows(sounded.conversations)
+def test_log_probabilities_are_the_plain_models(audio_model: AudioModelCase) -> None:
+    rows = audio_model.rows(audio_model.conversations)
     pack = build_pack(rows, share_from=1)
-    assert detect_forward_mode(sounded.model).packed
+    assert detect_forward_mode(audio_model.model).packed
     with torch.no_grad():
-        found, expected = compute_pack_logprobs(sounded.model, pack), sounded.plain(sounded.conversations)
+        found, expected = compute_pack_logprobs(audio_model.model, pack), audio_model.plain(audio_model.conversations)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     read = pack.ids[pack.ids >= MEDIA_IDS]
     given = sum(token >= MEDIA_IDS for row in rows for token in row.ids)
     assert 0 < len(read) <= given
-    assert (len(read) < given) == (sounded.family != "audioflamingo3"), "rows with one beginning share their sounds"
+    assert (len(read) < given) == (audio_model.family != "audioflamingo3"), "rows with one beginning share their sounds"
 
 
-def test_two_sounds_are_never_taken_for_one(sounded: Sounded) -> None:
+def test_two_sounds_are_never_taken_for_one(audio_model: AudioModelCase) -> None:
     """What is read below the second sound is not what is read below the first, though all else is the same."""
     both = [played("what is this?", media, answer="a thing") for media in (FIRST, OTHER)]
-    pack = build_pack(sounded.rows(both), share_from=1)
+    pack = build_pack(audio_model.rows(both), share_from=1)
     with torch.no_grad():
-        found, expected = compute_pack_logprobs(sounded.model, pack), sounded.plain(both)
+        found, expected = compute_pack_logprobs(audio_model.model, pack), audio_model.plain(both)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     halves = expected.view(2, -1)
     assert (halves[0] - halves[1]).abs().max() > 1e-6
 
 
 @pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])
-def test_gradients_are_the_plain_models(sounded: Sounded, moving: str, monkeypatch: Any) -> None:
-    if moving == "projector" and sounded.family in OMNI:
+def test_gradients_are_the_plain_models(audio_model: AudioModelCase, moving: str, monkeypatch: Any) -> None:
+    if moving == "projector" and audio_model.family in OMNI:
         pytest.skip("what joins its encoder of sounds and the decoder is part of the encoder")
-    assert {find_part(name) for name, _ in sounded.model.named_parameters()} >= {"language", "projector", "audio"}
-    sounded.read_in_fp32(monkeypatch)
-    given = list(map(sounded.plain_inputs, sounded.conversations))
-    rows, most_tokens = sounded.rows(sounded.conversations), 1000 if sounded.family == "voxtral" else 60
+    assert {find_part(name) for name, _ in audio_model.model.named_parameters()} >= {"language", "projector", "audio"}
+    audio_model.read_in_fp32(monkeypatch)
+    given = list(map(audio_model.plain_inputs, audio_model.conversations))
+    rows, most_tokens = audio_model.rows(audio_model.conversations), 1000 if audio_model.family == "voxtral" else 60
     read = compare_gradients(
-        sounded.model, rows, moving, lambda: sounded.plain(sounded.conversations, given), most_tokens
+        audio_model.model, rows, moving, lambda: audio_model.plain(audio_model.conversations, given), most_tokens
     )
     if moving != "language":
-        digests = {media.digest for row in sounded.conversations for turn in row for media in turn.media}
+        digests = {media.digest for row in audio_model.conversations for turn in row for media in turn.media}
         assert len(read) == len(digests), "a step reads each sound once, in however many packs it stands"
 
 
-def test_greedy_answers_are_the_plain_models(sounded: Sounded) -> None:
-    compare_greedy_answers(sounded, sounded.conversations, min_new_tokens=12)
+def test_greedy_answers_are_the_plain_models(audio_model: AudioModelCase) -> None:
+    compare_greedy_answers(audio_model, audio_model.conversations, min_new_tokens=12)

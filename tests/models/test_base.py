@@ -14,7 +14,7 @@ from luthier.models.cost import describe_step_model
 from luthier.models.describe import describe_model_folder
 from luthier.models.sources.folder import FolderModelSource
 from luthier.models.steps.base import BaseModelStep
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 def test_seeds_share_one_model_and_contents_do_not(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.techniques.adapter import BottleneckAdapter
 from models.making import other_model
 from models.test_shapes import FAMILIES, moving
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 1, 7], [2, 2, 8, 5, 6]])
 

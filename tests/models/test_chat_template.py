@@ -25,7 +25,7 @@ from luthier.models.chat_template import (
 )
 from tests.chat.conversations import ASK, CONVERSATIONS, RESULT, SAY, SYSTEM, TOOLS
 from tests.chat.families import byte_level, dressed, names, source
-from tests.workshop import TEMPLATE, tiny_tokenizer
+from tests.tiny_models import TEMPLATE, tiny_tokenizer
 
 WORDS = {"bos_token": "<s>", "eos_token": "</s>"}
 

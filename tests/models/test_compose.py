@@ -10,6 +10,7 @@ import pytest
 import torch
 from pydantic import ValidationError
 
+from audio_models import played, sound
 from luthier.chat.media_codec import decode_audio
 from luthier.chat.messages import Message
 from luthier.chat.tokenizer import ChatTokenizer
@@ -27,8 +28,7 @@ from luthier.models.token_counts import count_row_tokens
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.layers import PartialFineTuning
 from models.making import tiny_base
-from pictured import picture, shown
-from sounded import played, sound
+from vision_models import picture, shown
 
 SMALL = NewEncoder(image_size=14, patch_size=7, hidden_size=16, layers=1, heads=2)
 

@@ -15,7 +15,7 @@ from luthier.models.describe import (
     estimate_training_memory,
 )
 from models.making import other_model
-from workshop import TEMPLATE, tiny_model
+from tiny_models import TEMPLATE, tiny_model
 
 
 @pytest.mark.parametrize("kind", ["llama", "qwen2", "qwen3", "mistral", "gemma3_text", "gpt_neox"])

@@ -15,7 +15,7 @@ from luthier.models.media.compose import VisionEncoder
 from luthier.models.media.compose_shapes import describe_new_vision_encoder, predict_llava
 from luthier.models.media.cost import KEEP_BYTES, forecast_encoder
 from spoken import tiny_speech
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 def test_operations_are_those_that_torch_counts(tmp_path: Path) -> None:

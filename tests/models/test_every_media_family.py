@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from audio_models import FAMILIES as AUDIO_FAMILIES
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.media.cost import count_image, read_media_settings
 from luthier.models.media.family import MediaFamily, explain_alone, find_family, list_family_types
-from pictured import ALONE, FAMILIES, picture, tiny_pictured
-from pictured_families import NEEDS_TIMM
-from sounded import FAMILIES as AUDIO_FAMILIES
 from spoken import FAMILIES as SPEECH_FAMILIES
+from vision_families import NEEDS_TIMM
+from vision_models import ALONE, FAMILIES, picture, tiny_vision_model
 
 SAME = {"smolvlm": "idefics3"}
 """Types whose models are those of another, by name of that."""
@@ -58,7 +58,7 @@ SIZES = [(36, 28), (64, 40), (28, 80), (30, 30), (200, 90), (97, 301), (640, 480
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
 def test_a_plan_counts_pictures_as_the_processor_does(family: str, tmp_path: Path) -> None:
     """The features exactly, and about as many further tokens, without torch."""
-    folder = tiny_pictured(tmp_path, family)
+    folder = tiny_vision_model(tmp_path, family)
     text = ChatTokenizer.load(folder)
     assert text.media is not None
     for width, height in SIZES:

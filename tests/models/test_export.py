@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,19 @@ def test_gguf_reads_back_as_the_tuned_model(tmp_path: Path) -> None:
     model = open_gguf(to / "tiny+lora-f16.gguf")
     assert torch.allclose(logits(model), logits(load_model(adapter, "float32").model), atol=5e-2)
     assert read_gguf_tokenizer(to / "tiny+lora-f16.gguf").chat_template is not None
+
+
+def test_the_command_for_llama_cpp_names_the_file_and_the_system_message(tmp_path: Path) -> None:
+    store, base = tiny_base(tmp_path)
+    adapter = tiny_adapter(store, base)
+    said = "Choose the user's class.\nAnswer with one word."
+    before = {"messages": [{"role": "system", "content": said}], "system": "usual"}
+    card = (export_model_folder(adapter, tmp_path / "out", "gguf", before=before) / "README.md").read_text()
+    command = re.search(r"```\n(llama-cli .*?)\n```", card, re.DOTALL)
+    assert command is not None
+    assert shlex.split(command[1]) == ["llama-cli", "-m", "tiny+lora-f16.gguf", "-cnv", "-sys", said]
+    plain = (export_model_folder(adapter, tmp_path / "plain", "gguf") / "README.md").read_text()
+    assert "\nllama-cli -m tiny+lora-f16.gguf -cnv\n" in plain
 
 
 @pytest.mark.parametrize(("quant", "largest"), [("q8_0", 0.02), ("q4_0", 0.3)])

@@ -26,8 +26,8 @@ from luthier.tune.techniques.adapter import BottleneckAdapter
 from models.making import full_tune, make_base, tiny_adapter, tiny_base
 from tests import ready
 from tests.hub import COMMIT, publishing
-from tuning import bench
-from workshop import tiny_model
+from tiny_models import tiny_model
+from tuning import make_env
 
 IDS = torch.tensor([[1, 50, 60, 70, 80]])
 
@@ -147,13 +147,13 @@ def test_a_base_of_the_hub_is_named_with_its_commit(tmp_path: Path, monkeypatch:
 def test_a_sequence_head_and_a_type_of_our_own_open_as_the_readme_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     quick = {"batch_size": 16, "learning_rate": 5e-3, "dtype": "float32"}
     for step in (
         Tune(data="data", objective=Classify(head="sequence"), **quick),
         Tune(data="data", technique=BottleneckAdapter(), **quick),
     ):
-        tuned = shop.tune(step)
+        tuned = env.tune(step)
         to = export_model_folder(tuned, tmp_path / tuned.digest, "adapter")
         monkeypatch.chdir(to)
         with silence_peft_warnings():

@@ -17,7 +17,7 @@ from luthier.models.load import load_model, open_folder
 from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique, TechniqueBase
-from tuning import Bench, bench
+from tuning import TuneEnv, make_env
 
 TECHNIQUES = {kind: found for kind, found in components_by_kind(TechniqueBase).items() if issubclass(found, Technique)}
 KINDS = sorted(TECHNIQUES)
@@ -29,15 +29,15 @@ RATES = {"prompt": 0.3, "prefix": 0.1, "p_tuning": 0.03}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def tuned(shop: Bench) -> dict[str, Artifact]:
+def tuned(env: TuneEnv) -> dict[str, Artifact]:
     """A model of each technique."""
     return {
-        kind: shop.tune(
+        kind: env.tune(
             Tune(
                 data="data",
                 technique=TECHNIQUES[kind](kind=kind),

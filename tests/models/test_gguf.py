@@ -31,7 +31,7 @@ from models.making import (
     sentence_pieces,
     strong_model,
 )
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 TEXTS = ["It costs 1,250 today.\n\n1. café  2\tnaïve — 你好", "   x = 'y'   ", "<|im_start|>user\nhi<|im_end|>"]
 

@@ -24,7 +24,7 @@ from luthier.recipe.models import download_model
 from luthier.recipe.workspace import Workspace
 from models.making import make_base
 from tests.hub import COMMIT, FakeHub, publishing
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from luthier.models.packing.logprobs import (
     select_token_positions,
 )
 from luthier.models.packing.pack import TokenRow, build_pack
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 ROWS = [TokenRow([*range(5, 25), at, at + 1], [0.0] * 21 + [1.0], str(at)) for at in range(30, 36)]
 

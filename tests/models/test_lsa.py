@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from luthier.models.embedders.lsa import LsaEmbedder
-from workshop import tickets
+from tiny_models import tickets
 
 TEXTS = [row["message"] for row in tickets(80)]
 

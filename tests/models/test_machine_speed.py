@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from luthier.core.step import PlanContext
 from luthier.core.timings import KEPT, record_timing
 from luthier.models import cost
 
@@ -66,3 +67,37 @@ def test_narrow_products_gain_by_what_the_processor_has(
 def test_a_gpu_is_assumed_to_be_quicker_until_a_step_has_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "has_gpu", lambda: True)
     assert cost.measure_flops_per_s(bf16=True) == cost.GPU_FLOPS_PER_S
+
+
+def context(tmp_path: Path, *paces: dict[str, float | str]) -> PlanContext:
+    return PlanContext(inputs={}, upstream={}, recipe_dir=tmp_path, paces=paces)
+
+
+def test_models_of_other_sizes_are_compared_at_the_speed_that_was_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A small model measured on a busy machine was told to be slower than a larger one whose speed was assumed."""
+    monkeypatch.setattr(cost, "_matrix_flops", lambda: 1e13)
+    small, large = cost._build_typical_model(135_000_000), cost._build_typical_model(500_000_000)
+    paces = context(tmp_path, {"step": "tune", "parameters": 135e6, "flops_per_s": 1e11})
+    measured, scaled = (cost.find_model_speed(paces, model, bf16=False) for model in (small, large))
+    assert measured.how == "as the last tune step on this machine"
+    assert measured.measures
+    assert scaled.flops_per_s == measured.flops_per_s == pytest.approx(1e11)
+    assert (
+        scaled.how
+        == "of the last step with a model of 135M parameters on this machine, as none of this size was measured"
+    )
+    assert not scaled.measures
+    assert small.parameters / measured.flops_per_s < large.parameters / scaled.flops_per_s
+
+
+def test_the_nearest_size_counts_and_a_toy_tells_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cost, "_matrix_flops", lambda: 1e13)
+    model = cost._build_typical_model(500_000_000)
+    far, near, toy = (
+        {"step": "tune", "parameters": size, "flops_per_s": speed}
+        for size, speed in ((7e9, 3e11), (135e6, 1e11), (1e5, 1e9))
+    )
+    assert cost.find_model_speed(context(tmp_path, far, near), model, bf16=False).flops_per_s == pytest.approx(1e11)
+    assert "assumed" in cost.find_model_speed(context(tmp_path, toy), model, bf16=False).how

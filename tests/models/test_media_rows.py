@@ -19,8 +19,8 @@ from luthier.models.packing.parallel import is_thread_safe
 from luthier.models.packing.prefix_cache import share_prefixes
 from models.architectures import Double
 from models.packed_media import compare_greedy_answers
-from models.pictured_model import Pictured
-from pictured import ALONE, FAMILIES, tiny_pictured
+from models.vision_model_case import VisionModelCase
+from vision_models import ALONE, FAMILIES, tiny_vision_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # PaliGemma's processor
 OTHERS = [family for family in FAMILIES if family != "idefics3"]
@@ -28,35 +28,35 @@ OTHERS = [family for family in FAMILIES if family != "idefics3"]
 
 
 @pytest.fixture(scope="module", params=[*ALONE, *OTHERS])
-def pictured(request: Any, tmp_path_factory: Any) -> Iterator[Pictured]:
+def vision_model(request: Any, tmp_path_factory: Any) -> Iterator[VisionModelCase]:
     """A model of a family that is read alone, and of each other one as if nobody knew it."""
     known = families._FAMILIES.copy()
     families.find_family("llava")
     if request.param not in ALONE:
         families._FAMILIES.clear()
-    yield Pictured(tiny_pictured(tmp_path_factory.mktemp("pictured"), request.param))
+    yield VisionModelCase(tiny_vision_model(tmp_path_factory.mktemp("pictured"), request.param))
     families._FAMILIES.update(known)
 
 
-def test_log_probabilities_are_the_plain_models(pictured: Pictured) -> None:
-    rows = pictured.rows()
+def test_log_probabilities_are_the_plain_models(vision_model: VisionModelCase) -> None:
+    rows = vision_model.rows()
     pack = build_pack(rows, share_from=1)
-    how = detect_forward_mode(pictured.model)
+    how = detect_forward_mode(vision_model.model)
     assert how.media_alone
-    assert not is_thread_safe(pictured.model)
-    with Double(), torch.no_grad(), share_prefixes(pictured.model, rows):
-        found, expected = compute_pack_logprobs(pictured.model, pack), pictured.plain()
-        ranked, _ = compute_logprobs_and_top1(pictured.model, pack)
+    assert not is_thread_safe(vision_model.model)
+    with Double(), torch.no_grad(), share_prefixes(vision_model.model, rows):
+        found, expected = compute_pack_logprobs(vision_model.model, pack), vision_model.plain()
+        ranked, _ = compute_logprobs_and_top1(vision_model.model, pack)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
     torch.testing.assert_close(ranked, expected, rtol=0, atol=1e-10)
 
 
-def test_gradients_are_the_plain_models(pictured: Pictured) -> None:
-    rows, model = pictured.rows(), pictured.model
+def test_gradients_are_the_plain_models(vision_model: VisionModelCase) -> None:
+    rows, model = vision_model.rows(), vision_model.model
     model.requires_grad_(True)
     wanted = list(model.parameters())
     with Double():
-        pictured.plain().sum().backward()
+        vision_model.plain().sum().backward()
     expected = [parameter.grad for parameter in wanted]
     model.zero_grad()
     sums: list[Tensor] = [torch.zeros_like(parameter) for parameter in wanted]
@@ -76,19 +76,19 @@ def test_gradients_are_the_plain_models(pictured: Pictured) -> None:
     model.requires_grad_(False)
 
 
-def test_greedy_answers_are_the_plain_models(pictured: Pictured) -> None:
-    compare_greedy_answers(pictured, pictured.conversations)
+def test_greedy_answers_are_the_plain_models(vision_model: VisionModelCase) -> None:
+    compare_greedy_answers(vision_model, vision_model.conversations)
 
 
-def test_embeddings_cannot_be_given(pictured: Pictured) -> None:
-    pack = build_pack(pictured.rows())
-    width = pictured.model.config.get_text_config().hidden_size
+def test_embeddings_cannot_be_given(vision_model: VisionModelCase) -> None:
+    pack = build_pack(vision_model.rows())
+    width = vision_model.model.config.get_text_config().hidden_size
     with pytest.raises(ModelError, match="embeddings cannot be put"):
-        compute_pack_logprobs(pictured.model, pack, embeddings=torch.zeros(pack.tokens, width, dtype=torch.float64))
+        compute_pack_logprobs(vision_model.model, pack, embeddings=torch.zeros(pack.tokens, width, dtype=torch.float64))
 
 
-def test_features_apart_from_their_row_are_refused(pictured: Pictured) -> None:
+def test_features_apart_from_their_row_are_refused(vision_model: VisionModelCase) -> None:
     """`explain` replaces features of a picture, which a model that reads its rows itself does not give away."""
-    ids = pictured.rows()[0].ids
+    ids = vision_model.rows()[0].ids
     with pytest.raises(ModelError, match="are not known apart from their row"):
-        embed_ids(pictured.model, torch.tensor([ids]))
+        embed_ids(vision_model.model, torch.tensor([ids]))

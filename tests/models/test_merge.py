@@ -25,8 +25,8 @@ from luthier.recipe.report import render_report
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
 from models.making import full_tune, make_base, merged, tiny_adapter, tiny_base
-from tuning import bench
-from workshop import RECIPE, own_cache, small_recipe
+from tiny_models import RECIPE, own_cache, small_recipe
+from tuning import make_env
 
 ALL = ["q_proj", "o_proj", "down_proj"]  # their rank can be 32, which PEFT takes for all
 
@@ -166,7 +166,7 @@ def test_models_over_another_base_are_refused(tmp_path: Path) -> None:
 
 def _folder(place: Path) -> Any:
     from luthier.models.sources.folder import FolderModelSource
-    from workshop import tiny_model
+    from tiny_models import tiny_model
 
     return FolderModelSource(path=str(tiny_model(place, seed=9)))
 
@@ -359,11 +359,11 @@ def test_dequantizing_is_refused_where_nothing_was_quantized(tmp_path: Path, mon
 
 
 def test_what_was_learnt_over_a_quantized_base_is_merged_only_when_dequantized(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     kinds: list[dict[str, Any]] = [{"kind": "qlora", "r": 4}, {"kind": "lora", "r": 4}]
-    models = [shop.tune(Tune(data="data", technique=kind, dtype="float32")) for kind in kinds]
+    models = [env.tune(Tune(data="data", technique=kind, dtype="float32")) for kind in kinds]
     with pytest.raises(ModelError, match="learnt over quantized weights") as caught:
-        merged(shop.store, shop.base, models)
+        merged(env.store, env.base, models)
     assert caught.value.where == SourceLocation(field="models.0"), (
         "the recipe's line is told, and not where the adapter lies"
     )
@@ -371,7 +371,7 @@ def test_what_was_learnt_over_a_quantized_base_is_merged_only_when_dequantized(t
         {n: v.detach() for n, v in open_merged(one, torch.float32, dequantize=True).named_parameters()}
         for one in models
     ]
-    for name, value in weights_of(merged(shop.store, shop.base, models, dequantize=True)).items():
+    for name, value in weights_of(merged(env.store, env.base, models, dequantize=True)).items():
         torch.testing.assert_close(value, ((each[0][name] + each[1][name]) / 2).detach())
 
 

@@ -13,7 +13,7 @@ from luthier.models.kernels.norms import install_fast_norm
 from luthier.models.load import open_folder
 from luthier.models.packing.logprobs import compute_pack_logprobs, detect_forward_mode
 from luthier.models.packing.pack import TokenRow, build_pack
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 def both(norm: torch.nn.Module, x: torch.Tensor, grad: torch.Tensor) -> list[torch.Tensor]:

@@ -36,7 +36,7 @@ from luthier.models.sequence_head import add_sequence_head
 from luthier.models.source import QuantizationScheme
 from luthier.tune.techniques.qlora import Qlora
 from models.making import other_model, tiny_adapter, tiny_base
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 IDS = torch.tensor([[3, 9, 4, 1, 7], [2, 2, 8, 5, 6]])
 

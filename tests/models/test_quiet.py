@@ -15,7 +15,7 @@ from luthier.models.quiet import silence_gguf_progress
 from luthier.models.sources.folder import FolderModelSource
 from luthier.models.sources.gguf import Gguf
 from models.making import make_base, tiny_adapter
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 def test_the_library_prints_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

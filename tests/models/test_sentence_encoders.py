@@ -19,7 +19,7 @@ from luthier.models.sources.wheel import WheelModelSource
 from luthier.recipe.workspace import Workspace
 from models.test_hub import hub
 from tests.hub import FakeHub
-from workshop import tickets, tiny_encoder, tiny_model
+from tiny_models import tickets, tiny_encoder, tiny_model
 
 __all__ = ["hub"]
 TEXTS = ["", "  Where is my parcel? ", *(row["message"] for row in tickets(30)), "My invoice is wrong " * 40]

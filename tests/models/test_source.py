@@ -15,7 +15,7 @@ from luthier.core.store import Store
 from luthier.models.source import check_model_folder, copy_model_folder, is_hub_id, write_config_dtype
 from luthier.models.sources.folder import FolderModelSource
 from models.making import make_base, other_model
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 
 @pytest.fixture(scope="module")

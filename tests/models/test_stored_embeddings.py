@@ -15,7 +15,7 @@ from luthier.core.files import dump_json_with_checksum
 from luthier.models.embedders.encoder import EncoderEmbedder
 from luthier.models.embedders.lsa import LsaEmbedder
 from luthier.models.embeddings.base import Embedder, load_space, save_space
-from workshop import tickets, tiny_encoder
+from tiny_models import tickets, tiny_encoder
 
 TEXTS = [row["message"] for row in tickets(60)]
 

@@ -15,7 +15,7 @@ from luthier.core.errors import LuthierError
 from luthier.models.token_counts import count_branch_tokens, count_row_tokens
 from tests.chat.conversations import CONVERSATIONS, TOOLS
 from tests.chat.families import byte_level, dressed, family, names
-from workshop import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 TALKS = {
     "digits": [("What is 1234567 + 7654321?", "#### 8888888"), ("What is 31 * 17?", "31 * 17 = 527\n#### 527")],

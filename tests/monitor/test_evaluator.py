@@ -25,8 +25,8 @@ from luthier.monitor.evaluator import EventFollower
 from luthier.monitor.manager import AlertManager
 from luthier.monitor.plan import MonitorPlan
 from luthier.traces.record import Feedback, Trace
+from tiny_models import tickets
 from watching import BEGIN, desk_traffic, evaluator, label, plan_of, run, trace, write_log
-from workshop import tickets
 
 ACCURACY = {"kind": "metric", "metric": "accuracy"}
 WRONG = {"expr": "accuracy < 0.9 on 100 labels", "name": "wrong", "severity": "critical"}

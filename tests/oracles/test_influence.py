@@ -17,7 +17,7 @@ from luthier.tune.objectives.classify import Classify
 from luthier.tune.steps.tune import Tune
 from models.architectures import Double
 from tune.test_influence import distance, doubled, study
-from tuning import Bench, bench, examples
+from tuning import TuneEnv, examples, make_env
 
 pytest.importorskip("kronfluence", reason="Kronfluence is not installed: no comparison with its EK-FAC")
 __all__ = ["doubled"]
@@ -30,13 +30,13 @@ STEP = Tune(
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"), examples(ROWS))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"), examples(ROWS))
 
 
 @pytest.fixture(scope="module")
-def tuned(shop: Bench) -> Artifact:
-    return shop.tune(STEP)
+def tuned(env: TuneEnv) -> Artifact:
+    return env.tune(STEP)
 
 
 def kronfluence_scores(model: Any, names: list[str], rows: list[Any], asked: list[Any], folder: Path) -> Tensor:
@@ -88,8 +88,8 @@ def kronfluence_scores(model: Any, names: list[str], rows: list[Any], asked: lis
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-def test_ekfac_is_kronfluences(shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
-    about = study(shop, tuned, tmp_path, STEP, each=True)
+def test_ekfac_is_kronfluences(env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
+    about = study(env, tuned, tmp_path, STEP, each=True)
     about.open_state(about.kept_steps[-1])
     model = about.reader.model
     names = [name for name, module in model.named_modules() if type(module) is torch.nn.Linear]

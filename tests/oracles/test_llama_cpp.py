@@ -18,7 +18,7 @@ from luthier.models.gguf.vocabulary import SPLITS
 from luthier.models.gguf.writer import Quant, write_gguf
 from luthier.models.load import load_model, open_folder
 from models.making import GGUF_FAMILIES, cut_as, sentence_pieces, strong_model
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 llama_cpp = pytest.importorskip("llama_cpp", reason="llama.cpp is not installed (`llama-cpp-python`)")
 pytestmark = pytest.mark.slow

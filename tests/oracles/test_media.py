@@ -21,8 +21,8 @@ from luthier.tune.objective import NOTHING, REFERENCE, Objective
 from luthier.tune.objectives.dpo import DpoObjective
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.training.reference_logprobs import compute_row_logprobs
-from pictured import tiny_pictured
 from test_every_training_on_media import PICTURES, rows
+from vision_models import tiny_vision_model
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its losses")
 FAMILIES = ("llava", "qwen2_5_vl")
@@ -33,7 +33,7 @@ CONTENTS = {media.digest: content for media, content in PICTURES}
 def folders(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A tiny model, and the one that it was: the reference."""
     root = tmp_path_factory.mktemp("models")
-    return tiny_pictured(root / "now", request.param), tiny_pictured(root / "was", request.param, seed=5)
+    return tiny_vision_model(root / "now", request.param), tiny_vision_model(root / "was", request.param, seed=5)
 
 
 def turn(message: Message) -> dict[str, Any]:

@@ -15,16 +15,16 @@ from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune.objective import Teacher
 from luthier.tune.objectives.distil import Distil
-from tuning import Bench, bench, examples
+from tuning import TuneEnv, examples, make_env
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its loss")
 VOCABULARY = 400
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
     folder: Path = tmp_path_factory.mktemp("shop")
-    return bench(folder)
+    return make_env(folder)
 
 
 def trl_loss(student: Any, teacher: Any, rows: list[TokenRow], beta: float, temperature: float) -> torch.Tensor:
@@ -52,16 +52,16 @@ def trl_loss(student: Any, teacher: Any, rows: list[TokenRow], beta: float, temp
 )
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_loss_and_gradients_are_trls(
-    shop: Bench, divergence: Any, given: float | None, beta: float, temperature: float
+    env: TuneEnv, divergence: Any, given: float | None, beta: float, temperature: float
 ) -> None:
     objective = Distil(divergence=divergence, beta=given, temperature=temperature, top_k=VOCABULARY)
     rows = [
         row
-        for one in objective.build_training_examples(examples(4), ChatTokenizer.load(shop.base.folder))
+        for one in objective.build_training_examples(examples(4), ChatTokenizer.load(env.base.folder))
         for row in one.rows
     ]
-    student = open_folder(shop.base.folder, torch.float64)
-    teacher = open_folder(shop.teacher.folder, torch.float64)
+    student = open_folder(env.base.folder, torch.float64)
+    teacher = open_folder(env.teacher.folder, torch.float64)
     ready = objective.ready(build_pack(rows), Teacher(teacher, VOCABULARY))
     loss = objective.loss(compute_pack_logprobs(student, ready), ready, None).total / objective.denominator(rows)
     loss.backward()  # type: ignore[no-untyped-call]

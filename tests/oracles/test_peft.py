@@ -24,7 +24,7 @@ from luthier.tune.techniques.prefix import PrefixTuning
 from luthier.tune.techniques.prompt import PromptTuning
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 from models.architectures import Double
-from tuning import Bench, bench, examples
+from tuning import TuneEnv, examples, make_env
 
 TECHNIQUES: list[Technique] = [
     Lora(r=4, use_rslora=True),
@@ -38,14 +38,14 @@ TECHNIQUES: list[Technique] = [
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
-def adapted(shop: Bench, technique: Technique) -> Any:
+def adapted(env: TuneEnv, technique: Technique) -> Any:
     """The technique's model in float64, every adapter moved off its start."""
     with silence_peft_warnings():
-        model = technique.adapt(open_folder(shop.base.folder, torch.float32), 1).double().eval()
+        model = technique.adapt(open_folder(env.base.folder, torch.float32), 1).double().eval()
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():
@@ -70,11 +70,11 @@ def in_plain_peft(model: Any, rows: list[TokenRow]) -> Tensor:
 
 
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=lambda one: "-".join(map(str, one.settings().values())))
-def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None:
+def test_loss_and_gradients_are_pefts(env: TuneEnv, technique: Technique) -> None:
     objective = Sft()
-    dataset = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+    dataset = objective.build_training_examples(examples(6), ChatTokenizer.load(env.base.folder))
     rows = [row for example in dataset for row in example.rows]
-    plain, model = adapted(shop, technique), adapted(shop, technique)
+    plain, model = adapted(env, technique), adapted(env, technique)
     with Double(), silence_peft_warnings():
         wanted = in_plain_peft(plain, rows)
         install_fused_lora(model)
@@ -95,11 +95,11 @@ def test_loss_and_gradients_are_pefts(shop: Bench, technique: Technique) -> None
     [(Lora(r=4, loraplus_lr_ratio=16.0), 0.1), (Lora(r=4, loraplus_lr_ratio=16.0, use_dora=True), 0.0)],
     ids=["lora", "dora"],
 )
-def test_lora_plus_moves_each_weight_as_pefts_does(shop: Bench, technique: Lora, decay: float) -> None:
+def test_lora_plus_moves_each_weight_as_pefts_does(env: TuneEnv, technique: Lora, decay: float) -> None:
     """By the same gradients to the same weights, also where the state was saved and taken up on the way."""
     from peft.optimizers import create_loraplus_optimizer
 
-    own, plain = adapted(shop, technique), adapted(shop, technique)
+    own, plain = adapted(env, technique), adapted(env, technique)
     settings = OptimizerSettings(optimizer=AdamW(weight_decay=decay), clip=None, rate_of=technique.rate_of)
     updater = MixedPrecisionOptimizer(own, settings)
     theirs = create_loraplus_optimizer(

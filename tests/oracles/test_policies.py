@@ -19,7 +19,7 @@ from luthier.tune.policy import OLD, WRITTEN
 from models.architectures import Double
 from policies import END, REGEX, Script, policy_of, rollout, written
 from tests.oracles.freeze_policies import ONLINE, online
-from tuning import Bench, bench, examples
+from tuning import TuneEnv, examples, make_env
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its losses")
 SAMPLES, PROMPTS, LONGEST = 4, 3, 8
@@ -46,8 +46,8 @@ RLOO: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def worth(completions: list[Any], **told: Any) -> list[float]:
@@ -60,7 +60,7 @@ def brevity(completions: list[Any], **told: Any) -> list[float]:
     return [0.01 * (len(str(one)) % 5) for one in completions]
 
 
-def trainer(shop: Bench, kind: str, folder: Path, settings: dict[str, Any]) -> Any:
+def trainer(env: TuneEnv, kind: str, folder: Path, settings: dict[str, Any]) -> Any:
     """TRL's trainer over the tiny model in float64."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other people's libraries say of one another
@@ -75,8 +75,8 @@ def trainer(shop: Bench, kind: str, folder: Path, settings: dict[str, Any]) -> A
             num_generations=SAMPLES, per_device_train_batch_size=SAMPLES * PROMPTS, max_completion_length=LONGEST,
             seed=1, **settings,
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(shop.base.folder)
-        model = open_folder(shop.base.folder, torch.float64)
+        tokenizer = AutoTokenizer.from_pretrained(env.base.folder)
+        model = open_folder(env.base.folder, torch.float64)
         return made(
             model=model, args=arguments, reward_funcs=[worth, brevity][: len(settings.get("reward_weights", "1"))],
             processing_class=tokenizer,
@@ -139,15 +139,15 @@ def script_of(made: Any, inputs: Any) -> Script:
 
 @pytest.mark.parametrize("moved", [0.0, 0.05])
 @pytest.mark.parametrize(("kind", "name"), [*(("grpo", one) for one in GRPO), *(("rloo", one) for one in RLOO)])
-def test_loss_and_gradients_are_trls(shop: Bench, tmp_path: Path, kind: str, name: str, moved: float) -> None:
+def test_loss_and_gradients_are_trls(env: TuneEnv, tmp_path: Path, kind: str, name: str, moved: float) -> None:
     ours, settings = (GRPO if kind == "grpo" else RLOO)[name]
-    made = trainer(shop, kind, tmp_path, settings)
+    made = trainer(env, kind, tmp_path, settings)
     inputs, wanted, grads = theirs(made, moved)
     script = script_of(made, inputs)
     drawing = {**ours.get("rollout", {}), "max_completion_length": LONGEST}
     clip = {"epsilon_high": 0.2} if kind == "grpo" else {}
     policy = policy_of(kind, script, **{**clip, **ours, "correct": None, "rollout": drawing})
-    model = open_folder(shop.base.folder, torch.float64)
+    model = open_folder(env.base.folder, torch.float64)
     with Double():
         script.written = written(model, script)
         drawn = rollout(policy, script, model).draw(0)

@@ -25,7 +25,7 @@ from luthier.tune.objectives.reward import RewardObjective
 from luthier.tune.objectives.simpo import Simpo
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
 from tests.oracles.freeze_preferences import cases
-from tuning import Bench, bench, pairs, thumbs
+from tuning import TuneEnv, make_env, pairs, thumbs
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its losses")
 Batch = dict[str, torch.Tensor]
@@ -56,13 +56,13 @@ CPO: list[tuple[Objective, dict[str, Any]]] = [
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> ChatTokenizer:
-    return ChatTokenizer.load(shop.base.folder)
+def text(env: TuneEnv) -> ChatTokenizer:
+    return ChatTokenizer.load(env.base.folder)
 
 
 def rows_of(objective: Objective, text: ChatTokenizer) -> list[TokenRow]:
@@ -70,9 +70,9 @@ def rows_of(objective: Objective, text: ChatTokenizer) -> list[TokenRow]:
     return [row for example in objective.build_training_examples(given, text, NOTHING) for row in example.rows]
 
 
-def opened(shop: Bench) -> tuple[Any, Any]:
+def opened(env: TuneEnv) -> tuple[Any, Any]:
     """The model that learns and the one that it was, in float64."""
-    return tuple(open_folder(one.folder, torch.float64) for one in (shop.base, shop.teacher))  # type: ignore[return-value]
+    return tuple(open_folder(one.folder, torch.float64) for one in (env.base, env.teacher))  # type: ignore[return-value]
 
 
 def ours(objective: Objective, rows: list[TokenRow], model: Any, was: Any) -> tuple[float, Grads]:
@@ -118,7 +118,7 @@ def padded(rows: list[TokenRow], prefix: str = "", cut: int = 0) -> Batch:
     return {f"{prefix}{name}": value for name, value in found.items()}
 
 
-def trainer(kind: str, shop: Bench, folder: Path, model: Any, **more: Any) -> Any:
+def trainer(kind: str, env: TuneEnv, folder: Path, model: Any, **more: Any) -> Any:
     """One of TRL's trainers over a data set that nobody looks at."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other people's libraries say of one another
@@ -141,7 +141,7 @@ def trainer(kind: str, shop: Bench, folder: Path, model: Any, **more: Any) -> An
             output_dir=str(folder), use_cpu=True, bf16=False, report_to="none", gradient_checkpointing=False,
             per_device_train_batch_size=2,
         )  # fmt: skip
-        tokenizer = AutoTokenizer.from_pretrained(shop.base.folder)
+        tokenizer = AutoTokenizer.from_pretrained(env.base.folder)
         rows = Dataset.from_list([row, {**row, "label": False}] if kind == "KTO" else [row, row])
         return made(model=model, args=settings, train_dataset=rows, processing_class=tokenizer, **more)
 
@@ -165,9 +165,9 @@ def sided(rows: list[TokenRow]) -> list[TokenRow]:
     return [*rows[::2], *rows[1::2]]
 
 
-def test_dpo_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
-    model, was = opened(shop)
-    peer = trainer("DPO", shop, tmp_path, model, ref_model=was)
+def test_dpo_is_trls(env: TuneEnv, text: ChatTokenizer, tmp_path: Path) -> None:
+    model, was = opened(env)
+    peer = trainer("DPO", env, tmp_path, model, ref_model=was)
     plain = {"beta": 0.1, "label_smoothing": 0.0}
     for mine, theirs in DPO:
         objective = DpoObjective(**mine)
@@ -176,9 +176,9 @@ def test_dpo_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
         same(ours(objective, rows, model, was), gone_back(model, asked(peer, padded(sided(rows)))))
 
 
-def test_cpo_and_simpo_are_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
-    model, was = opened(shop)
-    peer = trainer("CPO", shop, tmp_path, model)
+def test_cpo_and_simpo_are_trls(env: TuneEnv, text: ChatTokenizer, tmp_path: Path) -> None:
+    model, was = opened(env)
+    peer = trainer("CPO", env, tmp_path, model)
     for objective, theirs in CPO:
         rows = rows_of(objective, text)
         batch = {**labelled(rows[::2], "chosen_"), **labelled(rows[1::2], "rejected_")}
@@ -192,9 +192,9 @@ def labelled(rows: list[TokenRow], prefix: str) -> Batch:
     return {f"{prefix}{name}": value for name, value in {**found, "labels": labels}.items()}
 
 
-def test_orpo_is_trls_but_for_the_prompt_which_it_learns(shop: Bench, text: ChatTokenizer, tmp_path: Path) -> None:
-    model, was = opened(shop)
-    peer, objective = trainer("ORPO", shop, tmp_path, model), Orpo(weight=0.2)
+def test_orpo_is_trls_but_for_the_prompt_which_it_learns(env: TuneEnv, text: ChatTokenizer, tmp_path: Path) -> None:
+    model, was = opened(env)
+    peer, objective = trainer("ORPO", env, tmp_path, model), Orpo(weight=0.2)
     put(peer, beta=0.2)
     rows = rows_of(objective, text)
     batch = {**labelled(rows[::2], "chosen_"), **labelled(rows[1::2], "rejected_")}
@@ -215,9 +215,9 @@ def mean_loss(model: Any, batch: Batch) -> torch.Tensor:
     "fields",
     [{}, {"beta": 0.3, "desirable_weight": 2.0, "undesirable_weight": 0.5}, {"loss_type": "apo_zero"}],
 )
-def test_kto_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
-    model, was = opened(shop)
-    peer, objective = trainer("KTO", shop, tmp_path, model, ref_model=was), Kto(**fields)
+def test_kto_is_trls(env: TuneEnv, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
+    model, was = opened(env)
+    peer, objective = trainer("KTO", env, tmp_path, model, ref_model=was), Kto(**fields)
     form = "kto" if objective.loss_type == "kto" else "apo_zero_unpaired"
     weights = {"desirable_weight": objective.desirable_weight, "undesirable_weight": objective.undesirable_weight}
     put(peer, beta=objective.beta, loss_type=form, calculate_KL=form == "kto", **weights)
@@ -229,12 +229,12 @@ def test_kto_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: d
 
 
 @pytest.mark.parametrize("fields", [{}, {"center": 0.01}, {"margin": "row", "scale": 0.5, "ties": "learn"}])
-def test_a_reward_model_is_trls(shop: Bench, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
+def test_a_reward_model_is_trls(env: TuneEnv, text: ChatTokenizer, tmp_path: Path, fields: dict[str, Any]) -> None:
     objective = RewardObjective(**fields)
-    model = add_sequence_head(opened(shop)[0], objective.outputs(NOTHING))
+    model = add_sequence_head(opened(env)[0], objective.outputs(NOTHING))
     torch.manual_seed(0)
     torch.nn.init.normal_(model.score.weight)
-    peer = trainer("Reward", shop, tmp_path, model)
+    peer = trainer("Reward", env, tmp_path, model)
     put(peer.args, center_rewards_coefficient=objective.center or None)
     rows = [row for row in rows_of(objective, text) if not fields.get("margin") or row.token_values["margin"][0]]
     batch = padded(sided(rows), cut=1)

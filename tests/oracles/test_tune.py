@@ -18,14 +18,14 @@ from luthier.tune.objectives.sft import Sft
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, adapted, bench, examples
+from tuning import TuneEnv, adapted, examples, make_env
 
 pytest.importorskip("trl", reason="TRL is not installed: no comparison with its loss")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def trl_step(model: Any, rows: list[TokenRow], folder: Path) -> tuple[float, dict[str, torch.Tensor]]:
@@ -59,12 +59,12 @@ def shop_folder(model: Any) -> str:
 
 
 @pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
-def test_loss_and_gradients_are_trls(shop: Bench, technique: Technique, tmp_path: Path) -> None:
+def test_loss_and_gradients_are_trls(env: TuneEnv, technique: Technique, tmp_path: Path) -> None:
     objective = Sft()
-    dataset = objective.build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+    dataset = objective.build_training_examples(examples(6), ChatTokenizer.load(env.base.folder))
     rows = [row for example in dataset for row in example.rows]
-    wanted, wanted_gradients = trl_step(adapted(shop, technique), rows, tmp_path)
-    model = adapted(shop, technique)
+    wanted, wanted_gradients = trl_step(adapted(env, technique), rows, tmp_path)
+    model = adapted(env, technique)
     install_fused_lora(model)
     made = build_pack(rows)
     loss = objective.loss(compute_pack_logprobs(model, made), made, None).total / objective.denominator(rows)
@@ -97,16 +97,16 @@ def gradients(model: Any, losses: Iterable[torch.Tensor]) -> tuple[float, dict[s
 @pytest.mark.parametrize("product", [False, True], ids=["pefts-forward", "one-product"])
 @pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
-    shop: Bench, technique: Technique, product: bool
+    env: TuneEnv, technique: Technique, product: bool
 ) -> None:
     """transformers' loss over micro-batches of 1, 3 and 2 rows with `num_items_in_batch`; ours over small packs."""
     rows = [
         row
-        for example in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+        for example in Sft().build_training_examples(examples(6), ChatTokenizer.load(env.base.folder))
         for row in example.rows
     ]
     items = sum(len(row.targets) for row in rows)
-    model = adapted(shop, technique).double()
+    model = adapted(env, technique).double()
     parts = (rows[:1], rows[1:4], rows[4:])
     wanted, wanted_gradients = gradients(
         model, (model(**padded(part), num_items_in_batch=items).loss for part in parts)
@@ -125,14 +125,14 @@ def test_accumulated_loss_and_gradients_are_transformers_and_pefts(
         assert error < 1e-5, f"{name}: {float(error):.1e}"
 
 
-def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours(shop: Bench, tmp_path: Path) -> None:
+def test_a_step_of_trl_over_three_micro_batches_moves_the_weights_as_one_of_ours(env: TuneEnv, tmp_path: Path) -> None:
     """Plain gradient descent at rate 1: what TRL's trainer takes away in one accumulated step is our gradient."""
     rows = [
         row
-        for example in Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+        for example in Sft().build_training_examples(examples(6), ChatTokenizer.load(env.base.folder))
         for row in example.rows
     ]
-    theirs, ours = adapted(shop, Lora(r=4)), adapted(shop, Lora(r=4))
+    theirs, ours = adapted(env, Lora(r=4)), adapted(env, Lora(r=4))
     before = {name: one.detach().clone() for name, one in theirs.named_parameters() if one.requires_grad}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # what other people's libraries say of one another

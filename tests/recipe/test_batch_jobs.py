@@ -16,7 +16,7 @@ from luthier.recipe.executors.slurm import SlurmExecutor
 from luthier.recipe.runner import run_recipe
 from luthier.recipe.scheduler_api import SchedulerTimeoutError
 from luthier.recipe.schema import Recipe
-from tests.workshop import small_recipe
+from tests.tiny_models import small_recipe
 
 
 class Scheduler:

@@ -30,7 +30,7 @@ from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from tests import ready
-from tests.workshop import own_cache, small_recipe
+from tests.tiny_models import own_cache, small_recipe
 
 STEPS = """
 import time

@@ -18,7 +18,7 @@ from luthier.models.load import find_base_folder
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from tests.chat.conversations import TOOLS
-from tests.workshop import own_cache, tiny_model
+from tests.tiny_models import own_cache, tiny_model
 
 RECIPE = """\
 luthier: 1

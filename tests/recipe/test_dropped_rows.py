@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from luthier.cli.app import run_command
-from workshop import tickets
+from tiny_models import tickets
 
 EXPORTS = {"label-studio": "labels.xml", "argilla": "settings.json", "doccano": "labels.json"}
 

@@ -20,7 +20,7 @@ from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
 from tests.targets import target
-from workshop import tickets, write_csv
+from tiny_models import tickets, write_csv
 
 RECIPE = """\
 luthier: 1

@@ -17,7 +17,7 @@ from luthier.pii.recognizers.minilm import Minilm
 from luthier.pii.recognizers.rampart import Rampart
 from luthier.recipe.schema import Recipe
 from luthier.tune.trackers.tensorboard import TensorBoard
-from workshop import small_recipe
+from tiny_models import small_recipe
 
 Change = Callable[[str, str], None]
 

@@ -17,7 +17,7 @@ from luthier.recipe.importers.translate import TOOLS, translate_config
 from luthier.recipe.importers.trl import NO_LIMIT
 from luthier.recipe.schema import Recipe
 from luthier.tune.training.schedule import BatchSampler
-from tests.workshop import tickets, tiny_model
+from tests.tiny_models import tickets, tiny_model
 
 HERE = Path(__file__).parent / "importers"
 NAMES = ("axolotl", "trl", "llamafactory")

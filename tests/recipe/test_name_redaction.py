@@ -19,7 +19,7 @@ from luthier.core.system.packages import cached_wheel
 from luthier.pii.recognizers.rampart import PACKAGE, SHA256, VERSION
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_feedback, read_traces
-from workshop import own_cache, tiny_model, write_csv
+from tiny_models import own_cache, tiny_model, write_csv
 
 PEOPLE = [
     *("Sabine Krämer", "Thomas Müller", "Julia Schneider", "Anna Kowalska", "Peter Hoffmann", "Claudia Richter"),

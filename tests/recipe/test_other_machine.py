@@ -16,7 +16,7 @@ from luthier.core.remote_store import RemoteStore, open_store
 from luthier.core.system.packages import is_installed
 from tests import ready
 from tests.test_every_executor import s3_store
-from tests.workshop import own_cache, small_recipe
+from tests.tiny_models import own_cache, small_recipe
 
 pytestmark = pytest.mark.skipif(
     not (is_installed("moto") and is_installed("s3fs")), reason="a bucket for tests needs moto[server] and s3fs"

@@ -18,7 +18,7 @@ from luthier.recipe.locate import load_run_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from tests.targets import artifact_of
-from workshop import own_cache, small_recipe
+from tiny_models import own_cache, small_recipe
 
 RECIPE = """\
 luthier: 1

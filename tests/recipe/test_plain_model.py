@@ -26,7 +26,7 @@ from luthier.commands.chat import open_chat
 from luthier.core.errors import LuthierError
 from luthier.recipe.schema import Recipe
 from tests.targets import artifact_of, target
-from workshop import own_cache, tickets, tiny_model, write_csv
+from tiny_models import own_cache, tickets, tiny_model, write_csv
 
 RECIPE = """\
 luthier: 1

@@ -23,7 +23,7 @@ from luthier.recipe.report import report_facts, write_report
 from luthier.recipe.runner import run_and_record
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
-from workshop import RECIPE, small_recipe, write_csv
+from tiny_models import RECIPE, small_recipe, write_csv
 
 TUNING = RECIPE[: RECIPE.index("  report:")]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tests import ready
-from tests.workshop import RECIPE, own_cache, small_recipe
+from tests.tiny_models import RECIPE, own_cache, small_recipe
 
 OPERATOR = '''
 from collections.abc import Sequence

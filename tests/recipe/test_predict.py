@@ -13,7 +13,7 @@ from luthier.cli.app import run_command
 from luthier.core.errors import DataError, ModelError, UnknownName
 from luthier.recipe.runner import RunResult
 from luthier.recipe.schema import Recipe
-from tests.workshop import RECIPE, small_recipe
+from tests.tiny_models import RECIPE, small_recipe
 
 
 @pytest.fixture(scope="module")

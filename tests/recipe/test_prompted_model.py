@@ -24,7 +24,7 @@ from luthier.models.lm.local import LocalLM
 from luthier.models.load import find_base_folder
 from luthier.tune.prompt_search.client import PromptTrialClient
 from tests.targets import artifact_of, target
-from workshop import RECIPE, own_cache, small_recipe
+from tiny_models import RECIPE, own_cache, small_recipe
 
 SEARCHED = (
     "technique: {kind: prompt_search, instructions: [Name the team.], variations: false, shots: [0, 2, 3], draws: 1, "

@@ -18,8 +18,8 @@ from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from tests import ready
+from tiny_models import RECIPE, small_recipe
 from watching import free_port
-from workshop import RECIPE, small_recipe
 
 PARTED = RECIPE.replace("    batch_size: 8\n", "    batch_size: 8\n    parts: 4\n    epochs: 2\n    save_steps: 1\n")
 

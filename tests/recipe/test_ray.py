@@ -25,7 +25,7 @@ from luthier.recipe.workspace import Workspace
 from ray_cluster import ray_cluster, why_no_ray
 from tests.recipe.test_torchrun import check_places, processes_seen
 from tests.test_every_executor import Site
-from tests.workshop import own_cache
+from tests.tiny_models import own_cache
 
 OPERATOR = """
 import os, signal

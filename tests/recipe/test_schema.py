@@ -8,7 +8,7 @@ import pytest
 
 from luthier.core.errors import LuthierError
 from luthier.recipe.schema import MODEL_STEP, Recipe
-from tests.workshop import RECIPE, small_recipe
+from tests.tiny_models import RECIPE, small_recipe
 
 
 @pytest.fixture

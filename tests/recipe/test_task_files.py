@@ -21,7 +21,7 @@ from luthier.recipe.runner import run_recipe
 from luthier.recipe.schema import Recipe
 from luthier.recipe.task_files import find_sent_models, find_step_files, send_files, send_models
 from luthier.recipe.workspace import Workspace
-from tests.workshop import small_recipe
+from tests.tiny_models import small_recipe
 
 
 @pytest.fixture

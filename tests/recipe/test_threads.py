@@ -9,7 +9,7 @@ import pytest
 
 from luthier.cli.app import run_command
 from luthier.recipe.schema import Recipe
-from workshop import small_recipe
+from tiny_models import small_recipe
 
 
 @pytest.mark.parametrize(("variable", "wanted"), [("OPENBLAS_THREAD_TIMEOUT", "12"), ("GOMP_SPINCOUNT", "1000")])

@@ -19,7 +19,7 @@ from luthier.recipe.report import write_report
 from luthier.recipe.runner import RecordedRun, run_and_record
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
-from workshop import own_cache, tickets, write_csv
+from tiny_models import own_cache, tickets, write_csv
 
 RECIPE = """\
 luthier: 1

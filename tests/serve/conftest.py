@@ -15,8 +15,8 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from serving import Served, model_in, serving
 from tests.chat.families import family
-from tuning import bench, examples
-from workshop import tiny_encoder
+from tiny_models import tiny_encoder
+from tuning import examples, make_env
 
 
 @pytest.fixture(scope="session")
@@ -35,9 +35,9 @@ def caller(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def chooser(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     """A model that was tuned to choose a class."""
     rows = examples(48)
-    shop = bench(tmp_path_factory.mktemp("chooser"), rows[:24], rows[24:])
+    env = make_env(tmp_path_factory.mktemp("chooser"), rows[:24], rows[24:])
     step = Tune(data="data", technique=Lora(r=4), objective=Sft(), batch_size=8, learning_rate=1e-2, epochs=1)
-    return shop.tune(step)
+    return env.tune(step)
 
 
 @pytest.fixture(scope="session")

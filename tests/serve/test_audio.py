@@ -12,6 +12,7 @@ from typing import Any
 import openai
 import pytest
 
+from audio_models import played, sound, tiny_audio_model
 from luthier.chat.messages import Media
 from luthier.core.artifact import Artifact
 from luthier.core.store import Store
@@ -19,7 +20,6 @@ from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.serve.engines.torch import TorchEngine
 from serving import Served, serving
-from sounded import played, sound, tiny_sounded
 from tuning import made
 
 FIRST, FIRST_BYTES = sound(1)
@@ -30,9 +30,9 @@ GREEDY: dict[str, Any] = {"model": "sounded", "max_tokens": 8, "temperature": 0}
 
 
 @pytest.fixture(scope="module")
-def sounded(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def audio_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     place = tmp_path_factory.mktemp("sounded")
-    source = tiny_sounded(place / "model")
+    source = tiny_audio_model(place / "model")
 
     def write(folder: Path) -> None:
         shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -42,8 +42,8 @@ def sounded(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def gateway(sounded: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    models = {"sounded": lambda: TorchEngine(dtype="float32").open(sounded)}
+def gateway(audio_model: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    models = {"sounded": lambda: TorchEngine(dtype="float32").open(audio_model)}
     with serving(models, tmp_path_factory.mktemp("media") / "ledger.db") as found:
         yield found
 
@@ -62,8 +62,8 @@ def answer(gateway: Served, messages: list[dict[str, Any]]) -> str:
 
 
 @pytest.mark.parametrize("media", [(FIRST,), (SECOND,), (FIRST, SECOND), (SECOND, FIRST, FIRST)])
-def test_answers_are_those_of_the_model_itself(gateway: Served, sounded: Artifact, media: tuple[Media, ...]) -> None:
-    local = LocalLM(sounded, "float32", read_media=BYTES.__getitem__)
+def test_answers_are_the_models_own(gateway: Served, audio_model: Artifact, media: tuple[Media, ...]) -> None:
+    local = LocalLM(audio_model, "float32", read_media=BYTES.__getitem__)
     (expected,) = local.generate([GenerateRequest(prompt=played("what is this?", *media), max_tokens=8)])
     contents = [BYTES[medium.digest] for medium in media]
     for _ in range(2):  # the second time from what is kept

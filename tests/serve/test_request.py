@@ -21,9 +21,9 @@ from luthier.core.store import Store
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.serve.engines.torch import TorchEngine
-from pictured import picture, shown, tiny_pictured
 from serving import Served, serving
 from tuning import made
+from vision_models import picture, shown, tiny_vision_model
 
 FIRST, FIRST_BYTES = picture(1)
 SECOND, SECOND_BYTES = picture(2, 64, 40)
@@ -32,9 +32,9 @@ GREEDY: dict[str, Any] = {"model": "pictured", "max_tokens": 8, "temperature": 0
 
 
 @pytest.fixture(scope="module")
-def pictured(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
+def vision_model(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     place = tmp_path_factory.mktemp("pictured")
-    source = tiny_pictured(place / "model")
+    source = tiny_vision_model(place / "model")
 
     def write(folder: Path) -> None:
         shutil.copytree(source, folder, dirs_exist_ok=True)
@@ -44,9 +44,9 @@ def pictured(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 
 
 @pytest.fixture(scope="module")
-def gateway(pictured: Artifact, tiny: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+def gateway(vision_model: Artifact, tiny: Artifact, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     models = {
-        "pictured": lambda: TorchEngine(dtype="float32").open(pictured),
+        "pictured": lambda: TorchEngine(dtype="float32").open(vision_model),
         "tiny": lambda: TorchEngine(dtype="float32").open(tiny),
     }
     with serving(models, tmp_path_factory.mktemp("media") / "ledger.db") as found:
@@ -67,8 +67,8 @@ def answer(gateway: Served, messages: list[dict[str, Any]], **more: Any) -> str:
 
 
 @pytest.mark.parametrize("media", [(FIRST,), (SECOND,), (FIRST, SECOND), (SECOND, FIRST, FIRST)])
-def test_answers_are_those_of_the_model_itself(gateway: Served, pictured: Artifact, media: tuple[Media, ...]) -> None:
-    local = LocalLM(pictured, "float32", read_media=BYTES.__getitem__)
+def test_answers_are_the_models_own(gateway: Served, vision_model: Artifact, media: tuple[Media, ...]) -> None:
+    local = LocalLM(vision_model, "float32", read_media=BYTES.__getitem__)
     (expected,) = local.generate([GenerateRequest(prompt=shown("what is this?", *media), max_tokens=8)])
     contents = [BYTES[medium.digest] for medium in media]
     for _ in range(2):  # the second time from what is kept

@@ -33,7 +33,7 @@ from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
 from serving import serving
-from tuning import Bench, bench, examples, finish
+from tuning import TuneEnv, examples, finish, make_env
 
 ENGINE = TorchEngine(dtype="float32")
 WORDS = ["Where is the parcel?", "I lost my password", "Refund me", "The courier never came"]
@@ -42,7 +42,7 @@ WORDS = ["Where is the parcel?", "I lost my password", "Refund me", "The courier
 class Shop(NamedTuple):
     """A base and what was tuned from it."""
 
-    bench: Bench
+    make_env: TuneEnv
     base: Artifact
     one: Artifact
     other: Artifact
@@ -55,8 +55,8 @@ class Shop(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Shop:
-    place = bench(tmp_path_factory.mktemp("shared"), examples(16))
+def env(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+    place = make_env(tmp_path_factory.mktemp("shared"), examples(16))
 
     def tuned(technique: Any, model: Artifact | None = None, rate: float = 3e-2) -> Artifact:
         step = Tune(
@@ -129,8 +129,8 @@ def close(*models: ModelRunner) -> None:
     asyncio.run(run())
 
 
-def test_adapters_over_one_base_write_what_each_writes_alone(shop: Shop) -> None:
-    artifacts = [shop.base, shop.one, shop.other]
+def test_adapters_over_one_base_write_what_each_writes_alone(env: Shop) -> None:
+    artifacts = [env.base, env.one, env.other]
     wanted = [alone(one) for one in artifacts]
     assert len({str(one) for one in wanted}) == 3, "the adapters say something of their own"
     models = [ENGINE.open(one) for one in artifacts]
@@ -146,8 +146,8 @@ def test_adapters_over_one_base_write_what_each_writes_alone(shop: Shop) -> None
 
 
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
-def test_they_come_and_go_in_any_order(shop: Shop, order: tuple[int, ...]) -> None:
-    artifacts = [[shop.base, shop.one, shop.other][at] for at in order]
+def test_they_come_and_go_in_any_order(env: Shop, order: tuple[int, ...]) -> None:
+    artifacts = [[env.base, env.one, env.other][at] for at in order]
     wanted = {one.digest: alone(one) for one in artifacts}
     models: list[ModelRunner] = []
 
@@ -163,11 +163,11 @@ def test_they_come_and_go_in_any_order(shop: Shop, order: tuple[int, ...]) -> No
         asyncio.run(check())
 
 
-def test_who_is_being_answered_notices_nobody(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
-    wanted = {one.digest: alone(one, 60)[0] for one in (shop.base, shop.one)}
+def test_who_is_being_answered_notices_nobody(env: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+    wanted = {one.digest: alone(one, 60)[0] for one in (env.base, env.one)}
     steps, once = threading.Semaphore(8), ContinuousBatchingDecoder.step
     monkeypatch.setattr(ContinuousBatchingDecoder, "step", lambda self: (steps.acquire(), once(self))[1])
-    base, one = ENGINE.open(shop.base), ENGINE.open(shop.one)
+    base, one = ENGINE.open(env.base), ENGINE.open(env.one)
     writer = base_of(base).writer
 
     async def between_steps(work: Any) -> Any:
@@ -182,20 +182,20 @@ def test_who_is_being_answered_notices_nobody(shop: Shop, monkeypatch: pytest.Mo
     async def run() -> None:
         long = [asyncio.ensure_future(answered(model, WORDS[0], 60)) for model in (base, one)]
         for _ in range(3):  # an adapter comes, and goes again, in the middle of both answers
-            late = await between_steps(asyncio.to_thread(ENGINE.open, shop.other))
+            late = await between_steps(asyncio.to_thread(ENGINE.open, env.other))
             await between_steps(late.close())
         steps.release(1000)
-        assert [told(await task) for task in long] == [wanted[shop.base.digest], wanted[shop.one.digest]]
+        assert [told(await task) for task in long] == [wanted[env.base.digest], wanted[env.one.digest]]
         await base.close()
         await one.close()
 
     asyncio.run(run())
 
 
-def test_who_is_answered_by_what_is_closed_hears_so(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_answered_by_what_is_closed_hears_so(env: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     free, once = threading.Event(), ContinuousBatchingDecoder.step
     monkeypatch.setattr(ContinuousBatchingDecoder, "step", lambda self: (free.wait(0.02), once(self))[1])
-    base, one = ENGINE.open(shop.base), ENGINE.open(shop.one)
+    base, one = ENGINE.open(env.base), ENGINE.open(env.one)
 
     async def run() -> None:
         kept, cut = (asyncio.ensure_future(answered(model, WORDS[0], 40)) for model in (base, one))
@@ -215,15 +215,15 @@ def test_who_is_answered_by_what_is_closed_hears_so(shop: Shop, monkeypatch: pyt
     asyncio.run(run())
 
 
-def test_the_base_is_in_memory_once(shop: Shop) -> None:
-    models = [ENGINE.open(one) for one in (shop.one, shop.other, shop.base)]
+def test_the_base_is_in_memory_once(env: Shop) -> None:
+    models = [ENGINE.open(one) for one in (env.one, env.other, env.base)]
     model = base_of(models[0])._model
     names = {name.rpartition("lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
     weights = [one for name, one in model.named_parameters() if "lora_" not in name]
-    plain = load_file(shop.base.folder / "model.safetensors")
+    plain = load_file(env.base.folder / "model.safetensors")
     assert names
     assert sum(one.numel() for one in weights) == sum(one.numel() for one in plain.values())
-    adapters = [load_file(one.folder / ADAPTER / "adapter_model.safetensors") for one in (shop.one, shop.other)]
+    adapters = [load_file(one.folder / ADAPTER / "adapter_model.safetensors") for one in (env.one, env.other)]
     learnt = sum(one.numel() for name, one in model.named_parameters() if "lora_" in name)
     assert learnt == sum(one.numel() for found in adapters for one in found.values())
     close(models[1])
@@ -236,11 +236,11 @@ def test_the_base_is_in_memory_once(shop: Shop) -> None:
     close(models[2])
 
 
-def test_only_plain_lora_shares(shop: Shop) -> None:
-    assert [can_share_base(one) for one in (shop.base, shop.one, shop.other, shop.whole, shop.twice)] == [True] * 5
-    assert not any(can_share_base(one) for one in (shop.dora, shop.packed, shop.bottleneck))
-    first = ENGINE.open(shop.base)
-    for artifact in (shop.dora, shop.packed, shop.bottleneck, shop.whole, shop.twice):
+def test_only_plain_lora_shares(env: Shop) -> None:
+    assert [can_share_base(one) for one in (env.base, env.one, env.other, env.whole, env.twice)] == [True] * 5
+    assert not any(can_share_base(one) for one in (env.dora, env.packed, env.bottleneck))
+    first = ENGINE.open(env.base)
+    for artifact in (env.dora, env.packed, env.bottleneck, env.whole, env.twice):
         wanted, model = alone(artifact), ENGINE.open(artifact)
         assert base_of(model) is not base_of(first)
         assert [told(asyncio.run(answered(model, words))) for words in WORDS] == wanted
@@ -248,59 +248,59 @@ def test_only_plain_lora_shares(shop: Shop) -> None:
     close(first)
 
 
-def test_a_base_is_the_same_by_whatever_name_it_came(shop: Shop) -> None:
-    store, digest = shop.bench.store, digest_of(["another name"])
+def test_a_base_is_the_same_by_whatever_name_it_came(env: Shop) -> None:
+    store, digest = env.bench.store, digest_of(["another name"])
     folder, _ = store.begin(digest)
-    shutil.copytree(shop.base.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
+    shutil.copytree(env.base.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
     (folder / "model.json").write_text('{"name": "another"}')
     again = finish(store, digest, "base", "model", {})
-    wanted = [alone(one) for one in (again, shop.one)]
-    models = [ENGINE.open(one) for one in (again, shop.one)]
+    wanted = [alone(one) for one in (again, env.one)]
+    models = [ENGINE.open(one) for one in (again, env.one)]
     assert base_of(models[0]) is base_of(models[1])
     assert [[told(asyncio.run(answered(one, words))) for words in WORDS] for one in models] == wanted
     close(*models)
 
 
-def test_models_share_only_where_their_settings_agree(shop: Shop) -> None:
+def test_models_share_only_where_their_settings_agree(env: Shop) -> None:
     engines = [ENGINE, TorchEngine(dtype="float32", temperature=0.5), TorchEngine(dtype="float32", max_num_seqs=2)]
-    first, same, apart = (engine.open(shop.base) for engine in engines)
+    first, same, apart = (engine.open(env.base) for engine in engines)
     assert base_of(first) is base_of(same)
     assert base_of(first) is not base_of(apart)
     close(first, same, apart)
 
 
-def spoilt(shop: Shop, wrong: str, digest: str) -> Artifact:
+def spoilt(env: Shop, wrong: str, digest: str) -> Artifact:
     """An adapter whose last weight is missing, or has another shape."""
-    store = shop.bench.store
+    store = env.bench.store
     folder, _ = store.begin(digest)
     for name in (f"{ADAPTER}/adapter_config.json", "training.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(shop.one.folder / name, folder / name)
-    weights = load_file(shop.one.folder / ADAPTER / "adapter_model.safetensors")
+        shutil.copy(env.one.folder / name, folder / name)
+    weights = load_file(env.one.folder / ADAPTER / "adapter_model.safetensors")
     last = sorted(weights)[-1]
     del weights[last]
     if wrong == "shape":
         weights[last] = torch.zeros(3, 3)
     save_file(weights, folder / ADAPTER / "adapter_model.safetensors")
-    return finish(store, digest, "tune", "model", dict(shop.one.manifest.inputs))
+    return finish(store, digest, "tune", "model", dict(env.one.manifest.inputs))
 
 
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("wrong", ["shape", "missing"])
-def test_an_adapter_that_does_not_fit_changes_nothing(shop: Shop, beside: bool, wrong: str) -> None:
-    broken = spoilt(shop, wrong, digest_of([beside, wrong]))
-    kept = [ENGINE.open(one) for one in [shop.base, shop.other][: 1 + beside]]
+def test_an_adapter_that_does_not_fit_changes_nothing(env: Shop, beside: bool, wrong: str) -> None:
+    broken = spoilt(env, wrong, digest_of([beside, wrong]))
+    kept = [ENGINE.open(one) for one in [env.base, env.other][: 1 + beside]]
     with pytest.raises(ModelError, match="does not fit its base model"):
         ENGINE.open(broken)
-    for model, artifact in zip(kept, [shop.base, shop.other], strict=False):
+    for model, artifact in zip(kept, [env.base, env.other], strict=False):
         assert [told(asyncio.run(answered(model, words))) for words in WORDS] == alone(artifact)
     close(*kept)
     with pytest.raises(ModelError, match="does not fit its base model"):
         ENGINE.open(broken)
 
 
-def test_a_gateway_lists_each(shop: Shop, tmp_path: Path) -> None:
-    artifacts = {"base": shop.base, "one": shop.one, "other": shop.other}
+def test_a_gateway_lists_each(env: Shop, tmp_path: Path) -> None:
+    artifacts = {"base": env.base, "one": env.one, "other": env.other}
 
     def opening(artifact: Artifact) -> Callable[[], ModelRunner]:
         return lambda: ENGINE.open(artifact)
@@ -350,9 +350,9 @@ def alike(found: list[Any], wanted: list[Any]) -> bool:
     return all(one == pytest.approx(other, abs=1e-5) for one, other in zip(found, wanted, strict=True))
 
 
-def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
+def test_classifiers_over_one_base_share_it(env: Shop) -> None:
     before = standing()
-    kinds = [shop.one, shop.other, shop.dora]
+    kinds = [env.one, env.other, env.dora]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("luthier.models.multi_lora.can_share_base", lambda model: False)
         apart = [CLASSES.open(artifact) for artifact in kinds]
@@ -370,14 +370,14 @@ def test_classifiers_over_one_base_share_it(shop: Shop) -> None:
     asyncio.run(models[0].close())
     asyncio.run(models[0].close())
     assert alike(scored(models[1:]), wanted[1:]), "the others stay when one goes"
-    back = CLASSES.open(shop.one)
+    back = CLASSES.open(env.one)
     assert alike(scored([back]), wanted[:1])
     for model in (models[1], models[2], back):
         asyncio.run(model.close())
     assert standing() == before
 
 
-def test_a_classifier_that_cannot_be_opened_leaves_no_base(shop: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_that_cannot_be_opened_leaves_no_base(env: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise ModelError("no")
 
@@ -386,5 +386,5 @@ def test_a_classifier_that_cannot_be_opened_leaves_no_base(shop: Shop, monkeypat
         with monkeypatch.context() as patch:
             patch.setattr(place, broken)
             with pytest.raises(ModelError):
-                CLASSES.open(shop.one)
+                CLASSES.open(env.one)
         assert standing() == before

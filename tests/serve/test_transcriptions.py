@@ -18,10 +18,10 @@ from luthier.core.store import Store
 from luthier.models.lm.base import GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.serve.engines.torch import TorchEngine
-from pictured import picture
 from serving import Served, serving
 from spoken import sound, spoken, tiny_speech
 from tuning import made
+from vision_models import picture
 
 SOUNDS = [sound(number) for number in range(4)]
 BYTES = {media.digest: content for media, content in SOUNDS}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from studio.conftest import run_in, start_studio
-from tests.workshop import RECIPE, small_recipe
+from tests.tiny_models import RECIPE, small_recipe
 
 BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")

@@ -24,7 +24,7 @@ from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
 from studio.conftest import URL, Browser
-from workshop import RECIPE, own_cache, small_recipe, tickets, write_csv
+from tiny_models import RECIPE, own_cache, small_recipe, tickets, write_csv
 
 HOSTILE = "</p><script>alert(1)</script>{{ 7 * 7 }}"
 STEPS = """

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from luthier.annotation.queue import AnnotationQueue
-from luthier.chat.messages import Message
+from luthier.chat.media_codec import keep_media
+from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.cli.app import run_command
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import ReviewQueue, get_review_queue, list_review_queues
@@ -21,8 +22,10 @@ from luthier.commands.review.verdicts import iterate_reviewed_items
 from luthier.studio.routes.review import compare_texts
 from luthier.studio.state import Studio
 from luthier.traces.feedback import append_redacted_records
+from luthier.traces.media import write_trace_media
 from luthier.traces.record import Feedback, Trace
 from luthier.traces.store import read_feedback
+from media import picture, sound
 from studio.conftest import RECIPE, Browser
 from studio.test_attacks import BREAKS, SCRIPT, _is_plain
 
@@ -69,6 +72,31 @@ def begin(browser: Browser, studio: Studio, **fields: str) -> ReviewQueue:
 def form_of(page: str) -> dict[str, str]:
     """What the form of a request sends by itself."""
     return {name: re.findall(f'name="{name}" value="([^"]*)"', page)[0] for name in ("item", "submission")}
+
+
+def test_requests_with_pictures_and_sounds_are_reviewed(browser: Browser, project: Path, studio: Studio) -> None:
+    """What the traffic keeps is shown; of what it does not keep, a line says so, and review goes on."""
+    kept = [keep_media(content) for content in (picture(), sound())]
+    gone = keep_media(picture(seed=7))
+    said = Message(
+        role="user",
+        content=f"{MEDIA_MARK} and {MEDIA_MARK} and {MEDIA_MARK} of ada@example.org",
+        media=(kept[0].media, kept[1].media, gone.media),
+    )
+    folder = keep(project, trace(1, messages=(said,)))
+    for entry in kept:
+        write_trace_media(folder, entry.media, entry.content)
+    queue = begin(browser, studio)
+    page = browser.get(f"/review/{queue.id}").text
+    assert "ada@example.org" not in page
+    image, _whole, audio = re.findall(r'(?:src|data-whole)="(/label/[^"]+)"', page)
+    assert browser.get(image).content == kept[0].content
+    assert browser.get(audio, headers={"range": "bytes=0-3"}).content == b"RIFF"
+    assert page.count("Here stands a picture that cannot be shown") == 2, "one in its place, one if the other fails"
+    base = image.rpartition("/")[0]
+    assert browser.get(f"{base}/{gone.media.digest}").status_code == 404
+    sent = browser.submit(f"/review/{queue.id}/answer", **form_of(page), verdict="right")
+    assert sent.status_code == 200
 
 
 def test_a_queue_is_made_filled_and_closed(browser: Browser, project: Path, studio: Studio) -> None:

@@ -14,8 +14,15 @@ import pytest
 from starlette.testclient import TestClient
 
 from luthier.studio import pages
-from luthier.studio.translation import COOKIE, LANGUAGES, gettext, use_language, write_figure, write_moment
-from luthier.studio.translation import _load as load_language
+from luthier.studio.translation import (
+    COOKIE,
+    LANGUAGES,
+    gettext,
+    load_language,
+    use_language,
+    write_figure,
+    write_moment,
+)
 from studio.conftest import URL, Browser
 from studio.test_pages import PAGES
 

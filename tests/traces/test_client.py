@@ -23,7 +23,7 @@ from luthier.traces.media import list_trace_media, read_trace_media
 from luthier.traces.record import Trace
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_traces
-from pictured import picture
+from vision_models import picture
 
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 TURNS: Any = [{"role": "user", "content": "Where is it? anna@example.org"}]

@@ -17,8 +17,8 @@ from luthier.traces.media import has_trace_media, list_trace_media, read_trace_m
 from luthier.traces.recorder import TraceRecorder
 from luthier.traces.retention import RetentionPolicy
 from luthier.traces.store import read_traces
-from pictured import picture
 from tests.traces.conftest import trace
+from vision_models import picture
 
 FIRST, FIRST_BYTES = picture(1)
 SECOND, SECOND_BYTES = picture(2)

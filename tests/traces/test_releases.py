@@ -265,7 +265,7 @@ def test_what_comes_back_is_compared(database: str, tmp_path: Path) -> None:
 def test_models_are_released_at_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from tests.workshop import own_cache, small_recipe
+    from tests.tiny_models import own_cache, small_recipe
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("LUTHIER_CACHE", own_cache(tmp_path))

@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 import torch
 
+from audio_models import played, sound, tiny_audio_model
 from explain.sounds import PITCHES, beep
 from luthier.artifacts.media import MediaReader, MediaWriter
 from luthier.chat.media import load_processor
@@ -20,8 +21,7 @@ from luthier.eval.media_ablation import EvalMedia
 from luthier.models.lm.base import ChoiceRequest
 from luthier.models.lm.local import LocalLM
 from luthier.tune.steps.tune import Tune
-from sounded import played, sound, tiny_sounded
-from tuning import Bench, _data, made, tune_and_resume
+from tuning import TuneEnv, _data, made, tune_and_resume
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "dtype": "float32", "max_grad_norm": 1.0}
 PROJECTOR = {"kind": "layers", "last": 0, "names": ["*multi_modal_projector*"]}
@@ -45,11 +45,11 @@ def rows() -> list[Example]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
+def env(tmp_path: Path) -> TuneEnv:
     store = Store(tmp_path / "store")
 
     def base(folder: Path) -> None:
-        tiny_sounded(folder)
+        tiny_audio_model(folder)
         (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
 
     def data(folder: Path) -> None:
@@ -61,29 +61,29 @@ def shop(tmp_path: Path) -> Bench:
                 writer.add(media, content)
             writer.add(LONG, LONG_BYTES)
 
-    return Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+    return TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
 @pytest.mark.parametrize("technique", [EARS, PROJECTOR], ids=["lora", "projector"])
-def test_killed_it_ends_in_the_same_bytes(shop: Bench, technique: dict[str, Any]) -> None:
+def test_killed_it_ends_in_the_same_bytes(env: TuneEnv, technique: dict[str, Any]) -> None:
     rates = {"audio": 1e-3} if technique is EARS else {}
     whole, again = tune_and_resume(
-        shop, Tune(data="data", technique=technique, save_steps=2, part_learning_rates=rates, **QUICK)
+        env, Tune(data="data", technique=technique, save_steps=2, part_learning_rates=rates, **QUICK)
     )
     assert whole == again
 
 
-def test_a_sound_that_is_too_long_is_counted(shop: Bench) -> None:
-    model = shop.tune(Tune(data="data", technique=PROJECTOR, **{**QUICK, "epochs": 1}))
+def test_a_sound_that_is_too_long_is_counted(env: TuneEnv) -> None:
+    model = env.tune(Tune(data="data", technique=PROJECTOR, **{**QUICK, "epochs": 1}))
     table = pl.read_parquet(model.folder / "training_examples.parquet")
     said = " ".join(str(value) for value in table.filter(pl.col("id") == f"{99:016x}").row(0))
     assert "longer than the 2 seconds" in said
 
 
 @pytest.mark.slow
-def test_pitches_are_learnt(shop: Bench) -> None:
-    model = shop.tune(Tune(data="data", technique={"kind": "full"}, **{**QUICK, "epochs": 24, "learning_rate": 3e-3}))
-    lm = LocalLM(model, "float32", read_media=EvalMedia(shop.data).read)
+def test_pitches_are_learnt(env: TuneEnv) -> None:
+    model = env.tune(Tune(data="data", technique={"kind": "full"}, **{**QUICK, "epochs": 24, "learning_rate": 3e-3}))
+    lm = LocalLM(model, "float32", read_media=EvalMedia(env.data).read)
     questions = [row for row in rows() if row.messages[0].media]
     requests = [ChoiceRequest(prompt=row.messages[:1], options=tuple(sorted(PITCHES))) for row in questions]
     chosen = [sorted(PITCHES)[response.index] for response in lm.choose(requests)]
@@ -91,19 +91,19 @@ def test_pitches_are_learnt(shop: Bench) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-def test_adapters_load_in_plain_peft(shop: Bench) -> None:
+def test_adapters_load_in_plain_peft(env: TuneEnv) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSeq2SeqLM
 
     from luthier.models.generate import compute_loglikelihoods
 
-    model = shop.tune(Tune(data="data", technique=EARS, **QUICK))
-    plain = AutoModelForSeq2SeqLM.from_pretrained(shop.base.folder, dtype=torch.float32)
+    model = env.tune(Tune(data="data", technique=EARS, **QUICK))
+    plain = AutoModelForSeq2SeqLM.from_pretrained(env.base.folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(plain, model.folder / "adapter").eval()
     names = [name for name, _ in adapted.named_parameters() if "lora_A" in name]
     assert any("audio_tower" in name for name in names)
     assert any("language_model" in name for name in names)
-    processor, reader = load_processor(shop.base.folder), MediaReader(shop.data)
+    processor, reader = load_processor(env.base.folder), MediaReader(env.data)
     lm = LocalLM(model, "float32", read_media=reader.read)
     messages = rows()[1].messages[:1]
     samples, _ = decode_audio(reader.read(messages[0].media[0].digest))

@@ -13,7 +13,7 @@ from luthier.tune import objective
 from luthier.tune.objective import PreparedBatchSource, TrainingBatch
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench
+from tuning import TuneEnv, make_env
 
 QUICK = {"data": "data", "batch_size": 12, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
@@ -31,30 +31,30 @@ class Moody(PreparedBatchSource):
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path)
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path)
 
 
-def lines(shop: Bench) -> list[dict[str, Any]]:
-    made = shop.tune(Tune(**QUICK))
+def lines(env: TuneEnv) -> list[dict[str, Any]]:
+    made = env.tune(Tune(**QUICK))
     return [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
 
 
-def test_the_loop_leaves_out_what_is_nothing_and_stops_when_told(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    calm = lines(shop)
+def test_the_loop_leaves_out_what_is_nothing_and_stops_when_told(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    calm = lines(env)
     assert len(calm) == 4
-    shop.store.remove(shop.tune_digest(Tune(**QUICK)))
+    env.store.remove(env.tune_digest(Tune(**QUICK)))
     monkeypatch.setattr(objective, "PreparedBatchSource", Moody)
-    told = lines(shop)
+    told = lines(env)
     assert [line.get("skipped", "") for line in told] == ["", "no mood for it", ""]
     assert [line["mood"] for line in told] == [0.0, 0.5, 1.0]
     assert told[0]["loss"] == calm[0]["loss"]
     assert told[1]["grad_norm"] == 0.0
     assert told[2]["samples"] == [{"text": "at 2"}]
-    assert any("stopped after step 3: had enough" in said for said in shop.said("note"))
+    assert any("stopped after step 3: had enough" in said for said in env.said("note"))
 
 
-def test_checkpoints_wait_until_a_training_can_be_taken_up(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_checkpoints_wait_until_a_training_can_be_taken_up(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.tune.training.checkpoint import CheckpointManager, TrainingState
 
     class Phased(PreparedBatchSource):
@@ -70,5 +70,5 @@ def test_checkpoints_wait_until_a_training_can_be_taken_up(shop: Bench, monkeypa
 
     monkeypatch.setattr(CheckpointManager, "write", counted)
     monkeypatch.setattr(objective, "PreparedBatchSource", Phased)
-    shop.tune(Tune(**QUICK, save_steps=1))
+    env.tune(Tune(**QUICK, save_steps=1))
     assert kept == [2]

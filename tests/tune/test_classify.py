@@ -16,22 +16,22 @@ from luthier.models.packing.logprobs import compute_pack_logprobs
 from luthier.models.packing.pack import build_pack, build_packs
 from luthier.tune.objective import ObjectiveContext, TrainingExample
 from luthier.tune.objectives.classify import Classify
-from tuning import Bench, bench, chat, examples
+from tuning import TuneEnv, chat, examples, make_env
 
 ABOUT = ObjectiveContext(classes={"account": "account", "billing": "billing please", "delivery": "delivery"})
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> ChatTokenizer:
-    return ChatTokenizer.load(shop.base.folder)
+def text(env: TuneEnv) -> ChatTokenizer:
+    return ChatTokenizer.load(env.base.folder)
 
 
-def scores(shop: Bench, dataset: list[TrainingExample], normalize: str) -> torch.Tensor:
+def scores(env: TuneEnv, dataset: list[TrainingExample], normalize: str) -> torch.Tensor:
     """(examples, options) of each row scored by the road that evaluation takes."""
     first = [features.rows[0].targets[0] for features in dataset]
     prompts = [list(features.rows[0].ids[:at]) for features, at in zip(dataset, first, strict=True)]
@@ -39,20 +39,20 @@ def scores(shop: Bench, dataset: list[TrainingExample], normalize: str) -> torch
         [list(row.ids[at : row.targets[-1] + 1]) for row in features.rows]
         for features, at in zip(dataset, first, strict=True)
     ]
-    found = torch.tensor(score_options(load_model(shop.base, "float32").model, prompts, options), dtype=torch.float64)
+    found = torch.tensor(score_options(load_model(env.base, "float32").model, prompts, options), dtype=torch.float64)
     lengths = torch.tensor([[len(ids) for ids in told] for told in options])
     return found / lengths if normalize == "mean" else found
 
 
 @pytest.mark.parametrize("normalize", ["sum", "mean"])
 def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
-    shop: Bench, text: ChatTokenizer, normalize: Any
+    env: TuneEnv, text: ChatTokenizer, normalize: Any
 ) -> None:
     objective = Classify(normalize=normalize)
     dataset = objective.build_training_examples(examples(6), text, ABOUT)
     rows = [row for features in dataset for row in features.rows]
-    model = load_model(shop.base, "float32").model
-    wanted = torch.nn.functional.cross_entropy(scores(shop, dataset, normalize), torch.zeros(6, dtype=torch.int64))
+    model = load_model(env.base, "float32").model
+    wanted = torch.nn.functional.cross_entropy(scores(env, dataset, normalize), torch.zeros(6, dtype=torch.int64))
     parts = build_packs(rows, 60)
     assert len(parts) > 1
     for made in ([build_pack(rows)], parts):
@@ -60,7 +60,7 @@ def test_the_loss_is_cross_entropy_over_the_scores_of_evaluation(
             found = [objective.loss(compute_pack_logprobs(model, one), one, None) for one in made]
         total = sum(float(loss.total) for loss in found) / objective.denominator(rows)
         assert total == pytest.approx(float(wanted), rel=1e-5)
-    hits = (scores(shop, dataset, normalize).argmax(1) == 0).double().mean()
+    hits = (scores(env, dataset, normalize).argmax(1) == 0).double().mean()
     assert sum(float(loss.measures["accuracy"].sum()) for loss in found) / objective.denominator(rows) == pytest.approx(
         float(hits)
     )

@@ -13,12 +13,12 @@ from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.tune import cost
 from luthier.tune.cost import PackWorkload, build_flop_counter
 from luthier.tune.steps.tune import Tune
-from tuning import Bench, bench
+from tuning import TuneEnv, make_env
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def test_a_pack_is_its_tokens_what_is_learnt_of_them_and_the_keys_that_they_see() -> None:
@@ -29,10 +29,10 @@ def test_a_pack_is_its_tokens_what_is_learnt_of_them_and_the_keys_that_they_see(
     assert PackWorkload.of(build_pack(rows, 1), times=2) == found.and_of(found)
 
 
-def test_operations_are_those_that_torch_counts(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_operations_are_those_that_torch_counts(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cost, "PACK_TOKENS", 0)
     monkeypatch.setattr(cost, "count_cores", lambda: 1)
-    model, about = load_model(shop.base, "float32").model, describe_model_folder(shop.base.folder)
+    model, about = load_model(env.base, "float32").model, describe_model_folder(env.base.folder)
     model.set_attn_implementation("eager")
     model.requires_grad_(True)
     ids = torch.arange(3, 43)[None]
@@ -51,21 +51,21 @@ def test_operations_are_those_that_torch_counts(shop: Bench, monkeypatch: pytest
 
 
 @pytest.mark.parametrize("batch_size", [2, 8, 48])
-def test_what_is_told_before_is_what_is_counted_after(shop: Bench, batch_size: int) -> None:
+def test_what_is_told_before_is_what_is_counted_after(env: TuneEnv, batch_size: int) -> None:
     step = Tune(data="data", batch_size=batch_size, epochs=2, dtype="float32", learning_rate=1e-3)
-    measures = step.make(shop.work(step))
+    measures = step.make(env.work(step))
     counted = measures["flops_per_s"] * (measures["train_s"] - measures["held_out_s"] - measures["checkpoint_s"])
     pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bf16": False}
-    inputs = {"data": shop.data, "model": shop.base}
-    look = PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history={"measures": pace})
+    inputs = {"data": env.data, "model": env.base}
+    look = PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder, history={"measures": pace})
     assert (step.estimate_cost(look).seconds or 0) * 1e6 == pytest.approx(counted, rel=0.1)
 
 
-def test_many_small_steps_take_longer_than_a_few_large_ones(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_small_steps_take_longer_than_a_few_large_ones(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     """A pace that was measured in one kind foretells the other."""
     pace = {"flops_per_s": 1e6, "begin_s": 0.0, "bf16": False}
-    inputs = {"data": shop.data, "model": shop.base}
-    look = PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history={"measures": pace})
+    inputs = {"data": env.data, "model": env.base}
+    look = PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder, history={"measures": pace})
 
     def seconds(batch_size: int) -> float:
         return Tune(data="data", batch_size=batch_size, dtype="float32").estimate_cost(look).seconds or 0.0

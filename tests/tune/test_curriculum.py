@@ -22,7 +22,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.schedule import BatchSampler, Curriculum, order_by_curriculum
 from luthier.tune.training.trainer import Trainer
-from tuning import Bench, bench, made
+from tuning import TuneEnv, made, make_env
 
 QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
@@ -40,12 +40,12 @@ def test_whole_passes_keep_the_order_and_later_ones_are_drawn(count: int, passes
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.mark.parametrize("first", ["lowest", "highest"])
-def test_rows_are_learnt_by_their_length(shop: Bench, first: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rows_are_learnt_by_their_length(env: TuneEnv, first: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[list[int]] = []
     gradient = Trainer.gradient
 
@@ -54,7 +54,7 @@ def test_rows_are_learnt_by_their_length(shop: Bench, first: Any, monkeypatch: p
         return gradient(self, rows, denominator, step)
 
     monkeypatch.setattr(Trainer, "gradient", watched)
-    shop.tune(Tune(**QUICK, epochs=2, curriculum=Curriculum(first=first)))
+    env.tune(Tune(**QUICK, epochs=2, curriculum=Curriculum(first=first)))
     steps = len(read) // 2
     lengths = [length for step in read[:steps] for length in step]
     assert lengths == sorted(lengths, reverse=first == "highest")
@@ -63,9 +63,9 @@ def test_rows_are_learnt_by_their_length(shop: Bench, first: Any, monkeypatch: p
     assert later != sorted(later, reverse=first == "highest")
 
 
-def rated(root: Path, values: list[str]) -> tuple[Bench, Artifact]:
+def rated(root: Path, values: list[str]) -> tuple[TuneEnv, Artifact]:
     """A bench, and a data set with a column `hard` and what `length` writes of each row."""
-    shop = bench(root)
+    env = make_env(root)
     lines = [
         json.dumps({"prompt": f"Sort this message, number {'x ' * at}{at}", "answer": "billing", "hard": value})
         for at, value in enumerate(values)
@@ -81,14 +81,14 @@ def rated(root: Path, values: list[str]) -> tuple[Bench, Artifact]:
     )
 
     def fill(folder: Path) -> None:
-        quiet = shop.work(Tune(**QUICK)).events
+        quiet = env.work(Tune(**QUICK)).events
         scratch = root / "scratch"
         scratch.mkdir()
         step.make(
             StepContext(name="data", inputs={}, folder=folder, scratch=scratch, recipe_dir=root, seed=1, events=quiet)
         )
 
-    return shop, made(shop.store, "rated", "dataset", fill)
+    return env, made(env.store, "rated", "dataset", fill)
 
 
 class Read:

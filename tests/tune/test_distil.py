@@ -28,26 +28,26 @@ from luthier.tune.objectives.distil import Distil
 from luthier.tune.steps.tune import Tune
 from luthier.tune.teacher import add_teacher_logprobs
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, examples
-from workshop import RECIPE, small_recipe
+from tiny_models import RECIPE, small_recipe
+from tuning import TuneEnv, examples, make_env
 
 VOCABULARY = 400
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def rows(shop: Bench) -> list[TokenRow]:
-    dataset = Distil().build_training_examples(examples(5), ChatTokenizer.load(shop.base.folder))
+def rows(env: TuneEnv) -> list[TokenRow]:
+    dataset = Distil().build_training_examples(examples(5), ChatTokenizer.load(env.base.folder))
     return [row for example in dataset for row in example.rows]
 
 
 @pytest.fixture(scope="module")
-def teacher(shop: Bench) -> Teacher:
-    return Teacher(open_folder(shop.teacher.folder, torch.float64), VOCABULARY)
+def teacher(env: TuneEnv) -> Teacher:
+    return Teacher(open_folder(env.teacher.folder, torch.float64), VOCABULARY)
 
 
 def whole_shares(model: Any, rows: list[TokenRow], temperature: float) -> torch.Tensor:
@@ -74,9 +74,9 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("divergence", ["forward", "reverse", "jensen_shannon", "skewed"])
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_divergence_is_that_of_the_coarsened_shares(
-    divergence: Any, temperature: float, shop: Bench, rows: list[TokenRow], teacher: Teacher
+    divergence: Any, temperature: float, env: TuneEnv, rows: list[TokenRow], teacher: Teacher
 ) -> None:
-    student = open_folder(shop.base.folder, torch.float64)
+    student = open_folder(env.base.folder, torch.float64)
     objective = Distil(divergence=divergence, temperature=temperature, top_k=9)
     theirs, ours = whole_shares(teacher.model, rows, temperature), whole_shares(student, rows, temperature)
     chosen = theirs.topk(9).indices
@@ -94,8 +94,8 @@ def test_the_divergence_is_that_of_the_coarsened_shares(
     torch.testing.assert_close(found.total, wanted.sum() * temperature**2)
 
 
-def test_the_plain_loss_is_mixed_in(shop: Bench, rows: list[TokenRow], teacher: Teacher) -> None:
-    student = open_folder(shop.base.folder, torch.float64)
+def test_the_plain_loss_is_mixed_in(env: TuneEnv, rows: list[TokenRow], teacher: Teacher) -> None:
+    student = open_folder(env.base.folder, torch.float64)
     losses = {}
     for alpha in (1.0, 0.25):
         objective = Distil(alpha=alpha, temperature=3.0)
@@ -141,10 +141,10 @@ def step(**objective: Any) -> Tune:
     )  # fmt: skip
 
 
-def test_stored_and_live_train_alike(shop: Bench) -> None:
+def test_stored_and_live_train_alike(env: TuneEnv) -> None:
     logs = []
     for logits in ("stored", "live"):
-        made = shop.tune(step(logits=logits))
+        made = env.tune(step(logits=logits))
         logs.append([json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()])
     for stored, live in zip(*logs, strict=True):
         assert stored["loss"] == pytest.approx(live["loss"], rel=1e-3)
@@ -152,21 +152,21 @@ def test_stored_and_live_train_alike(shop: Bench) -> None:
 
 
 def test_a_teacher_of_other_tokens_is_refused(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    path = shop.teacher.folder / "tokenizer.json"
+    env = make_env(tmp_path)
+    path = env.teacher.folder / "tokenizer.json"
     told = json.loads(path.read_text())
     tokens = list(told["model"]["vocab"])
     told["model"]["vocab"] |= {tokens[50]: 51, tokens[51]: 50}
     path.chmod(0o644)
     path.write_text(Tokenizer.from_str(json.dumps(told)).to_str())
     with pytest.raises(ModelError, match="cut text into different tokens"):
-        shop.tune(step())
+        env.tune(step())
 
 
-def test_a_teacher_that_names_classes_is_refused(shop: Bench) -> None:
+def test_a_teacher_that_names_classes_is_refused(env: TuneEnv) -> None:
     named = Tune(data="data", objective=Classify(head="sequence"), technique=Lora(r=2), dtype="float32")
-    other = Bench(shop.store, shop.base, shop.data, [])
-    other.__dict__["teacher"] = shop.tune(named)
+    other = TuneEnv(env.store, env.base, env.data, [])
+    other.__dict__["teacher"] = env.tune(named)
     with pytest.raises(ModelError, match="names classes and writes no text"):
         other.tune(step(top_k=5))
 
@@ -195,16 +195,16 @@ def test_only_a_step_with_a_teacher_reads_one(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("logits", ["stored", "live"])
-def test_the_held_out_divergence_is_measured(logits: Any, shop: Bench) -> None:
+def test_the_held_out_divergence_is_measured(logits: Any, env: TuneEnv) -> None:
     held_out = ValidationSettings.model_validate({"rows": 12, "every": 2})
-    made = shop.tune(step(logits=logits).model_copy(update={"validation": held_out}))
+    made = env.tune(step(logits=logits).model_copy(update={"validation": held_out}))
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     found = [line["held_out_loss"] for line in log if "held_out_loss" in line]
     assert found[-1] < found[0]
 
 
-def test_an_open_teacher_is_counted_in_the_forecast(shop: Bench) -> None:
-    inputs = {"data": shop.data, "model": shop.base, "teacher": shop.teacher}
-    outlook = PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder)
+def test_an_open_teacher_is_counted_in_the_forecast(env: TuneEnv) -> None:
+    inputs = {"data": env.data, "model": env.base, "teacher": env.teacher}
+    outlook = PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder)
     stored, live = (step(logits=logits).estimate_cost(outlook).peak_bytes or 0 for logits in ("stored", "live"))
-    assert live - stored == 4 * describe_model_folder(shop.teacher.folder).parameters
+    assert live - stored == 4 * describe_model_folder(env.teacher.folder).parameters

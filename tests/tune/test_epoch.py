@@ -26,8 +26,8 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from tests.targets import target
-from tuning import Bench, bench, finish, interrupted
-from workshop import RECIPE, own_cache, small_recipe
+from tiny_models import RECIPE, own_cache, small_recipe
+from tuning import TuneEnv, finish, interrupted, make_env
 
 QUICK: dict[str, Any] = {
     "data": "data", "batch_size": 20, "learning_rate": 1e-2, "dtype": "float32", "lr_scheduler": "constant",
@@ -37,22 +37,22 @@ QUICK: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
-def taken(shop: Bench, tuned: Artifact, epoch: int, base: Artifact | None = None) -> Artifact:
+def taken(env: TuneEnv, tuned: Artifact, epoch: int, base: Artifact | None = None) -> Artifact:
     """What the step `epoch` makes of a training."""
-    digest, base = digest_of([tuned.digest, epoch]), base or shop.base
-    folder, scratch = shop.store.begin(digest)
+    digest, base = digest_of([tuned.digest, epoch]), base or env.base
+    folder, scratch = env.store.begin(digest)
     inputs = {"tuned": tuned, "model": base}
-    events = RunEventEmitter(shop.heard.append).of("early")
+    events = RunEventEmitter(env.heard.append).of("early")
     work = StepContext(
         name="early", inputs=inputs, folder=folder, scratch=scratch, recipe_dir=folder, seed=0, events=events
     )
     SelectCheckpoint(tuned="tune", epoch=epoch).make(work)
     named = {name: one.digest for name, one in inputs.items()}
-    return finish(shop.store, digest, "epoch", "model", named)
+    return finish(env.store, digest, "epoch", "model", named)
 
 
 def logits(artifact: Artifact) -> torch.Tensor:
@@ -62,13 +62,13 @@ def logits(artifact: Artifact) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
-def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, technique: Any, tmp_path: Path) -> None:
+def test_an_epoch_is_the_model_of_a_training_that_ends_there(env: TuneEnv, technique: Any, tmp_path: Path) -> None:
     settings = {**QUICK, "technique": technique, "learning_rate": 1e-3 if technique.kind == "full" else 1e-2}
-    made = shop.tune(Tune(**settings, epochs=3, save_epochs=2))
-    assert not torch.equal(logits(made), logits(shop.base))
+    made = env.tune(Tune(**settings, epochs=3, save_epochs=2))
+    assert not torch.equal(logits(made), logits(env.base))
     for epoch, steps in ((1, 3), (2, 5)):
-        ended = shop.tune(Tune(**settings, epochs=20 * steps / 48))
-        early = taken(shop, made, epoch)
+        ended = env.tune(Tune(**settings, epochs=20 * steps / 48))
+        early = taken(env, made, epoch)
         assert torch.equal(logits(early), logits(ended))
         assert not torch.equal(logits(early), logits(made))
         for name in ("log.jsonl", "training_examples.parquet"):
@@ -76,53 +76,53 @@ def test_an_epoch_is_the_model_of_a_training_that_ends_there(shop: Bench, techni
         mine, other = (one.read_json("training.json") for one in (early, ended))
         assert mine == {**other, "epoch": epoch}
         assert is_classification_model(early)
-    export_model_folder(taken(shop, made, 1), tmp_path / "out", "adapter" if technique.kind == "lora" else "hf")
+    export_model_folder(taken(env, made, 1), tmp_path / "out", "adapter" if technique.kind == "lora" else "hf")
     assert any((tmp_path / "out").glob("*.safetensors"))
 
 
-def test_what_is_kept_changes_nothing_else(shop: Bench) -> None:
-    one, other = shop.tune(Tune(**QUICK, epochs=3)), shop.tune(Tune(**QUICK, epochs=3, save_epochs=1))
+def test_what_is_kept_changes_nothing_else(env: TuneEnv) -> None:
+    one, other = env.tune(Tune(**QUICK, epochs=3)), env.tune(Tune(**QUICK, epochs=3, save_epochs=1))
     more = {entry.path: entry.digest for entry in other.manifest.files if not entry.path.startswith("epochs/")}
     assert more == {entry.path: entry.digest for entry in one.manifest.files}
     assert {entry.path.split("/")[1] for entry in other.manifest.files if entry.path.startswith("epochs/")} == {"2"}
 
 
 @pytest.mark.parametrize("before", [3, 4, 6])
-def test_epochs_outlive_a_training_that_is_stopped(shop: Bench, tmp_path: Path, before: int) -> None:
+def test_epochs_outlive_a_training_that_is_stopped(env: TuneEnv, tmp_path: Path, before: int) -> None:
     step = Tune(**QUICK, epochs=3, save_epochs=2, ema=0.9, save_steps=2)
-    whole, stopped = shop.tune(step), bench(tmp_path)
+    whole, stopped = env.tune(step), make_env(tmp_path)
     interrupted(stopped, step, before)
     assert stopped.tune(step).manifest.files == whole.manifest.files
 
 
-def test_held_out_rows_are_measured_where_an_epoch_is_kept(shop: Bench) -> None:
-    made = shop.tune(
+def test_held_out_rows_are_measured_where_an_epoch_is_kept(env: TuneEnv) -> None:
+    made = env.tune(
         Tune(**QUICK, epochs=3, save_epochs=2, validation=ValidationSettings(rows=8, every=100, keep="last"))
     )
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "held_out_loss" in line] == [2, 4, 6]
-    early = taken(shop, made, 1)
+    early = taken(env, made, 1)
     assert early.read_json("training.json")["held_out"]["saved_step"] == 2
     learnt = polars.read_parquet(early.path("training_examples.parquet"))
     assert learnt["taught"].to_list() == learnt["seen"].to_list()
 
 
-def test_an_epoch_that_training_never_came_to_is_told(shop: Bench) -> None:
+def test_an_epoch_that_training_never_came_to_is_told(env: TuneEnv) -> None:
     stops = ValidationSettings(rows=8, every=1, patience=1, min_delta=100, keep="last")
-    made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=2, validation=stops))
-    assert [text for text in shop.said("warning") if text.startswith("epoch 2 did not end")]
+    made = env.tune(Tune(**QUICK, epochs=3, save_epochs=2, validation=stops))
+    assert [text for text in env.said("warning") if text.startswith("epoch 2 did not end")]
     with pytest.raises(ModelError, match="keeps no model after epoch 2: it keeps those after 1"):
-        taken(shop, made, 2)
+        taken(env, made, 2)
 
 
-def test_another_base_is_refused(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, epochs=3, save_epochs=1))
+def test_another_base_is_refused(env: TuneEnv) -> None:
+    made = env.tune(Tune(**QUICK, epochs=3, save_epochs=1))
     with pytest.raises(ModelError, match="tuned from another model"):
-        taken(shop, made, 2, base=shop.teacher)
+        taken(env, made, 2, base=env.teacher)
 
 
 @pytest.mark.parametrize(("kept", "epoch"), [(0, 1), (1, 1), (2, 3)])
-def test_what_will_not_be_kept_is_refused_before_anything_is_made(shop: Bench, kept: int, epoch: int) -> None:
+def test_what_will_not_be_kept_is_refused_before_anything_is_made(env: TuneEnv, kept: int, epoch: int) -> None:
     outlook = PlanContext(inputs={}, upstream={"tuned": Tune(**QUICK, epochs=3, save_epochs=kept)}, recipe_dir=Path())
     with pytest.raises(ModelError, match=f"keeps no model after epoch {epoch}"):
         SelectCheckpoint(tuned="tune", epoch=epoch).estimate_cost(outlook)

@@ -23,8 +23,8 @@ from luthier.tune.eva import _directions, initialize_with_eva
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from policies import Script, policy_of
-from tuning import bench, examples
-from workshop import tiny_model
+from tiny_models import tiny_model
+from tuning import examples, make_env
 
 PREFIX = "base_model.model."
 ROWS = [[(7 * at * at + 3 * row) % 400 for at in range(30)] for row in range(6)]
@@ -62,9 +62,9 @@ def test_it_looks_at_the_prompts_of_a_policy(tmp_path: Path, kind: str, monkeypa
 
     monkeypatch.setattr("luthier.tune.eva.initialize_with_eva", watched)
     policy = policy_of(kind, Script.drawn(samples=4))
-    shop = bench(tmp_path, examples(8))
-    shop.tune(Tune(data="data", technique=Lora(r=2, init_lora_weights="eva"), objective=policy, batch_size=8))
-    prompts = ChatTokenizer.load(shop.base.folder).prompts([prompt_of(one) for one in examples(8)])
+    env = make_env(tmp_path, examples(8))
+    env.tune(Tune(data="data", technique=Lora(r=2, init_lora_weights="eva"), objective=policy, batch_size=8))
+    prompts = ChatTokenizer.load(env.base.folder).prompts([prompt_of(one) for one in examples(8)])
     assert [sorted(one) for one in read] == [sorted(prompts)]
 
 
@@ -106,20 +106,20 @@ def test_directions_are_those_of_the_whole_decomposition(rows: int, inputs: int,
 
 def test_a_plan_tells_what_looking_for_directions_takes(tmp_path: Path) -> None:
     """Beside it all is told as without it."""
-    shop = bench(tmp_path, examples(16))
+    env = make_env(tmp_path, examples(16))
 
     def told(**settings: Any) -> float:
         step = Tune(data="data", technique=Lora(r=4, **settings))
-        inputs = {"data": shop.data, "model": shop.base}
+        inputs = {"data": env.data, "model": env.base}
         history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
         return (
             step.estimate_cost(
-                PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history)
+                PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder, history=history)
             ).seconds
             or 0.0
         )
 
-    model = describe_model_folder(shop.base.folder)
+    model = describe_model_folder(env.base.folder)
     assert told(init_lora_weights="eva") == pytest.approx(
         told() + Lora(r=4, init_lora_weights="eva").before_s(model), abs=0.2
     )

@@ -25,7 +25,7 @@ from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training.ranks import LocalRanks
 from tests import ready
 from tune.test_every_part_in_parallel import OBJECTIVES, WAYS, files, objective_of, shop_for, step_of
-from tuning import Bench
+from tuning import TuneEnv
 
 TECHNIQUES = sorted(kind for kind, found in components_by_kind(TechniqueBase).items() if issubclass(found, Technique))
 OTHERS: list[dict[str, Any]] = [
@@ -97,17 +97,17 @@ def make_step(way: tuple[str, dict[str, Any]], technique: dict[str, Any], optimi
     )  # fmt: skip
 
 
-def compare(shop: Bench, step: Tune, count: int) -> bool:
+def compare(env: TuneEnv, step: Tune, count: int) -> bool:
     """Whether it trains at all; then so many processes must write what one does."""
-    shop.heard.clear()
+    env.heard.clear()
     try:
-        alone = files(shop, step)
+        alone = files(env, step)
     except LuthierError:
         return False
-    warnings = shop.said("warning")
-    shop.heard.clear()
-    assert files(shop, step.model_copy(update={"processes": count})) == alone, (count, step.settings())
-    assert shop.said("warning") == warnings, "no rank was lost"
+    warnings = env.said("warning")
+    env.heard.clear()
+    assert files(env, step.model_copy(update={"processes": count})) == alone, (count, step.settings())
+    assert env.said("warning") == warnings, "no rank was lost"
     return True
 
 
@@ -134,11 +134,11 @@ def test_every_objective_technique_and_optimizer_is_the_same_by_two_three_and_fo
     optimizers, counts = cycle(OPTIMIZERS), cycle((2, 3, 4))
     for _ in range(first):
         next(optimizers), next(counts)
-    shop = shop_for(tmp_path, way[0])
+    env = shop_for(tmp_path, way[0])
     for technique in [*({"kind": kind} for kind in TECHNIQUES), *OTHERS][first % 5 :: 5]:
         try:
             step = make_step(way, technique, next(optimizers))
         except ValueError:  # a pair that is refused
             continue
-        trained += compare(shop, step, next(counts))
+        trained += compare(env, step, next(counts))
     assert trained

@@ -26,7 +26,7 @@ from luthier.tune.technique import Technique, TechniqueBase
 from luthier.tune.training import parallel
 from policies import REGEX
 from tune.test_loss_spikes import spiking
-from tuning import Bench, bench, examples, pairs, thumbs
+from tuning import TuneEnv, examples, make_env, pairs, thumbs
 
 pytestmark = pytest.mark.usefixtures("two_cores")
 OBJECTIVES = components_by_kind(Objective)
@@ -65,8 +65,8 @@ def objective_of(kind: str, extra: dict[str, Any]) -> dict[str, Any]:
     return {"kind": kind, **drawing, **extra}
 
 
-def shop_for(root: Path, kind: str) -> Bench:
-    return bench(root, (pairs if kind in PAIRS else thumbs if kind == "kto" else examples)(12))
+def shop_for(root: Path, kind: str) -> TuneEnv:
+    return make_env(root, (pairs if kind in PAIRS else thumbs if kind == "kto" else examples)(12))
 
 
 def step_of(**fields: Any) -> Tune:
@@ -75,11 +75,11 @@ def step_of(**fields: Any) -> Tune:
     return Tune.model_validate({**usual, **fields})
 
 
-def files(shop: Bench, step: Tune) -> dict[str, bytes]:
+def files(env: TuneEnv, step: Tune) -> dict[str, bytes]:
     """What a training writes, made anew."""
-    if shop.tune_digest(step) in set(shop.store.digests()):
-        shop.store.remove(shop.tune_digest(step))
-    made = shop.tune(step)
+    if env.tune_digest(step) in set(env.store.digests()):
+        env.store.remove(env.tune_digest(step))
+    made = env.tune(step)
     return {entry.path: (made.folder / entry.path).read_bytes() for entry in made.manifest.files}
 
 
@@ -96,14 +96,14 @@ def alike(one: dict[str, bytes], other: dict[str, bytes]) -> None:
         assert first == pytest.approx(second, rel=2e-3, abs=2e-5)
 
 
-def compared(shop: Bench, step: Tune, together: list[int], monkeypatch: pytest.MonkeyPatch) -> set[int]:
+def compared(env: TuneEnv, step: Tune, together: list[int], monkeypatch: pytest.MonkeyPatch) -> set[int]:
     """Train twice as it comes and once one pack after another; the packs that were read at once."""
-    first = files(shop, step)
+    first = files(env, step)
     found = set(together)
-    assert first == files(shop, step)
+    assert first == files(env, step)
     monkeypatch.setattr(parallel, "LEAST_TOKENS", 1 << 30)
     together.clear()
-    alike(first, files(shop, step))
+    alike(first, files(env, step))
     assert set(together) == {1}
     return found
 
@@ -130,7 +130,7 @@ def test_every_objective_is_the_same_side_by_side(
 def test_every_technique_is_the_same_side_by_side(
     technique: str, tmp_path: Path, together: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    found = compared(bench(tmp_path, examples(12)), step_of(technique={"kind": technique}), together, monkeypatch)
+    found = compared(make_env(tmp_path, examples(12)), step_of(technique={"kind": technique}), together, monkeypatch)
     assert found == {LANES}
 
 
@@ -138,7 +138,7 @@ def test_an_average_and_more_packs_than_two_are_the_same_side_by_side(
     tmp_path: Path, together: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step = step_of(batch_size=8, ema=0.9, max_tokens_per_microbatch=250, validation={"rows": 4, "every": 2})
-    found = compared(bench(tmp_path, examples(24)), step, together, monkeypatch)
+    found = compared(make_env(tmp_path, examples(24)), step, together, monkeypatch)
     assert LANES in found
     assert len(together) > 1 + 3, "more than one pack a step"
 
@@ -146,12 +146,12 @@ def test_an_average_and_more_packs_than_two_are_the_same_side_by_side(
 def test_steps_are_left_out_or_end_a_training_side_by_side(
     tmp_path: Path, together: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = bench(tmp_path, examples(12))
+    env = make_env(tmp_path, examples(12))
     spiking(monkeypatch, {1}, float("nan"))
     with pytest.raises(ModelError, match="diverged at step 2: loss nan, on examples"):
-        shop.tune(step_of())
+        env.tune(step_of())
     assert LANES in together
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("learning")]
-    left_out = files(shop, step_of(on_loss_spike="skip"))
+    left_out = files(env, step_of(on_loss_spike="skip"))
     assert [line["step"] for line in numbers(left_out) if "skipped" in line] == [2]
-    assert left_out == files(shop, step_of(on_loss_spike="skip"))
+    assert left_out == files(env, step_of(on_loss_spike="skip"))

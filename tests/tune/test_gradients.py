@@ -28,7 +28,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.schedule import DECAY, BatchSampler
 from luthier.tune.training.trainer import Trainer, TrainingArguments
 from models.architectures import Double
-from tuning import Bench, bench, examples
+from tuning import TuneEnv, examples, make_env
 
 CLOSE = {"atol": 1e-12, "rtol": 1e-8}
 TECHNIQUES = [Lora(r=4), FullFineTuning()]
@@ -36,18 +36,18 @@ AVERAGES: tuple[Literal["token", "row"], ...] = ("token", "row")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 class TinyTraining:
     """A tiny model in float64 with training examples, whose gradient can be asked for."""
 
-    def __init__(self, shop: Bench, folder: Path, technique: Technique, average: Literal["token", "row"]) -> None:
+    def __init__(self, env: TuneEnv, folder: Path, technique: Technique, average: Literal["token", "row"]) -> None:
         objective = Sft(average=average)
-        taught = objective.build_training_examples(examples(10), ChatTokenizer.load(shop.base.folder))
+        taught = objective.build_training_examples(examples(10), ChatTokenizer.load(env.base.folder))
         self.dataset = TokenizedDataset.write(folder, taught, "one")
-        self.model: Any = technique.adapt(open_folder(shop.base.folder, torch.float64), 1).double()
+        self.model: Any = technique.adapt(open_folder(env.base.folder, torch.float64), 1).double()
         for name, value in self.model.named_parameters():
             if "lora_B" in name:  # at zero, A would have no gradient
                 value.data.normal_(generator=torch.Generator().manual_seed(len(name)), std=0.02)
@@ -95,9 +95,9 @@ def same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[st
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=["lora", "full"])
 def test_the_gradient_is_the_same_however_rows_are_read(
-    shop: Bench, tmp_path: Path, technique: Technique, average: Literal["token", "row"]
+    env: TuneEnv, tmp_path: Path, technique: Technique, average: Literal["token", "row"]
 ) -> None:
-    training = TinyTraining(shop, tmp_path / "examples", technique, average)
+    training = TinyTraining(env, tmp_path / "examples", technique, average)
     rows = training.rows
     whole = training.gradient(rows, 4096)
     for tokens in (400, 130, 90, 1):  # fewer tokens at once, down to every row alone: nothing is shared
@@ -108,8 +108,8 @@ def test_the_gradient_is_the_same_however_rows_are_read(
     same(training.by_autograd(), whole)
 
 
-def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training = TinyTraining(shop, tmp_path / "examples", Lora(r=4), "token")
+def test_padded_reading_has_the_same_gradient(env: TuneEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training = TinyTraining(env, tmp_path / "examples", Lora(r=4), "token")
     rows = training.rows
     whole = training.gradient(rows, 4096)
     how = detect_forward_mode(training.model)
@@ -121,8 +121,8 @@ def test_padded_reading_has_the_same_gradient(shop: Bench, tmp_path: Path, monke
     same(training.gradient(rows, 130), whole)
 
 
-def test_a_mean_of_means_would_be_another_gradient(shop: Bench, tmp_path: Path) -> None:
-    training = TinyTraining(shop, tmp_path / "examples", Lora(r=4), "token")
+def test_a_mean_of_means_would_be_another_gradient(env: TuneEnv, tmp_path: Path) -> None:
+    training = TinyTraining(env, tmp_path / "examples", Lora(r=4), "token")
     rows = training.rows
     long = [row for row in rows if len(row.targets) == max(len(row.targets) for row in rows)]
     short = [row for row in rows if row not in long]

@@ -25,7 +25,7 @@ from luthier.tune.hosted import client as hosted_client
 from luthier.tune.hosted.technique import HostedTechnique
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
-from tuning import Bench, bench, chat, examples, pairs, preferring
+from tuning import TuneEnv, chat, examples, make_env, pairs, preferring
 
 ELSEWHERE = {"bedrock"}
 """Those of `test_hosted_bedrock.py`."""
@@ -59,8 +59,8 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path)
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path)
 
 
 def step(provider: Provider, kind: str = "openai", **fields: Any) -> Tune:
@@ -77,26 +77,26 @@ def uploads(provider: Provider) -> int:
     )
 
 
-def again(shop: Bench, wanted: Tune) -> Artifact:
+def again(env: TuneEnv, wanted: Tune) -> Artifact:
     """Made in a place where nothing is known of an earlier try."""
-    folder = shop.store.begin(shop.tune_digest(wanted))[1]
+    folder = env.store.begin(env.tune_digest(wanted))[1]
     for path in folder.iterdir():
         path.unlink()
-    return shop.classify(wanted)
+    return env.classify(wanted)
 
 
-def assert_no_key(shop: Bench, *more: str) -> None:
-    said = [event.text + event.details for event in shop.heard]
-    for path in shop.store.root.rglob("*"):
+def assert_no_key(env: TuneEnv, *more: str) -> None:
+    said = [event.text + event.details for event in env.heard]
+    for path in env.store.root.rglob("*"):
         if path.is_file():
             assert KEY.encode() not in path.read_bytes(), path
     assert not [text for text in (*said, *more) if KEY in text]
 
 
 @by_kind
-def test_a_model_is_tuned_and_answers_as_an_endpoint(kind: str, provider: Provider, shop: Bench) -> None:
+def test_a_model_is_tuned_and_answers_as_an_endpoint(kind: str, provider: Provider, env: TuneEnv) -> None:
     provider.events = [{"id": "e1", "created_at": "1", "level": "info", "message": "started", "type": "message"}]
-    made = shop.classify(step(provider, kind, epochs=2))
+    made = env.classify(step(provider, kind, epochs=2))
     assert is_endpoint(made)
     assert is_tuned(made)
     said = EndpointLM.of(made).generate([GenerateRequest(prompt=examples(1)[0].messages[:-1], max_tokens=5)])
@@ -118,53 +118,53 @@ def test_a_model_is_tuned_and_answers_as_an_endpoint(kind: str, provider: Provid
     )
     assert answers == [one.messages[-1].content for one in examples(3)]
     if kind not in ("fireworks", "vertex"):
-        assert shop.said("note").count("started") == 1
-    assert_no_key(shop, json.dumps(provider.jobs), json.dumps(provider.files))
+        assert env.said("note").count("started") == 1
+    assert_no_key(env, json.dumps(provider.jobs), json.dumps(provider.files))
 
 
 @by_kind
-def test_a_job_is_found_again_where_nothing_is_known_of_it(kind: str, provider: Provider, shop: Bench) -> None:
-    one = shop.classify(step(provider, kind)).read_json("job.json")
-    shop.store.remove(shop.tune_digest(step(provider, kind)))
-    two = again(shop, step(provider, kind)).read_json("job.json")
+def test_a_job_is_found_again_where_nothing_is_known_of_it(kind: str, provider: Provider, env: TuneEnv) -> None:
+    one = env.classify(step(provider, kind)).read_json("job.json")
+    env.store.remove(env.tune_digest(step(provider, kind)))
+    two = again(env, step(provider, kind)).read_json("job.json")
     assert one["job"] == two["job"]
     assert provider.count(CREATE[kind]) == 1
     assert uploads(provider) == 1
 
 
 @by_kind
-def test_other_rows_seeds_or_settings_are_other_jobs(kind: str, provider: Provider, shop: Bench) -> None:
+def test_other_rows_seeds_or_settings_are_other_jobs(kind: str, provider: Provider, env: TuneEnv) -> None:
     made = [step(provider, kind), step(provider, kind, epochs=1)]
-    assert len({shop.classify(one).read_json("job.json")["job"] for one in made}) == 2
+    assert len({env.classify(one).read_json("job.json")["job"] for one in made}) == 2
     cheaper = step(provider, kind, price_per_million_tokens=2.0, max_price=5.0, patience_s=9.0)
-    shop.classify(cheaper)  # what a price list says makes no other job
+    env.classify(cheaper)  # what a price list says makes no other job
     assert provider.count(CREATE[kind]) == 2
 
 
 @by_kind
 @pytest.mark.parametrize("answer", [Answer(status=None), Answer({"error": {"message": "oops"}}, 500)])
 def test_a_lost_answer_to_the_creation_makes_no_second_job(
-    kind: str, answer: Answer, provider: Provider, shop: Bench
+    kind: str, answer: Answer, provider: Provider, env: TuneEnv
 ) -> None:
     provider.after[CREATE[kind]] = [answer]
-    shop.classify(step(provider, kind))
+    env.classify(step(provider, kind))
     assert provider.count(CREATE[kind]) == 1
     assert len(provider.jobs) == 1
 
 
 @by_kind
-def test_a_lost_upload_is_not_uploaded_twice(kind: str, provider: Provider, shop: Bench) -> None:
+def test_a_lost_upload_is_not_uploaded_twice(kind: str, provider: Provider, env: TuneEnv) -> None:
     lost = Answer(status=None)
     names = ("/v1/files", "/v1/files/upload")
     provider.after = {f"POST {name}": [lost] for name in names}
-    shop.classify(step(provider, kind))
+    env.classify(step(provider, kind))
     assert uploads(provider) == 1
 
 
 @by_kind
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
-    kind: str, at: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+    kind: str, at: str, provider: Provider, env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted, member = step(provider, kind), components_by_kind(TechniqueBase)[kind]
     assert issubclass(member, HostedTechnique)
@@ -178,8 +178,8 @@ def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
     with monkeypatch.context() as patch:
         patch.setattr(member, "create_job", dying)
         with pytest.raises(SystemExit):
-            shop.classify(wanted)
-    shop.classify(wanted)
+            env.classify(wanted)
+    env.classify(wanted)
     assert len(provider.jobs) == 1
     assert uploads(provider) == 1
 
@@ -187,7 +187,7 @@ def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
 @by_kind
 @pytest.mark.parametrize("choice", ["keep", "cancel"])
 def test_an_interrupted_run_keeps_or_cancels_its_job(
-    kind: str, choice: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+    kind: str, choice: str, provider: Provider, env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = step(provider, kind, on_interrupt=choice)
 
@@ -197,16 +197,16 @@ def test_an_interrupted_run_keeps_or_cancels_its_job(
     with monkeypatch.context() as patch:
         patch.setattr(type(wanted.technique), "read_events", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            shop.classify(wanted)
-    assert any(f"on_interrupt: {choice}" in text for text in shop.said("note"))
-    shop.classify(wanted)
+            env.classify(wanted)
+    assert any(f"on_interrupt: {choice}" in text for text in env.said("note"))
+    env.classify(wanted)
     assert len(provider.jobs) == (1 if choice == "keep" else 2)
     if choice == "keep":
-        assert any(text.startswith("going on with job") for text in shop.said("note"))
+        assert any(text.startswith("going on with job") for text in env.said("note"))
 
 
 @by_kind
-def test_a_failed_job_says_why_and_the_next_run_starts_another(kind: str, provider: Provider, shop: Bench) -> None:
+def test_a_failed_job_says_why_and_the_next_run_starts_another(kind: str, provider: Provider, env: TuneEnv) -> None:
     why = f"line 3 is malformed, {KEY}"
     outcomes: dict[str, dict[str, Any]] = {
         "azure": {"status": "failed", "error": {"message": why}, "fine_tuned_model": None},
@@ -217,20 +217,20 @@ def test_a_failed_job_says_why_and_the_next_run_starts_another(kind: str, provid
     }
     provider.outcome = outcomes[kind]
     with pytest.raises(ModelError, match="failed: line 3 is malformed, …") as error:
-        shop.classify(step(provider, kind))
-    assert_no_key(shop, str(error.value))
+        env.classify(step(provider, kind))
+    assert_no_key(env, str(error.value))
     provider.outcome = {}
-    shop.classify(step(provider, kind))
+    env.classify(step(provider, kind))
     assert len(provider.jobs) == 2
     assert uploads(provider) == 1
 
 
-def test_rows_leave_only_with_upload(provider: Provider, shop: Bench) -> None:
+def test_rows_leave_only_with_upload(provider: Provider, env: TuneEnv) -> None:
     wanted = step(provider, upload=False)
     sentence = r"48 rows \(messages, answers and tools of the training split\) would be sent to http://127"
     with pytest.raises(ModelError, match=sentence):
-        shop.classify(wanted)
-    plan = PlanContext(inputs={"data": shop.data}, upstream={}, recipe_dir=Path())
+        env.classify(wanted)
+    plan = PlanContext(inputs={"data": env.data}, upstream={}, recipe_dir=Path())
     with pytest.raises(ModelError, match=sentence):
         wanted.estimate_cost(plan)
     with pytest.raises(ModelError, match="the training rows"):
@@ -249,8 +249,8 @@ METHODS = {
 
 @pytest.mark.parametrize("kind", sorted(METHODS))
 def test_preferences_are_tuned_on_in_the_providers_form(kind: str, provider: Provider, tmp_path: Path) -> None:
-    shop = bench(tmp_path, pairs())
-    made = shop.classify(step(provider, kind, method="dpo", beta=0.2, epochs=1))
+    env = make_env(tmp_path, pairs())
+    made = env.classify(step(provider, kind, method="dpo", beta=0.2, epochs=1))
     assert made.read_json("training.json")["objective"] == {"kind": "dpo"}
     [job] = provider.jobs
     asked = {
@@ -269,9 +269,9 @@ def test_preferences_are_tuned_on_in_the_providers_form(kind: str, provider: Pro
 
 
 def test_preferences_and_answers_are_other_jobs(provider: Provider, tmp_path: Path) -> None:
-    shop = bench(tmp_path, pairs())
+    env = make_env(tmp_path, pairs())
     for fields in ({}, {"method": "dpo"}, {"method": "dpo", "beta": 0.5}):
-        shop.classify(step(provider, **fields))
+        env.classify(step(provider, **fields))
     assert len(provider.jobs) == 3
     with pytest.raises(ValueError, match="beta belongs to `method: dpo`"):
         step(provider, beta=0.1)
@@ -280,24 +280,24 @@ def test_preferences_and_answers_are_other_jobs(provider: Provider, tmp_path: Pa
 def test_a_row_that_is_refused_is_named_by_file_and_line(provider: Provider, tmp_path: Path) -> None:
     rows = [*pairs(4), preferring(chat("where is it", "delivery", 17), "delivery")]
     with pytest.raises(DataError, match=r"1 of 5 rows would be refused by the server.*a tie") as error:
-        bench(tmp_path, rows).classify(step(provider, method="dpo"))
+        make_env(tmp_path, rows).classify(step(provider, method="dpo"))
     assert str(error.value).startswith("tickets.csv:17")
     assert provider.asked == []
 
 
-def test_what_a_price_list_says_does_not_rename_the_model(provider: Provider, shop: Bench) -> None:
+def test_what_a_price_list_says_does_not_rename_the_model(provider: Provider, env: TuneEnv) -> None:
     plain, priced = (
         step(provider),
         step(provider, price_per_million_tokens=2.0, max_price=9.0, poll_s=1.0, upload=False),
     )
     assert plain.recipe_digest({}, {}, 1) == priced.recipe_digest({}, {}, 1)
     assert plain.recipe_digest({}, {}, 1) != step(provider, epochs=1).recipe_digest({}, {}, 1)
-    one = shop.classify(plain)
+    one = env.classify(plain)
     names = ("endpoint.json", "job.json", "model.json", "training.json", "training_examples.parquet")
     written = {name: (one.folder / name).read_bytes() for name in names}
-    shop.store.remove(shop.tune_digest(plain))
+    env.store.remove(env.tune_digest(plain))
     measured = priced.model_copy(update={"technique": priced.technique.model_copy(update={"upload": True})})
-    two = again(shop, measured)
+    two = again(env, measured)
     assert {name: (two.folder / name).read_bytes() for name in names} == written
 
 
@@ -308,21 +308,21 @@ def test_personal_data_do_not_leave(provider: Provider, tmp_path: Path) -> None:
         chat("mail to bob@example.org", "billing"),
         chat("my card is [CARD] and my mail [EMAIL]", "billing"),
     ]
-    shop = bench(tmp_path, rows)
+    env = make_env(tmp_path, rows)
     with pytest.raises(DataError, match="nothing was uploaded: 2 × email, 1 × phone") as error:
-        shop.classify(step(provider))
+        env.classify(step(provider))
     assert "anna" not in str(error.value)
     assert provider.asked == []
-    shop.classify(step(provider, allow_personal_data=True))
+    env.classify(step(provider, allow_personal_data=True))
 
 
-def test_the_price_is_told_and_capped(provider: Provider, shop: Bench) -> None:
-    plan = PlanContext(inputs={"data": shop.data}, upstream={}, recipe_dir=Path())
+def test_the_price_is_told_and_capped(provider: Provider, env: TuneEnv) -> None:
+    plan = PlanContext(inputs={"data": env.data}, upstream={}, recipe_dir=Path())
     told = step(provider, price_per_million_tokens=1000.0).estimate_cost(plan)
     assert told.tokens is not None
     assert f"{told.tokens:,} tokens in 3 epochs at 1000 a million: {told.tokens / 1000:.2f}" in told.how
     assert "give `price_per_million_tokens`" in step(provider).estimate_cost(plan).how
-    for run in (lambda one: one.estimate_cost(plan), shop.classify):
+    for run in (lambda one: one.estimate_cost(plan), env.classify):
         with pytest.raises(ModelError, match=r"would cost about .* max_price is 0.01"):
             run(step(provider, price_per_million_tokens=1000.0, max_price=0.01))
     with pytest.raises(ValueError, match="max_price needs price_per_million_tokens"):
@@ -333,9 +333,9 @@ def test_the_price_is_told_and_capped(provider: Provider, shop: Bench) -> None:
 def test_tools_are_sent_and_counted(provider: Provider, tmp_path: Path) -> None:
     tool = {"name": "find", "description": "looks for an order " * 40, "parameters": {"type": "object"}}
     rows = [one.model_copy(update={"tools": (tool,)}) for one in examples(4)]
-    shop = bench(tmp_path)
-    folder, scratch = shop.store.begin("0" * 64)
-    work = replace(shop.work(step(provider)), folder=folder, scratch=scratch)
+    env = make_env(tmp_path)
+    folder, scratch = env.store.begin("0" * 64)
+    work = replace(env.work(step(provider)), folder=folder, scratch=scratch)
     technique = step(provider).technique
     assert isinstance(technique, HostedTechnique)
     technique.fit(work, rows, "auto")
@@ -345,10 +345,10 @@ def test_tools_are_sent_and_counted(provider: Provider, tmp_path: Path) -> None:
 
 
 def test_a_server_without_events_and_without_cancelling_will_do(
-    provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+    provider: Provider, env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     provider.faults["GET /v1/fine_tuning/jobs/ftjob-0/events"] = [Answer({}, 404)] * 9
-    shop.classify(step(provider))
+    env.classify(step(provider))
     provider.faults["POST /v1/fine_tuning/jobs/ftjob-1/cancel"] = [Answer(status=None)]
     wanted = step(provider, epochs=1, on_interrupt="cancel")
 
@@ -358,37 +358,37 @@ def test_a_server_without_events_and_without_cancelling_will_do(
     with monkeypatch.context() as patch:
         patch.setattr(type(wanted.technique), "read_events", interrupt)
         with pytest.raises(KeyboardInterrupt):
-            shop.classify(wanted)
-    assert any("ftjob-1 could not be cancelled" in text for text in shop.said("warning"))
+            env.classify(wanted)
+    assert any("ftjob-1 could not be cancelled" in text for text in env.said("warning"))
 
 
-def test_more_tokens_than_told_are_said(provider: Provider, shop: Bench) -> None:
+def test_more_tokens_than_told_are_said(provider: Provider, env: TuneEnv) -> None:
     provider.outcome = {"trained_tokens": 5_000_000}
-    shop.classify(step(provider, price_per_million_tokens=2.0, max_price=3.0))
-    [warning] = shop.said("warning")
+    env.classify(step(provider, price_per_million_tokens=2.0, max_price=3.0))
+    [warning] = env.said("warning")
     assert "counts 5,000,000 tokens" in warning
     assert "10.00 in place of" in warning
     assert "more than max_price 3" in warning
 
 
 @by_kind
-def test_a_busy_provider_is_asked_again_with_a_bound(kind: str, provider: Provider, shop: Bench) -> None:
+def test_a_busy_provider_is_asked_again_with_a_bound(kind: str, provider: Provider, env: TuneEnv) -> None:
     busy = Answer({"error": {"message": f"slow down, {KEY}"}}, 429)
     provider.faults[CREATE[kind]] = [busy] * 5
-    shop.classify(step(provider, kind))
-    assert len([text for text in shop.said("note") if "answered 429: slow down, …; asking again" in text]) == 5
+    env.classify(step(provider, kind))
+    assert len([text for text in env.said("note") if "answered 429: slow down, …; asking again" in text]) == 5
     assert len(provider.jobs) == 1
     provider.faults[CREATE[kind]] = [Answer({}, 429, {"Retry-After": "3600"})] * 1000
     with pytest.raises(ModelError, match=r"answered 429.*patience_s"):
-        shop.classify(step(provider, kind, epochs=1, patience_s=0.1))
-    assert_no_key(shop)
+        env.classify(step(provider, kind, epochs=1, patience_s=0.1))
+    assert_no_key(env)
 
 
-def test_a_broken_look_at_the_job_is_no_end(provider: Provider, shop: Bench) -> None:
+def test_a_broken_look_at_the_job_is_no_end(provider: Provider, env: TuneEnv) -> None:
     provider.looks = 3
     look = "GET /v1/fine_tuning/jobs/ftjob-0"
     provider.faults[look] = [Answer(status=None), Answer(b"<html>", 502), Answer({}, 500), Answer(status=None)]
-    shop.classify(step(provider))
+    env.classify(step(provider))
     assert provider.count(CREATE["openai"]) == 1
 
 
@@ -410,20 +410,20 @@ def test_a_broken_look_at_the_job_is_no_end(provider: Provider, shop: Bench) -> 
     ],
 )
 def test_what_is_refused_or_malformed_is_one_clear_error(
-    request_: str, answer: Answer, sentence: str, provider: Provider, shop: Bench
+    request_: str, answer: Answer, sentence: str, provider: Provider, env: TuneEnv
 ) -> None:
     provider.faults[request_] = [answer]
     with pytest.raises(LuthierError) as error:
-        shop.classify(step(provider))
+        env.classify(step(provider))
     assert sentence in str(error.value)
-    assert_no_key(shop, str(error.value))
-    shop.classify(step(provider))
+    assert_no_key(env, str(error.value))
+    env.classify(step(provider))
     assert len(provider.jobs) == 1
 
 
 @by_kind
 def test_a_provider_that_is_busy_for_an_hour_is_waited_for(
-    kind: str, provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch
+    kind: str, provider: Provider, env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The clock is wound on by each wait."""
     slept: list[float] = []
@@ -432,32 +432,32 @@ def test_a_provider_that_is_busy_for_an_hour_is_waited_for(
     monkeypatch.setattr(hosted_client, "sleep", slept.append)
     busy = Answer({"error": {"message": "slow down"}}, 429, {"Retry-After": "600"})
     provider.faults[CREATE[kind]] = [busy] * 5
-    shop.classify(step(provider, kind, patience_s=3600.0))
+    env.classify(step(provider, kind, patience_s=3600.0))
     assert sum(slept) == 5 * 600
     assert len(provider.jobs) == 1
     provider.faults[CREATE[kind]] = [busy] * 100
     with pytest.raises(ModelError, match=r"answered 429: slow down, and has not done so for 3600 s"):
-        shop.classify(step(provider, kind, epochs=1, patience_s=3600.0))
+        env.classify(step(provider, kind, epochs=1, patience_s=3600.0))
     assert 3000 <= sum(slept) - 5 * 600 <= 3600
     provider.faults[CREATE[kind]] = []
-    shop.classify(step(provider, kind, epochs=1))
+    env.classify(step(provider, kind, epochs=1))
     assert len(provider.jobs) == 2
     assert uploads(provider) == 2
 
 
-def test_a_job_that_is_done_twice_over_is_one_model(provider: Provider, shop: Bench) -> None:
+def test_a_job_that_is_done_twice_over_is_one_model(provider: Provider, env: TuneEnv) -> None:
     """The provider says *succeeded*, then *running*, then *succeeded* once more."""
     done = {"id": "ftjob-0", "status": "succeeded", "fine_tuned_model": "ft:one", "trained_tokens": 9}
     look = "GET /v1/fine_tuning/jobs/ftjob-0"
     provider.faults[look] = [Answer({**done, "status": "running"}), Answer(done), Answer({**done, "status": "running"})]
-    made = shop.classify(step(provider))
+    made = env.classify(step(provider))
     assert get_model_name(made) == "ft:one"
     assert len(provider.jobs) == 1
     assert provider.count(look) == 2
 
 
 def test_vertex_takes_googles_own_credentials(
-    provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    provider: Provider, env: TuneEnv, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import rsa
@@ -472,50 +472,50 @@ def test_vertex_takes_googles_own_credentials(
     (tmp_path / "account.json").write_text(json.dumps(account))
     monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", str(tmp_path / "account.json"))
     monkeypatch.delenv("GOOGLE_OAUTH_ACCESS_TOKEN", raising=False)
-    shop.classify(step(provider, "vertex", key_env="GOOGLE_OAUTH_ACCESS_TOKEN"))
+    env.classify(step(provider, "vertex", key_env="GOOGLE_OAUTH_ACCESS_TOKEN"))
     assert provider.count("POST /token") == 1
     assert f"Bearer {KEY}" in provider.keys
-    assert_no_key(shop, json.dumps(provider.jobs))
+    assert_no_key(env, json.dumps(provider.jobs))
     (tmp_path / "account.json").unlink()
     with pytest.raises(ModelError, match="no credentials of Google Cloud"):
-        shop.classify(step(provider, "vertex", key_env=None, epochs=1))
+        env.classify(step(provider, "vertex", key_env=None, epochs=1))
 
 
-def test_an_unknown_model_is_said(provider: Provider, shop: Bench) -> None:
+def test_an_unknown_model_is_said(provider: Provider, env: TuneEnv) -> None:
     with pytest.raises(ModelError, match="The model unknown does not exist"):
-        shop.classify(step(provider, model="unknown"))
+        env.classify(step(provider, model="unknown"))
 
 
-def test_two_jobs_for_the_same_rows_are_said(provider: Provider, shop: Bench) -> None:
-    shop.classify(step(provider))
+def test_two_jobs_for_the_same_rows_are_said(provider: Provider, env: TuneEnv) -> None:
+    env.classify(step(provider))
     provider.jobs += [{**provider.jobs[0], "id": f"ftjob-{number}"} for number in (1, 2, 3)]
-    shop.store.remove(shop.tune_digest(step(provider)))
-    assert again(shop, step(provider)).read_json("job.json")["job"] == "ftjob-0"
-    [warning] = shop.said("warning")
+    env.store.remove(env.tune_digest(step(provider)))
+    assert again(env, step(provider)).read_json("job.json")["job"] == "ftjob-0"
+    [warning] = env.said("warning")
     assert "the provider has 4 jobs for the same rows" in warning
     assert "ftjob-1, ftjob-2, ftjob-3" in warning
 
 
-def test_events_with_numbers_are_progress(provider: Provider, shop: Bench) -> None:
+def test_events_with_numbers_are_progress(provider: Provider, env: TuneEnv) -> None:
     data = {"step": 4, "total_steps": 9, "train_loss": 0.5}
     provider.events = [
         {"id": "1", "type": "metrics", "data": data, "message": "Step 4", "level": "info"},
         {"id": "2", "type": "message", "message": "careful", "level": "warn"},
     ]
-    shop.classify(step(provider))
-    [progress] = [event for event in shop.heard if event.kind == "progress"]
+    env.classify(step(provider))
+    [progress] = [event for event in env.heard if event.kind == "progress"]
     assert (progress.done, progress.total, dict(progress.measures)) == (4, 9, {"train_loss": 0.5})
-    assert shop.said("warning") == ["careful"]
+    assert env.said("warning") == ["careful"]
 
 
-def test_a_key_is_named_and_never_written(provider: Provider, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_key_is_named_and_never_written(provider: Provider, env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     assert step(provider, key_env="$PROVIDER_KEY") == step(provider)
     for key in (KEY, "sk key"):
         with pytest.raises(ValueError, match="name of an environment variable"):
             step(provider, key_env=key)
     monkeypatch.delenv("PROVIDER_KEY")
     with pytest.raises(ModelError, match="PROVIDER_KEY is not set"):
-        shop.classify(step(provider))
+        env.classify(step(provider))
     for url in ("http://api.openai.com/v1", "https://me:secret@api.openai.com/v1"):
         with pytest.raises(ValueError, match=r"in clear|without a password"):
             step(provider, url=url)

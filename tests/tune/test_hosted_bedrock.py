@@ -22,7 +22,7 @@ from luthier.tune.hosted.client import ProviderClient
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
 from luthier.tune.techniques.bedrock import BedrockTechnique
-from tuning import Bench, bench, chat, examples
+from tuning import TuneEnv, chat, examples, make_env
 
 ACCOUNT, REGION, BUCKET = "123456789012", "us-east-1", "rows-of-mine"
 SECRET = "wJalrXUtnFEMI-very-secret"
@@ -58,8 +58,8 @@ def finish(self: Any, client: ProviderClient, job_id: str) -> list[Any]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path)
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path)
 
 
 def step(url: str, **fields: Any) -> Tune:
@@ -75,15 +75,15 @@ def step(url: str, **fields: Any) -> Tune:
     return Tune(data="data", technique=TechniqueBase.parse({**usual, **more, **fields}))
 
 
-def again(shop: Bench, wanted: Tune) -> Any:
-    shop.store.remove(shop.tune_digest(wanted))
-    for path in shop.store.begin(shop.tune_digest(wanted))[1].iterdir():
+def again(env: TuneEnv, wanted: Tune) -> Any:
+    env.store.remove(env.tune_digest(wanted))
+    for path in env.store.begin(env.tune_digest(wanted))[1].iterdir():
         path.unlink()
-    return shop.classify(wanted)
+    return env.classify(wanted)
 
 
-def test_rows_and_job_are_as_bedrock_wants_them(url: str, shop: Bench) -> None:
-    made = shop.classify(step(url, epochs=2, learning_rate=1e-5, deployment="arn:mine"))
+def test_rows_and_job_are_as_bedrock_wants_them(url: str, env: TuneEnv) -> None:
+    made = env.classify(step(url, epochs=2, learning_rate=1e-5, deployment="arn:mine"))
     assert is_endpoint(made)
     assert made.read_json(ENDPOINT)["model"] == "arn:mine"
     assert made.read_json(ENDPOINT)["url"] == "https://bedrock-runtime.us-east-1.amazonaws.com/openai/v1"
@@ -100,12 +100,12 @@ def test_rows_and_job_are_as_bedrock_wants_them(url: str, shop: Bench) -> None:
         "messages": [{"role": one.role, "content": [{"text": one.content}]} for one in first[1:]],
     }
     assert len(rows) == 48
-    for path in shop.store.root.rglob("*"):
+    for path in env.store.root.rglob("*"):
         assert not path.is_file() or SECRET.encode() not in path.read_bytes()
-    assert not [event for event in shop.heard if SECRET in event.text + event.details]
+    assert not [event for event in env.heard if SECRET in event.text + event.details]
 
 
-def test_the_body_passes_botocores_own_validator(url: str, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_body_passes_botocores_own_validator(url: str, env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     sent: list[Any] = []
     post = ProviderClient.post
 
@@ -114,25 +114,25 @@ def test_the_body_passes_botocores_own_validator(url: str, shop: Bench, monkeypa
         return post(self, path, body, **params)
 
     monkeypatch.setattr(ProviderClient, "post", keep)
-    shop.classify(step(url))
+    env.classify(step(url))
     shape = get_session().get_service_model("bedrock").operation_model("CreateModelCustomizationJob").input_shape
     assert not ParamValidator().validate(sent[0], shape).has_errors()
     assert sent[0].keys() <= shape.members.keys()
 
 
-def test_a_job_is_found_again_and_a_failed_one_is_not(url: str, shop: Bench) -> None:
-    one = shop.classify(step(url)).read_json("job.json")
-    assert again(shop, step(url)).read_json("job.json") == one
+def test_a_job_is_found_again_and_a_failed_one_is_not(url: str, env: TuneEnv) -> None:
+    one = env.classify(step(url)).read_json("job.json")
+    assert again(env, step(url)).read_json("job.json") == one
     assert len(jobs()) == 1
     jobs()[one["job"]].status = "Failed"
-    two = again(shop, step(url)).read_json("job.json")
+    two = again(env, step(url)).read_json("job.json")
     assert two["job"] == f"{one['job']}-2"
     assert len(jobs()) == 2
 
 
 @pytest.mark.parametrize("at", ["before", "after"])
 def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
-    at: str, url: str, shop: Bench, monkeypatch: pytest.MonkeyPatch
+    at: str, url: str, env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     create = BedrockTechnique.create_job
 
@@ -144,38 +144,38 @@ def test_a_run_that_is_killed_around_the_creation_goes_on_with_one_job(
     with monkeypatch.context() as patch:
         patch.setattr(BedrockTechnique, "create_job", die)
         with pytest.raises(SystemExit):
-            shop.classify(step(url))
-    shop.classify(step(url))
+            env.classify(step(url))
+    env.classify(step(url))
     assert len(jobs()) == 1
 
 
-def test_an_interrupted_job_is_stopped(url: str, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_job_is_stopped(url: str, env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(*args: Any) -> Any:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(BedrockTechnique, "read_events", interrupt)
     with pytest.raises(KeyboardInterrupt):
-        shop.classify(step(url, on_interrupt="cancel"))
+        env.classify(step(url, on_interrupt="cancel"))
     assert [job.status for job in jobs().values()] == ["Stopped"]
 
 
 def test_what_bedrock_refuses_is_told_before(url: str, tmp_path: Path) -> None:
     with pytest.raises(DataError, match="takes files of 8 rows and more, and there are 3; nothing was uploaded"):
-        bench(tmp_path / "b", examples(3)).classify(step(url))
+        make_env(tmp_path / "b", examples(3)).classify(step(url))
     double = chat("a", "b")
     double = double.model_copy(update={"messages": (*double.messages[:2], *double.messages[1:])})
     with pytest.raises(DataError, match="the user begins"):
-        bench(tmp_path / "c", [*examples(9), double]).classify(step(url))
+        make_env(tmp_path / "c", [*examples(9), double]).classify(step(url))
     assert not jobs()
 
 
 def test_a_bucket_that_is_not_there_and_missing_credentials_are_said(
-    url: str, shop: Bench, monkeypatch: pytest.MonkeyPatch
+    url: str, env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ModelError, match=r"(?s)answered 404.*NoSuchBucket"):
-        shop.classify(step(url, bucket="another"))
+        env.classify(step(url, bucket="another"))
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
     with pytest.raises(ModelError, match="no credentials of AWS"):
-        shop.classify(step(url))
+        env.classify(step(url))

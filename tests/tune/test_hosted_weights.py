@@ -22,7 +22,7 @@ from luthier.tune.hosted import client as hosted_client
 from luthier.tune.hosted.weights import SETTINGS, WEIGHTS
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import TechniqueBase
-from tuning import Bench, bench
+from tuning import TuneEnv, make_env
 
 KINDS = ["fireworks", "together"]
 
@@ -37,14 +37,14 @@ def provider(monkeypatch: pytest.MonkeyPatch) -> Iterator[Provider]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path)
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path)
 
 
 @pytest.fixture
-def tuned(shop: Bench) -> Artifact:
+def tuned(env: TuneEnv) -> Artifact:
     """An adapter of the same model, as a provider would make one."""
-    return shop.tune(Tune(data="data", technique=TechniqueBase.parse({"kind": "lora", "r": 4}), max_steps=1))
+    return env.tune(Tune(data="data", technique=TechniqueBase.parse({"kind": "lora", "r": 4}), max_steps=1))
 
 
 def step(provider: Provider, kind: str, **fields: Any) -> Tune:
@@ -78,10 +78,10 @@ def serve(provider: Provider, tuned: Artifact, packing: str = "zstd") -> None:
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_adapter_is_fetched_and_answers_as_it_did(
-    kind: str, provider: Provider, shop: Bench, tuned: Artifact
+    kind: str, provider: Provider, env: TuneEnv, tuned: Artifact
 ) -> None:
     serve(provider, tuned)
-    made = shop.tune(step(provider, kind))
+    made = env.tune(step(provider, kind))
     assert is_adapter(made)
     assert not is_endpoint(made)
     assert get_model_name(made).endswith(f"+{kind}")
@@ -91,27 +91,27 @@ def test_an_adapter_is_fetched_and_answers_as_it_did(
     assert torch.equal(one, two)
     assert made.read_json("job.json")["adapter"]
     assert sorted(path.name for path in (made.folder / "adapter").iterdir()) == [SETTINGS, WEIGHTS]
-    assert not list(shop.store.root.rglob("evil.py"))
-    assert KEY not in "".join(event.text + event.details for event in shop.heard)
+    assert not list(env.store.root.rglob("evil.py"))
+    assert KEY not in "".join(event.text + event.details for event in env.heard)
 
 
 @pytest.mark.parametrize("packing", ["plain", "gzip"])
-def test_other_archives_are_read(packing: str, provider: Provider, shop: Bench, tuned: Artifact) -> None:
+def test_other_archives_are_read(packing: str, provider: Provider, env: TuneEnv, tuned: Artifact) -> None:
     serve(provider, tuned, packing)
-    assert is_adapter(shop.tune(step(provider, "together")))
+    assert is_adapter(env.tune(step(provider, "together")))
 
 
-def test_the_job_is_the_same_with_and_without_weights(provider: Provider, shop: Bench, tuned: Artifact) -> None:
+def test_the_job_is_the_same_with_and_without_weights(provider: Provider, env: TuneEnv, tuned: Artifact) -> None:
     serve(provider, tuned)
-    assert is_endpoint(shop.classify(step(provider, "together", weights=False)))
-    shop.tune(step(provider, "together"))
+    assert is_endpoint(env.classify(step(provider, "together", weights=False)))
+    env.tune(step(provider, "together"))
     assert len(provider.jobs) == 1
 
 
-def test_what_an_adapter_needs_is_planned(provider: Provider, shop: Bench) -> None:
+def test_what_an_adapter_needs_is_planned(provider: Provider, env: TuneEnv) -> None:
     with_weights, without = step(provider, "together"), step(provider, "together", weights=False, epochs=1)
     assert "model" in with_weights.inputs()
-    plan = PlanContext(inputs={"model": shop.base, "data": shop.data}, upstream={}, recipe_dir=Path())
+    plan = PlanContext(inputs={"model": env.base, "data": env.data}, upstream={}, recipe_dir=Path())
     assert not with_weights.outline(plan).remote
     assert with_weights.estimate_cost(plan).tokens
     assert without.technique.outline(plan).remote
@@ -127,37 +127,37 @@ BAD: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("name", "spoil", "sentence"), BAD)
 def test_what_is_no_adapter_is_refused(
-    name: str, spoil: Any, sentence: str, provider: Provider, shop: Bench, tuned: Artifact
+    name: str, spoil: Any, sentence: str, provider: Provider, env: TuneEnv, tuned: Artifact
 ) -> None:
     serve(provider, tuned)
     spoil(provider)
     with pytest.raises(ModelError, match=sentence):
-        shop.tune(step(provider, "fireworks"))
+        env.tune(step(provider, "fireworks"))
 
 
-def test_an_adapter_of_another_model_is_refused(provider: Provider, shop: Bench, tuned: Artifact) -> None:
+def test_an_adapter_of_another_model_is_refused(provider: Provider, env: TuneEnv, tuned: Artifact) -> None:
     serve(provider, tuned)
     weights = load_file(tuned.folder / "adapter" / WEIGHTS)
     key = next(one for one in weights if ".lora_A." in one)
     provider.contents[WEIGHTS] = save({**weights, key: torch.zeros(4, 3)})
     with pytest.raises(ModelError, match="the adapter does not fit"):
-        shop.tune(step(provider, "fireworks"))
+        env.tune(step(provider, "fireworks"))
     provider.contents[WEIGHTS] = save({key.replace("layers.0", "layers.99"): weights[key]})
     with pytest.raises(ModelError, match=r"which .* does not have"):
-        shop.tune(step(provider, "fireworks"))
+        env.tune(step(provider, "fireworks"))
     assert len(provider.jobs) == 1
 
 
-def test_no_archive_and_other_bytes_are_refused(provider: Provider, shop: Bench, tuned: Artifact) -> None:
+def test_no_archive_and_other_bytes_are_refused(provider: Provider, env: TuneEnv, tuned: Artifact) -> None:
     serve(provider, tuned)
     provider.contents["adapter"] = b"\x28\xb5\x2f\xfdgarbage"
     with pytest.raises(ModelError, match="is no archive"):
-        shop.tune(step(provider, "together"))
+        env.tune(step(provider, "together"))
     provider.contents["adapter"] = pack(tuned.folder / "adapter")[:200]
     with pytest.raises(ModelError, match=r"is no archive|has no adapter"):
-        shop.tune(step(provider, "together"))
+        env.tune(step(provider, "together"))
     provider.jobs, provider.files = [], []
     flipped = Answer(provider.contents[WEIGHTS][:-1] + b"x", headers={"x-goog-hash": "md5=AAAAAAAAAAAAAAAAAAAAAA=="})
     provider.faults[f"GET /signed/{WEIGHTS}"] = [flipped] * 2
-    assert is_adapter(shop.tune(step(provider, "fireworks")))
-    assert sum("sent other bytes than its digest says" in text for text in shop.said("note")) == 2
+    assert is_adapter(env.tune(step(provider, "fireworks")))
+    assert sum("sent other bytes than its digest says" in text for text in env.said("note")) == 2

@@ -36,7 +36,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from models.architectures import Double
-from tuning import Bench, bench, examples, pairs
+from tuning import TuneEnv, examples, make_env, pairs
 
 QUICK: dict[str, Any] = {
     "data": "data", "batch_size": 6, "learning_rate": 3e-3, "dtype": "float32", "technique": Lora(r=2), "epochs": 1,
@@ -46,17 +46,17 @@ ASKED = examples(14)[12:]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"), examples(12))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"), examples(12))
 
 
 @pytest.fixture(scope="module")
-def tuned(shop: Bench) -> Artifact:
-    return shop.tune(Tune(**QUICK))
+def tuned(env: TuneEnv) -> Artifact:
+    return env.tune(Tune(**QUICK))
 
 
 def study(
-    shop: Bench,
+    env: TuneEnv,
     model: Artifact,
     root: Path,
     step: Tune | None = None,
@@ -64,7 +64,7 @@ def study(
     **settings: Any,
 ) -> InfluenceStudy:
     work = StepContext(
-        name="influence", inputs={"data": shop.data, "model": shop.base}, folder=root, scratch=root / "scratch",
+        name="influence", inputs={"data": env.data, "model": env.base}, folder=root, scratch=root / "scratch",
         recipe_dir=root, seed=3, kept=root / "kept",
     )  # fmt: skip
     asked = settings.pop("asked", ASKED)
@@ -101,9 +101,9 @@ def distance(found: Tensor, expected: Tensor) -> float:
 
 @pytest.mark.parametrize("method", [TracIn(), AdamInfluence(), Ekfac()], ids=["tracin", "adam", "ekfac"])
 def test_sweep_and_index_are_products_of_explicit_gradients(
-    shop: Bench, tuned: Artifact, tmp_path: Path, method: Any
+    env: TuneEnv, tuned: Artifact, tmp_path: Path, method: Any
 ) -> None:
-    about = study(shop, tuned, tmp_path, each=True)
+    about = study(env, tuned, tmp_path, each=True)
     expected = explicit(method, about)
     assert expected.shape == (2, 12)
     assert distance(method.score(about, EngineSettings(readings=4)), expected) < 1e-10
@@ -112,16 +112,16 @@ def test_sweep_and_index_are_products_of_explicit_gradients(
     assert distance(method.score(about, index), expected) < 1e-10
     sketched = method.score(about, EngineSettings(engine="index", dimensions=2048))
     assert distance(sketched, expected) < 0.5
-    whole = study(shop, tuned, tmp_path / "whole", dtype=torch.float32)
+    whole = study(env, tuned, tmp_path / "whole", dtype=torch.float32)
     mean = method.score(whole, EngineSettings(readings=4))
     assert distance(mean, explicit(method, whole)) < 3e-4, "weights of this model are ten times the usual size"
 
 
 def test_preference_pairs_are_rows(tmp_path: Path) -> None:
     rows = pairs(12)
-    shop = bench(tmp_path, rows[:8])
+    env = make_env(tmp_path, rows[:8])
     step = Tune(**{**QUICK, "batch_size": 4}, objective=DpoObjective())
-    about = study(shop, shop.tune(step), tmp_path, step, asked=rows[8:])
+    about = study(env, env.tune(step), tmp_path, step, asked=rows[8:])
     found = AdamInfluence().score(about, EngineSettings(readings=4))
     assert found.shape == (1, 8)
     assert distance(found, explicit(AdamInfluence(), about)) < 1e-10
@@ -129,10 +129,10 @@ def test_preference_pairs_are_rows(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("objective", ["sft", "classify"])
 def test_replay_is_the_slope_of_retraining_by_a_rows_weight(tmp_path: Path, objective: str) -> None:
-    shop = bench(tmp_path, examples(12))
+    env = make_env(tmp_path, examples(12))
     kind = {"objective": Classify(head="sequence")} if objective == "classify" else {}
     step = Tune(**{**QUICK, "epochs": 2, "learning_rate": 1e-3}, **kind)
-    about = study(shop, shop.tune(step), tmp_path, step)
+    about = study(env, env.tune(step), tmp_path, step)
     (query,) = about.queries
     scores = Replay().score(about, EngineSettings(readings=4))[0]
     retrained = TrainingReplay(about)
@@ -153,9 +153,9 @@ def test_replay_is_the_slope_of_retraining_by_a_rows_weight(tmp_path: Path, obje
         assert abs(-slope - float(scores[row])) <= 1e-5 * float(scores.abs().max()), (slope, scores[row])
 
 
-def test_ekfac_is_the_fisher_matrix_in_its_own_basis(shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
+def test_ekfac_is_the_fisher_matrix_in_its_own_basis(env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
     """Eigenvalues are the diagonal of the explicit matrix in the basis, which is that of the factors."""
-    about = study(shop, tuned, tmp_path)
+    about = study(env, tuned, tmp_path)
     about.open_state(about.kept_steps[-1])
     estimate = FisherEstimate(about, rows=12, sampled=False)
     assert not estimate.notes
@@ -177,9 +177,9 @@ def test_ekfac_is_the_fisher_matrix_in_its_own_basis(shop: Bench, tuned: Artifac
     torch.testing.assert_close(twice, preconditioner.apply(gradient))
 
 
-def test_a_killed_index_goes_on(shop: Bench, tuned: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_index_goes_on(env: TuneEnv, tuned: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.tune.influence.index.TOGETHER", 4)
-    about = study(shop, tuned, tmp_path)
+    about = study(env, tuned, tmp_path)
     settings = EngineSettings(engine="index")
     once, read = type(about).rows_of, list[int]()
 
@@ -198,43 +198,43 @@ def test_a_killed_index_goes_on(shop: Bench, tuned: Artifact, tmp_path: Path, mo
     monkeypatch.setattr(InfluenceStudy, "rows_of", lambda self, numbers: (read.extend(numbers), once(self, numbers))[1])
     found = TracIn().score(about, settings)
     assert read.count(5) > read.count(0), "rows that were written are not read alone again"
-    whole = TracIn().score(study(shop, tuned, tmp_path / "other"), settings)
+    whole = TracIn().score(study(env, tuned, tmp_path / "other"), settings)
     assert torch.equal(found, whole)
 
 
-def test_what_is_gone_or_of_another_base_is_told(shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
-    other = shop.tune(Tune(**{**QUICK, "technique": Lora(r=4)}))
+def test_what_is_gone_or_of_another_base_is_told(env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
+    other = env.tune(Tune(**{**QUICK, "technique": Lora(r=4)}))
     with pytest.raises(ModelError, match="of another base or technique"):
-        TracIn().score(study(shop, other, tmp_path), EngineSettings())
-    about = study(shop, tuned, tmp_path / "nan")
+        TracIn().score(study(env, other, tmp_path), EngineSettings())
+    about = study(env, tuned, tmp_path / "nan")
     weights = about.states.read(about.kept_steps[0]).weights
     next(iter(weights.values())).fill_(float("nan"))
     with pytest.raises(ModelError, match="a kept state is not finite"):
         about.reader.weights.load(weights)
-    gone = study(shop, tuned, tmp_path / "gone")
+    gone = study(env, tuned, tmp_path / "gone")
     gone.__dict__["numbers"] = dict.fromkeys(gone.keys[1:], 0)
     with pytest.raises(DataError, match="rows that its data no longer hold"):
         TracIn().score(gone, EngineSettings())
 
 
-def test_nearest_finds_a_copy(shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
+def test_nearest_finds_a_copy(env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
     asked = [examples(12)[4]]
     for method in (Nearest(), Nearest(by="embeddings")):
-        scores = method.score(study(shop, tuned, tmp_path, asked=asked), EngineSettings())
+        scores = method.score(study(env, tuned, tmp_path, asked=asked), EngineSettings())
         assert float(scores[0, 4]) > 0.99
 
 
-def test_a_sweep_shares_prefixes(shop: Bench, tuned: Artifact, tmp_path: Path) -> None:
-    about = study(shop, tuned, tmp_path)
+def test_a_sweep_shares_prefixes(env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
+    about = study(env, tuned, tmp_path)
     alone = sum(len(row.ids) for row in about.rows_of(range(12)))
     assert sum(pack.tokens for pack in about.packs) < 0.7 * alone
 
 
 @pytest.mark.parametrize("method", [TracIn(), AdamInfluence(), Ekfac()], ids=["tracin", "adam", "ekfac"])
 def test_effects_on_each_question_row_add_up_to_the_score(
-    shop: Bench, tuned: Artifact, tmp_path: Path, method: Any
+    env: TuneEnv, tuned: Artifact, tmp_path: Path, method: Any
 ) -> None:
-    about = study(shop, tuned, tmp_path)
+    about = study(env, tuned, tmp_path)
     effects = measure_row_effects(method, about, [7, 2], EngineSettings())
     assert effects.shape == (2, len(ASKED))
     expected = explicit(method, about)[0, [7, 2]]
@@ -286,7 +286,7 @@ def test_more_wrong_labels_are_among_the_worst_than_by_confident_learning(tmp_pa
         names = sorted(set(EVIDENCE.values()))
         labels = [other if at in wrong else label for at, (_, label, other) in enumerate(texts)]
         rows = [label_row(text[0], label, at) for at, (text, label) in enumerate(zip(texts, labels, strict=True))]
-        shop = bench(tmp_path / str(seed), rows[:count])
+        env = make_env(tmp_path / str(seed), rows[:count])
         step = Tune(
             **{
                 **QUICK,
@@ -299,7 +299,7 @@ def test_more_wrong_labels_are_among_the_worst_than_by_confident_learning(tmp_pa
             objective=Classify(head="sequence"),
         )
         work_in = tmp_path / f"influence-{seed}"
-        about = study(shop, shop.tune(step), work_in, step, torch.float32, asked=rows[count:])
+        about = study(env, env.tune(step), work_in, step, torch.float32, asked=rows[count:])
         scores = AdamInfluence().score(about, EngineSettings())[0]
         worst = [about.keys[at] for at in torch.argsort(scores, stable=True)[: count // 10].tolist()]
         found["adam"] += sum(rows[at].id in worst for at in wrong)

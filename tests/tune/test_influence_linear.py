@@ -22,7 +22,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.layers import PartialFineTuning
 from models.architectures import Double
 from tune.test_influence import distance, doubled, study
-from tuning import bench, examples
+from tuning import examples, make_env
 
 __all__ = ["doubled"]
 ROWS = 9
@@ -84,11 +84,11 @@ class Linear(NamedTuple):
 @pytest.fixture(scope="module")
 def linear(tmp_path_factory: pytest.TempPathFactory) -> Linear:
     root = tmp_path_factory.mktemp("linear")
-    shop = bench(root, examples(ROWS))
+    env = make_env(root, examples(ROWS))
     step = Tune(**RIDGE)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(PartialFineTuning, "refuses", lambda *own: "")  # that nothing of the base moves is wanted here
-        about = study(shop, shop.tune(step), root, step, asked=examples(ROWS + 1)[ROWS:])
+        about = study(env, env.tune(step), root, step, asked=examples(ROWS + 1)[ROWS:])
         assert list(about.reader.weights.moving) == ["score.weight"]
     with torch.no_grad(), Double():
         packs = [about.alone(rows)[0] for rows in (*(about.rows_of([at]) for at in range(ROWS)), about.queries[0].rows)]

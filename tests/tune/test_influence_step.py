@@ -20,7 +20,7 @@ from luthier.core.artifact import Artifact
 from luthier.models.lm.local import LocalLM
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
-from workshop import tickets, tiny_model, write_csv
+from tiny_models import tickets, tiny_model, write_csv
 
 RECIPE = """\
 luthier: 1

@@ -40,23 +40,23 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, adapted, bench, examples, pairs, thumbs
+from tuning import TuneEnv, adapted, examples, make_env, pairs, thumbs
 
 pytest.importorskip("datasets", reason="datasets is not installed: no data for the Trainer")
 ROWS = examples(8)
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
-def own_step(shop: Bench, technique: Any) -> tuple[float, dict[str, torch.Tensor]]:
+def own_step(env: TuneEnv, technique: Any) -> tuple[float, dict[str, torch.Tensor]]:
     """Loss and gradients of one step of the own loop over all rows."""
-    model, objective = adapted(shop, technique), Sft()
+    model, objective = adapted(env, technique), Sft()
     rows = [
         row
-        for example in objective.build_training_examples(ROWS, ChatTokenizer.load(shop.base.folder))
+        for example in objective.build_training_examples(ROWS, ChatTokenizer.load(env.base.folder))
         for row in example.rows
     ]
     made = build_pack(rows)
@@ -76,11 +76,11 @@ def copied(model: Any) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("accumulated", [1, 4])
-def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, tmp_path: Path) -> None:
+def test_a_trainers_step_is_ours(env: TuneEnv, technique: Any, accumulated: int, tmp_path: Path) -> None:
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
-    model = adapted(shop, technique)
-    data = to_hf_dataset(Sft(), ROWS, ChatTokenizer.load(shop.base.folder))
+    model = adapted(env, technique)
+    data = to_hf_dataset(Sft(), ROWS, ChatTokenizer.load(env.base.folder))
     settings = TrainingArguments(
         str(tmp_path), max_steps=1, per_device_train_batch_size=8 // accumulated, report_to="none", max_grad_norm=0,
         gradient_accumulation_steps=accumulated, logging_steps=1, save_strategy="no", use_cpu=True, disable_tqdm=True,
@@ -91,11 +91,11 @@ def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, 
         warnings.simplefilter("ignore")  # what transformers says of itself
         trainer = Trainer(
             model=model, args=settings, train_dataset=data, compute_loss_func=build_compute_loss_func(Sft()),
-            data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(shop.base.folder)),
+            data_collator=DataCollatorForSeq2Seq(AutoTokenizer.from_pretrained(env.base.folder)),
             optimizers=(down, torch.optim.lr_scheduler.ConstantLR(down, factor=1.0)),
         )  # fmt: skip
         trainer.train()
-    loss, gradients = own_step(shop, technique)
+    loss, gradients = own_step(env, technique)
     assert trainer.state.log_history[0]["loss"] == pytest.approx(loss, abs=1e-4)  # the Trainer logs four digits
     came = moved(before, model)
     assert set(came) == set(gradients)
@@ -105,14 +105,14 @@ def test_a_trainers_step_is_ours(shop: Bench, technique: Any, accumulated: int, 
 
 @pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("tokens", [4096, 60])
-def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> None:
+def test_a_lightning_step_is_ours(env: TuneEnv, technique: Any, tokens: int) -> None:
     lightning = pytest.importorskip("lightning", reason="Lightning is not installed: no comparison with its loop")
     losses: list[float] = []
 
     class Tuner(lightning.LightningModule):  # type: ignore[misc, name-defined]  # imported just above
         def __init__(self) -> None:
             super().__init__()
-            self.model = adapted(shop, technique)
+            self.model = adapted(env, technique)
 
         def training_step(self, step: Any, number: int) -> torch.Tensor:
             loss: torch.Tensor = step.loss(self.model, Sft())
@@ -127,7 +127,7 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
     data = build_lightning_datamodule(
         Sft(),
         ROWS,
-        ChatTokenizer.load(shop.base.folder),
+        ChatTokenizer.load(env.base.folder),
         OptimizerStepSettings(batch_size=8, max_tokens_per_microbatch=tokens),
     )
     with warnings.catch_warnings():
@@ -137,36 +137,36 @@ def test_a_lightning_step_is_ours(shop: Bench, technique: Any, tokens: int) -> N
             enable_model_summary=False,
         )  # fmt: skip
         trainer.fit(tuner, data)
-    loss, gradients = own_step(shop, technique)
+    loss, gradients = own_step(env, technique)
     assert losses == [pytest.approx(loss, abs=1e-5)]
     for name, wanted in gradients.items():
         torch.testing.assert_close(moved(before, tuner.model)[name], wanted, atol=1e-5, rtol=1e-5, msg=name)
 
 
-def test_labels_are_what_is_learnt_and_nothing_else(shop: Bench) -> None:
-    text = ChatTokenizer.load(shop.base.folder)
+def test_labels_are_what_is_learnt_and_nothing_else(env: TuneEnv) -> None:
+    text = ChatTokenizer.load(env.base.folder)
     rows = [example.rows[0] for example in Sft().build_training_examples(ROWS, text)]
     for told, row in zip(to_hf_dataset(Sft(), ROWS, text), rows, strict=True):
         assert told["input_ids"] == list(row.ids)
         assert [label != IGNORED for label in told["labels"]] == [weight > 0 for weight in row.loss_weights]
 
 
-def test_steps_are_those_of_the_own_loop(shop: Bench) -> None:
+def test_steps_are_those_of_the_own_loop(env: TuneEnv) -> None:
     steps = build_optimizer_steps(
-        Sft(), ROWS, ChatTokenizer.load(shop.base.folder), OptimizerStepSettings(epochs=2, batch_size=3, seed=4)
+        Sft(), ROWS, ChatTokenizer.load(env.base.folder), OptimizerStepSettings(epochs=2, batch_size=3, seed=4)
     )
     assert [sum(one.rows for one in step.packs) for step in steps] == [3, 3, 3, 3, 3, 1]
     seen = [key for step in steps for one in step.packs for key in one.keys]
     assert sorted(seen) == sorted(2 * [example.id for example in ROWS])
 
 
-def test_steps_carry_what_labels_cannot(shop: Bench) -> None:
+def test_steps_carry_what_labels_cannot(env: TuneEnv) -> None:
     step = build_optimizer_steps(
-        Classify(), ROWS, ChatTokenizer.load(shop.base.folder), OptimizerStepSettings(batch_size=8)
+        Classify(), ROWS, ChatTokenizer.load(env.base.folder), OptimizerStepSettings(batch_size=8)
     )[0]
     assert sum(one.rows for one in step.packs) == 8 * len({row.label for row in ROWS})
     assert step.denominator == pytest.approx(8)
-    assert 0 < step.loss(adapted(shop, Lora(r=4)), Classify()).item() < 50
+    assert 0 < step.loss(adapted(env, Lora(r=4)), Classify()).item() < 50
 
 
 COMPARED: dict[str, Objective] = {
@@ -182,7 +182,7 @@ COMPARED: dict[str, Objective] = {
 @pytest.mark.parametrize("objective", COMPARED.values(), ids=COMPARED)
 def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: Path) -> None:
     rows = thumbs(8) if objective.kind == "kto" else pairs(8)
-    own = bench(tmp_path, rows)
+    own = make_env(tmp_path, rows)
     step = Tune(
         data="data", technique={"kind": "full"}, objective=objective, batch_size=8, epochs=3, warmup_ratio=0,
         lr_scheduler="constant", learning_rate=1e-2, max_grad_norm=1e9, dtype="float32",
@@ -207,7 +207,7 @@ def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: P
 def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, technique: Technique) -> None:
     """What is built into a model is off for preferences, an adapter's is on, and the model's mode stays as it was."""
     rows = pairs(8)
-    own = bench(tmp_path, rows)
+    own = make_env(tmp_path, rows)
     config = own.base.folder / "config.json"
     config.write_text(config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5'))
     (step,) = build_optimizer_steps(
@@ -228,11 +228,11 @@ def test_dropout_is_that_of_the_own_loop(tmp_path: Path, objective: Objective, t
 
 
 @pytest.mark.parametrize("objective", [Classify(head="sequence"), RewardObjective()], ids=["classify", "reward"])
-def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, objective: Objective) -> None:
+def test_a_sequence_head_is_wanted_where_the_objective_reads_one(env: TuneEnv, objective: Objective) -> None:
     step = build_optimizer_steps(
-        objective, ROWS if objective.kind == "classify" else pairs(8), ChatTokenizer.load(shop.base.folder)
+        objective, ROWS if objective.kind == "classify" else pairs(8), ChatTokenizer.load(env.base.folder)
     )[0]
-    plain = open_folder(shop.base.folder, torch.float32)
+    plain = open_folder(env.base.folder, torch.float32)
     with pytest.raises(ModelError, match="the model has a language head"):
         step.loss(plain, objective)
     loss = step.loss(Lora(r=4).adapt(add_sequence_head(plain, step.outputs), 0), objective)
@@ -241,8 +241,8 @@ def test_a_sequence_head_is_wanted_where_the_objective_reads_one(shop: Bench, ob
     )  # it begins at zero
 
 
-def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
-    text = ChatTokenizer.load(shop.base.folder)
+def test_what_labels_cannot_tell_is_refused(env: TuneEnv) -> None:
+    text = ChatTokenizer.load(env.base.folder)
     with pytest.raises(InputError, match="labels cannot tell"):
         to_hf_dataset(Sft(average="row"), ROWS, text)
     for make in (to_hf_dataset, build_optimizer_steps):
@@ -250,15 +250,15 @@ def test_what_labels_cannot_tell_is_refused(shop: Bench) -> None:
             make(Sft(max_length=8), ROWS, text)
 
 
-def test_what_others_loops_cannot_do_is_refused(shop: Bench) -> None:
-    text = ChatTokenizer.load(shop.base.folder)
+def test_what_others_loops_cannot_do_is_refused(env: TuneEnv) -> None:
+    text = ChatTokenizer.load(env.base.folder)
     for take in (to_hf_dataset, build_optimizer_steps):
         with pytest.raises(InputError, match="learns from a teacher"):
             take(Distil(), ROWS, text)
     with pytest.raises(InputError, match="compares with the model as it was"):
         build_optimizer_steps(DpoObjective(), pairs(8), text)
     with pytest.raises(InputError, match="asks the model before each step"):
-        build_optimizer_steps(Kto(), thumbs(8), text, reference=adapted(shop, Lora(r=4)))
+        build_optimizer_steps(Kto(), thumbs(8), text, reference=adapted(env, Lora(r=4)))
     with pytest.raises(InputError, match="what the model itself writes"):
         build_optimizer_steps(Grpo(rewards=[{"kind": "length", "free": 4, "max": 8}]), ROWS, text)
     for objective in (Classify(), Classify(head="sequence")):

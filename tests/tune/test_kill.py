@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tuning import Bench, bench, reopened
+from tuning import TuneEnv, make_env, reopened
 
 CHILD = """
 import sys, torch
@@ -50,8 +50,8 @@ def child(root: Path, technique: str, lanes: int) -> subprocess.Popen[str]:
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=environment)
 
 
-def digests(shop: Bench) -> dict[str, str]:
-    found = [shop.store.open(digest) for digest in shop.store.digests()]
+def digests(env: TuneEnv) -> dict[str, str]:
+    found = [env.store.open(digest) for digest in env.store.digests()]
     (tuned,) = [artifact for artifact in found if artifact.manifest.kind == "tune"]
     return {entry.path: entry.digest for entry in tuned.manifest.files}
 
@@ -60,7 +60,7 @@ def digests(shop: Bench) -> dict[str, str]:
 @pytest.mark.parametrize("lanes", [1, 2])
 @pytest.mark.parametrize("technique", ["lora", "full", "lora of a policy"])
 def test_killed_at_random_moments_it_ends_in_the_same_bytes(tmp_path: Path, technique: str, lanes: int) -> None:
-    calm, wild = bench(tmp_path / "calm"), bench(tmp_path / "wild")
+    calm, wild = make_env(tmp_path / "calm"), make_env(tmp_path / "wild")
     with child(tmp_path / "calm", technique, lanes) as process:
         said, _ = process.communicate()
         assert process.returncode == 0

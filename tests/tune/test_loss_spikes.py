@@ -18,7 +18,7 @@ from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.loss_spikes import FIRST, compute_spike_threshold, diagnose_step
 from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer
 from luthier.tune.training.trainer import Trainer
-from tuning import bench
+from tuning import make_env
 
 SETTINGS = {"data": "data", "batch_size": 2, "learning_rate": 1e-2, "dtype": "float32", "epochs": 2}
 NOISES: dict[str, Callable[[random.Random, float], float]] = {
@@ -66,12 +66,12 @@ def spiking(monkeypatch: pytest.MonkeyPatch, at: set[int], loss: float = 100.0) 
 
 
 def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     step = Tune(**SETTINGS, technique=Lora(r=4), ema=0.9)
     with monkeypatch.context() as patch:
         worst = spiking(patch, {40})
         with pytest.raises(ModelError, match=r"diverged at step 41: loss 100, above .*, on examples") as caught:
-            shop.tune(step)
+            env.tune(step)
     kept = Path(str(caught.value.where.file))
     assert f"`resume_from: {kept}`" in caught.value.hint
     lower = step.model_copy(update={"learning_rate": 1e-3, "resume_from": str(kept)})
@@ -81,30 +81,30 @@ def test_a_spike_stops_and_another_training_goes_on_from_there(tmp_path: Path, m
     steps: list[int] = []
     once = Trainer._step
     monkeypatch.setattr(Trainer, "_step", lambda self, at, keeper: (steps.append(at), once(self, at, keeper))[1])
-    made = shop.tune(lower)
+    made = env.tune(lower)
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert steps == list(range(40, 48))
     assert [line["step"] for line in lines] == list(range(1, 49))
     assert lines[40]["lr"] == pytest.approx(lines[39]["lr"] / 10, rel=0.2)
     wrong = lower.model_copy(update={"technique": Lora(r=8)})
     with pytest.raises(ModelError, match="is no state that a training with this technique"):
-        shop.tune(wrong)
+        env.tune(wrong)
 
 
 def test_a_spike_may_be_left_out_or_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     spiking(monkeypatch, {40, 42})
-    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="skip"))
+    made = env.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="skip"))
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "skipped" in line] == [41, 43]
     assert polars.read_parquet(made.folder / "training_examples.parquet")["seen"].sum() == 92
-    assert any("step 41 was left out: loss 100, above" in said for said in shop.said("warning"))
-    passed = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="off"))
+    assert any("step 41 was left out: loss 100, above" in said for said in env.said("warning"))
+    passed = env.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="off"))
     assert "skipped" not in (passed.folder / "log.jsonl").read_text()
 
 
 def test_a_step_that_is_left_out_moves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     spiking(monkeypatch, {2}, float("nan"))
     moves: list[float] = []
     update = MixedPrecisionOptimizer.update
@@ -114,7 +114,7 @@ def test_a_step_that_is_left_out_moves_nothing(tmp_path: Path, monkeypatch: pyte
         update(self, rate, norm)
 
     monkeypatch.setattr(MixedPrecisionOptimizer, "update", watched)
-    made = shop.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="skip", max_train_samples=12))
+    made = env.tune(Tune(**SETTINGS, technique=Lora(r=4), on_loss_spike="skip", max_train_samples=12))
     assert moves == [1.0] * 11
     line = json.loads((made.folder / "log.jsonl").read_text().splitlines()[2])
     assert line["loss"] is None
@@ -122,7 +122,7 @@ def test_a_step_that_is_left_out_moves_nothing(tmp_path: Path, monkeypatch: pyte
 
 
 def test_what_goes_wrong_again_and_again_stops_all_the_same(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     wild = {**SETTINGS, "learning_rate": 1e30, "max_grad_norm": None, "warmup_ratio": 0}
     with pytest.raises(ModelError, match=r"diverged at step 1\d: (loss|gradient norm) (nan|inf)"):
-        shop.tune(Tune(**wild, technique=FullFineTuning(), on_loss_spike="skip"))
+        env.tune(Tune(**wild, technique=FullFineTuning(), on_loss_spike="skip"))

@@ -24,8 +24,8 @@ from luthier.models.export.checkpoint import export_model_folder
 from luthier.models.lm.base import ChoiceRequest, GenerateRequest
 from luthier.models.lm.local import LocalLM
 from luthier.tune.steps.tune import Tune
-from pictured import ALONE, FAMILIES, shown, tiny_pictured
-from tuning import Bench, _data, made, preferring, tune_and_resume
+from tuning import TuneEnv, _data, made, preferring, tune_and_resume
+from vision_models import ALONE, FAMILIES, shown, tiny_vision_model
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "dtype": "float32", "max_grad_norm": 1.0}
 LORA = {"kind": "lora", "r": 4}
@@ -65,7 +65,7 @@ def _example(messages: Any, number: int, label: str) -> Example:
     return Example(id=f"{number:016x}", origin=origin, kind="label", messages=messages, label=label)
 
 
-def put_data(bench: Bench, name: str, examples: list[Example]) -> Any:
+def put_data(env: TuneEnv, name: str, examples: list[Example]) -> Any:
     def write(folder: Path) -> None:
         _data(folder, {"train": examples, "test": examples[:4]})
         summary = json.loads((folder / "summary.json").read_text())
@@ -75,50 +75,50 @@ def put_data(bench: Bench, name: str, examples: list[Example]) -> Any:
             for media, content in PICTURES:
                 writer.add(media, content)
 
-    return made(bench.store, name, "dataset", write)
+    return made(env.store, name, "dataset", write)
 
 
 @pytest.fixture
-def bench_of(tmp_path: Path) -> Callable[[str], Bench]:
-    def build(family: str) -> Bench:
+def bench_of(tmp_path: Path) -> Callable[[str], TuneEnv]:
+    def build(family: str) -> TuneEnv:
         store = Store(tmp_path / "store")
 
         def base(folder: Path) -> None:
-            tiny_pictured(folder, family)
+            tiny_vision_model(folder, family)
             (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
 
-        found = Bench(store, made(store, "base", "model", base), None, [])  # type: ignore[arg-type]
+        found = TuneEnv(store, made(store, "base", "model", base), None, [])  # type: ignore[arg-type]
         found.data = put_data(found, "prepare", rows())
         return found
 
     return build
 
 
-def plan(bench: Bench, step: Tune) -> Any:
-    inputs = {"data": bench.data, "model": bench.base}
-    return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=bench.base.folder))
+def plan(env: TuneEnv, step: Tune) -> Any:
+    inputs = {"data": env.data, "model": env.base}
+    return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder))
 
 
 @pytest.mark.parametrize("family", ALONE)
 @pytest.mark.parametrize("technique", [LORA, {"kind": "full"}], ids=["lora", "full"])
 def test_what_is_read_alone_ends_in_the_same_bytes(
-    bench_of: Callable[[str], Bench], family: str, technique: dict[str, Any]
+    bench_of: Callable[[str], TuneEnv], family: str, technique: dict[str, Any]
 ) -> None:
-    bench = bench_of(family)
+    env = bench_of(family)
     step = Tune(data="data", technique=technique, save_steps=2, **QUICK)
-    whole, again = tune_and_resume(bench, step)
+    whole, again = tune_and_resume(env, step)
     assert whole == again
     assert "adapter/adapter_model.safetensors" in whole or "processor_config.json" in whole
-    assert any("rows with pictures are read one by one, as" in text for text in bench.said("note"))
-    assert "rows with pictures are read one by one, as" in plan(bench, step).how
+    assert any("rows with pictures are read one by one, as" in text for text in env.said("note"))
+    assert "rows with pictures are read one by one, as" in plan(env, step).how
 
 
 @pytest.mark.parametrize("family", ALONE)
-def test_what_is_read_alone_learns_from_its_pictures(bench_of: Callable[[str], Bench], family: str) -> None:
-    bench = bench_of(family)
+def test_what_is_read_alone_learns_from_its_pictures(bench_of: Callable[[str], TuneEnv], family: str) -> None:
+    env = bench_of(family)
     settings = {**QUICK, "epochs": 20, "learning_rate": 1e-2}
-    model = bench.tune(Tune(data="data", technique={"kind": "full"}, **settings))
-    lm = LocalLM(model, "float32", read_media=EvalMedia(bench.data).read)
+    model = env.tune(Tune(data="data", technique={"kind": "full"}, **settings))
+    lm = LocalLM(model, "float32", read_media=EvalMedia(env.data).read)
     questions = [row for row in rows() if row.messages[0].media]
     requests = [ChoiceRequest(prompt=row.messages[:1], options=("red", "blue")) for row in questions]
     assert [found.index for found in lm.choose(requests)] == [int(row.label == "blue") for row in questions]
@@ -128,12 +128,12 @@ def test_what_is_read_alone_learns_from_its_pictures(bench_of: Callable[[str], B
 
 @pytest.mark.parametrize("objective", ["dpo", {"kind": "classify", "head": "sequence"}, GRPO, {"kind": "reward"}])
 @pytest.mark.parametrize("family", ALONE)
-def test_objectives_read_rows_alone(bench_of: Callable[[str], Bench], family: str, objective: Any) -> None:
-    bench = bench_of(family)
+def test_objectives_read_rows_alone(bench_of: Callable[[str], TuneEnv], family: str, objective: Any) -> None:
+    env = bench_of(family)
     if objective in ("dpo", {"kind": "reward"}):
         pairs = [preferring(row, "blue" if row.label == "red" else "red") for row in rows()]
-        bench.data = put_data(bench, "pairs", [pair.model_copy(update={"label": None}) for pair in pairs])
-    made_of = bench.tune(Tune(data="data", technique=LORA, objective=objective, **{**QUICK, "epochs": 1}))
+        env.data = put_data(env, "pairs", [pair.model_copy(update={"label": None}) for pair in pairs])
+    made_of = env.tune(Tune(data="data", technique=LORA, objective=objective, **{**QUICK, "epochs": 1}))
     assert (made_of.folder / "adapter" / "adapter_model.safetensors").is_file()
 
 
@@ -141,16 +141,16 @@ def test_objectives_read_rows_alone(bench_of: Callable[[str], Bench], family: st
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # PEFT's own, of mixtures
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
 def test_an_adapter_of_each_family_loads_in_plain_peft(
-    bench_of: Callable[[str], Bench], family: str, tmp_path: Path
+    bench_of: Callable[[str], TuneEnv], family: str, tmp_path: Path
 ) -> None:
     """With its projector; merged, it opens in plain transformers, with its processor and a card."""
     from peft import PeftModel
     from safetensors.torch import load_file
     from transformers import AutoModelForImageTextToText
 
-    bench = bench_of(family)
-    model = bench.tune(Tune(data="data", technique=LORA, **{**QUICK, "epochs": 1}))
-    plain = AutoModelForImageTextToText.from_pretrained(bench.base.folder, dtype=torch.float32)
+    env = bench_of(family)
+    model = env.tune(Tune(data="data", technique=LORA, **{**QUICK, "epochs": 1}))
+    plain = AutoModelForImageTextToText.from_pretrained(env.base.folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(plain, model.folder / "adapter").eval()
     saved = load_file(model.folder / "adapter" / "adapter_model.safetensors")
     own = {
@@ -167,21 +167,21 @@ def test_an_adapter_of_each_family_loads_in_plain_peft(
     with torch.no_grad():
         ids = torch.tensor([[5, 6, 7, 8, 9]])
         torch.testing.assert_close(merged(input_ids=ids).logits, adapted(input_ids=ids).logits, atol=1e-4, rtol=1e-4)
-    assert type(load_processor(tmp_path / "out")).__name__ == type(load_processor(bench.base.folder)).__name__
+    assert type(load_processor(tmp_path / "out")).__name__ == type(load_processor(env.base.folder)).__name__
     assert "README.md" in {path.name for path in (tmp_path / "out").iterdir()}
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
-def test_a_plan_counts_the_tokens_of_rows_with_pictures(bench_of: Callable[[str], Bench], family: str) -> None:
-    bench = bench_of(family)
+def test_a_plan_counts_the_tokens_of_rows_with_pictures(bench_of: Callable[[str], TuneEnv], family: str) -> None:
+    env = bench_of(family)
     step = Tune(data="data", technique=LORA, **QUICK)
-    text = ChatTokenizer.load(bench.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     read = sum(len(text.encode(row.messages).ids) for row in rows())
-    assert plan(bench, step).tokens == pytest.approx(QUICK["epochs"] * read, rel=0.15)
+    assert plan(env, step).tokens == pytest.approx(QUICK["epochs"] * read, rel=0.15)
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])
 def test_each_part_is_described(tmp_path: Path, family: str) -> None:
-    parts = describe_model_folder(tiny_pictured(tmp_path, family)).parts
+    parts = describe_model_folder(tiny_vision_model(tmp_path, family)).parts
     assert set(parts) - {"audio"} == {"language", "projector", "vision"}
     assert all(parts.values())

@@ -23,8 +23,8 @@ from luthier.models.lm.local import LocalLM
 from luthier.models.shapes import find_part
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from pictured import shown, tiny_pictured
-from tuning import Bench, _data, made, preferring, tune_and_resume
+from tuning import TuneEnv, _data, made, preferring, tune_and_resume
+from vision_models import shown, tiny_vision_model
 
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "dtype": "float32", "max_grad_norm": 1.0}
 TOWERS = {"kind": "layers", "last": 0, "names": ["*vision_tower.encoder*", "*multi_modal_projector*"]}
@@ -72,11 +72,11 @@ def _example(messages: tuple[Message, ...], number: int, label: str) -> Example:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
+def env(tmp_path: Path) -> TuneEnv:
     store = Store(tmp_path / "store")
 
     def base(folder: Path) -> None:
-        tiny_pictured(folder)
+        tiny_vision_model(folder)
         (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
 
     def data(folder: Path) -> None:
@@ -87,22 +87,22 @@ def shop(tmp_path: Path) -> Bench:
             for media, content in PICTURES:
                 writer.add(media, content)
 
-    return Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+    return TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
 @pytest.mark.parametrize("technique", [LORA, TOWERS, {"kind": "full"}], ids=["lora", "towers", "full"])
-def test_killed_it_ends_in_the_same_bytes(shop: Bench, technique: dict[str, Any]) -> None:
-    whole, again = tune_and_resume(shop, Tune(data="data", technique=technique, save_steps=2, **QUICK))
+def test_killed_it_ends_in_the_same_bytes(env: TuneEnv, technique: dict[str, Any]) -> None:
+    whole, again = tune_and_resume(env, Tune(data="data", technique=technique, save_steps=2, **QUICK))
     assert whole == again
     assert "adapter/adapter_model.safetensors" in whole or "processor_config.json" in whole
 
 
 @pytest.mark.parametrize("parts", [1, 2])
-def test_what_tells_the_pictures_apart_is_learnt(shop: Bench, parts: int) -> None:
+def test_what_tells_the_pictures_apart_is_learnt(env: TuneEnv, parts: int) -> None:
     """Colours are learnt, which the text does not tell; grey pictures are answered by chance."""
     settings = {**QUICK, "epochs": 10, "learning_rate": 1e-2, "parts": parts}
-    model = shop.tune(Tune(data="data", technique={"kind": "full"}, **settings))
-    read, questions = EvalMedia(shop.data), [row for row in rows() if row.messages[0].media]
+    model = env.tune(Tune(data="data", technique={"kind": "full"}, **settings))
+    read, questions = EvalMedia(env.data), [row for row in rows() if row.messages[0].media]
     lm = LocalLM(model, "float32", read_media=read.read)
     requests = [ChoiceRequest(prompt=row.messages[:1], options=("red", "blue")) for row in questions]
     chosen = [response.index for response in lm.choose(requests)]
@@ -112,16 +112,16 @@ def test_what_tells_the_pictures_apart_is_learnt(shop: Bench, parts: int) -> Non
 
 
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
-def test_adapters_load_in_plain_peft(shop: Bench) -> None:
+def test_adapters_load_in_plain_peft(env: TuneEnv) -> None:
     from peft import PeftModel
     from transformers import AutoModelForImageTextToText
 
-    model = shop.tune(Tune(data="data", technique=LORA, **QUICK))
-    plain = AutoModelForImageTextToText.from_pretrained(shop.base.folder, dtype=torch.float32)
+    model = env.tune(Tune(data="data", technique=LORA, **QUICK))
+    plain = AutoModelForImageTextToText.from_pretrained(env.base.folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(plain, model.folder / "adapter").eval()
     settings = json.loads((model.folder / "adapter" / "adapter_config.json").read_text())
     assert settings["modules_to_save"] == ["multi_modal_projector"]
-    processor, reader = load_processor(shop.base.folder), MediaReader(shop.data)
+    processor, reader = load_processor(env.base.folder), MediaReader(env.data)
     lm = LocalLM(model, "float32", read_media=reader.read)
     messages = rows()[0].messages[:1]
     turn = {"role": "user", "content": [{"type": "image", "image": decode_image(reader.read(PICTURES[0][0].digest))}]}
@@ -139,7 +139,7 @@ def test_adapters_load_in_plain_peft(shop: Bench) -> None:
 
 
 @pytest.mark.parametrize("objective", ["dpo", {"kind": "classify"}, {"kind": "classify", "head": "label"}, GRPO])
-def test_every_objective_reads_pictures(shop: Bench, objective: Any, tmp_path: Path) -> None:
+def test_every_objective_reads_pictures(env: TuneEnv, objective: Any, tmp_path: Path) -> None:
     kind = objective if isinstance(objective, str) else objective["kind"]
     if kind == "dpo":
         pairs = [preferring(row, "blue" if row.label == "red" else "red") for row in rows()]
@@ -151,21 +151,21 @@ def test_every_objective_reads_pictures(shop: Bench, objective: Any, tmp_path: P
                 for media, content in PICTURES:
                     writer.add(media, content)
 
-        shop.data = made(Store(tmp_path / "store"), "pairs", "dataset", data)
-    model = shop.tune(Tune(data="data", objective=objective, technique=LORA, **{**QUICK, "epochs": 1}))
+        env.data = made(Store(tmp_path / "store"), "pairs", "dataset", data)
+    model = env.tune(Tune(data="data", objective=objective, technique=LORA, **{**QUICK, "epochs": 1}))
     assert TrainingRecord.read(model).trainable_parameters > 0
 
 
-def test_a_blind_model_is_shown_grey(shop: Bench) -> None:
-    media = EvalMedia(shop.data)
+def test_a_blind_model_is_shown_grey(env: TuneEnv) -> None:
+    media = EvalMedia(env.data)
     question = InferenceSettings(normalize="sum", max_new_tokens=4, dtype="float32", likelihood=False)
-    model = LocalEvalModel.of(shop.base, question, name="base", title="the base", read_media=media.read)
+    model = LocalEvalModel.of(env.base, question, name="base", title="the base", read_media=media.read)
     blind = BlindEvalModel(model, media)
     assert blind.name == BLIND
     assert blind.digest != model.digest
     from luthier.eval.task import read_held_out_task
 
-    task = read_held_out_task(shop.data, "test", None, pairs=False)
+    task = read_held_out_task(env.data, "test", None, pairs=False)
     seen, unseen = model.answer(task.examples, task), blind.answer(task.examples, task)
     scores = [[reply.scores for reply in replies] for replies in (seen, unseen)]
     assert len({json.dumps(one) for one in (scores[1][0], scores[1][3])}) == 1, "all pictures look alike to it"
@@ -179,33 +179,33 @@ RANKED = [({"kind": "lora", "r": 4, "on": ["language", "projector", "vision"]}, 
     ("technique", "processes"),
     [pytest.param(*case, marks=[pytest.mark.slow] * (at > 0)) for at, case in enumerate(RANKED)],
 )
-def test_ranks_write_the_bytes_of_one_process(shop: Bench, technique: dict[str, Any], processes: int) -> None:
+def test_ranks_write_the_bytes_of_one_process(env: TuneEnv, technique: dict[str, Any], processes: int) -> None:
     step = Tune(data="data", technique=technique, parts=4, **QUICK)
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-    shop.store.remove(shop.tune_digest(step))
+    whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
+    env.store.remove(env.tune_digest(step))
     together = step.model_copy(update={"processes": processes})
-    assert {entry.path: entry.digest for entry in shop.tune(together).manifest.files} == whole
+    assert {entry.path: entry.digest for entry in env.tune(together).manifest.files} == whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("objective", ["distil", GRPO])
-def test_ranks_write_the_bytes_of_one_process_under(shop: Bench, objective: Any, tmp_path: Path) -> None:
+def test_ranks_write_the_bytes_of_one_process_under(env: TuneEnv, objective: Any, tmp_path: Path) -> None:
     def base(folder: Path) -> None:
-        tiny_pictured(folder, seed=5)
+        tiny_vision_model(folder, seed=5)
         (folder / "model.json").write_text(json.dumps({"name": "tiny"}))
 
     more: dict[str, Any] = {"objective": objective}
     if objective == "distil":
-        shop.__dict__["teacher"] = made(shop.store, "teacher", "model", base)
+        env.__dict__["teacher"] = made(env.store, "teacher", "model", base)
         more = {"objective": {"kind": "distil", "logits": "live"}, "teacher": "teacher"}
     step = Tune(data="data", technique=LORA, parts=2, **{**QUICK, "epochs": 1}, **more)
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-    shop.store.remove(shop.tune_digest(step))
-    again = shop.tune(step.model_copy(update={"processes": 2}))
+    whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
+    env.store.remove(env.tune_digest(step))
+    again = env.tune(step.model_copy(update={"processes": 2}))
     assert {entry.path: entry.digest for entry in again.manifest.files} == whole
 
 
-def test_each_part_has_its_own_learning_rate(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_has_its_own_learning_rate(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     """After one step of SGD, how far each part went is its rate."""
     from luthier.tune.training.trainer import Trainer
 
@@ -222,10 +222,10 @@ def test_each_part_has_its_own_learning_rate(shop: Bench, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(Trainer, "run", watched)
     plain = {**QUICK, "learning_rate": 1e-2, "max_steps": 1, "warmup_ratio": 0.0, "optimizer": "sgd", "epochs": 1}
-    shop.tune(Tune(data="data", technique={"kind": "full"}, **plain))
+    env.tune(Tune(data="data", technique={"kind": "full"}, **plain))
     once = dict(moved)
     rates = {"projector": 1e-3, "vision": 3e-3}
-    shop.tune(Tune(data="data", technique={"kind": "full"}, part_learning_rates=rates, **plain))
+    env.tune(Tune(data="data", technique={"kind": "full"}, part_learning_rates=rates, **plain))
     for name, distance in moved.items():
         share = {"projector": 0.1, "vision": 0.3}.get(find_part(name), 1.0)
         torch.testing.assert_close(distance, share * once[name], atol=1e-6, rtol=1e-3)
@@ -240,14 +240,14 @@ def test_a_projector_beside_adapters_learns_as_whole_weights_do() -> None:
     assert lora.rate_of(f"{inner}language_model.layers.0.mlp.up_proj.lora_B.default.weight") == 4
 
 
-def test_a_rate_of_a_part_that_stands_still_is_refused(shop: Bench) -> None:
+def test_a_rate_of_a_part_that_stands_still_is_refused(env: TuneEnv) -> None:
     with pytest.raises(RecipeError, match="for vision, and nothing of it moves"):
-        shop.tune(Tune(data="data", technique=LORA, part_learning_rates={"vision": 1e-5}, **QUICK))
+        env.tune(Tune(data="data", technique=LORA, part_learning_rates={"vision": 1e-5}, **QUICK))
 
 
-def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(shop: Bench) -> None:
+def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(env: TuneEnv) -> None:
     """One row a step: the loss of a row of text depends on nothing that moves."""
-    model = shop.tune(Tune(data="data", technique=TOWERS, **{**QUICK, "batch_size": 1, "epochs": 1}))
+    model = env.tune(Tune(data="data", technique=TOWERS, **{**QUICK, "batch_size": 1, "epochs": 1}))
     lines = [json.loads(line) for line in (model.folder / "log.jsonl").read_text().splitlines()]
     assert len(lines) == len(rows())
     assert sum(line["grad_norm"] == 0 for line in lines) == sum(not row.messages[0].media for row in rows())
@@ -259,7 +259,7 @@ def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(shop: Be
     ids=["frozen", "projector", "learning"],
 )
 def test_a_frozen_tower_reads_no_picture_again_in_a_later_run(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch, technique: dict[str, Any], again: int | None
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch, technique: dict[str, Any], again: int | None
 ) -> None:
     """Features lie on the disk, by the weights of the tower; the bytes of what is learnt are the same."""
     read: list[int] = []
@@ -268,9 +268,9 @@ def test_a_frozen_tower_reads_no_picture_again_in_a_later_run(
         MediaProcessor, "build_inputs", lambda self, key, content: (read.append(key), build(self, key, content))[1]
     )
     step = Tune(data="data", technique=technique, **{**QUICK, "epochs": 1})
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
+    whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
     assert read
     read.clear()
-    shop.store.remove(shop.tune_digest(step))
-    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    env.store.remove(env.tune_digest(step))
+    assert {entry.path: entry.digest for entry in env.tune(step).manifest.files} == whole
     assert len(read) == again or (again is None and read)

@@ -18,7 +18,7 @@ from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.technique import Technique
 from luthier.tune.training.trainer import Trainer
-from tuning import Bench, bench, interrupted
+from tuning import TuneEnv, interrupted, make_env
 
 
 class NormsOnly(Technique):
@@ -76,8 +76,8 @@ by_technique = pytest.mark.parametrize("technique", ONLY_ADAPT, ids=lambda one: 
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def step(technique: Technique, **more: Any) -> Tune:
@@ -95,39 +95,39 @@ def test_adapt_alone_must_be_written() -> None:
 
 
 @by_technique
-def test_it_trains_saves_and_loads(technique: Technique, shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_trains_saves_and_loads(technique: Technique, env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
     run = Trainer.run
     monkeypatch.setattr(Trainer, "run", lambda self, *args: (trained.append(self._model), run(self, *args))[1])
-    made = shop.tune(step(technique, epochs=2))
+    made = env.tune(step(technique, epochs=2))
     losses = [json.loads(line)["loss"] for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
     for model in (load_model(made, "float32").model, open_merged(made, torch.float32)):
         torch.testing.assert_close(logits(model), logits(trained[0].eval()), atol=1e-4, rtol=1e-4)
     assert (
-        logits(load_model(made, "float32").model) - logits(load_model(shop.base, "float32").model)
+        logits(load_model(made, "float32").model) - logits(load_model(env.base, "float32").model)
     ).abs().max() > 1e-3
 
 
 @by_technique
 def test_it_resumes_to_the_same_bytes(technique: Technique, tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    whole = {entry.path: entry.digest for entry in shop.tune(step(technique)).manifest.files}
-    shop.store.remove(shop.tune_digest(step(technique)))
-    interrupted(shop, step(technique))
-    assert {entry.path: entry.digest for entry in shop.tune(step(technique)).manifest.files} == whole
+    env = make_env(tmp_path)
+    whole = {entry.path: entry.digest for entry in env.tune(step(technique)).manifest.files}
+    env.store.remove(env.tune_digest(step(technique)))
+    interrupted(env, step(technique))
+    assert {entry.path: entry.digest for entry in env.tune(step(technique)).manifest.files} == whole
 
 
 @by_technique
-def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench) -> None:
-    described = describe_model_folder(shop.base.folder)
+def test_it_is_planned_with_what_really_moves(technique: Technique, env: TuneEnv) -> None:
+    described = describe_model_folder(env.base.folder)
     with silence_peft_warnings():
-        adapted = technique.adapt(open_folder(shop.base.folder, torch.float32), 1)
+        adapted = technique.adapt(open_folder(env.base.folder, torch.float32), 1)
     moving = sum(one.numel() for one in adapted.parameters() if one.requires_grad)
     assert technique.trainable(described) == moving > 0
     assert technique.footprint(described, 2000) > technique.footprint(described, 1000) > moving
     told = step(technique).estimate_cost(
-        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
+        PlanContext(inputs={"data": env.data, "model": env.base}, upstream={}, recipe_dir=Path())
     )
     assert None not in (told.seconds, told.peak_bytes, told.tokens)
     rate = technique.rate(576)
@@ -136,20 +136,20 @@ def test_it_is_planned_with_what_really_moves(technique: Technique, shop: Bench)
     assert {*technique.search_space()} == {"learning_rate"}
 
 
-def test_a_model_that_is_not_here_counts_as_moving_whole(shop: Bench) -> None:
-    described = describe_model_folder(shop.base.folder)
+def test_a_model_that_is_not_here_counts_as_moving_whole(env: TuneEnv) -> None:
+    described = describe_model_folder(env.base.folder)
     assert NormsOnly().trainable(described.model_copy(update={"folder": None})) == described.parameters
     assert NeedsValues().trainable(described) == described.parameters, "what cannot be known is the most that it can be"
 
 
-def test_it_is_exported_as_its_base_is(shop: Bench, tmp_path: Path) -> None:
-    made = shop.tune(step(NormsOnly(), epochs=1))
+def test_it_is_exported_as_its_base_is(env: TuneEnv, tmp_path: Path) -> None:
+    made = env.tune(step(NormsOnly(), epochs=1))
     folder = export_model_folder(made, tmp_path / "out", "hf")
     torch.testing.assert_close(
         logits(open_folder(folder, torch.float32)), logits(load_model(made, "float32").model), atol=2e-2, rtol=2e-2
     )
 
 
-def test_parameters_that_no_folder_holds_are_refused(shop: Bench) -> None:
+def test_parameters_that_no_folder_holds_are_refused(env: TuneEnv) -> None:
     with pytest.raises(ModelError, match=r"adds parameters \(model.layers.0.scale; 1 in all\)"):
-        shop.tune(step(AddedScale(), epochs=1))
+        env.tune(step(AddedScale(), epochs=1))

@@ -31,15 +31,15 @@ from luthier.tune.training.trainer import Trainer
 from models.architectures import Double
 from tune.test_gradients import TinyTraining, same
 from tune.test_memory_probe import NO_MEMORY
-from tuning import Bench, adapted, bench, interrupted
+from tuning import TuneEnv, adapted, interrupted, make_env
 
 pytestmark = pytest.mark.usefixtures("two_cores")
 TWO: dict[str, Any] = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "technique": Lora(r=4)}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def row(ids: list[int], key: str = "") -> TokenRow:
@@ -131,9 +131,9 @@ def test_a_row_longer_than_half_of_what_fits_stands_alone() -> None:
 
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_the_gradient_is_the_same_side_by_side(
-    shop: Bench, tmp_path: Path, technique: Any, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, tmp_path: Path, technique: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    training = TinyTraining(shop, tmp_path / "examples", technique, "token")
+    training = TinyTraining(env, tmp_path / "examples", technique, "token")
     read: list[str] = []
     within = pack_gradient.compute_pack_logprobs
 
@@ -151,8 +151,8 @@ def test_the_gradient_is_the_same_side_by_side(
     assert read[-1] == threading.current_thread().name
 
 
-def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    training, chance = TinyTraining(shop, tmp_path / "examples", Lora(r=4), "token"), random.Random(1)
+def test_no_bit_depends_on_which_is_ready_first(env: TuneEnv, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    training, chance = TinyTraining(env, tmp_path / "examples", Lora(r=4), "token"), random.Random(1)
     within = pack_gradient.compute_pack_logprobs
 
     def sometimes_late(model: Any, one: Pack, **more: Any) -> torch.Tensor:
@@ -178,35 +178,35 @@ def test_no_bit_depends_on_which_is_ready_first(shop: Bench, tmp_path: Path, mon
     ids=["lora", "qlora", "full", "adapter", "prefix"],
 )
 def test_a_training_side_by_side_is_resumed_in_the_same_bytes(tmp_path: Path, technique: TechniqueBase) -> None:
-    step, shop = (
+    step, env = (
         Tune(**{**TWO, "technique": technique}, dtype="bfloat16", save_steps=1, max_train_samples=24),
-        bench(tmp_path),
+        make_env(tmp_path),
     )
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-    assert any("side by side" in said for said in shop.said("note"))
-    shop.store.remove(shop.tune_digest(step))
-    interrupted(shop, step, before=2)
-    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
+    assert any("side by side" in said for said in env.said("note"))
+    env.store.remove(env.tune_digest(step))
+    interrupted(env, step, before=2)
+    assert {entry.path: entry.digest for entry in env.tune(step).manifest.files} == whole
 
 
 def test_a_state_of_one_lane_goes_on_in_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop, step = bench(tmp_path), Tune(**TWO, save_steps=1, max_train_samples=24)
+    env, step = make_env(tmp_path), Tune(**TWO, save_steps=1, max_train_samples=24)
     with monkeypatch.context() as alone:
         alone.setattr("luthier.tune.run.count_cores", lambda: 1)
-        whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-        shop.store.remove(shop.tune_digest(step))
-        interrupted(shop, step, before=2)
-    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+        whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
+        env.store.remove(env.tune_digest(step))
+        interrupted(env, step, before=2)
+    assert {entry.path: entry.digest for entry in env.tune(step).manifest.files} == whole
     assert torch.get_num_threads() == 1
 
 
-def test_a_teacher_is_asked_before(shop: Bench) -> None:
+def test_a_teacher_is_asked_before(env: TuneEnv) -> None:
     step = Tune(**TWO, objective=Distil(), teacher="teacher", dtype="float32")
-    losses = [json.loads(line)["loss"] for line in (shop.tune(step).folder / "log.jsonl").read_text().splitlines()]
+    losses = [json.loads(line)["loss"] for line in (env.tune(step).folder / "log.jsonl").read_text().splitlines()]
     assert losses[-1] < losses[0]
 
 
-def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_draws_by_chance_is_read_one_after_another(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     counts: list[int] = []
     once = Trainer._step
 
@@ -216,13 +216,13 @@ def test_what_draws_by_chance_is_read_one_after_another(shop: Bench, monkeypatch
 
     monkeypatch.setattr(Trainer, "_step", noted)
     for dropout, wanted in ((0.2, 1), (0.0, LANES)):
-        shop.tune(Tune(**{**TWO, "technique": Lora(r=4, lora_dropout=dropout)}), seed=11)
+        env.tune(Tune(**{**TWO, "technique": Lora(r=4, lora_dropout=dropout)}), seed=11)
         assert {*counts} == {wanted}
         counts.clear()
 
 
 def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     within = pack_gradient.compute_pack_logprobs
 
@@ -232,12 +232,12 @@ def test_where_two_at_once_do_not_fit_they_are_read_one_after_another(
         return within(model, one, **more)
 
     monkeypatch.setattr(pack_gradient, "compute_pack_logprobs", small)
-    shop.tune(Tune(**TWO), seed=12)
-    assert any("one after another, since" in said for said in shop.said("note"))
+    env.tune(Tune(**TWO), seed=12)
+    assert any("one after another, since" in said for said in env.said("note"))
 
 
-def test_both_run_at_once_on_half_of_the_cores_each(shop: Bench) -> None:
-    model, both = adapted(shop, Lora(r=4)), threading.Barrier(2)
+def test_both_run_at_once_on_half_of_the_cores_each(env: TuneEnv) -> None:
+    model, both = adapted(env, Lora(r=4)), threading.Barrier(2)
 
     def work(one: Pack) -> tuple[int, float]:
         both.wait(timeout=60)
@@ -271,8 +271,8 @@ def test_what_goes_wrong_in_a_thread_is_raised_when_all_have_ended() -> None:
     assert ended.is_set()
 
 
-def test_one_core_or_another_reading_is_read_as_one(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = adapted(shop, Lora(r=4))
+def test_one_core_or_another_reading_is_read_as_one(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = adapted(env, Lora(r=4))
     assert count_parallel_packs(model) == LANES
     how = detect_forward_mode(model)
     monkeypatch.setattr(

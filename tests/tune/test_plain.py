@@ -29,7 +29,7 @@ from luthier.models.open_classifier import open_pipeline
 from luthier.models.text_classifier import TextClassifier, TextClassifierSettings
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.plain import PlainTechnique
-from tuning import Bench, bench, examples, pairs
+from tuning import TuneEnv, examples, make_env, pairs
 
 OTHERWISE: dict[str, Any] = {"c": 0.5, "words": 1, "min_df": 2}
 """Another value for each field, which must change the model."""
@@ -37,17 +37,17 @@ LABELS = ("account", "billing", "delivery")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def step(**fields: Any) -> Tune:
     return Tune(data="data", technique=PlainTechnique(**fields))
 
 
-def made(shop: Bench, wanted: Tune) -> Artifact:
-    digest = shop.tune_digest(wanted)
-    return shop.store.open(digest) if shop.store.has(digest) else shop.classify(wanted)
+def made(env: TuneEnv, wanted: Tune) -> Artifact:
+    digest = env.tune_digest(wanted)
+    return env.store.open(digest) if env.store.has(digest) else env.classify(wanted)
 
 
 def texts_of(rows: Sequence[Example]) -> list[str]:
@@ -58,16 +58,16 @@ def held_out() -> list[Example]:
     return [row for row in examples(90)[48:] if row.label]
 
 
-def test_every_field_is_documented_and_changes_the_model(shop: Bench) -> None:
+def test_every_field_is_documented_and_changes_the_model(env: TuneEnv) -> None:
     assert undescribed(PlainTechnique) == []
     assert {*OTHERWISE} == {*PlainTechnique.model_fields} - {"kind"}
-    usual = made(shop, step()).path("classifier.safetensors").read_bytes()
+    usual = made(env, step()).path("classifier.safetensors").read_bytes()
     for name, value in OTHERWISE.items():
-        assert made(shop, step(**{name: value})).path("classifier.safetensors").read_bytes() != usual
+        assert made(env, step(**{name: value})).path("classifier.safetensors").read_bytes() != usual
 
 
-def test_scikit_learn_fits_the_same_on_the_same_rows(shop: Bench) -> None:
-    rows = read_examples(shop.data, "train")
+def test_scikit_learn_fits_the_same_on_the_same_rows(env: TuneEnv) -> None:
+    rows = read_examples(env.data, "train")
     for words, c in ((2, 10.0), (1, 0.5)):
         pipeline = Pipeline(
             [
@@ -76,7 +76,7 @@ def test_scikit_learn_fits_the_same_on_the_same_rows(shop: Bench) -> None:
             ]
         ).fit(texts_of(rows), [row.label for row in rows])
         wanted = pipeline.predict_proba(texts_of(held_out()))
-        artifact = made(shop, step(words=words, c=c))
+        artifact = made(env, step(words=words, c=c))
         ours = TextClassifier.open(artifact.folder).probabilities(texts_of(held_out()))
         np.testing.assert_allclose(ours, wanted, atol=1e-9)
         opened = open_pipeline(artifact.folder)
@@ -84,25 +84,25 @@ def test_scikit_learn_fits_the_same_on_the_same_rows(shop: Bench) -> None:
         assert opened.predict(texts_of(held_out())).tolist() == pipeline.predict(texts_of(held_out())).tolist()
 
 
-def test_it_answers_as_the_baseline_does(shop: Bench) -> None:
+def test_it_answers_as_the_baseline_does(env: TuneEnv) -> None:
     task = HeldOutTask(
         kind="label", split="test", examples=tuple(held_out()), available=42, options={name: name for name in LABELS}
     )
-    ours = ClassifierEvalModel(made(shop, step()), name="tuned", title="the plain classifier").answer(
+    ours = ClassifierEvalModel(made(env, step()), name="tuned", title="the plain classifier").answer(
         task.examples, task
     )
-    assert ours == Baseline.parse("tfidf").answer(read_examples(shop.data, "train"), task)
+    assert ours == Baseline.parse("tfidf").answer(read_examples(env.data, "train"), task)
 
 
 def test_made_again_it_has_the_same_bytes(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    once = {entry.path: entry.digest for entry in shop.classify(step()).manifest.files}
-    shop.store.remove(shop.tune_digest(step()))
-    assert {entry.path: entry.digest for entry in shop.classify(step()).manifest.files} == once
+    env = make_env(tmp_path)
+    once = {entry.path: entry.digest for entry in env.classify(step()).manifest.files}
+    env.store.remove(env.tune_digest(step()))
+    assert {entry.path: entry.digest for entry in env.classify(step()).manifest.files} == once
 
 
-def test_no_file_is_a_pickle(shop: Bench) -> None:
-    files = {entry.path for entry in made(shop, step()).manifest.files}
+def test_no_file_is_a_pickle(env: TuneEnv) -> None:
+    files = {entry.path for entry in made(env, step()).manifest.files}
     assert files == {
         "classifier.json",
         "classifier.safetensors",
@@ -112,8 +112,8 @@ def test_no_file_is_a_pickle(shop: Bench) -> None:
     }
 
 
-def test_it_tells_what_it_is_made_of(shop: Bench) -> None:
-    artifact = made(shop, step())
+def test_it_tells_what_it_is_made_of(env: TuneEnv) -> None:
+    artifact = made(env, step())
     told = artifact.read_json("training.json")
     assert told["classes"] == list(LABELS)
     assert told["rows"] == 48
@@ -123,41 +123,41 @@ def test_it_tells_what_it_is_made_of(shop: Bench) -> None:
     assert polars.read_parquet(artifact.path("training_examples.parquet"))["seen"].to_list() == [1] * 48
 
 
-def test_rows_are_limited_as_for_any_other_technique(shop: Bench) -> None:
-    artifact = made(shop, Tune(data="data", technique=PlainTechnique(), max_train_samples=20))
+def test_rows_are_limited_as_for_any_other_technique(env: TuneEnv) -> None:
+    artifact = made(env, Tune(data="data", technique=PlainTechnique(), max_train_samples=20))
     assert artifact.read_json("training.json")["rows"] == 20
 
 
-def test_a_network_is_asked_of_it_in_vain(shop: Bench) -> None:
-    artifact = made(shop, step())
+def test_a_network_is_asked_of_it_in_vain(env: TuneEnv) -> None:
+    artifact = made(env, step())
     for asked in (load_model, find_base_folder):
         with pytest.raises(ModelError, match="tfidf is a plain classifier: it has no network"):
             asked(artifact)
     with pytest.raises(ModelError, match="is a plain classifier"):
-        Tune(data="data", model="plain").estimate_cost(_outlook(shop, model=artifact))
+        Tune(data="data", model="plain").estimate_cost(_outlook(env, model=artifact))
     ahead = PlanContext(
-        inputs={"data": shop.data}, upstream={}, recipe_dir=Path(), outlines={"model": step().outline(_outlook(shop))}
+        inputs={"data": env.data}, upstream={}, recipe_dir=Path(), outlines={"model": step().outline(_outlook(env))}
     )
     with pytest.raises(ModelError, match="is a plain classifier"):
         Tune(data="data", model="plain").estimate_cost(ahead)
 
 
-def test_its_cost_is_told_without_a_model(shop: Bench) -> None:
-    told = step().estimate_cost(_outlook(shop))
+def test_its_cost_is_told_without_a_model(env: TuneEnv) -> None:
+    told = step().estimate_cost(_outlook(env))
     assert told.tokens == 0
     assert told.seconds is not None
     assert told.peak_bytes is not None
     assert "48 rows of 3 classes; no base model is read" in told.how
-    more = step().estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": _many(shop)}))
+    more = step().estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": _many(env)}))
     assert more.seconds is not None
     assert more.seconds > told.seconds
 
 
 @pytest.mark.parametrize("is_made", [True, False])
 def test_data_without_classes_are_refused_at_plan(is_made: bool, tmp_path: Path) -> None:
-    shop = bench(tmp_path, rows=pairs())
+    env = make_env(tmp_path, rows=pairs())
     outlook = (
-        _outlook(shop)
+        _outlook(env)
         if is_made
         else PlanContext(
             inputs={}, upstream={}, recipe_dir=Path(), outlines={"data": ArtifactSpec(task="text", rows={"train": 9})}
@@ -181,13 +181,13 @@ def test_nothing_to_tell_apart_is_said(texts: list[str], labels: list[str], said
 
 
 def test_a_class_without_a_training_row_is_said(tmp_path: Path) -> None:
-    shop = bench(tmp_path, rows=[row for row in examples(30) if row.label != "account"])
-    shop.classify(step())
-    assert shop.said("warning") == ["1 class has no training row and will never be named: account"]
+    env = make_env(tmp_path, rows=[row for row in examples(30) if row.label != "account"])
+    env.classify(step())
+    assert env.said("warning") == ["1 class has no training row and will never be named: account"]
 
 
-def test_a_later_format_is_refused(shop: Bench, tmp_path: Path) -> None:
-    artifact = made(shop, step())
+def test_a_later_format_is_refused(env: TuneEnv, tmp_path: Path) -> None:
+    artifact = made(env, step())
     for name in ("classifier.json", "classifier.safetensors"):
         (tmp_path / name).write_bytes(artifact.path(name).read_bytes())
     told = json.loads((tmp_path / "classifier.json").read_text())
@@ -217,13 +217,13 @@ def test_what_is_saved_answers_as_what_was_fitted(
     assert opened.classes == fitted.classes
 
 
-def _outlook(shop: Bench, **more: Artifact) -> PlanContext:
-    return PlanContext(inputs={"data": shop.data, **more}, upstream={}, recipe_dir=Path())
+def _outlook(env: TuneEnv, **more: Artifact) -> PlanContext:
+    return PlanContext(inputs={"data": env.data, **more}, upstream={}, recipe_dir=Path())
 
 
-def _many(shop: Bench) -> ArtifactSpec:
+def _many(env: TuneEnv) -> ArtifactSpec:
     rows = [
         {"messages": [one.model_dump() for one in row.messages], "tools": [], "meta": {}}
-        for row in read_examples(shop.data, "train")
+        for row in read_examples(env.data, "train")
     ]
     return ArtifactSpec(task="label", rows={"train": 5000}, answers=[f"class {at}" for at in range(50)], examples=rows)

@@ -36,7 +36,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums, compute_row_logprobs
-from tuning import Bench, bench, chat, examples, pairs, preferring, thumbs
+from tuning import TuneEnv, chat, examples, make_env, pairs, preferring, thumbs
 
 CASES = json.loads((Path(__file__).parent / "preferences.json").read_text())
 """Log-probabilities (or rewards) of rows by two models, and the loss and gradient that TRL took of them: written by
@@ -47,13 +47,13 @@ QUICK: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"), pairs(40))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"), pairs(40))
 
 
 @pytest.fixture(scope="module")
-def text(shop: Bench) -> ChatTokenizer:
-    return ChatTokenizer.load(shop.base.folder)
+def text(env: TuneEnv) -> ChatTokenizer:
+    return ChatTokenizer.load(env.base.folder)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: json.dumps(case["objective"]))
@@ -190,24 +190,22 @@ def test_data_of_another_kind_is_refused_with_the_objective_that_fits(
     objective: Objective, rows: list[Example], remedy: str, tmp_path: Path
 ) -> None:
     with pytest.raises(DataError, match="nothing can be learnt from any training row") as error:
-        bench(tmp_path, rows).tune(Tune(**QUICK, objective=objective))
+        make_env(tmp_path, rows).tune(Tune(**QUICK, objective=objective))
     assert remedy in error.value.hint
 
 
 def test_what_is_left_out_is_counted_and_listed(tmp_path: Path) -> None:
-    shop = bench(tmp_path, [*pairs(16), *(one for why, one in odd().items() if why != "longer than 200 tokens")])
-    learnt = polars.read_parquet(
-        shop.tune(Tune(**QUICK, objective=DpoObjective())).folder / "training_examples.parquet"
-    )
+    env = make_env(tmp_path, [*pairs(16), *(one for why, one in odd().items() if why != "longer than 200 tokens")])
+    learnt = polars.read_parquet(env.tune(Tune(**QUICK, objective=DpoObjective())).folder / "training_examples.parquet")
     assert learnt.filter(polars.col("nothing").is_null()).height == 16
     assert set(learnt["nothing"].drop_nulls()) == set(odd()) - {"longer than 200 tokens"}
-    assert any("1 row: a tie: both answers are the same" in said for said in shop.said("warning"))
+    assert any("1 row: a tie: both answers are the same" in said for said in env.said("warning"))
 
 
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
-def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> None:
+def test_the_reference_is_the_model_as_it_was(env: TuneEnv, technique: Any) -> None:
     """Before anything moves, the model and its reference are alike: DPO's loss is log 2, and KTO's is 1/2."""
-    made = shop.tune(Tune(**{**QUICK, "technique": technique, "learning_rate": 1e-3}, objective=DpoObjective()))
+    made = env.tune(Tune(**{**QUICK, "technique": technique, "learning_rate": 1e-3}, objective=DpoObjective()))
     first = json.loads((made.folder / "log.jsonl").read_text().splitlines()[0])
     assert first["loss"] == pytest.approx(0.693147, abs=1e-5)
     assert first["margin"] == pytest.approx(0, abs=1e-4)
@@ -219,15 +217,15 @@ def test_the_reference_is_the_model_as_it_was(shop: Bench, technique: Any) -> No
 )
 def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_path: Path, objective: str) -> None:
     """As in TRL; a technique's own, which somebody asked for, is on."""
-    shop = bench(tmp_path, thumbs(24) if objective == "kto" else pairs(24))
-    config = shop.base.folder / "config.json"
+    env = make_env(tmp_path, thumbs(24) if objective == "kto" else pairs(24))
+    config = env.base.folder / "config.json"
     dropping = config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5')
 
     def losses(**settings: Any) -> list[str]:
         looks = {"validation": {"rows": 4, "every": 1}, "max_steps": 2}
         step = Tune(**{**QUICK, "objective": objective, **looks, **settings})
-        lines = (shop.tune(step).folder / "log.jsonl").read_text().splitlines()
-        shop.store.remove(shop.tune_digest(step))
+        lines = (env.tune(step).folder / "log.jsonl").read_text().splitlines()
+        env.store.remove(env.tune_digest(step))
         return lines
 
     plain = losses()
@@ -238,11 +236,11 @@ def test_dropout_that_is_built_into_a_model_is_off_for_preferences_alone(tmp_pat
     assert (losses(technique=Lora(r=4, lora_dropout=0.5)) == own) == (objective != "sft")
 
 
-def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None:
+def test_held_out_pairs_are_measured_by_accuracy_and_margin(env: TuneEnv) -> None:
     step = Tune(
         **QUICK, objective=DpoObjective(), epochs=3, validation=ValidationSettings(rows=8, every=2, metric="margin")
     )
-    made = shop.tune(step)
+    made = env.tune(step)
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     measured = [line for line in log if "held_out_margin" in line]
     assert measured[-1]["held_out_margin"] > measured[0]["held_out_margin"]
@@ -255,18 +253,18 @@ def test_held_out_pairs_are_measured_by_accuracy_and_margin(shop: Bench) -> None
 def test_a_margin_is_refused_where_nothing_has_one(tmp_path: Path) -> None:
     step = Tune(**QUICK, objective=Sft(), validation=ValidationSettings(rows=4, metric="margin"))
     with pytest.raises(RecipeError, match="measured on pairs of answers, and sft learns from none"):
-        bench(tmp_path).tune(step)
+        make_env(tmp_path).tune(step)
 
 
-def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: ChatTokenizer) -> None:
+def test_a_reward_model_opens_in_plain_transformers_and_peft(env: TuneEnv, text: ChatTokenizer) -> None:
     from peft import PeftModel
     from transformers import AutoModelForSequenceClassification
 
     from luthier.models.load import open_model
     from luthier.models.quiet import silence_peft_warnings
 
-    made = shop.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
-    base = AutoModelForSequenceClassification.from_pretrained(shop.base.folder, num_labels=1, dtype=torch.float32)
+    made = env.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
+    base = AutoModelForSequenceClassification.from_pretrained(env.base.folder, num_labels=1, dtype=torch.float32)
     with silence_peft_warnings():
         plain = PeftModel.from_pretrained(base, made.folder / "adapter").eval()
     rows = [row for example in RewardObjective().build_training_examples(pairs(4), text) for row in example.rows]
@@ -278,16 +276,16 @@ def test_a_reward_model_opens_in_plain_transformers_and_peft(shop: Bench, text: 
 
 
 @pytest.mark.slow
-def test_a_reward_model_needs_nothing_of_ours(shop: Bench, text: ChatTokenizer) -> None:
+def test_a_reward_model_needs_nothing_of_ours(env: TuneEnv, text: ChatTokenizer) -> None:
     """A process that has transformers and PEFT alone reads the same numbers."""
-    made = shop.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
+    made = env.tune(Tune(**QUICK, objective=RewardObjective(), epochs=2))
     ids = [
         list(row.ids[:-1])
         for example in RewardObjective().build_training_examples(pairs(4), text)
         for row in example.rows
     ]
     ours = compute_model_rewards(open_model(made, "float32"), ids)
-    told = json.dumps([str(shop.base.folder), str(made.folder / "adapter"), ids])
+    told = json.dumps([str(env.base.folder), str(made.folder / "adapter"), ids])
     ran = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", PLAIN, told], capture_output=True, text=True, check=True, env=BARE
     )
@@ -309,14 +307,14 @@ assert not any(name.split(".")[0] == "luthier" for name in sys.modules)
 BARE = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
-def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(shop: Bench, text: ChatTokenizer) -> None:
+def test_a_generative_judge_learns_from_pairs_and_stays_a_language_model(env: TuneEnv, text: ChatTokenizer) -> None:
     """The log-odds of its yes are what it learnt to raise, and the reward `model` reads them."""
     step = Tune(**QUICK, objective=RewardObjective(head="verdict"), epochs=3)
-    made = shop.tune(step)
+    made = env.tune(step)
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert log[-1]["loss"] < log[0]["loss"]
     assert get_judge_rubric(made) == YesNoJudgePrompt().model_dump()
-    assert get_judge_rubric(shop.base) is None
+    assert get_judge_rubric(env.base) is None
     judge = RewardModel(made, "float32")
     told = [pair for one in pairs(24) if isinstance(pair := pair_of(one), PreferencePair)]
     found = judge([(*pair.prompt, answer) for pair in told for answer in (pair.chosen, pair.rejected)])
@@ -332,15 +330,15 @@ def test_a_reward_model_is_read_where_it_learnt_also_in_padded_rows(tmp_path: Pa
     """Where a conversation ends with the end of text that the settings of the base take for padding."""
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-    shop = bench(tmp_path, rows := pairs(16))
-    template = shop.base.folder / "chat_template.jinja"
+    env = make_env(tmp_path, rows := pairs(16))
+    template = env.base.folder / "chat_template.jinja"
     turn = "<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>{% if not loop.last %}\n{% endif %}"
     template.write_text("{% for m in messages %}" + turn + "{% endfor %}")
     for name, changes in (("config", {"pad_token_id": None}), ("tokenizer_config", {"pad_token": pad})):
-        path = shop.base.folder / f"{name}.json"
+        path = env.base.folder / f"{name}.json"
         path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
-    made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
-    text = ChatTokenizer.load(shop.base.folder)
+    made = env.tune(Tune(**QUICK, objective="reward", epochs=3))
+    text = ChatTokenizer.load(env.base.folder)
     learnt = [row for example in RewardObjective().build_training_examples(rows, text) for row in example.rows]
     wanted = [values[0] for values in compute_row_logprobs(open_model(made, "float32"), learnt, 4096)]
     told = [pair for one in rows if isinstance(pair := pair_of(one), PreferencePair)]
@@ -367,11 +365,11 @@ def test_a_reward_model_reads_the_tools_on_offer_when_it_judges(tmp_path: Path) 
 
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {}}}
     rows = [one.model_copy(update={"tools": (tool,)}) for one in pairs(16)]
-    shop = bench(tmp_path, rows)
-    template = shop.base.folder / "chat_template.jinja"
+    env = make_env(tmp_path, rows)
+    template = env.base.folder / "chat_template.jinja"
     template.write_text("{% for t in tools or [] %}{{ t.function.name }}\n{% endfor %}" + template.read_text())
-    made = shop.tune(Tune(**QUICK, objective="reward", epochs=3))
-    text = ChatTokenizer.load(shop.base.folder)
+    made = env.tune(Tune(**QUICK, objective="reward", epochs=3))
+    text = ChatTokenizer.load(env.base.folder)
     learnt = [row for example in RewardObjective().build_training_examples(rows, text) for row in example.rows[:1]]
     wanted = compute_model_rewards(open_model(made, "float32"), [row.ids[:-1] for row in learnt])
     judge = RewardModel(made, "float32")
@@ -400,10 +398,10 @@ def test_margins_and_ties_of_rewards(text: ChatTokenizer) -> None:
         RewardObjective(margin="row").build_training_examples([preferring(given[0], "delivery", row=-1)], text)
 
 
-def test_preferences_are_learnt_in_smaller_steps_than_answers(shop: Bench) -> None:
+def test_preferences_are_learnt_in_smaller_steps_than_answers(env: TuneEnv) -> None:
     from luthier.models.describe import describe_model_folder
 
-    model, lora = describe_model_folder(shop.base.folder), Lora(r=4)
+    model, lora = describe_model_folder(env.base.folder), Lora(r=4)
     answers, prefers = (Tune(data="data", objective=one).rate_for(lora, model) for one in (Sft(), DpoObjective()))
     assert prefers.value == pytest.approx(answers.value / 20, rel=1e-2)
     assert prefers.why.endswith("times 0.05 for dpo")

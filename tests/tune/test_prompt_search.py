@@ -37,7 +37,7 @@ from luthier.tune.prompt_search.successive_halving import count_asked_rows, plan
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.prompt_search import PromptSearch
 from models.making import merged
-from tuning import SYSTEM, Bench, bench, examples
+from tuning import SYSTEM, TuneEnv, examples, make_env
 
 SMALL: dict[str, Any] = {"shots": (0, 2), "draws": 1, "held_back": 12, "budget": 80}
 
@@ -121,23 +121,23 @@ def test_instructions_and_sets_make_every_pair_once() -> None:
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def texts(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
     """A data set of free answers."""
     rows = [
         row.model_copy(update={"label": None, "messages": (*row.messages[:2], _reply(row))}) for row in examples(24)
     ]
-    shop = bench(tmp_path_factory.mktemp("texts"), rows)
-    path = shop.data.folder / "summary.json"
+    env = make_env(tmp_path_factory.mktemp("texts"), rows)
+    path = env.data.folder / "summary.json"
     path.chmod(0o644)
     path.write_text(json.dumps({**json.loads(path.read_text()), "task": "text", "labels": []}))
-    return shop
+    return env
 
 
 def _reply(row: Example) -> Message:
     return Message(role="assistant", content=f"We look at {row.label} at once.")
 
 
-def test_texts_are_written_and_measured(texts: Bench) -> None:
+def test_texts_are_written_and_measured(texts: TuneEnv) -> None:
     short, long = (texts.tune(search(max_new_tokens=count, budget=30)) for count in (2, 12))
     assert short.read_json("training.json")["objective"] == "rougeL"
     assert short.path("search.jsonl").read_bytes() != long.path("search.jsonl").read_bytes()
@@ -148,26 +148,26 @@ def test_texts_are_written_and_measured(texts: Bench) -> None:
 
 
 def test_a_prompted_model_is_searched_from_what_it_has_and_tuned_with_it(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    first = shop.tune(search(instructions=("Which team?",), variations=False, metric="brier"))
+    env = make_env(tmp_path)
+    first = env.tune(search(instructions=("Which team?",), variations=False, metric="brier"))
     assert PromptPrefix.of(first) != PromptPrefix(), (
         "the tiny model must not be best as it is, or this test says nothing"
     )
-    again = shop.tune(search(), model=first)
+    again = env.tune(search(), model=first)
     begun = [json.loads(line) for line in again.path("search.jsonl").read_text().splitlines() if '"as it is"' in line]
     assert {line["instruction"] for line in begun} == {PromptPrefix.of(first).instruction}
     assert PromptPrefix.of(again) != PromptPrefix()
     told = Tune(data="data", max_train_samples=8, batch_size=4, dtype="float32", learning_rate=1e-3)
-    plain = shop.tune(told)
-    prompted = shop.tune(told.model_copy(update={"batch_size": 8}), model=first)
+    plain = env.tune(told)
+    prompted = env.tune(told.model_copy(update={"batch_size": 8}), model=first)
     assert PromptPrefix.of(prompted) == PromptPrefix.of(first), (
         "an adapter over a prompted model is asked with the prompt"
     )
     with pytest.raises(ModelError, match="'m0' is a prompt in front of a model"):
-        merged(shop.store, shop.base, [first, plain])
-    together = merged(shop.store, first, [prompted, shop.tune(told, seed=9, model=first)])
+        merged(env.store, env.base, [first, plain])
+    together = merged(env.store, first, [prompted, env.tune(told, seed=9, model=first)])
     assert PromptPrefix.of(together) == PromptPrefix.of(first), "what is merged over a prompted model keeps its prompt"
-    assert load_model(together).model.num_parameters() == load_model(shop.base).model.num_parameters()
+    assert load_model(together).model.num_parameters() == load_model(env.base).model.num_parameters()
     rows = [_tokens(one) for one in (plain, prompted)]
     assert rows[0] != rows[1]
 
@@ -184,29 +184,29 @@ def test_a_prompt_under_which_one_label_is_always_said_is_warned_of(
     def always(asker: PromptTrialClient, prompt: PromptPrefix, rows: list[Example]) -> EvalPredictions:
         return EvalPredictions.of(["billing"] * len(rows), asker.references(rows))
 
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     monkeypatch.setattr(PromptTrialClient, "answer", always)
-    shop.tune(search())
-    shop.tune(search(metric="macro_f1"))
-    shop.tune(search(metric="macro_f1", normalize="prior"))
-    told = [text.partition("answered with ")[2] for text in shop.said("warning") if "answered with" in text]
+    env.tune(search())
+    env.tune(search(metric="macro_f1"))
+    env.tune(search(metric="macro_f1", normalize="prior"))
+    told = [text.partition("answered with ")[2] for text in env.said("warning") if "answered with" in text]
     assert told == [
         "'billing' on every held-back row, whatever is asked; try metric: macro_f1 or normalize: prior",
         "'billing' on every held-back row, whatever is asked; try normalize: prior",
         "'billing' on every held-back row, whatever is asked; try other instructions",
     ]
-    chosen = [text for text in shop.said("note") if text.startswith("chosen: ")]
+    chosen = [text for text in env.said("note") if text.startswith("chosen: ")]
     assert [text.partition(";")[0] for text in chosen] == ["chosen: as it is"] * 3
 
 
 def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> None:
-    shop = bench(tmp_path, examples()[:20])
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
+    env = make_env(tmp_path, examples()[:20])
+    outlook = PlanContext(inputs={"data": env.data, "model": env.base}, upstream={}, recipe_dir=Path())
     small = {"variations": False, "instructions": ("Mine.",), "shots": (0, 2), "draws": 1, "budget": 2000}
     step = search(**small)
     assert step.estimate_cost(outlook).how.startswith("70 scored rows; 20 rows"), "7 prompts of 10 held-back rows"
     assert search(**{**small, "budget": 50}).estimate_cost(outlook).how.startswith("50 scored rows; 20 rows")
-    work = shop.work(step, 3, None)
+    work = env.work(step, 3, None)
     measures = step.make(work)
     asked = TrainingRecord.model_validate_json((work.folder / "training.json").read_bytes()).scored_rows
     assert asked is not None
@@ -215,44 +215,44 @@ def test_no_more_rows_are_foretold_than_there_are_to_score(tmp_path: Path) -> No
 
 
 def test_prompts_that_a_budget_leaves_out_are_counted_with_what_would_try_them(tmp_path: Path) -> None:
-    shop = bench(tmp_path, examples()[:40])
+    env = make_env(tmp_path, examples()[:40])
     settings = {
         "instructions": tuple(f"Sort it, {word}." for word in "abcd"),
         "held_back": 20,
         "shots": (0,),
         "draws": 2,
     }
-    made = shop.tune(search(**settings, budget=100))
-    (said,) = [text for text in shop.said("warning") if "not tried" in text]
+    made = env.tune(search(**settings, budget=100))
+    (said,) = [text for text in env.said("warning") if "not tried" in text]
     found = re.fullmatch(r"(\d+) of (\d+) prompts, .* the budget is 100 rows, and (\d+) would try all", said)
     assert found is not None
     left, every, enough = map(int, found.groups())
     assert made.read_json("training.json")["prompts"] == every - left
-    shop.heard.clear()
-    whole = shop.tune(search(**settings, budget=enough))
+    env.heard.clear()
+    whole = env.tune(search(**settings, budget=enough))
     assert whole.read_json("training.json")["prompts"] == every
-    assert not [text for text in shop.said("warning") if "not tried" in text]
+    assert not [text for text in env.said("warning") if "not tried" in text]
 
 
 def test_more_examples_than_there_are_rows_to_show_are_refused(tmp_path: Path) -> None:
-    shop = bench(tmp_path, examples()[:14])
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
+    env = make_env(tmp_path, examples()[:14])
+    outlook = PlanContext(inputs={"data": env.data, "model": env.base}, upstream={}, recipe_dir=Path())
     step = search(shots=(0, 4, 8, 64))
-    for refused in (lambda: step.estimate_cost(outlook), lambda: shop.tune(step)):
+    for refused in (lambda: step.estimate_cost(outlook), lambda: env.tune(step)):
         with pytest.raises(InputError, match="7 rows are held back, which leaves 7 to show, got 8, 64") as caught:
             refused()
         assert caught.value.where == SourceLocation(field="technique.shots")
     usual = search(shots=(0, 4, 8))
     foretold = usual.estimate_cost(outlook)
     assert foretold.how.startswith("80 scored rows"), "the default tries what can be shown"
-    shop.tune(usual)
-    assert "there are too few rows to show [8] examples" in shop.said("warning")
+    env.tune(usual)
+    assert "there are too few rows to show [8] examples" in env.said("warning")
 
 
 def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    step, size = search(), describe_model_folder(shop.base.folder).parameters
-    outlook = PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=Path())
+    env = make_env(tmp_path)
+    step, size = search(), describe_model_folder(env.base.folder).parameters
+    outlook = PlanContext(inputs={"data": env.data, "model": env.base}, upstream={}, recipe_dir=Path())
 
     def told(*paces: dict[str, float]) -> StepCostEstimate:
         history = {"measures": paces[0]}
@@ -264,7 +264,7 @@ def test_the_pace_of_a_search_is_that_of_a_model_of_about_the_size(tmp_path: Pat
     assert "matrix products" in told(far).how
     assert "matrix products" in told({"scored_rows_per_s": 8.0}).how
     assert told(far, near).seconds == told(near).seconds, "of those before, the newest that fits"
-    assert step.make(shop.work(step, 3, None))["parameters"] == size
+    assert step.make(env.work(step, 3, None))["parameters"] == size
 
 
 @pytest.mark.parametrize(
@@ -284,10 +284,10 @@ def test_what_a_model_cannot_be_asked_is_refused_before_it_is_made(
 
 
 def test_a_model_that_names_classes_by_a_head_is_refused(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     head = Tune(data="data", objective=Classify(head="sequence"), max_train_samples=16, batch_size=4, dtype="float32")
     with pytest.raises(ModelError, match="names classes by a head of its own"):
-        shop.tune(search(), model=shop.tune(head))
+        env.tune(search(), model=env.tune(head))
 
 
 @pytest.mark.parametrize("field", ["model", "teacher"])
@@ -299,10 +299,10 @@ def test_weights_of_an_endpoint_are_refused_before_it_is_made(field: str) -> Non
 
 
 def test_too_few_rows_and_prompts_that_do_not_fit_are_said(tmp_path: Path) -> None:
-    shop = bench(tmp_path, examples()[:3])
+    env = make_env(tmp_path, examples()[:3])
     with pytest.raises(DataError, match="3 training rows have an answer"):
-        shop.tune(search())
-    long = bench(tmp_path / "long")
+        env.tune(search())
+    long = make_env(tmp_path / "long")
     made = long.tune(search(instructions=("word " * 600,), variations=False, shots=(0,), draws=2))
     assert any("not tried: instruction 1 of the recipe" in text for text in long.said("warning"))
     assert made.read_json("training.json")["prompts"] == 1

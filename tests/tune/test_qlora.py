@@ -18,7 +18,7 @@ from luthier.models.load import get_quantization_scheme, open_merged
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.techniques.qlora import Qlora
-from tuning import bench
+from tuning import make_env
 
 ONE_STEP = """
 import re, sys
@@ -50,8 +50,8 @@ print(anonymous() - begun)
 
 
 def test_it_is_given_out_as_an_adapter_and_merged_only_on_request(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
-    made = shop.tune(Tune(data="data", technique=Qlora(bits=8), batch_size=16, dtype="float32"))
+    env = make_env(tmp_path)
+    made = env.tune(Tune(data="data", technique=Qlora(bits=8), batch_size=16, dtype="float32"))
     assert get_quantization_scheme(made) == (8, 64)
     told = json.loads((export_model_folder(made, tmp_path / "given", "adapter") / "adapter_config.json").read_text())
     assert told["peft_type"] == "LORA"
@@ -63,7 +63,7 @@ def test_it_is_given_out_as_an_adapter_and_merged_only_on_request(tmp_path: Path
 
 
 def test_fewer_bits_are_foreseen_to_take_less(tmp_path: Path) -> None:
-    told = describe_model_folder(bench(tmp_path).base.folder)
+    told = describe_model_folder(make_env(tmp_path).base.folder)
     four, eight, whole = (one.footprint(told, 100) for one in (Qlora(bits=4), Qlora(bits=8), Lora()))
     assert four < eight < whole
 

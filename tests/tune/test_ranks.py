@@ -25,7 +25,7 @@ from luthier.tune.training.parts import assign_spans, assign_weights, choose_par
 from luthier.tune.training.ranks import LocalRanks, PartLeader, check_agreement
 from luthier.tune.training.shared_memory import Mailbox, MailboxLost
 from luthier.tune.training.trainer import Trainer
-from tuning import Bench, bench, examples, interrupted
+from tuning import TuneEnv, examples, interrupted, make_env
 
 
 def row(ids: list[int], key: str, group_size: int = 1) -> TokenRow:
@@ -166,18 +166,18 @@ def step_of(**fields: Any) -> Tune:
     return Tune.model_validate({**usual, **fields})
 
 
-def files(shop: Bench, step: Tune) -> dict[str, bytes]:
+def files(env: TuneEnv, step: Tune) -> dict[str, bytes]:
     """What a training writes, made anew."""
-    if shop.tune_digest(step) in set(shop.store.digests()):
-        shop.store.remove(shop.tune_digest(step))
-    shop.heard.clear()
-    made = shop.tune(step)
+    if env.tune_digest(step) in set(env.store.digests()):
+        env.store.remove(env.tune_digest(step))
+    env.heard.clear()
+    made = env.tune(step)
     return {entry.path: (made.folder / entry.path).read_bytes() for entry in made.manifest.files}
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path, examples(24))
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path, examples(24))
 
 
 def test_one_part_has_the_name_of_a_training_without_the_setting() -> None:
@@ -203,16 +203,16 @@ def test_what_cannot_be_split_is_refused(settings: dict[str, Any], why: str) -> 
         step_of(**settings)
 
 
-def test_more_processes_than_parts_of_the_data_are_refused(shop: Bench) -> None:
+def test_more_processes_than_parts_of_the_data_are_refused(env: TuneEnv) -> None:
     with pytest.raises(RecipeError, match="4 processes have 1 part"):
-        shop.tune(step_of(parts="auto", processes=4))
+        env.tune(step_of(parts="auto", processes=4))
 
 
-def test_parts_side_by_side_are_the_parts_one_by_one(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = files(shop, step_of(validation={"rows": 4, "every": 2}))
+def test_parts_side_by_side_are_the_parts_one_by_one(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = files(env, step_of(validation={"rows": 4, "every": 2}))
     before = torch.get_num_threads()
     monkeypatch.setattr("luthier.tune.run.count_cores", lambda: 2)
-    together = files(shop, step_of(validation={"rows": 4, "every": 2}))
+    together = files(env, step_of(validation={"rows": 4, "every": 2}))
     torch.set_num_threads(before)
     assert alone == together
 
@@ -226,33 +226,33 @@ def test_ranks_that_differ_are_refused_by_name() -> None:
         check_agreement(own, {**own, "attention paths": {"one": "fused"}}, 2)
 
 
-def test_two_processes_write_the_bytes_of_one(shop: Bench) -> None:
+def test_two_processes_write_the_bytes_of_one(env: TuneEnv) -> None:
     step = step_of(validation={"rows": 4, "every": 2}, ema=0.9)
-    assert files(shop, step) == files(shop, step.model_copy(update={"processes": 2}))
+    assert files(env, step) == files(env, step.model_copy(update={"processes": 2}))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("before", [1, 2])
-def test_another_number_of_processes_goes_on(shop: Bench, before: int) -> None:
+def test_another_number_of_processes_goes_on(env: TuneEnv, before: int) -> None:
     """A state is the same whoever computed it: one process begins and three end, or the other way round."""
     steps = [step_of(save_steps=1, epochs=2.0, processes=count) for count in (1, 3)]
-    whole = files(shop, steps[0])
-    shop.store.remove(shop.tune_digest(steps[0]))
+    whole = files(env, steps[0])
+    env.store.remove(env.tune_digest(steps[0]))
     first, second = steps if before == 1 else reversed(steps)
-    begin = shop.tune_digest
-    shop.tune_digest = lambda step, seed=3: begin(step.model_copy(update={"processes": 1}), seed)  # type: ignore[method-assign]
-    interrupted(shop, first)
-    made = shop.tune(second)
+    begin = env.tune_digest
+    env.tune_digest = lambda step, seed=3: begin(step.model_copy(update={"processes": 1}), seed)  # type: ignore[method-assign]
+    interrupted(env, first)
+    made = env.tune(second)
     assert {entry.path: (made.folder / entry.path).read_bytes() for entry in made.manifest.files} == whole
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
-def test_a_rank_is_lost_and_the_others_go_on(shop: Bench, monkeypatch: pytest.MonkeyPatch, how: signal.Signals) -> None:
+def test_a_rank_is_lost_and_others_go_on(env: TuneEnv, monkeypatch: pytest.MonkeyPatch, how: signal.Signals) -> None:
     """Killed or frozen in the middle of a training, a rank leaves its parts to the others."""
     monkeypatch.setattr(ranks, "SILENT_S", 5.0)
     step = step_of(validation={"rows": 4, "every": 2}, epochs=2.0)
-    whole = files(shop, step)
+    whole = files(env, step)
     hosts: list[LocalRanks] = []
     meet, once = LocalRanks.connect, Trainer._step
 
@@ -268,20 +268,20 @@ def test_a_rank_is_lost_and_the_others_go_on(shop: Bench, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(LocalRanks, "connect", noted)
     monkeypatch.setattr(Trainer, "_step", losing)
-    assert files(shop, step.model_copy(update={"processes": 3})) == whole
-    assert any("go on, and compute the step anew" in text for text in shop.said("warning"))
+    assert files(env, step.model_copy(update={"processes": 3})) == whole
+    assert any("go on, and compute the step anew" in text for text in env.said("warning"))
     assert hosts[0].group.size == 2
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("lost", [(2,), (1, 2)], ids=["one", "with-its-copy"])
 def test_moments_of_a_lost_rank_come_from_its_copy(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, ...]
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch, lost: tuple[int, ...]
 ) -> None:
     """Ranks are killed between an update and the exchange of the weights that moved; where a rank and the one that
     keeps its copy are gone, the training goes on from its newest checkpoint."""
     step = step_of(technique={"kind": "full"}, optimizer={"kind": "muon"}, dtype="bfloat16", save_steps=1, ema=0.9)
-    whole = files(shop, step)
+    whole = files(env, step)
     hosts: list[LocalRanks] = []
     meet, share = LocalRanks.connect, ranks.share_weights
     shared: list[int] = []
@@ -301,22 +301,22 @@ def test_moments_of_a_lost_rank_come_from_its_copy(
 
     monkeypatch.setattr(LocalRanks, "connect", noted)
     monkeypatch.setattr(ranks, "share_weights", losing)
-    begin = shop.tune_digest
-    shop.tune_digest = lambda step, seed=3: begin(step.model_copy(update={"processes": 1}), seed)  # type: ignore[method-assign]
+    begin = env.tune_digest
+    env.tune_digest = lambda step, seed=3: begin(step.model_copy(update={"processes": 1}), seed)  # type: ignore[method-assign]
     together = step.model_copy(update={"processes": 4})
     if len(lost) == 1:
-        assert files(shop, together) == whole
+        assert files(env, together) == whole
         assert hosts[0].group.size == 3
         return
     with pytest.raises(RankLost, match="copy of its weights, are gone"):
-        files(shop, together)
-    made = shop.tune(together)
+        files(env, together)
+    made = env.tune(together)
     assert {entry.path: (made.folder / entry.path).read_bytes() for entry in made.manifest.files} == whole
     assert len(shared) == 4, "it goes on after the first step"
 
 
 @pytest.mark.slow
-def test_bytes_a_step_are_those_of_the_bound(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bytes_a_step_are_those_of_the_bound(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two ranks send half of the gradient each, twice."""
     from luthier.tune.training.group import TorchRankGroup
 
@@ -336,7 +336,7 @@ def test_bytes_a_step_are_those_of_the_bound(shop: Bench, monkeypatch: pytest.Mo
 
     monkeypatch.setattr(TorchRankGroup, "exchange", counting)
     monkeypatch.setattr(PartLeader, "_gather", measured)
-    found = files(shop, step_of(processes=2))
+    found = files(env, step_of(processes=2))
     assert len(found["log.jsonl"].splitlines()) == len(size)
     assert sum(sent) == pytest.approx(sum(size), rel=1e-3)
     assert json.loads(found["log.jsonl"].splitlines()[0])["computed"] > 0

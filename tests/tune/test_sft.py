@@ -13,8 +13,8 @@ from luthier.chat.messages import Example, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.core.errors import DataError
 from luthier.tune.objectives.sft import Sft
+from tiny_models import tiny_tokenizer
 from tuning import chat
-from workshop import tiny_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -22,7 +22,7 @@ from luthier.models.quiet import silence_peft_warnings
 from luthier.tune.techniques.p_tuning import PTuning
 from luthier.tune.techniques.prefix import PrefixTuning
 from luthier.tune.techniques.prompt import PromptTuning
-from workshop import RECIPE, own_cache, small_recipe, tiny_model
+from tiny_models import RECIPE, own_cache, small_recipe, tiny_model
 
 TEXT = "Where is the parcel"
 

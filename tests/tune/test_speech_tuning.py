@@ -25,7 +25,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from spoken import sound, spoken, tiny_speech
-from tuning import Bench, _data, made, preferring, tune_and_resume
+from tuning import TuneEnv, _data, made, preferring, tune_and_resume
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*is_gradient_checkpointing:FutureWarning")
 QUICK: dict[str, Any] = {"epochs": 2, "batch_size": 4, "learning_rate": 5e-3, "dtype": "float32", "max_grad_norm": 1.0}
@@ -55,7 +55,7 @@ def _row(media: Media, answer: str) -> Example:
     )
 
 
-def bench(tmp_path: Path, family: str = "whisper", train: list[Example] | None = None) -> Bench:
+def make_env(tmp_path: Path, family: str = "whisper", train: list[Example] | None = None) -> TuneEnv:
     store = Store(tmp_path / "store")
 
     def base(folder: Path) -> None:
@@ -68,12 +68,12 @@ def bench(tmp_path: Path, family: str = "whisper", train: list[Example] | None =
             for media, content in [*SOUNDS, (LONG, LONG_BYTES)]:
                 writer.add(media, content)
 
-    return Bench(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
+    return TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path)
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path)
 
 
 LAYERS = {"kind": "layers", "last": 1}
@@ -85,13 +85,13 @@ LAYERS = {"kind": "layers", "last": 1}
 )
 def test_killed_it_ends_in_the_same_bytes(technique: dict[str, Any], family: str, tmp_path: Path) -> None:
     whole, again = tune_and_resume(
-        bench(tmp_path, family), Tune(data="data", technique=technique, save_steps=2, **QUICK)
+        make_env(tmp_path, family), Tune(data="data", technique=technique, save_steps=2, **QUICK)
     )
     assert whole == again
     assert "adapter/adapter_model.safetensors" in whole or "model.safetensors" in whole
 
 
-def test_a_frozen_encoder_reads_no_sound_again(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_frozen_encoder_reads_no_sound_again(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     from luthier.models.media import encoder_decoder
 
     heard: list[int] = []
@@ -102,45 +102,45 @@ def test_a_frozen_encoder_reads_no_sound_again(shop: Bench, monkeypatch: pytest.
         return own(model, inputs)
 
     monkeypatch.setattr(encoder_decoder, "encode_sounds", encode)
-    shop.tune(Tune(data="data", technique=LORA, **QUICK))
+    env.tune(Tune(data="data", technique=LORA, **QUICK))
     assert sum(heard) == len(SOUNDS), "once in two epochs"
-    shop.tune(Tune(data="data", technique=LORA, **{**QUICK, "learning_rate": 1e-3}))
+    env.tune(Tune(data="data", technique=LORA, **{**QUICK, "learning_rate": 1e-3}))
     assert sum(heard) == len(SOUNDS), "and not in another training"
 
 
-def test_a_full_tuning_opens_in_transformers(shop: Bench) -> None:
+def test_a_full_tuning_opens_in_transformers(env: TuneEnv) -> None:
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    model = shop.tune(Tune(data="data", technique={"kind": "full"}, **QUICK))
+    model = env.tune(Tune(data="data", technique={"kind": "full"}, **QUICK))
     plain = WhisperForConditionalGeneration.from_pretrained(model.folder, dtype=torch.float32)
     processor = WhisperProcessor.from_pretrained(model.folder)
     samples, rate = decode_audio(SOUNDS[0][1])
     heard = processor(samples, sampling_rate=rate, return_tensors="pt").input_features
-    lm = LocalLM(model, "float32", read_media=MediaReader(shop.data).read)
+    lm = LocalLM(model, "float32", read_media=MediaReader(env.data).read)
     prompt = torch.tensor([lm.text.plain_ids(lm.text.prompt(rows()[0].messages[:1]))])
     with torch.no_grad():
         logits = plain(input_features=heard, decoder_input_ids=prompt).logits[0, -1].log_softmax(-1)
     assert abs(_likelihood(lm, int(logits.argmax())) - float(logits.max())) < 1e-4
-    before = WhisperForConditionalGeneration.from_pretrained(shop.base.folder, dtype=torch.float32)
+    before = WhisperForConditionalGeneration.from_pretrained(env.base.folder, dtype=torch.float32)
     name = "model.encoder.embed_positions.weight"
     assert torch.equal(before.state_dict()[name], plain.state_dict()[name]), "transformers keeps these fixed, too"
-    described = describe_model_folder(shop.base.folder)
+    described = describe_model_folder(env.base.folder)
     assert FullFineTuning().trainable(described) == TrainingRecord.read(model).trainable_parameters
 
 
-def test_adapters_load_in_plain_peft(shop: Bench) -> None:
+def test_adapters_load_in_plain_peft(env: TuneEnv) -> None:
     from peft import PeftModel
     from transformers import WhisperForConditionalGeneration, WhisperProcessor
 
-    model = shop.tune(Tune(data="data", technique=BOTH, **QUICK))
-    plain = WhisperForConditionalGeneration.from_pretrained(shop.base.folder, dtype=torch.float32)
+    model = env.tune(Tune(data="data", technique=BOTH, **QUICK))
+    plain = WhisperForConditionalGeneration.from_pretrained(env.base.folder, dtype=torch.float32)
     adapted = PeftModel.from_pretrained(plain, model.folder / "adapter").eval()
-    described = describe_model_folder(shop.base.folder)
+    described = describe_model_folder(env.base.folder)
     assert Lora(r=4, on=("language", "audio")).trainable(described) == TrainingRecord.read(model).trainable_parameters
     samples, rate = decode_audio(SOUNDS[0][1])
-    processor = WhisperProcessor.from_pretrained(shop.base.folder)
+    processor = WhisperProcessor.from_pretrained(env.base.folder)
     heard = processor(samples, sampling_rate=rate, return_tensors="pt").input_features
-    lm = LocalLM(model, "float32", read_media=MediaReader(shop.data).read)
+    lm = LocalLM(model, "float32", read_media=MediaReader(env.data).read)
     prompt = torch.tensor([lm.text.plain_ids(lm.text.prompt(rows()[0].messages[:1]))])
     with torch.no_grad():
         logits = adapted.get_base_model()(input_features=heard, decoder_input_ids=prompt).logits[0, -1].log_softmax(-1)
@@ -165,10 +165,10 @@ OTHERS: list[Any] = [
 
 
 @pytest.mark.parametrize("technique", OTHERS, ids=str)
-def test_other_techniques_move_what_is_written(shop: Bench, technique: Any) -> None:
-    model = shop.tune(Tune(data="data", technique=technique, **{**QUICK, "epochs": 1}))
-    read = MediaReader(shop.data).read
-    tuned, base = (LocalLM(artifact, "float32", read_media=read) for artifact in (model, shop.base))
+def test_other_techniques_move_what_is_written(env: TuneEnv, technique: Any) -> None:
+    model = env.tune(Tune(data="data", technique=technique, **{**QUICK, "epochs": 1}))
+    read = MediaReader(env.data).read
+    tuned, base = (LocalLM(artifact, "float32", read_media=read) for artifact in (model, env.base))
     end = base.text.tokenizer.eos_token_id
     assert abs(_likelihood(tuned, end) - _likelihood(base, end)) > 1e-4
 
@@ -176,15 +176,15 @@ def test_other_techniques_move_what_is_written(shop: Bench, technique: Any) -> N
 @pytest.mark.parametrize("objective", ["dpo", GRPO])
 def test_other_objectives_hear_sounds(objective: Any, tmp_path: Path) -> None:
     train = [preferring(row, " ten") for row in rows()] if objective == "dpo" else None
-    shop = bench(tmp_path, train=train)
-    model = shop.tune(Tune(data="data", objective=objective, technique=LORA, **{**QUICK, "epochs": 1}))
+    env = make_env(tmp_path, train=train)
+    model = env.tune(Tune(data="data", objective=objective, technique=LORA, **{**QUICK, "epochs": 1}))
     assert TrainingRecord.read(model).trainable_parameters > 0
 
 
 def test_a_sound_that_is_too_long_is_counted(tmp_path: Path) -> None:
     import polars
 
-    model = bench(tmp_path, train=rows(LONG)).tune(Tune(data="data", technique=LORA, **{**QUICK, "epochs": 1}))
+    model = make_env(tmp_path, train=rows(LONG)).tune(Tune(data="data", technique=LORA, **{**QUICK, "epochs": 1}))
     table = polars.read_parquet(model.folder / "training_examples.parquet")
     left = table.filter(polars.col("nothing") != "")
     assert left["nothing"].to_list() == ["the sound is longer than the 2 seconds that the model hears"]
@@ -199,18 +199,18 @@ def test_a_sound_that_is_too_long_is_counted(tmp_path: Path) -> None:
         ({"objective": "reward"}, "no head for classes"),
     ],
 )
-def test_what_cannot_be_learnt_is_refused(shop: Bench, settings: dict[str, Any], says: str) -> None:
+def test_what_cannot_be_learnt_is_refused(env: TuneEnv, settings: dict[str, Any], says: str) -> None:
     with pytest.raises(ModelError, match=says):
-        Tune(data="data", **settings).agree(describe_model_folder(shop.base.folder))
+        Tune(data="data", **settings).agree(describe_model_folder(env.base.folder))
 
 
-def test_a_blind_model_is_given_silence(shop: Bench) -> None:
-    media = EvalMedia(shop.data)
+def test_a_blind_model_is_given_silence(env: TuneEnv) -> None:
+    media = EvalMedia(env.data)
     question = InferenceSettings(normalize="sum", max_new_tokens=4, dtype="float32", likelihood=True)
-    model = LocalEvalModel.of(shop.base, question, name="base", title="the base", read_media=media.read)
+    model = LocalEvalModel.of(env.base, question, name="base", title="the base", read_media=media.read)
     blind = BlindEvalModel(model, media, silent=True)
     assert blind.title == SILENT_TITLE
-    task = read_held_out_task(shop.data, "test", None, pairs=False)
+    task = read_held_out_task(env.data, "test", None, pairs=False)
     seen, unseen = model.answer(task.examples, task), blind.answer(task.examples, task)
     own = [reply.logprob for reply in unseen]
     assert len(set(own[::2])) == len(set(own[1::2])) == 1, "all silence of one length sounds alike"

@@ -36,15 +36,15 @@ from luthier.tune.techniques.ia3 import Ia3
 from luthier.tune.techniques.layers import PartialFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.trainer import StepMetrics, Trainer
-from tuning import Bench, bench, chat, examples, interrupted
+from tuning import TuneEnv, chat, examples, interrupted, make_env
 
 QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32"}
 FILES = ("training.json", "log.jsonl", "training_examples.parquet")
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def logged(artifact: Artifact, name: str) -> list[float]:
@@ -59,37 +59,37 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.suffix != ""}
 
 
-def test_an_adapter_at_the_head_holds_no_weight_of_the_base(shop: Bench, recwarn: pytest.WarningsRecorder) -> None:
+def test_an_adapter_at_the_head_holds_no_weight_of_the_base(env: TuneEnv, recwarn: pytest.WarningsRecorder) -> None:
     """PEFT would write the whole matrix beside it, and say so on the terminal."""
-    made = shop.tune(Tune(**QUICK, technique=Lora(r=4, target_modules=("q_proj", "lm_head"))))
+    made = env.tune(Tune(**QUICK, technique=Lora(r=4, target_modules=("q_proj", "lm_head"))))
     held = load_file(made.folder / "adapter" / "adapter_model.safetensors")
     assert any("lm_head" in name for name in held)
     assert all("lora_" in name for name in held)
     with silence_peft_warnings():
         plain = PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(shop.base.folder), made.folder / "adapter"
+            AutoModelForCausalLM.from_pretrained(env.base.folder), made.folder / "adapter"
         )
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(plain(ids).logits, load_model(made, "float32").model(ids).logits)
     assert not [one for one in recwarn if "embedding" in str(one.message)]
 
 
-def test_lora_learns_and_loads_in_plain_peft(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, technique=Lora(r=4), epochs=4))
+def test_lora_learns_and_loads_in_plain_peft(env: TuneEnv) -> None:
+    made = env.tune(Tune(**QUICK, technique=Lora(r=4), epochs=4))
     assert losses(made)[-1] < 0.5 * losses(made)[0]
     with silence_peft_warnings():
         plain = PeftModel.from_pretrained(
-            AutoModelForCausalLM.from_pretrained(shop.base.folder), made.folder / "adapter"
+            AutoModelForCausalLM.from_pretrained(env.base.folder), made.folder / "adapter"
         )
     ours = load_model(made, "float32").model
     ids = torch.tensor([[5, 6, 7, 8]])
     torch.testing.assert_close(plain(ids).logits, ours(ids).logits)
-    before = AutoModelForCausalLM.from_pretrained(shop.base.folder)(ids).logits
+    before = AutoModelForCausalLM.from_pretrained(env.base.folder)(ids).logits
     assert (plain(ids).logits - before).abs().max() > 0.1
 
 
-def test_full_learns_and_loads_in_plain_transformers(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, technique=FullFineTuning(), epochs=2))
+def test_full_learns_and_loads_in_plain_transformers(env: TuneEnv) -> None:
+    made = env.tune(Tune(**QUICK, technique=FullFineTuning(), epochs=2))
     assert losses(made)[-1] < 0.7 * losses(made)[0]
     plain, info = AutoModelForCausalLM.from_pretrained(made.folder, output_loading_info=True)
     assert not info["missing_keys"]
@@ -98,8 +98,8 @@ def test_full_learns_and_loads_in_plain_transformers(shop: Bench) -> None:
     assert load_model(made, "float32").name == "tiny+full"
 
 
-def test_the_log_and_the_books_add_up(shop: Bench) -> None:
-    made = shop.tune(Tune(**QUICK, max_train_samples=20, epochs=1.5))
+def test_the_log_and_the_books_add_up(env: TuneEnv) -> None:
+    made = env.tune(Tune(**QUICK, max_train_samples=20, epochs=1.5))
     lines = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert [line["rows"] for line in lines] == [8, 8, 8, 6]
@@ -121,30 +121,30 @@ def test_the_log_and_the_books_add_up(shop: Bench) -> None:
 def test_killed_anywhere_it_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | FullFineTuning, precision: str
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     step = Tune(**{**QUICK, "dtype": precision}, technique=technique, save_steps=2)
-    whole = bytes_of(shop.tune(step).folder)
-    shop.store.remove(shop.tune_digest(step))
+    whole = bytes_of(env.tune(step).folder)
+    env.store.remove(env.tune_digest(step))
     for kill in random.Random(0).sample(range(6), 2):
         monkeypatch.setattr(Trainer, "_step", _dying(Trainer._step, kill))
         with pytest.raises(KeyboardInterrupt):
-            shop.tune(step)
+            env.tune(step)
         monkeypatch.undo()
-    again = bytes_of(shop.tune(step).folder)
+    again = bytes_of(env.tune(step).folder)
     assert {name for name in whole if whole[name] != again[name]} <= {"timing.json"}
     assert whole.keys() == again.keys()
 
 
 @pytest.mark.skipif(find_c_compiler() is None, reason="no C compiler is here")
 def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) -> None:
-    shop, step = bench(tmp_path), Tune(**QUICK, technique=Lora(r=4))
+    env, step = make_env(tmp_path), Tune(**QUICK, technique=Lora(r=4))
     heard: list[RunEvent] = []
 
     def listen(event: RunEvent) -> bool:
         heard.append(event)
         return event.kind == "progress" and event.measures.get("step") == 2
 
-    work = replace(shop.work(step), events=RunEventEmitter(listen).of("tune"))
+    work = replace(env.work(step), events=RunEventEmitter(listen).of("tune"))
     with pytest.raises(Interrupted, match="stopped after step 2"):
         step.make(work)
     assert "loss" in heard[-1].measures
@@ -154,12 +154,12 @@ def test_it_stops_when_who_listens_to_its_numbers_asks_for_it(tmp_path: Path) ->
 def test_begun_without_kernels_it_goes_on_without_them(tmp_path: Path) -> None:
     step = Tune(**{**QUICK, "dtype": "bfloat16"}, technique=Lora(r=4), save_steps=2)
     with disable_kernels():
-        whole = bytes_of(bench(tmp_path / "whole").tune(step).folder)
-        shop = bench(tmp_path / "parted")
-        interrupted(shop, step, before=4)
-    again = bytes_of(shop.tune(step).folder)
+        whole = bytes_of(make_env(tmp_path / "whole").tune(step).folder)
+        env = make_env(tmp_path / "parted")
+        interrupted(env, step, before=4)
+    again = bytes_of(env.tune(step).folder)
     assert {name for name in whole if whole[name] != again[name]} <= {"timing.json"}
-    assert bytes_of(bench(tmp_path / "with").tune(step).folder)["log.jsonl"] != whole["log.jsonl"]
+    assert bytes_of(make_env(tmp_path / "with").tune(step).folder)["log.jsonl"] != whole["log.jsonl"]
 
 
 def _dying(step: object, at: int) -> object:
@@ -172,63 +172,63 @@ def _dying(step: object, at: int) -> object:
 
 
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
-def test_how_a_step_is_split_does_not_change_what_is_learnt(shop: Bench, technique: Lora | FullFineTuning) -> None:
-    whole = shop.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=4096), seed=1)
-    split = shop.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=90), seed=1)
+def test_how_a_step_is_split_does_not_change_what_is_learnt(env: TuneEnv, technique: Lora | FullFineTuning) -> None:
+    whole = env.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=4096), seed=1)
+    split = env.tune(Tune(**QUICK, technique=technique, max_train_samples=16, max_tokens_per_microbatch=90), seed=1)
     assert losses(split) == pytest.approx(losses(whole), rel=1e-5)
     assert logged(split, "grad_norm") == pytest.approx(logged(whole, "grad_norm"), rel=1e-4)
 
 
-def test_bf16_ends_near_fp32(shop: Bench) -> None:
+def test_bf16_ends_near_fp32(env: TuneEnv) -> None:
     settings = {**QUICK, "epochs": 4, "technique": Lora(r=4)}
-    wide = losses(shop.tune(Tune(**settings)))
-    narrow = losses(shop.tune(Tune(**{**settings, "dtype": "bfloat16"})))
+    wide = losses(env.tune(Tune(**settings)))
+    narrow = losses(env.tune(Tune(**{**settings, "dtype": "bfloat16"})))
     assert sum(narrow[-6:]) == pytest.approx(sum(wide[-6:]), rel=0.1)
 
 
 def test_rows_that_teach_nothing_are_counted_listed_and_said(tmp_path: Path) -> None:
     long = chat("word " * 300, "billing", 90)
-    shop = bench(tmp_path, [*examples(12), long, chat("Hello", "", 91)])
-    made = shop.tune(Tune(**QUICK, objective=Sft(max_length=200)))
-    assert any("1 row: longer than 200 tokens" in said for said in shop.said("warning"))
+    env = make_env(tmp_path, [*examples(12), long, chat("Hello", "", 91)])
+    made = env.tune(Tune(**QUICK, objective=Sft(max_length=200)))
+    assert any("1 row: longer than 200 tokens" in said for said in env.said("warning"))
     learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     row = learnt.row(by_predicate=polars.col("id") == long.id, named=True)
     assert row["seen"] == 0
     assert row["cut"]
     assert "longer than 200" in row["nothing"]
-    cut = shop.tune(Tune(**QUICK, objective=Sft(max_length=200, truncation="prompt")))
+    cut = env.tune(Tune(**QUICK, objective=Sft(max_length=200, truncation="prompt")))
     row = polars.read_parquet(cut.folder / "training_examples.parquet").row(
         by_predicate=polars.col("id") == long.id, named=True
     )
     assert (row["seen"], row["tokens"], row["cut"]) == (1, 200, True)
-    assert any("1 row was cut to 200 tokens" in said for said in shop.said("warning"))
+    assert any("1 row was cut to 200 tokens" in said for said in env.said("warning"))
 
 
 def test_nothing_to_learn_at_all_is_an_error(tmp_path: Path) -> None:
-    shop = bench(tmp_path, [chat("word " * 300, "billing", line) for line in range(3)])
+    env = make_env(tmp_path, [chat("word " * 300, "billing", line) for line in range(3)])
     with pytest.raises(DataError, match="nothing can be learnt"):
-        shop.tune(Tune(**QUICK, objective=Sft(max_length=100)))
+        env.tune(Tune(**QUICK, objective=Sft(max_length=100)))
 
 
 def test_divergence_stops_with_the_step_and_the_examples(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     step = Tune(**{**QUICK, "learning_rate": 1e30}, max_grad_norm=None, technique=FullFineTuning(), warmup_ratio=0)
     with pytest.raises(
         ModelError, match=r"diverged at step \d+: (loss|gradient norm) (nan|inf), on examples"
     ) as caught:
-        shop.tune(step)
+        env.tune(step)
     assert "lower learning_rate" in caught.value.hint
-    assert (shop.work(step).scratch / "checkpoint.safetensors").is_file()
+    assert (env.work(step).scratch / "checkpoint.safetensors").is_file()
 
 
-def test_a_model_that_did_not_move_is_refused(shop: Bench) -> None:
+def test_a_model_that_did_not_move_is_refused(env: TuneEnv) -> None:
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=FullFineTuning(), max_train_samples=8))
+        env.tune(Tune(**{**QUICK, "learning_rate": 1e-30}, technique=FullFineTuning(), max_train_samples=8))
 
 
-def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
+def test_unknown_targets_get_a_suggestion(env: TuneEnv) -> None:
     with pytest.raises(ModelError, match="no linear layer is called 'q_pro'") as caught:
-        shop.tune(Tune(**QUICK, technique=Lora(target_modules=("q_pro",))))
+        env.tune(Tune(**QUICK, technique=Lora(target_modules=("q_pro",))))
     assert "q_proj" in caught.value.hint
 
 
@@ -241,27 +241,27 @@ def test_unknown_targets_get_a_suggestion(shop: Bench) -> None:
     ],
 )
 def test_a_name_beside_others_that_are_known_is_refused_too(
-    shop: Bench, technique: Technique, words: str, remedy: str
+    env: TuneEnv, technique: Technique, words: str, remedy: str
 ) -> None:
     with pytest.raises(ModelError) as caught:
-        shop.tune(Tune(**QUICK, technique=technique))
+        env.tune(Tune(**QUICK, technique=technique))
     assert words in str(caught.value)
     assert remedy in caught.value.hint
 
 
 @pytest.mark.parametrize("start", ["pissa", "olora"])
-def test_more_directions_than_a_weight_has_are_refused(shop: Bench, start: Literal["pissa", "olora"]) -> None:
+def test_more_directions_than_a_weight_has_are_refused(env: TuneEnv, start: Literal["pissa", "olora"]) -> None:
     with pytest.raises(ModelError, match=r"17 directions of each weight, and model\.layers\.0\.\S+ has 16"):
-        shop.tune(
+        env.tune(
             Tune(**QUICK, technique=Lora(r=17, init_lora_weights=start))
         )  # PEFT gives it 16, in a file that says 34
     assert not Lora(r=17, init_lora_weights=start, target_modules=("down_proj",)).refuses(
-        "sft", describe_model_folder(shop.base.folder)
+        "sft", describe_model_folder(env.base.folder)
     )
 
 
-def test_a_head_that_is_one_with_the_embeddings_is_told_of(shop: Bench) -> None:
-    told = describe_model_folder(shop.base.folder)
+def test_a_head_that_is_one_with_the_embeddings_is_told_of(env: TuneEnv) -> None:
+    told = describe_model_folder(env.base.folder)
     assert told.tied
     with_head = Lora(r=4, target_modules=("q_proj", "lm_head"))
     assert "one with the embeddings" in with_head.warning(told)
@@ -273,29 +273,29 @@ def test_a_head_that_is_one_with_the_embeddings_is_told_of(shop: Bench) -> None:
         )
 
 
-def test_what_was_decided_is_said(shop: Bench) -> None:
-    shop.heard.clear()
-    shop.tune(Tune(**{**QUICK, "learning_rate": "auto"}, max_train_samples=8))
-    said = " | ".join(shop.said("note"))
+def test_what_was_decided_is_said(env: TuneEnv) -> None:
+    env.heard.clear()
+    env.tune(Tune(**{**QUICK, "learning_rate": "auto"}, max_train_samples=8))
+    said = " | ".join(env.said("note"))
     assert "learning rate" in said
     assert "ten times the rate of full fine-tuning" in said
     assert "at most" in said
-    progress = [event for event in shop.heard if event.kind == "progress" and event.unit == "rows"]
+    progress = [event for event in env.heard if event.kind == "progress" and event.unit == "rows"]
     assert progress[-1].done == progress[-1].total == 8
     assert "loss" in progress[-1].measures
 
 
-def test_an_adapter_can_be_tuned_over_an_adapter(shop: Bench) -> None:
-    first = shop.tune(Tune(**QUICK, technique=Lora(r=2)))
-    second = shop.tune(Tune(**QUICK, technique=Lora(r=3)), model=first)
+def test_an_adapter_can_be_tuned_over_an_adapter(env: TuneEnv) -> None:
+    first = env.tune(Tune(**QUICK, technique=Lora(r=2)))
+    second = env.tune(Tune(**QUICK, technique=Lora(r=3)), model=first)
     assert load_model(second, "float32").name == "tiny+lora+lora"
     assert losses(second)[0] < losses(first)[0]
 
 
-def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
+def test_a_forecast_needs_no_torch_and_names_its_source(env: TuneEnv) -> None:
     step = Tune(**QUICK, epochs=2)
     told = step.estimate_cost(
-        PlanContext(inputs={"data": shop.data, "model": shop.base}, upstream={}, recipe_dir=shop.base.folder)
+        PlanContext(inputs={"data": env.data, "model": env.base}, upstream={}, recipe_dir=env.base.folder)
     )
     assert told.seconds is not None
     assert told.seconds > 0
@@ -304,22 +304,22 @@ def test_a_forecast_needs_no_torch_and_names_its_source(shop: Bench) -> None:
     assert "48 rows" in told.how
     assert "matrix product" in told.how
     history = {"measures": {"flops_per_s": 1e9, "begin_s": 2.0}}
-    inputs = {"data": shop.data, "model": shop.base}
-    later = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history))
+    inputs = {"data": env.data, "model": env.base}
+    later = step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder, history=history))
     assert "last such step on this machine" in later.how
-    nothing = step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=shop.base.folder))
+    nothing = step.estimate_cost(PlanContext(inputs={}, upstream={}, recipe_dir=env.base.folder))
     assert nothing.seconds is None
 
 
 def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def seconds(precision: str, bits: int) -> float:
         history = {"measures": {"flops_per_s": 1e6, "begin_s": 2.0, "bf16": bits == 16}}
         step = Tune.model_validate({"data": "data", "dtype": precision})
-        inputs = {"data": shop.data, "model": shop.base}
+        inputs = {"data": env.data, "model": env.base}
         told = step.estimate_cost(
-            PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history)
+            PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder, history=history)
         ).seconds
         return (told or 0.0) - 2.0
 
@@ -332,24 +332,24 @@ def test_a_forecast_knows_that_the_last_training_computed_in_other_numbers(
 
 
 def test_a_technique_may_begin_with_the_first_packs_and_refuse_an_objective(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     step, seen = Tune(**QUICK, technique=Lora(r=4), max_train_samples=16), []
     monkeypatch.setattr(Lora, "begin", lambda self, model, packs: seen.append(next(packs)))
-    shop.tune(step, seed=11)
+    env.tune(step, seed=11)
     assert [pack.rows for pack in seen] == [8]
     monkeypatch.setattr(Lora, "refuses", lambda self, objective, model: f"no {objective} on {model.layers} layers")
-    inputs = {"data": shop.data, "model": shop.base}
+    inputs = {"data": env.data, "model": env.base}
     with pytest.raises(ModelError, match="lora and sft do not go together: no sft on 2 layers"):
-        step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder))
+        step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder))
     with pytest.raises(ModelError, match="do not go together"):
-        step.make(shop.work(step))
+        step.make(env.work(step))
 
 
-def test_a_technique_sets_the_rate_of_each_parameter(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_technique_sets_the_rate_of_each_parameter(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     step = Tune(**QUICK, technique=Lora(r=4), max_train_samples=16, max_grad_norm=None)
     monkeypatch.setattr(Lora, "rate_of", lambda self, name: 0.0 if "q_proj.lora_B" in name else 1.0)
-    made = shop.tune(step, seed=12)
+    made = env.tune(step, seed=12)
     weights = load_file(made.folder / "adapter" / "adapter_model.safetensors")
     still = {name.split(".")[-3] for name, value in weights.items() if "lora_B" in name and not value.any()}
     assert still == {"q_proj"}
@@ -371,10 +371,10 @@ def test_every_example_is_seen_as_often_as_asked(count: int, epochs: float, rows
 @pytest.mark.parametrize("technique", [FullFineTuning(), PartialFineTuning()], ids=["full", "layers"])
 def test_a_whole_model_names_the_dtype_in_which_it_is_written(tmp_path: Path, technique: Technique) -> None:
     """The base's config names a narrower one, to which transformers would round what was learnt."""
-    shop = bench(tmp_path)
-    config = shop.base.folder / "config.json"
+    env = make_env(tmp_path)
+    config = env.base.folder / "config.json"
     config.write_text(json.dumps({**json.loads(config.read_text()), "dtype": "bfloat16"}))
-    made = shop.tune(Tune(data="data", technique=technique, dtype="float32", max_train_samples=32))
+    made = env.tune(Tune(data="data", technique=technique, dtype="float32", max_train_samples=32))
     stored = load_file(made.folder / "model.safetensors")
     model = AutoModelForCausalLM.from_pretrained(made.folder)
     for name, value in stored.items():

@@ -18,7 +18,7 @@ from luthier.tune.objective import ObjectiveContext, TrainingExample
 from luthier.tune.objectives.kto import Kto
 from luthier.tune.objectives.sft import Sft
 from luthier.tune.steps.tune import Tune
-from tuning import Bench, bench, chat, thumbs
+from tuning import TuneEnv, chat, make_env, thumbs
 
 ROWS = 4000
 BOUND = 3e6
@@ -26,9 +26,9 @@ BOUND = 3e6
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
     rows = [chat(f"Where is parcel {line}? " * 8, "delivery", line) for line in range(ROWS)]
-    return bench(tmp_path_factory.mktemp("shop"), rows)
+    return make_env(tmp_path_factory.mktemp("shop"), rows)
 
 
 def peak(work: Callable[[], object]) -> int:
@@ -41,7 +41,7 @@ def peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
-def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_does_not_grow_with_the_rows(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     def quick(
         self: Sft, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext
     ) -> list[TrainingExample]:
@@ -49,49 +49,49 @@ def test_memory_does_not_grow_with_the_rows(shop: Bench, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(Sft, "build_training_examples", quick)
     step = Tune(data="data", validation=ValidationSettings(rows=0.1))
-    text = ChatTokenizer.load(shop.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     len(
-        TrainingData(step.model_copy(update={"max_train_samples": 9}), shop.work(step), text).dataset
+        TrainingData(step.model_copy(update={"max_train_samples": 9}), env.work(step), text).dataset
     )  # what is imported, is
-    material = TrainingData(step, shop.work(step), text)
+    material = TrainingData(step, env.work(step), text)
     assert peak(lambda: material.dataset) < BOUND
     assert len(material.dataset) == 0.9 * ROWS
-    assert peak(lambda: read_examples(shop.data, "train")) > 3 * BOUND
+    assert peak(lambda: read_examples(env.data, "train")) > 3 * BOUND
 
 
-def test_batches_hold_the_wanted_rows_in_order(shop: Bench) -> None:
-    every = read_examples(shop.data, "train")
-    assert [one for some in read_example_batches(shop.data, "train") for one in some] == every
+def test_batches_hold_the_wanted_rows_in_order(env: TuneEnv) -> None:
+    every = read_examples(env.data, "train")
+    assert [one for some in read_example_batches(env.data, "train") for one in some] == every
     wanted = [0, 1, 255, 256, 700, 3999]
-    found = [one for some in read_example_batches(shop.data, "train", wanted, size=100) for one in some]
+    found = [one for some in read_example_batches(env.data, "train", wanted, size=100) for one in some]
     assert found == [every[place] for place in wanted]
-    assert list(read_example_batches(shop.data, "train", [])) == []
+    assert list(read_example_batches(env.data, "train", [])) == []
 
 
 @pytest.mark.parametrize("rows", [None, 3])
 def test_every_answer_finds_a_neighbour_wherever_it_stands(tmp_path: Path, rows: int | None) -> None:
-    shop = bench(tmp_path, thumbs(2 * BATCH + 1))  # the last stands in a batch of its own, and three in two
+    env = make_env(tmp_path, thumbs(2 * BATCH + 1))  # the last stands in a batch of its own, and three in two
     step = Tune(data="data", objective=Kto(), max_train_samples=rows)
-    material = TrainingData(step, shop.work(step, seed=0), ChatTokenizer.load(shop.base.folder))
+    material = TrainingData(step, env.work(step, seed=0), ChatTokenizer.load(env.base.folder))
     assert len(material.dataset) == (rows or 2 * BATCH + 1)
 
 
 def test_a_killed_reading_begins_again_and_a_finished_one_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     step = Tune(data="data", max_train_samples=20)
-    text = ChatTokenizer.load(shop.base.folder)
+    text = ChatTokenizer.load(env.base.folder)
     dataset = Sft.build_training_examples
     with monkeypatch.context() as patch:
         patch.setattr(
             Sft, "build_training_examples", lambda self, some, text, about: (_ for _ in ()).throw(KeyboardInterrupt)
         )
         with pytest.raises(KeyboardInterrupt):
-            len(TrainingData(step, shop.work(step), text).dataset)
-    assert len(TrainingData(step, shop.work(step), text).dataset) == 20
+            len(TrainingData(step, env.work(step), text).dataset)
+    assert len(TrainingData(step, env.work(step), text).dataset) == 20
     monkeypatch.setattr(Sft, "build_training_examples", lambda self, some, text, about: pytest.fail("read twice"))
-    assert len(TrainingData(step, shop.work(step), text).dataset) == 20
+    assert len(TrainingData(step, env.work(step), text).dataset) == 20
     assert dataset is not Sft.build_training_examples
 
 
@@ -101,8 +101,8 @@ def test_what_the_template_cannot_show_is_said_once_and_only_when_rows_have_it(t
     thought = turns[-1].model_copy(update={"thinking": "A parcel."})
     mixed = [*rows[:2], rows[2].model_copy(update={"messages": (*turns[:-1], thought)}), rows[3]]
     for name, some, wanted in (("plain", rows, []), ("thinking", mixed, ["(seen in 1 of 4 rows)"])):
-        shop = bench(tmp_path / name, some)
-        text = ChatTokenizer.load(shop.base.folder)
-        assert len(TrainingData(Tune(data="data"), shop.work(Tune(data="data")), text).dataset) == 4
-        said = [one for one in shop.said("note") if "reasoning" in one or "tool calls" in one]
+        env = make_env(tmp_path / name, some)
+        text = ChatTokenizer.load(env.base.folder)
+        assert len(TrainingData(Tune(data="data"), env.work(Tune(data="data")), text).dataset) == 4
+        said = [one for one in env.said("note") if "reasoning" in one or "tool calls" in one]
         assert [one.partition("tags ")[2] for one in said] == wanted

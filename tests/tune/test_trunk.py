@@ -22,7 +22,7 @@ from luthier.tune.training.schedule import BatchSampler
 from luthier.tune.training.trainer import Trainer
 from luthier.tune.training.trunk import ENDINGS, digest_prefix
 from test_twenty_five_ways import TUNE_OTHERWISE
-from tuning import Bench, bench, examples, interrupted, pairs, reopened
+from tuning import TuneEnv, examples, interrupted, make_env, pairs, reopened
 
 SETTINGS: dict[str, Any] = {
     "data": "data", "batch_size": 4, "learning_rate": 1e-2, "dtype": "float32", "lr_scheduler": "wsd",
@@ -32,14 +32,14 @@ SETTINGS: dict[str, Any] = {
 SHORT: dict[str, Any] = {"max_steps": 7, "keep_trunk": True}
 
 
-def files(shop: Bench, step: Tune, seed: int = 3) -> dict[str, str]:
+def files(env: TuneEnv, step: Tune, seed: int = 3) -> dict[str, str]:
     """Digests of what a training makes, by path."""
-    return {entry.path: entry.digest for entry in shop.tune(step, seed).manifest.files}
+    return {entry.path: entry.digest for entry in env.tune(step, seed).manifest.files}
 
 
-def states(shop: Bench) -> list[int]:
+def states(env: TuneEnv) -> list[int]:
     """The steps at which states are kept."""
-    return sorted(int(path.stem) for path in (shop.store.kept / "states").glob("*/*.safetensors"))
+    return sorted(int(path.stem) for path in (env.store.kept / "states").glob("*/*.safetensors"))
 
 
 @pytest.fixture
@@ -68,25 +68,25 @@ WAYS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("way", WAYS)
 def test_it_ends_in_the_bytes_of_an_undisturbed_one(tmp_path: Path, way: str, steps: list[int]) -> None:
-    calm, shop = bench(tmp_path / "calm"), bench(tmp_path / "shop")
+    calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
     settings = {**SETTINGS, **WAYS[way]}
     whole = files(calm, Tune(**settings))
-    shop.tune(Tune(**settings, **SHORT))
-    assert states(shop) == [5]
+    env.tune(Tune(**settings, **SHORT))
+    assert states(env) == [5]
     steps.clear()
-    assert files(shop, Tune(**settings)) == whole
+    assert files(env, Tune(**settings)) == whole
     assert steps[0] == 5
-    assert states(shop) == []  # a training that keeps none has used it
+    assert states(env) == []  # a training that keeps none has used it
 
 
 @pytest.mark.parametrize("objective", ["dpo", "orpo"])
 def test_pairs_too_whose_reference_is_read_in_advance(tmp_path: Path, objective: Any, steps: list[int]) -> None:
-    calm, shop = (bench(tmp_path / name, pairs(90)) for name in ("calm", "shop"))
+    calm, env = (make_env(tmp_path / name, pairs(90)) for name in ("calm", "shop"))
     settings = {**SETTINGS, "objective": objective, "learning_rate": 1e-3, "batch_size": 8}
     whole = files(calm, Tune(**settings))
-    shop.tune(Tune(**settings, **SHORT))
+    env.tune(Tune(**settings, **SHORT))
     steps.clear()
-    assert files(shop, Tune(**settings)) == whole
+    assert files(env, Tune(**settings)) == whole
     assert steps[0] == 5
 
 
@@ -94,44 +94,44 @@ def test_pairs_too_whose_reference_is_read_in_advance(tmp_path: Path, objective:
 def test_held_out_measurements_and_the_best_weights_come_along(tmp_path: Path, keep: str, steps: list[int]) -> None:
     held_out = {"rows": 8, "every": 2, "metric": "accuracy", "keep": keep, "patience": 20}
     settings = {**SETTINGS, "validation": held_out, "epochs": 1.2}
-    calm, shop = bench(tmp_path / "calm"), bench(tmp_path / "shop")
+    calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
     whole = files(calm, Tune(**settings))
-    shop.tune(Tune(**settings, **SHORT))
+    env.tune(Tune(**settings, **SHORT))
     steps.clear()
-    assert files(shop, Tune(**settings)) == whole
+    assert files(env, Tune(**settings)) == whole
     assert steps[0] == 5
 
 
 def test_each_rung_goes_on_from_the_one_before_and_takes_its_place(tmp_path: Path, steps: list[int]) -> None:
-    calm, shop = bench(tmp_path / "calm"), bench(tmp_path / "shop")
+    calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
     whole = Tune(**{**SETTINGS, "lr_scheduler": "auto", "warmup_steps": None, "decay": None})
     rows, done = len(examples()), []
     for share in (0.25, 0.5, 0.75):
         rung = whole.at_share(share, rows)
         undisturbed = files(calm, rung.model_copy(update={"keep_trunk": False}))
         steps.clear()
-        assert {entry.digest for entry in shop.tune(rung).manifest.files} == {*undisturbed.values()}
-        done.append((steps[0], rung.max_steps, states(shop)))
+        assert {entry.digest for entry in env.tune(rung).manifest.files} == {*undisturbed.values()}
+        done.append((steps[0], rung.max_steps, states(env)))
     assert done == [(0, 3, [1]), (1, 6, [4]), (4, 9, [7])]
     assert whole.at_share(1, rows) is whole
 
 
 def test_a_constant_rate_is_a_trunk_to_its_last_step(tmp_path: Path, steps: list[int]) -> None:
-    calm, shop = bench(tmp_path / "calm"), bench(tmp_path / "shop")
+    calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
     settings = {**SETTINGS, "lr_scheduler": "auto", "decay": None, "optimizer": "schedule_free"}
     whole = files(calm, Tune(**settings))
-    shop.tune(Tune(**settings, **SHORT))
+    env.tune(Tune(**settings, **SHORT))
     steps.clear()
-    assert files(shop, Tune(**settings)) == whole
+    assert files(env, Tune(**settings)) == whole
     assert steps[0] == 6
 
 
 def test_only_where_training_ends_may_differ(tmp_path: Path) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
 
     def prefix(warmup_steps: int = 2, rate: float = 1e-2, seed: int = 3, **changed: Any) -> str:
         step = Tune(**{**SETTINGS, **changed})
-        return digest_prefix(step, shop.work(step, seed), rate, warmup_steps, reads_packs=False)
+        return digest_prefix(step, env.work(step, seed), rate, warmup_steps, reads_packs=False)
 
     same = prefix()
     assert prefix(max_steps=16, epochs=3, decay=0.1, save_steps=1, keep_trunk=True) == same
@@ -164,81 +164,81 @@ SPOILERS: dict[str, Callable[[Path], object]] = {
 
 
 def test_a_spoilt_state_is_made_anew(tmp_path: Path, steps: list[int]) -> None:
-    calm, shop = bench(tmp_path / "calm"), bench(tmp_path / "shop")
+    calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
     whole = files(calm, Tune(**SETTINGS))
     for how, spoil in SPOILERS.items():
-        shutil.rmtree(shop.store.kept, ignore_errors=True)
-        shop.tune(Tune(**SETTINGS, **SHORT))
-        (path,) = (shop.store.kept / "states").glob("*/5.safetensors")
+        shutil.rmtree(env.store.kept, ignore_errors=True)
+        env.tune(Tune(**SETTINGS, **SHORT))
+        (path,) = (env.store.kept / "states").glob("*/5.safetensors")
         spoil(path)
         steps.clear()
-        assert files(shop, Tune(**SETTINGS, keep_trunk=True)) == whole
+        assert files(env, Tune(**SETTINGS, keep_trunk=True)) == whole
         assert steps[0] == 0, how
-        assert 9 in states(shop), how
+        assert 9 in states(env), how
 
 
 def test_a_state_that_was_computed_otherwise_is_not_taken(
     tmp_path: Path, steps: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr("luthier.tune.run.count_cores", lambda: 1)
-        shop.tune(Tune(**SETTINGS, **SHORT))
+        env.tune(Tune(**SETTINGS, **SHORT))
         steps.clear()
-        shop.tune(Tune(**SETTINGS, keep_trunk=True))
+        env.tune(Tune(**SETTINGS, keep_trunk=True))
         assert steps[0] == 5
     monkeypatch.setattr("luthier.tune.run.count_cores", lambda: 2)
     steps.clear()
-    shop.tune(Tune(**SETTINGS, epochs=1.2))
+    env.tune(Tune(**SETTINGS, epochs=1.2))
     assert steps[0] == 0
 
 
 def test_interrupted_it_goes_on_from_its_own_state(tmp_path: Path, steps: list[int]) -> None:
-    calm, shop = bench(tmp_path / "calm"), bench(tmp_path / "shop")
+    calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
     settings = {**SETTINGS, "save_steps": 2, "validation": {"rows": 8, "every": 3}, "epochs": 1.2}
     whole = files(calm, Tune(**settings))
-    interrupted(shop, Tune(**{**settings, **SHORT}), before=6)
-    shop.tune(Tune(**{**settings, **SHORT}))
-    assert states(shop) == [5]
-    interrupted(shop, Tune(**settings), before=9)
-    assert states(shop) == [5]
+    interrupted(env, Tune(**{**settings, **SHORT}), before=6)
+    env.tune(Tune(**{**settings, **SHORT}))
+    assert states(env) == [5]
+    interrupted(env, Tune(**settings), before=9)
+    assert states(env) == [5]
     steps.clear()
-    assert files(shop, Tune(**settings)) == whole
+    assert files(env, Tune(**settings)) == whole
     assert steps[0] == 8
-    assert states(shop) == []
+    assert states(env) == []
 
 
 def test_where_there_is_no_room_the_state_is_not_kept(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[int]
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     with monkeypatch.context() as patch:
         patch.setattr(trunk_states, "SHARE_OF_DISK", 0.0)
-        shop.tune(Tune(**SETTINGS, **SHORT))
-    assert states(shop) == []
-    assert any("is not kept: its" in said for said in shop.said("note"))
+        env.tune(Tune(**SETTINGS, **SHORT))
+    assert states(env) == []
+    assert any("is not kept: its" in said for said in env.said("note"))
 
     def full(path: Path) -> None:
         if "states" in path.parts:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "sync", full)
-    shop.tune(Tune(**{**SETTINGS, **SHORT, "max_steps": 6}))
-    assert states(shop) == []
-    assert any("could not be kept" in said and "disk is full" in said for said in shop.said("note"))
+    env.tune(Tune(**{**SETTINGS, **SHORT, "max_steps": 6}))
+    assert states(env) == []
+    assert any("could not be kept" in said and "disk is full" in said for said in env.said("note"))
 
 
 def test_states_that_were_used_longest_ago_make_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     for seed in (1, 2, 3):
-        shop.tune(Tune(**SETTINGS, **SHORT), seed)
-    found = sorted((path.stat().st_mtime, path) for path in (shop.store.kept / "states").glob("*/*"))
+        env.tune(Tune(**SETTINGS, **SHORT), seed)
+    found = sorted((path.stat().st_mtime, path) for path in (env.store.kept / "states").glob("*/*"))
     size = found[0][1].stat().st_size
     usage = type("Usage", (), {"free": 5 * size})
     monkeypatch.setattr(trunk_states.shutil, "disk_usage", lambda path: usage)  # of eight files' size, three and a bit
     monkeypatch.setattr(trunk_states, "SHARE_OF_DISK", 0.4)
-    shop.tune(Tune(**SETTINGS, **SHORT), 4)
-    left = set((shop.store.kept / "states").glob("*/*"))
+    env.tune(Tune(**SETTINGS, **SHORT), 4)
+    left = set((env.store.kept / "states").glob("*/*"))
     assert found[0][1] not in left
     assert len(left) == 3
 
@@ -247,10 +247,10 @@ def test_a_lost_folder_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     def gone(self: Any, state: Any) -> None:
         raise SystemResourceError("cannot be written")
 
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     monkeypatch.setattr(checkpoint.CheckpointManager, "write", gone)
-    shop.tune(Tune(**SETTINGS, **SHORT))
-    assert any("could not be kept: cannot be written" in said for said in shop.said("note"))
+    env.tune(Tune(**SETTINGS, **SHORT))
+    assert any("could not be kept: cannot be written" in said for said in env.said("note"))
 
 
 CHILD = """
@@ -293,7 +293,7 @@ def child(root: Path, technique: str, lanes: int, *shares: float) -> subprocess.
 @pytest.mark.parametrize(("technique", "lanes"), [("lora", 1), ("lora", 2), ("full", 2)])
 def test_killed_at_random_moments_the_rungs_end_in_the_same_bytes(tmp_path: Path, technique: str, lanes: int) -> None:
     shares, chance, kills = (0.3, 0.6, 0.9), random.Random(technique), 0
-    bench(tmp_path / "wild")
+    make_env(tmp_path / "wild")
     while True:
         with child(tmp_path / "wild", technique, lanes, *shares) as process:
             assert process.stdout is not None
@@ -308,7 +308,7 @@ def test_killed_at_random_moments_the_rungs_end_in_the_same_bytes(tmp_path: Path
     assert kills >= 3
     ends = []
     for share in shares:  # each alone, from its beginning
-        bench(tmp_path / str(share))
+        make_env(tmp_path / str(share))
         with child(tmp_path / str(share), technique, lanes, share) as process:
             said, _ = process.communicate()
             assert process.returncode == 0
@@ -340,11 +340,11 @@ def test_the_order_of_rows_does_not_depend_on_where_training_ends(max_steps: int
 
 
 def test_training_ends_after_max_steps_or_with_its_epochs(tmp_path: Path, steps: list[int]) -> None:
-    shop = bench(tmp_path)
-    shop.tune(Tune(data="data", batch_size=8, max_steps=4, learning_rate=1e-2, dtype="float32"))
+    env = make_env(tmp_path)
+    env.tune(Tune(data="data", batch_size=8, max_steps=4, learning_rate=1e-2, dtype="float32"))
     assert steps == [0, 1, 2, 3]
     steps.clear()
-    shop.tune(Tune(data="data", batch_size=8, max_steps=40, learning_rate=1e-2, dtype="float32"))
+    env.tune(Tune(data="data", batch_size=8, max_steps=40, learning_rate=1e-2, dtype="float32"))
     assert steps == [0, 1, 2, 3, 4, 5]
 
 

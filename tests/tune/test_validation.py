@@ -30,20 +30,20 @@ from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.reference_logprobs import HeldOutEvaluator
 from luthier.tune.training.trainer import StepMetrics, Trainer
-from tuning import Bench, bench, chat, examples
+from tuning import TuneEnv, chat, examples, make_env
 
 QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32", "technique": Lora(r=4)}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 @pytest.fixture(scope="module")
-def split(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+def split(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
     rows = examples(72)
-    return bench(tmp_path_factory.mktemp("split"), rows[:48], rows[48:])
+    return make_env(tmp_path_factory.mktemp("split"), rows[:48], rows[48:])
 
 
 def log(folder: Path) -> list[dict[str, Any]]:
@@ -54,7 +54,7 @@ def told(folder: Path) -> dict[str, Any]:
     return json.loads((folder / "training.json").read_text())["held_out"]  # type: ignore[no-any-return]
 
 
-def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_held_back_rows_are_measured_listed_and_never_learnt(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     read: set[str] = set()
     gradient = Trainer.gradient
 
@@ -63,7 +63,7 @@ def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkey
         return gradient(self, rows, denominator, step)
 
     monkeypatch.setattr(Trainer, "gradient", watched)
-    made = shop.tune(Tune(**QUICK, epochs=3, validation=ValidationSettings(rows=0.25, every=2)))
+    made = env.tune(Tune(**QUICK, epochs=3, validation=ValidationSettings(rows=0.25, every=2)))
     learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     held = learnt.filter(polars.col("nothing") == HELD_OUT)
     assert held.height == 12
@@ -80,14 +80,14 @@ def test_held_back_rows_are_measured_listed_and_never_learnt(shop: Bench, monkey
 
 @pytest.mark.parametrize("share", [True, False], ids=["head", "own_logits"])
 def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch, share: bool
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch, share: bool
 ) -> None:
     if not share:
         monkeypatch.setattr(
             "luthier.models.packing.logprobs.detect_forward_mode",
             lambda model: ForwardMode(False, "a test's wish", None),
         )
-    made = shop.tune(
+    made = env.tune(
         Tune(
             **QUICK,
             epochs=4,
@@ -100,7 +100,7 @@ def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
     assert lines[-1]["token_accuracy"] > lines[0]["token_accuracy"]
     learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     held = set(learnt.filter(polars.col("nothing") == HELD_OUT)["id"])
-    model, text = open_merged(made, torch.float32), ChatTokenizer.load(shop.base.folder)
+    model, text = open_merged(made, torch.float32), ChatTokenizer.load(env.base.folder)
     right = list[bool]()
     for example in Sft().build_training_examples([one for one in examples(48) if one.id in held], text):
         (row,) = example.rows
@@ -111,11 +111,11 @@ def test_token_accuracy_is_how_often_the_likeliest_token_is_the_answers(
 
 def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
     rows = [chat(f"Where is parcel {line // 2}?", "delivery", line) for line in range(60)]
-    shop = bench(tmp_path, rows)
+    env = make_env(tmp_path, rows)
     prompts = {row.id: row.messages[1].content for row in rows}
     drawn = []
     for seed in (1, 2):
-        made = shop.tune(Tune(**QUICK, validation=ValidationSettings(rows=10, every=4)), seed=seed)
+        made = env.tune(Tune(**QUICK, validation=ValidationSettings(rows=10, every=4)), seed=seed)
         learnt = polars.read_parquet(made.folder / "training_examples.parquet")
         held = {prompts[one] for one in learnt.filter(polars.col("nothing") == HELD_OUT)["id"]}
         assert len(held) == 5
@@ -124,12 +124,12 @@ def test_twins_stay_together_and_the_seed_draws(tmp_path: Path) -> None:
     assert drawn[0] != drawn[1]
 
 
-def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[str, Any]:
+def evaluated(env: TuneEnv, made: Artifact, metric: str, **fields: Any) -> dict[str, Any]:
     """What evaluation measures of a tuned model on the validation rows."""
     asked = {"data": "data", "model": "tune", "split": "validation", "metrics": (metric,), **fields}
     step = Evaluate(dtype="float32", baselines=(), compare_base=False, **asked)
-    folder, scratch = shop.store.begin(digest_of([made.digest, asked]))
-    inputs = {"data": shop.data, "model": made}
+    folder, scratch = env.store.begin(digest_of([made.digest, asked]))
+    inputs = {"data": env.data, "model": made}
     step.make(
         StepContext(
             name="e",
@@ -145,7 +145,7 @@ def evaluated(shop: Bench, made: Artifact, metric: str, **fields: Any) -> dict[s
 
 
 @pytest.mark.parametrize("normalize", ["sum", "mean"])
-def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalize: Literal["sum", "mean"]) -> None:
+def test_the_metric_scores_labels_as_the_objective_does(split: TuneEnv, normalize: Literal["sum", "mean"]) -> None:
     held_out = ValidationSettings(rows="validation", metric="brier", keep="last")
     made = split.tune(Tune(**QUICK, objective=Classify(normalize=normalize), validation=held_out))
     value = log(made.folder)[-1]["held_out_brier"]
@@ -153,7 +153,7 @@ def test_the_metric_scores_labels_as_the_objective_does(split: Bench, normalize:
     assert value == pytest.approx(measured["models"]["tuned"]["brier"]["value"], abs=1e-5)
 
 
-def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench) -> None:
+def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: TuneEnv) -> None:
     held_out = ValidationSettings(rows="validation", every=2, metric="macro_f1")
     made = split.tune(Tune(**QUICK, epochs=2, validation=held_out))
     measured = evaluated(split, made, "macro_f1")
@@ -166,7 +166,7 @@ def test_the_metric_is_what_evaluation_says_of_the_saved_model(split: Bench) -> 
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_the_weights_of_the_best_measurement_are_saved(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch, keep: str, technique: Lora | FullFineTuning
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch, keep: str, technique: Lora | FullFineTuning
 ) -> None:
     seen: list[dict[str, torch.Tensor]] = []
     values = iter([3.0, 1.0, 2.0, 2.0, 2.0, 2.0])
@@ -184,7 +184,7 @@ def test_the_weights_of_the_best_measurement_are_saved(
     )  # fmt: skip
     held_out = ValidationSettings(rows=8, every=1, keep=keep)
     step = Tune(**{**QUICK, "technique": technique, "dtype": "bfloat16"}, validation=held_out)
-    made = shop.tune(step, seed=5)
+    made = env.tune(step, seed=5)
     assert len(seen) == 5
     wanted = seen[1 if keep == "best" else 4]
     assert all(torch.equal(saved[0][name], value) for name, value in wanted.items())
@@ -192,17 +192,17 @@ def test_the_weights_of_the_best_measurement_are_saved(
     open_merged(made, torch.float32)
 
 
-def test_it_stops_when_nothing_becomes_better(shop: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_stops_when_nothing_becomes_better(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     values = iter([5.0, 4.0, 3.95, 4.5, 9.0])
     monkeypatch.setattr(HeldOutEvaluator, "take", lambda self, model, tokens: {"held_out_loss": next(values)})
     held_out = ValidationSettings(rows=8, every=1, patience=2, min_delta=0.1)
-    made = shop.tune(Tune(**QUICK, epochs=4, validation=held_out), seed=6)
+    made = env.tune(Tune(**QUICK, epochs=4, validation=held_out), seed=6)
     assert [line["held_out_loss"] for line in log(made.folder)] == [5.0, 4.0, 3.95, 4.5]
     tuned = json.loads((made.folder / "training.json").read_text())
     assert (tuned["steps"], tuned["rows_seen"]) == (4, 32)
     learnt = polars.read_parquet(made.folder / "training_examples.parquet")
     assert (learnt["seen"].sum(), learnt["taught"].sum()) == (32, 16), "the best weights are those after two steps"
-    assert any(said.startswith("stopped after step 4: no better since step 2") for said in shop.said("note"))
+    assert any(said.startswith("stopped after step 4: no better since step 2") for said in env.said("note"))
 
 
 @pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.1), FullFineTuning()], ids=["lora", "full"])
@@ -210,12 +210,12 @@ def test_it_stops_when_nothing_becomes_better(shop: Bench, monkeypatch: pytest.M
 def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | FullFineTuning, kill: str
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     held_out = ValidationSettings(rows=8, every=2, metric="accuracy", patience=3)
     settings = {**QUICK, "technique": technique, "dtype": "bfloat16", "epochs": 2, "ema": 0.9}
     step = Tune(**settings, validation=held_out, save_steps=1)
-    whole = {entry.path: entry.digest for entry in shop.tune(step).manifest.files}
-    shop.store.remove(shop.tune_digest(step))
+    whole = {entry.path: entry.digest for entry in env.tune(step).manifest.files}
+    env.store.remove(env.tune_digest(step))
     measured = Trainer._measured
 
     def dying(self: Trainer, stepped: StepMetrics, keeper: Any) -> StepMetrics:
@@ -226,9 +226,9 @@ def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
 
     monkeypatch.setattr(Trainer, "_measured", dying)
     with pytest.raises(KeyboardInterrupt):
-        shop.tune(step)
+        env.tune(step)
     monkeypatch.setattr(Trainer, "_measured", measured)
-    assert {entry.path: entry.digest for entry in shop.tune(step).manifest.files} == whole
+    assert {entry.path: entry.digest for entry in env.tune(step).manifest.files} == whole
 
 
 @pytest.mark.parametrize(
@@ -240,10 +240,10 @@ def test_killed_around_a_measurement_it_ends_in_the_same_bytes(
     ],
 )
 def test_what_cannot_be_held_out_is_refused(
-    shop: Bench, held_out: ValidationSettings, error: type[Exception], words: str
+    env: TuneEnv, held_out: ValidationSettings, error: type[Exception], words: str
 ) -> None:
     with pytest.raises(error, match=words):
-        shop.tune(Tune(**QUICK, validation=held_out))
+        env.tune(Tune(**QUICK, validation=held_out))
 
 
 def test_settings_are_checked() -> None:

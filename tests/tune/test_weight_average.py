@@ -13,7 +13,7 @@ from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.full import FullFineTuning
 from luthier.tune.techniques.lora import Lora
 from luthier.tune.training.trainer import ExponentialMovingAverage, Trainer, use_weights
-from tuning import bench
+from tuning import make_env
 
 QUICK = {"data": "data", "batch_size": 8, "learning_rate": 1e-2, "dtype": "float32"}
 
@@ -42,7 +42,7 @@ def test_other_weights_stand_in_for_a_while() -> None:
 def test_the_average_is_saved_and_learning_is_not_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, technique: Lora | FullFineTuning
 ) -> None:
-    shop = bench(tmp_path)
+    env = make_env(tmp_path)
     models: list[Any] = []
     settle = Trainer._load_final_weights
 
@@ -52,8 +52,8 @@ def test_the_average_is_saved_and_learning_is_not_changed(
         models.append((last, dict(self._model.named_parameters()), self._average))
 
     monkeypatch.setattr(Trainer, "_load_final_weights", watched)
-    plain = shop.tune(Tune(**QUICK, technique=technique))
-    made = shop.tune(Tune(**QUICK, technique=technique, ema=0.8))
+    plain = env.tune(Tune(**QUICK, technique=technique))
+    made = env.tune(Tune(**QUICK, technique=technique, ema=0.8))
     assert (plain.folder / "log.jsonl").read_bytes() == (made.folder / "log.jsonl").read_bytes()
     (last, _, _), (same, saved, average) = models
     assert all(torch.equal(last[name], same[name]) for name in last)

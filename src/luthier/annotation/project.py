@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
+from luthier.annotation.media import MediaLocation
 from luthier.annotation.question import AnswerValue, InvalidAnswer, Question, QuestionItem
 from luthier.core.component import add_field_descriptions
 from luthier.core.db import Ledger
@@ -45,6 +46,9 @@ class ProjectSettings(BaseModel):
     purpose: Purpose = "labeling"
     assignment: str = ""
     """Of judging: the digest of the artifact that says whose answers the items show; empty where there is none."""
+    media: MediaLocation | None = None
+    """What keeps the pictures and sounds of the items, if they have any; None for a data set of text alone, and for
+    requests, whose media the traffic keeps."""
     questions: Annotated[dict[str, Question], Field(min_length=1)]
     """The questions by name, in the order in which they are asked."""
     optional: tuple[str, ...] = ()

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
+from luthier.annotation.media import list_message_media
 from luthier.core.component import Component, add_field_descriptions
 
 if TYPE_CHECKING:
+    from luthier.chat.messages import Media
     from luthier.metrics.agreement import Level
 
 AnswerValue = Any
@@ -34,6 +36,11 @@ class QuestionItem(NamedTuple):
     def text(self) -> str:
         """What spans are marked in: the first candidate answer, or else the last message."""
         return self.answers[0] if self.answers else str(self.messages[-1].get("content") or "")
+
+    @property
+    def media(self) -> tuple[Media, ...]:
+        """The pictures and sounds of all messages, in order."""
+        return tuple(medium for message in self.messages for medium in list_message_media(message))
 
 
 class AnswerKey(NamedTuple):

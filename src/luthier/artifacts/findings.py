@@ -23,6 +23,7 @@ from luthier.core.component import add_field_descriptions
 from luthier.core.events import format_counted_noun
 from luthier.core.files import write_atomically
 from luthier.core.hashing import canonical_json
+from luthier.core.messages import gettext_noop
 
 Severity = Literal["info", "warning", "serious"]
 SEVERITIES: tuple[Severity, ...] = ("info", "warning", "serious")
@@ -114,16 +115,21 @@ class Findings(_Plain):
         """In plain words, whether the data are fit to train on."""
         serious, warnings = self.of("serious"), self.of("warning")
         if serious:
-            count = format_counted_noun(len(serious), "serious finding")
-            return f"The data are not fit to train on yet; {count}: {_titles(serious)}."
+            return gettext_noop(
+                f"The data are not fit to train on yet; {format_counted_noun(len(serious), 'serious finding')}: "
+                f"{_titles(serious)}."
+            )
         if self.rows < FEWEST_ROWS:
-            count = format_counted_noun(self.rows, "row")
-            return f"The data are not fit to train on yet: {count}, at least {FEWEST_ROWS} are needed."
+            return gettext_noop(
+                f"The data are not fit to train on yet: {format_counted_noun(self.rows, 'row')}, at least "
+                f"{FEWEST_ROWS} are needed."
+            )
         if warnings:
-            verb = "deserves" if len(warnings) == 1 else "deserve"
-            count = format_counted_noun(len(warnings), "finding")
-            return f"The data are fit to train on; {count} {verb} a look: {_titles(warnings)}."
-        return "No problems were found in the data."
+            return gettext_noop(
+                f"The data are fit to train on; {format_counted_noun(len(warnings), 'finding')} "
+                f"{'deserves' if len(warnings) == 1 else 'deserve'} a look: {_titles(warnings)}."
+            )
+        return gettext_noop("No problems were found in the data.")
 
     @property
     def numbers(self) -> dict[str, FindingNumber]:
@@ -133,7 +139,7 @@ class Findings(_Plain):
             least = SEVERITIES.index(severity)
             count = sum(SEVERITIES.index(finding.severity) >= least for finding in self.findings)
             found[name] = FindingNumber(
-                value=count, about=f"findings that are {severity} or worse", rows=self.looked_at
+                value=count, about=gettext_noop(f"findings that are {severity} or worse"), rows=self.looked_at
             )
         return found
 

@@ -93,8 +93,8 @@ def _print(found: RowsAdvice) -> None:
         print_line(f"what would change it: {turn}")
     if any(choice.fetches for choice in choices):
         print_line("note: the base model is not here and is fetched first")
-    for note in found.notes:
-        print_line(f"note: {note}")
+    for text in (*found.speeds, *found.notes):
+        print_line(f"note: {text}")
 
 
 def _cells(one: RankedTechnique, *, chance: bool) -> list[str]:

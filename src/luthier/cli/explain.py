@@ -115,6 +115,7 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
         dtype=dtype,
         seed=seed,
         orders=orders,
+        say=lambda text: typer.echo(text, err=True),
     )
     if to is not None:
         explanation.write(to)

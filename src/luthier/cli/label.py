@@ -45,7 +45,13 @@ def label_list(as_json: Json = False) -> None:
 @label_app.command("create")
 def label_create(  # noqa: PLR0913, PLR0917  # the options of a command
     name: Annotated[str, typer.Argument(metavar="NAME", help="What the project is called.")],
-    source: Annotated[str, typer.Option("--from", help="A file of rows, or RECIPE:STEP with rows that are made.")],
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            help="A file of rows, a folder or zip of pictures or sounds, or RECIPE:STEP with rows that are made.",
+        ),
+    ],
     ask: Annotated[
         str, typer.Option(help="The kind of question: choice, choices, spans, pair, rating, text, …")
     ] = "choice",
@@ -58,16 +64,16 @@ def label_create(  # noqa: PLR0913, PLR0917  # the options of a command
     as_json: Json = False,
 ) -> None:
     """Make a labeling project; people answer it in the studio, under Label."""
-    from luthier.commands.labeling.create import create_labeling_project, make_settings, read_items
+    from luthier.commands.labeling.create import create_labeling_project, make_settings, open_rows
 
     workspace = current_workspace()
     guideline_text = "" if guidelines is None else workspace.resolve(guidelines).read_text(encoding="utf-8")
     settings = make_settings(
         ask, labels or [], guidelines=guideline_text, overlap=overlap, gold_share=0.1 if gold else 0.0
     )
-    items = read_items(workspace, source, settings, text=text, gold=gold, proposal=proposal)
     with workspace.open_ledger() as ledger:
-        project, count = create_labeling_project(ledger, name, settings, items, by=get_user_name())
+        rows = open_rows(workspace, ledger, source, settings, text=text, gold=gold, proposal=proposal)
+        project, count = create_labeling_project(ledger, name, rows, by=get_user_name())
     if as_json:
         print_json({"id": project.id, "name": project.name, "items": count})
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -68,6 +68,8 @@ class RowsAdvice:
     """Epochs and batch size of a network, where they are not the defaults."""
     training_reason: str
     notes: tuple[str, ...] = ()
+    speeds: tuple[str, ...] = ()
+    """Of each base model, whether the speed behind its times was measured on this machine."""
 
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `advise --json`."""
@@ -81,6 +83,7 @@ class RowsAdvice:
             "turns": list(self.ranking.turns),
             "training": {"settings": self.training, "why": self.training_reason},
             "notes": list(self.notes),
+            "speeds": list(self.speeds),
         }
 
 
@@ -118,7 +121,7 @@ def advise_on_proposal(
 ) -> RowsAdvice:
     """Advise on rows for which a recipe is proposed, whose paths start from `recipe_dir`; beside the techniques over
     one base model, LoRA is ranked over further `models`."""
-    from luthier.auto.advice.cost import estimate_technique_costs
+    from luthier.auto.advice.cost import describe_model_speed, estimate_technique_costs
 
     limits, target = _limits(options), _target(options.target)
     metric = choose_advice_metric(proposal, target)
@@ -126,15 +129,18 @@ def advise_on_proposal(
     base = _base(workspace, options.model or MODEL)
     latency = limits.latency_s is not None
     costs = estimate_technique_costs(material, base, latency=latency)
+    bases = [base]
     for name in models:
-        costs |= estimate_technique_costs(material, _base(workspace, name), ["lora"], latency=latency)
+        bases.append(_base(workspace, name))
+        costs |= estimate_technique_costs(material, bases[-1], ["lora"], latency=latency)
     profile = profile_proposal(proposal)
     notes, probes = list[str](), list[EvidenceRecord]()
     if options.probe:
         profile = profile.model_copy(update={"separability": _probed(proposal, recipe_dir) or profile.separability})
         probes, note = _probe_base(workspace, proposal, recipe_dir, profile, base, metric)
         notes += [note] if note else []
-    return _ranked(proposal, profile, costs, metric, notes, probes, limits=limits, target=target)
+    found = _ranked(proposal, profile, costs, metric, notes, probes, limits=limits, target=target)
+    return replace(found, speeds=tuple(filter(None, (describe_model_speed(material, model) for model in bases))))
 
 
 def advise_without_costs(proposal: RecipeProposal, model: str) -> RowsAdvice:

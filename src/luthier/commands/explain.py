@@ -99,7 +99,7 @@ def check_heat_map_path(path: Path) -> None:
         raise InputError(what, where=SourceLocation(file=str(path)), hint="end its name in .html; --json prints data")
 
 
-def explain(
+def explain(  # noqa: PLR0913  # a question in one of four forms, and what a server or a terminal adds to it
     model: Artifact,
     *,
     text: str | None = None,
@@ -109,13 +109,15 @@ def explain(
     against: Artifact | None = None,
     cache: ModelCache | None = None,
     max_tokens: int | None = None,
+    say: Callable[[str], None] = lambda _: None,
     **options: Any,
 ) -> AnswerExplanation:
     """Explain a model's answer to a text, to a row of its data by id, to a kept request, or to a conversation as it is;
     `options` are those of `ExplainOptions`.
 
     With `against`, where that model answers otherwise, both explain why the answer and not the other one; `cache`
-    keeps weights for the next call, and `max_tokens` bounds the prompt with its answer.
+    keeps weights for the next call, `max_tokens` bounds the prompt with its answer, and `say` tells a person what is
+    done now.
 
     Raises:
         DataError: an empty answer, fewer than two units, a prompt that is too long, or no such row.
@@ -151,7 +153,7 @@ def explain(
         return tuple(
             explain_question(
                 builder, question, explainers, faithful=request.orders > 0, orders=request.orders,
-                refine=request.refine,
+                refine=request.refine, say=say,
             )
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from luthier.annotation.media import list_message_media
 from luthier.annotation.question import InvalidAnswer
 from luthier.artifacts.annotation import Annotation
 from luthier.core.db import Ledger
@@ -193,6 +194,7 @@ def format_rating_item(item: RatingItem, number: int, total: int, question: str)
     yield f"─── {number} of {total} " + "─" * 40
     for turn in item.prompt:
         yield f"{turn['role']}: {turn.get('content') or ''}"
+        yield from (f"  shows {medium.describe()}; the studio shows it" for medium in list_message_media(turn))
     names = ("A", "B") if len(item.answers) == 2 else ("The answer",)
     for name, answer in zip(names, item.answers, strict=True):
         yield f"\n[{name}]\n{answer}"

@@ -14,6 +14,7 @@ from luthier.auto.advice.training import explain_plain_classifier, suggest_train
 from luthier.commands.advise import advise_without_costs, describe_quality
 from luthier.core.errors import InputError, SourceLocation
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.suggest.profile import SourceProfile
 from luthier.data.suggest.propose import RecipeProposal, asks_every_turn
 from luthier.data.suggest.survey import SEED
@@ -301,7 +302,7 @@ def why_plain_first(proposal: RecipeProposal, ranking: TechniqueRanking | None) 
     if ranking is None or proposal.task != "label" or proposal.profile.media:
         return ""
     if ranking.first is not None and ranking.first.technique == "plain":
-        return f"a network is expected to add a point at most: {ranking.first.reason}"
+        return gettext_noop(f"a network is expected to add a point at most: {ranking.first.reason}")
     return explain_plain_classifier(proposal)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from luthier.core.messages import gettext_noop
 from luthier.core.system.process import raise_pending_stop
 
 Kind = Literal["run", "start", "cached", "wait", "progress", "note", "warning", "done", "failed", "end"]
@@ -112,7 +113,8 @@ def format_counted_noun(number: int, noun: str, nouns: str = "") -> str:
 
 def format_rows_affected(number: int, rows: int, one: str, more: str) -> str:
     """`1 of 61 rows has`, `2 of 61 rows have`: the word for one of them, and for more."""
-    return f"{number:,} of {format_counted_noun(rows, 'row')} {one if number == 1 else more}"
+    count = gettext_noop(f"{format_counted_noun(rows, 'row')}")
+    return f"{number:,} of {count} {one if number == 1 else more}"
 
 
 def format_counts_by_name(counts: Mapping[str, int]) -> str:

@@ -332,6 +332,10 @@ class Step(Component):
         """
         return ()
 
+    def find_training_obstacle(self, artifact: Artifact) -> str:
+        """Why the run must not train on the data set that this step examined, given its artifact; empty if it may."""
+        return ""
+
     def measured(self) -> tuple[str, ...] | None:
         """Names of the numbers that a gate's rules may use; None when only the artifact can tell."""
         return None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, NamedTuple
 
 from luthier.artifacts.findings import Finding, FindingNumber, Severity
 from luthier.core.component import Component
+from luthier.core.messages import gettext_noop
 from luthier.metrics.counts import CountGroup, Counts
 
 if TYPE_CHECKING:
@@ -33,11 +34,15 @@ def conclude_shares(check: Check, counts: Counts) -> Iterable[Finding]:
         name=check.kind,
         severity=severity,
         title=check.summary().rstrip("."),
-        sentence=f"{marked:,} of {first.rows:,} rows ({format_percent(first.value)}), each site's rows looked at by "
-        "themselves: what lies between two sites is not seen.",
+        sentence=gettext_noop(
+            f"{marked:,} of {first.rows:,} rows ({format_percent(first.value)}), each site's rows looked at by "
+            "themselves: what lies between two sites is not seen."
+        ),
         rows=marked,
         numbers=numbers,
-        hint="Look at the rows where they are: `validate` at the site names them." if severity != "info" else "",
+        hint=gettext_noop(
+            "Look at the rows where they are: `validate` at the site names them." if severity != "info" else ""
+        ),
     )
 
 

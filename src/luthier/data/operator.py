@@ -212,6 +212,8 @@ class Operator(Component):
     idempotent: ClassVar[bool] = True
     """Done twice, it changes nothing the second time."""
 
+    sample_rows: ClassVar[int] = 0
+    """Rows that `extra_s` looks at."""
     is_private: ClassVar[bool] = False
     """What it takes out tells of persons: examples of it show stars."""
 
@@ -255,8 +257,11 @@ class Operator(Component):
         """Seconds that a model of its own is expected to take of one core over so many bytes."""
         return 0.0
 
-    def extra_s(self, rows: int) -> float:
-        """Seconds that it is expected to take of one core, where they grow faster than the rows do."""
+    def extra_s(self, rows: int, sample: Sequence[Row] = ()) -> float:
+        """Seconds that it is expected to take of one core, where they grow faster than the rows do.
+
+        `sample` holds some of the rows, at most `sample_rows`.
+        """
         return 0.0
 
     def prove(self, recipe_dir: Path) -> dict[str, PrecisionRecall]:

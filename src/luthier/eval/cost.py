@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from luthier.artifacts.dataset import DatasetSummary, preview_input_examples
 from luthier.chat.preference import rejected_char_ratio
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.eval.cached_model import TOGETHER
 from luthier.eval.task import TaskType, has_preference_pairs
@@ -34,6 +35,7 @@ from luthier.models.token_counts import count_branch_tokens
 
 if TYPE_CHECKING:
     from luthier.eval.steps.evaluate import Evaluate
+    from luthier.models.cost import ModelSpeed
     from luthier.models.describe import ModelDescription
     from luthier.models.lm.cached import AnswerCache
 
@@ -69,16 +71,17 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepC
     """The cost of an evaluation: rows by models by what a row takes."""
     rows = estimate_rows(step.limit, plan_context, step.split)
     if rows is None:
-        return StepCostEstimate(how="the data set is not made yet, so the number of rows is unknown")
+        return StepCostEstimate(how=gettext_noop("the data set is not made yet, so the number of rows is unknown"))
     if step.turns == "all":
         return StepCostEstimate(
-            how=f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet"
+            how=gettext_noop(f"{rows.number:,} conversations, each turn of which is asked: how many is not known yet")
         )
     writes = _written(step, plan_context, rows)
     models = len(writes)
     if not has_network(plan_context):
         models = 2 if step.compare_with is not None else 1
-        how = f"{rows.how}; {format_counted_noun(models, 'model')}, the time of the plain classifier is negligible"
+        plain = gettext_noop(f"{format_counted_noun(models, 'model')}, the time of the plain classifier is negligible")
+        how = f"{rows.how}; {plain}"
         seconds = estimate_overhead_seconds(models, rows.number)
         return (
             StepCostEstimate(seconds=seconds, peak_bytes=_WORDS_BYTES, tokens=0, how=how)
@@ -88,10 +91,12 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepC
     aside = estimate_extra_tokens(step, plan_context, rows)
     tokens = round(rows.number * models * (rows.tokens + (aside.tokens if aside.pairs else 0.0)))
     if is_remote_input(plan_context):
-        return StepCostEstimate(tokens=tokens, how=f"{rows.number * models:,} calls to an endpoint; {rows.how}")
+        return StepCostEstimate(
+            tokens=tokens, how=f"{gettext_noop(f'{rows.number * models:,} calls to an endpoint')}; {rows.how}"
+        )
     model = describe_step_model(plan_context)
     if model is None:
-        return StepCostEstimate(how="the model is not made yet, so its size is unknown")
+        return StepCostEstimate(how=gettext_noop("the model is not made yet, so its size is unknown"))
     written = rows.number * sum(writes)
     known = PAIRS if aside.pairs else _task(plan_context)
     alike = {"task": known} if known else {}
@@ -109,7 +114,7 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepC
         seconds=estimate_overhead_seconds(models, rows.number) + flops / speed.flops_per_s + writing_s,
         peak_bytes=_peak(model, narrow=_narrow(step), alone=models == 1 and not _is_tuned(plan_context)) + kernels,
         tokens=tokens,
-        how=f"{rows.how}; {format_counted_noun(models, 'model')} at {speed.flops_per_s / 1e9:.0f} GFLOP/s, {speed.how}",
+        how=f"{rows.how}; {_describe_speed(models, speed)}",
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )
@@ -249,3 +254,8 @@ def _computed(rows: RowEstimate) -> float:
 def _is_tuned(plan_context: PlanContext) -> bool:
     upstream = plan_context.upstream.get("model")
     return upstream is not None and "model" in type(upstream).reads()
+
+
+def _describe_speed(models: int, speed: ModelSpeed) -> str:
+    rate = f"{speed.flops_per_s / 1e9:.0f}"
+    return gettext_noop(f"{format_counted_noun(models, 'model')} at {rate} GFLOP/s, {speed.how}")

@@ -22,6 +22,7 @@ from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import translate_write_errors
 from luthier.core.hashing import canonical_json, digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.scorer import Column, Scorer, ScorerRow
 from luthier.core.step import StepContext
 from luthier.eval.baseline import Baseline
@@ -47,7 +48,7 @@ Role = Literal["tuned", "base", "other", "plain"]
 TUNED, BASE, AGAINST = "tuned", "base", "against"
 """The names of the model that is asked about, when it was tuned, of the model that it began with, and of a further one,
 such as the one that is released."""
-_TITLES: Mapping[str, str] = {TUNED: "the tuned model", AGAINST: "the compared model"}
+_TITLES: Mapping[str, str] = {TUNED: gettext_noop("the tuned model"), AGAINST: gettext_noop("the compared model")}
 _ROLES: Mapping[str, Role] = {TUNED: "tuned", AGAINST: "other"}
 
 
@@ -85,7 +86,7 @@ def build_evaluated_models(
     media = media or EvalMedia(work.inputs.get("data"))
     eval_models: list[EvalModel] = []
     for name, artifact in models.items():
-        title = _TITLES.get(name, "the base model")
+        title = _TITLES.get(name, gettext_noop("the base model"))
         if is_plain_classifier(artifact):
             eval_models.append(ClassifierEvalModel(artifact, name=name, title=PLAIN if name == TUNED else title))
         else:
@@ -315,15 +316,18 @@ def _notes(results: EvaluationResults) -> Iterator[str]:
     columns = results.columns(results.subject)
     for name, lost in results.losses().items():
         if lost.low > 0:
-            points = [columns[name].points * value for value in (lost.difference, lost.low, lost.high)]
-            ends = f"(95 % interval {points[1]:.1f} to {points[2]:.1f})"
-            yield f"Asked the same as its base ({name}), the tuned model is {points[0]:.1f} points lower {ends}."
+            ends = (columns[name].points * value for value in (lost.difference, lost.low, lost.high))
+            gap, low, high = (f"{value:.1f}" for value in ends)
+            yield gettext_noop(
+                f"Asked the same as its base ({name}), the tuned model is {gap} points lower (95 % interval {low} to "
+                f"{high})."
+            )
     for model, own in results.grades.items():
         for benchmark in results.benchmarks:
             if cut := own[benchmark.name].cut:
-                share = f"{cut:,} of {len(benchmark.items):,}"
-                yield (
-                    f"{share} prompts of {benchmark.name} were too long for the {model} model and lost their beginning."
+                yield gettext_noop(
+                    f"{cut:,} of {len(benchmark.items):,} prompts of {benchmark.name} were too long for the {model} "
+                    "model and lost their beginning."
                 )
 
 

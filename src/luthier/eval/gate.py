@@ -13,6 +13,7 @@ from luthier.artifacts.findings import FindingNumber, read_findings
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.expressions import ThresholdExpression
+from luthier.core.messages import gettext_noop
 from luthier.eval.gate_vocabulary import EXPLAIN
 from luthier.metrics.paired import Z95, estimate_additional_rows
 
@@ -142,8 +143,12 @@ def _of_rows(words: str, over_rows: MeasureOverRows) -> MeasuredValue:
 
 def _of_number(name: str, number: FindingNumber) -> MeasuredValue:
     low, high = number.ends
-    sentence = f"{name} ({number.about}) is {number.value:.4g}"
-    sentence += f" {_ends(low, high)}" if low < high else ""
+    value, about = f"{number.value:.4g}", number.about
+    sentence = gettext_noop(
+        f"{name} ({about}) is {value} (95 % interval {low:.4g} to {high:.4g})"
+        if low < high
+        else f"{name} ({about}) is {value}"
+    )
     return MeasuredValue(value=number.value, low=low, high=high, rows=number.rows, sentence=sentence)
 
 
@@ -166,7 +171,10 @@ def combine_verdicts(rule_results: Sequence[RuleResult]) -> Verdict:
 def _alone(rule: ThresholdExpression, metrics: EvaluationMetrics, summary: EvaluationSummary) -> MeasuredValue:
     """The subject's own number."""
     score, rows = _score(rule.name, summary.subject, metrics, summary)
-    sentence = f"{rule.name} of the {summary.subject} model is {score.value:.4g} {_ends(score.low, score.high)}"
+    name, subject, value = rule.name, summary.subject, f"{score.value:.4g}"
+    sentence = gettext_noop(
+        f"{name} of the {subject} model is {value} (95 % interval {score.low:.4g} to {score.high:.4g})"
+    )
     return MeasuredValue(value=score.value, low=score.low, high=score.high, rows=rows, sentence=sentence)
 
 
@@ -183,8 +191,12 @@ def _against(
     for pair in pairs:
         if (pair["a"], pair["b"], pair["metric"]) == (subject, rule.reference, rule.name):
             values = [_score(rule.name, name, metrics, summary)[0].value for name in (subject, str(rule.reference))]
-            sentence = f"{rule.name} is {values[0]:.4g} against {values[1]:.4g} of {rule.reference}: a difference of "
-            sentence += f"{pair['difference']:+.4g} {_ends(pair['low'], pair['high'])}"
+            own, its = (f"{value:.4g}" for value in values)
+            difference, low, high = f"{pair['difference']:+.4g}", f"{pair['low']:.4g}", f"{pair['high']:.4g}"
+            sentence = gettext_noop(
+                f"{rule.name} is {own} against {its} of {rule.reference}: a difference of {difference} "
+                f"(95 % interval {low} to {high})"
+            )
             return MeasuredValue(
                 value=pair["difference"], low=pair["low"], high=pair["high"], rows=pair["rows"], sentence=sentence
             )
@@ -209,14 +221,14 @@ def _ends(low: float, high: float) -> str:
 
 
 def _why(rule: ThresholdExpression, verdict: Verdict, measured: MeasuredValue, needed: int | None) -> str:
-    limit = f"{rule.margin:.4g}"
-    side = {
-        "PASS": "entirely on the passing side of",
-        "FAIL": "entirely on the failing side of",
-        "INCONCLUSIVE": "which includes",
-    }
-    sentence = f"{measured.sentence}, {side[verdict]} {limit}"
-    if verdict != "INCONCLUSIVE":
-        return f"{sentence}."
-    more = f"about {needed:,} more rows would decide" if needed else "even many more rows are unlikely to decide"
-    return f"{sentence}; {more}."
+    limit, sentence = f"{rule.margin:.4g}", measured.sentence
+    match verdict:
+        case "PASS":
+            return gettext_noop(f"{sentence}, entirely on the passing side of {limit}.")
+        case "FAIL":
+            return gettext_noop(f"{sentence}, entirely on the failing side of {limit}.")
+        case _ if needed:
+            count = f"{needed:,}"
+            return gettext_noop(f"{sentence}, which includes {limit}; about {count} more rows would decide.")
+        case _:
+            return gettext_noop(f"{sentence}, which includes {limit}; even many more rows are unlikely to decide.")

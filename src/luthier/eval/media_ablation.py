@@ -13,6 +13,7 @@ from luthier.chat.messages import Media, Message
 from luthier.core.artifact import Artifact
 from luthier.core.errors import ModelError
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.eval.local_model import LocalEvalModel
 from luthier.eval.report.facts.models import BLIND
 from luthier.eval.task import HeldOutTask, Reply
@@ -22,8 +23,8 @@ if TYPE_CHECKING:
     from luthier.chat.media_codec import KeptMedia
     from luthier.chat.messages import Example
 
-TITLE = "the same model shown grey pictures"
-SILENT_TITLE = "the same model given silence"
+TITLE = gettext_noop("the same model shown grey pictures")
+SILENT_TITLE = gettext_noop("the same model given silence")
 GREY = (128, 128, 128)
 SILENT_RATE = 16_000
 """Samples in a second of silence whose sound has no known rate."""

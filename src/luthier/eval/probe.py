@@ -16,6 +16,7 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.component import Component
 from luthier.core.context import RunContext
+from luthier.core.messages import gettext_noop
 from luthier.eval.cached_model import CachedEvalModel
 from luthier.eval.model import Verb
 from luthier.eval.task import HeldOutTask, find_last_turns, list_conversation_ids
@@ -81,7 +82,9 @@ class ProbeContext(RunContext):
             for name, eval_model in self.eval_models.items()
             if name not in found and eval_model.is_model
         ]
-        self.notes.extend(f"{what} was not measured for {title}, which cannot be asked so." for title in lacking)
+        self.notes.extend(
+            gettext_noop(f"{what} was not measured for {model}, which cannot be asked so.") for model in lacking
+        )
         return found
 
     def with_eval_models(self, eval_models: Mapping[str, CachedEvalModel]) -> ProbeContext:

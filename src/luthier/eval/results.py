@@ -14,6 +14,7 @@ from luthier.artifacts.findings import ProbeRow
 from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.eval import analysis
 from luthier.eval.evaluator import ModelResult
 from luthier.eval.probe import ProbeContext, ProbeMeasure, adjust_measure_p_values
@@ -168,26 +169,38 @@ def _notes(task: HeldOutTask, models: Sequence[ModelResult]) -> list[str]:
     """What a reader should know of how the answers came about."""
     notes = []
     if task.pairs:
-        notes.append("Each row holds two answers, first or second by chance; asked is which of them people preferred.")
+        notes.append(
+            gettext_noop(
+                "Each row holds two answers, first or second by chance; asked is which of them people preferred."
+            )
+        )
     notes.extend(
-        f"{format_counted_noun(count, 'pair was', 'pairs were')} left out: {why}."
+        gettext_noop(f"{format_counted_noun(count, 'pair was', 'pairs were')} left out: {why}.")
         for why, count in sorted(task.left.items())
     )
     asked_count = len(find_last_turns(task))
     if asked_count < task.available:
-        notes.append(f"{asked_count:,} of the {task.available:,} rows of {task.split} were asked.")
+        notes.append(gettext_noop(f"{asked_count:,} of the {task.available:,} rows of {task.split} were asked."))
     if list_conversation_ids([example.id for example in task.examples]):
         notes.append(
-            f"{len(task.examples):,} turns of {asked_count:,} conversations: intervals and tests are computed over "
-            "conversations."
+            gettext_noop(
+                f"{len(task.examples):,} turns of {asked_count:,} conversations: intervals and tests are computed over "
+                "conversations."
+            )
         )
     for model in models:
         cut = sum(reply.finished is False for reply in model.replies)
         if cut:
-            share = f"{cut:,} of {len(model.replies):,}"
-            notes.append(f"{share} answers of {model.title} were cut at the limit of tokens (max_new_tokens).")
+            replies, title = len(model.replies), model.title
+            notes.append(
+                gettext_noop(
+                    f"{cut:,} of {replies:,} answers of {title} were cut at the limit of tokens (max_new_tokens)."
+                )
+            )
     if task.split == "train":
-        notes.append("These rows were trained on: the scores say what was remembered, not what was learnt.")
+        notes.append(
+            gettext_noop("These rows were trained on: the scores say what was remembered, not what was learnt.")
+        )
     return notes
 
 

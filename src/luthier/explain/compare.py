@@ -28,7 +28,7 @@ ALPHA = 0.05
 def summarize_methods(
     records: Mapping[str, Sequence[ExplanationRecord]], skipped: Mapping[str, int], seed: int
 ) -> ExplanationSummary:
-    """What records of the same rows by several methods say of them; each must have its faithfulness."""
+    """Summarize the records of the same rows by several methods; each must have its faithfulness."""
     first = next(iter(records.values()))
     if not first:
         reasons = "; ".join(skipped) or "there are no rows"
@@ -89,7 +89,7 @@ def _block(values: Sequence[float]) -> Block:
 
 
 def _width(values: Sequence[float]) -> float:
-    """How far a row usually lies from 0: 1 for probabilities and correlations, more for rewards."""
+    """Return the usual distance of a row from 0: 1 for probabilities and correlations, more for rewards."""
     return max(1.0, *map(abs, values))
 
 

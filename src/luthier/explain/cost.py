@@ -1,4 +1,4 @@
-"""What a step that explains will cost, by what an earlier one did."""
+"""Cost of explanation steps, from earlier ones."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from luthier.core.step import PlanContext, StepCostEstimate
 
 
 def estimate_from_history(plan_context: PlanContext, rows: int, done: str) -> StepCostEstimate:
-    """The seconds of so many rows, from how long the rows of an earlier step of this kind took."""
+    """Estimate the seconds for `rows` rows from an earlier step of this kind."""
     history = plan_context.history
     measured, seconds = (history.get("measures") or {}).get("rows"), history.get("seconds")
     if not measured or not seconds:

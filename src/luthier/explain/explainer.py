@@ -25,7 +25,7 @@ class Attribution(NamedTuple):
     template: float | None = None
     """The sum over what the template wrote."""
     expected: float | None = None
-    """What the scores should add up to, with the template's; None for a method that promises nothing."""
+    """The sum that the scores should have, with the template's; None for a method without such a property."""
     notes: tuple[str, ...] = ()
 
 
@@ -35,7 +35,7 @@ class ExplainedPrompt:
 
     scorer: PromptScorer
     gradients: PromptGradients | None
-    """What computes gradients; None where the weights are not here."""
+    """Computes gradients; None without local weights."""
     seed: int = 0
 
 
@@ -45,10 +45,10 @@ class Explainer(Component):
     role: ClassVar[str] = "explainer"
     home: ClassVar[str] = "luthier.explain.explainers"
     needs_weights: ClassVar[bool] = False
-    """Whether it reads gradients, so that an endpoint cannot be explained by it."""
+    """Whether it needs gradients, so that an endpoint cannot be explained by it."""
     adds_up: ClassVar[AddsUp] = ""
-    """Whether its scores add up to the value with all `units` minus that with none, or, with those of the template, to
-    the value of the `prompt` minus that of a baseline."""
+    """Whether its scores sum to the value with all `units` minus that with none, or, with those of the template, to the
+    value of the `prompt` minus that of a baseline."""
 
     @abstractmethod
     def attribute(self, prompt: ExplainedPrompt) -> Attribution:

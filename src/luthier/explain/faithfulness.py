@@ -1,8 +1,8 @@
-"""How faithful a ranking of units is: ERASER's measures beside random orders, and agreement with leave-one-out.
+"""Faithfulness of a ranking of units: ERASER's measures against random orders, and agreement with leave-one-out.
 
 Comprehensiveness is the probability of the target minus that without the highest-ranked units, sufficiency that minus
 the probability with these units alone, each at several shares of the units; AOPC is the mean over the shares (DeYoung
-et al. 2020, "ERASER", section 4.3). Units are whole units here, at least one at each share.
+et al. 2020, "ERASER", section 4.3). At least one whole unit is removed at each share.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from luthier.explain.scorer import PromptScorer, Units
 SHARES = (0.01, 0.05, 0.1, 0.2, 0.5)
 """Shares of the units that are removed; ERASER's bins."""
 ORDERS = 39
-"""Random orders: with so many, at most one may be as good."""
+"""Number of random orders, of which at most one may be as good."""
 CLEAR, UNCLEAR = 0.05, 0.25
 """Up to which p an order is better than random ones, and up to which that is not clear."""
 _TIE = 1e-9

@@ -54,7 +54,7 @@ class PromptGradients:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What of the prompt gradients with respect to embeddings do not tell."""
+        """Limits of gradients by embeddings for this prompt."""
         import torch
 
         from luthier.models.media.inputs import build_decoder_inputs
@@ -67,8 +67,9 @@ class PromptGradients:
         return (_DEEP,) if deep else ()
 
     def build_baseline(self, vector: Tensor) -> Tensor:
-        """(P, width) embeddings that say nothing: a vector for each token of text, and the mean of its picture's
-        features for each feature of a picture."""
+        """Return (P, width) baseline embeddings: a vector for each text token, and the mean of its image's features for
+        each image feature.
+        """
         found = vector.to(self.embeddings).expand_as(self.embeddings).clone()
         for tokens in list_picture_tokens(self._scorer.ids):
             found[tokens] = self.embeddings[tokens].mean(0)
@@ -105,7 +106,7 @@ class PromptGradients:
         return value
 
     def _split(self, embeddings: Tensor) -> Iterator[Tensor]:
-        """Embeddings of the whole pack, so many at once that no layer need be computed again on the way back."""
+        """Return embeddings of the whole pack in chunks that need no activation checkpointing."""
         import torch
 
         from luthier.models.packing.gradients import CHECKPOINT_FROM

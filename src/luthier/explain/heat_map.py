@@ -21,7 +21,7 @@ _TEXT = 60
 
 
 def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | None = None) -> Iterator[str]:
-    """Lines that show an explanation, with that of another model beside it where there is one."""
+    """Format an explanation as lines, next to that of another model if given."""
     yield f"{describe_target(record)}, by {record.method} over {len(record.units)} {record.unit}"
     yield f"value {record.value:.4g} with all, {record.without:.4g} without any of them"
     if rival is not None:
@@ -51,8 +51,7 @@ def format_explanation(record: ExplanationRecord, rival: ExplanationRecord | Non
 
 
 def _score_format(strongest: float) -> str:
-    """How scores are written: with three decimals, or with as many as tell two figures of the strongest one; of a
-    model that is sure of its answer, all of them are small."""
+    """Return the format of scores: three decimals, or enough for two significant digits of the strongest one."""
     if not 0 < strongest < 0.01:
         return "+9.3f"
     decimals = 1 - math.floor(math.log10(strongest))
@@ -60,7 +59,7 @@ def _score_format(strongest: float) -> str:
 
 
 def describe_target(record: ExplanationRecord) -> str:
-    """What is explained, in words."""
+    """Describe the explained target."""
     target = record.target
     text = target.text if len(target.text) <= _TEXT else f"{target.text[:_TEXT]}…"
     if target.kind == "reward":
@@ -125,9 +124,8 @@ section{break-inside:avoid}details>*{display:block}details::details-content{cont
 
 
 def render_heat_map(records: Sequence[ExplanationRecord], title: str) -> str:
-    """One HTML page without scripts: text in heat, with signs, underlines and a table for those who see no colour.
-
-    Each unit can be reached by the keyboard, and tells its score.
+    """Render one HTML page without scripts: coloured text with signs, underlines and a table for readers without colour
+    vision. Each unit is reachable by keyboard, and has its score as text.
     """
     body = "".join(_section(record) for record in records)
     return (

@@ -11,9 +11,9 @@ from luthier.traces.redact import Redactor
 
 
 def mask_explanation(record: ExplanationRecord, redactor: Redactor) -> ExplanationRecord:
-    """Replace every find in an explanation by its kind, also where it reaches over several units.
+    """Replace personal data in an explanation by its kind, also across several units.
 
-    Places and scores of units stay as they are. Pictures are not shown: nobody knows what can be seen on them.
+    Positions and scores of units do not change. Images are not shown, since their content is unknown.
     """
     units: list[ExplainedUnit] = []
     for (_, is_text), group in groupby(record.units, key=lambda unit: (unit.message, unit.patch is None)):

@@ -8,7 +8,7 @@ from luthier.artifacts.explanation import MeasureOverRows
 
 
 def compute_mean(values: Sequence[float], seed: int, counts: Sequence[float] | None = None) -> MeasureOverRows:
-    """The mean of rows' values; with `counts`, of sums over so many things in each row, the ratio of both sums."""
+    """Return the mean of rows' values; with `counts`, the ratio of the sums of values and counts."""
     import numpy as np
 
     from luthier.metrics.intervals import IntervalJob, compute_intervals

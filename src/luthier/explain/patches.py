@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from luthier.chat.media_regions import Region
 
 MOST = 6
-"""A picture has at most so many rows and columns of patches."""
+"""Maximum rows and columns of an image's patches."""
 MOST_STRETCHES = 12
-"""A sound is cut into at most so many stretches."""
+"""Maximum number of segments of a clip."""
 _STEPS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.0, 5.0, 10.0, 30.0, 60.0)
 """Lengths of stretches in seconds."""
 _SHOWN = 448
-"""Pixels of the longer side of a picture as it is shown."""
+"""Pixels of the longer side of a displayed image."""
 _QUALITY = 85
 
 
 class LocatedPicture(NamedTuple):
-    """Where a picture or a sound stands in a conversation: the number of its message, and of its character in that."""
+    """Position of an image or clip in a conversation: indices of its message and character."""
 
     media: Media
     message: int
@@ -115,9 +115,9 @@ def _cut_sound(
 
 
 def group_features(regions: Sequence[Region]) -> dict[tuple[int, int], list[int]]:
-    """The features of each patch, by row and column: those whose middle lies in it.
+    """Return the features of each patch, by row and column: those with their centre in it.
 
-    The smallest features lay out the grid; rows and columns of them are joined where there are more than `MOST`.
+    The smallest features define the grid; its rows and columns are merged above `MOST`.
     """
     least = min(region.area for region in regions)
     finest = [region for region in regions if region.area <= least * 1.5]
@@ -136,7 +136,7 @@ def _find_band(begins: Sequence[float], middle: float) -> int:
 
 
 def add_patches(cut: CutPrompt, patches: Sequence[PromptUnit]) -> CutPrompt:
-    """A prompt in units of text, with patches of pictures beside them, in the order of their tokens."""
+    """Return a prompt with its text units and patches of images, in the order of their tokens."""
     units = sorted((*cut.units, *patches), key=lambda unit: unit.tokens[0])
     owners = [-1] * len(cut.owners)
     for number, unit in enumerate(units):

@@ -53,7 +53,7 @@ class ClassifierPromptScorer(PromptScorer):
 
 
 class EndpointPromptScorer(PromptScorer):
-    """How alike the answers of an endpoint are with and without units: the F1 score of their words."""
+    """Similarity of an endpoint's answers with and without units: the F1 score of their words."""
 
     def __init__(self, lm: LanguageModel, cut: CutPrompt, messages: Sequence[Message], answer: str | None) -> None:
         super().__init__(cut, "likeness")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from luthier.artifacts.explanation import ExplainedUnit, ExplanationRecord, PartKind
 from luthier.core.artifact import Artifact
@@ -17,7 +17,7 @@ from luthier.explain.units import PromptUnit, refine_cut
 from luthier.models.load import get_model_name
 
 MOST_REFINED, WORTH_REFINING = 3, 0.25
-"""At most so many units are cut into parts, each with at least this share of the strongest score."""
+"""Maximum number of units that are split, each with at least this share of the strongest score."""
 
 
 def explain_subject(
@@ -90,7 +90,7 @@ def choose_strongest(scores: Sequence[float]) -> list[int]:
 def _refine(
     record: ExplanationRecord, subject: Subject, explainer: Explainer, kind: PartKind, orders: int
 ) -> ExplanationRecord:
-    """The explanation with the strongest units split into their parts; all other units stay as they are."""
+    """Return the explanation with the strongest units split into their parts."""
     prompt = subject.prompt
     if prompt.scorer.cut.kind in ("tokens", kind):
         raise DataError(
@@ -121,12 +121,22 @@ def explain_question(
     faithful: bool = True,
     orders: int = ORDERS,
     refine: PartKind | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> list[ExplanationRecord]:
-    """Explain one question by several methods; each variant of the prompt is read once for all of them."""
+    """Explain one question by several methods; each variant of the prompt is read once for all of them.
+
+    `say` tells a person what is done now.
+    """
+    say(f"loading {get_model_name(builder.model)} and reading its answer")
     subject = builder.build(question)
-    return [
-        explain_subject(
-            builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders, refine=refine
+    units = len(subject.prompt.scorer.cut.units)
+    found = []
+    for number, explainer in enumerate(explainers, start=1):
+        measured = f", then {orders} random orders of them" if faithful else ""
+        say(f"method {number} of {len(explainers)}, {explainer.kind}: scores of {units} units{measured}")
+        found.append(
+            explain_subject(
+                builder.model, subject, explainer, row=question.row, faithful=faithful, orders=orders, refine=refine
+            )
         )
-        for explainer in explainers
-    ]
+    return found

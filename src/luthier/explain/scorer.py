@@ -1,4 +1,4 @@
-"""What a prompt is worth without some of its units: the value that every explanation is about."""
+"""The value of a prompt without some of its units, which explanations attribute."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class PromptScorer(ABC):
 
     @property
     def count(self) -> int:
-        """How many units there are."""
+        """Number of units."""
         return len(self.cut.units)
 
     @property
     def texts_read(self) -> int:
-        """How many variants of the prompt were read."""
+        """Number of computed variants of the prompt."""
         return len(self._known)
 
     @property
@@ -83,8 +83,9 @@ class PromptScorer(ABC):
         return [self._known[keys[entry]] for entry in kept]
 
     def to_probability(self, value: float) -> float:
-        """A value on the scale of ERASER's measures: the probability of a class, the mean probability of an answer's
-        tokens (geometric), the probability of A where it is A or B; a reward or a likeness as it is."""
+        """Convert a value to the scale of ERASER's measures: the probability of a class, the geometric mean probability
+        of an answer's tokens, or of answer A; a reward or a similarity is unchanged.
+        """
         if self.kind == "contrast":
             return 1 / (1 + math.exp(-value)) if value > -700 else 0.0
         if self.kind in ("reward", "likeness"):
@@ -92,7 +93,7 @@ class PromptScorer(ABC):
         return math.exp(value / self._scored_tokens)
 
     def build_key(self, kept: Units) -> Hashable:
-        """What is read with some units, so that the same is read once."""
+        """Return the content read with some units, so that equal variants are computed once."""
         return kept
 
     @abstractmethod

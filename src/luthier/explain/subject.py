@@ -32,7 +32,7 @@ _FEWEST = 2
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationRequest:
-    """What is to be explained: a conversation and a target."""
+    """The conversation and target to explain."""
 
     messages: tuple[Message, ...]
     tools: Tools = ()
@@ -43,7 +43,7 @@ class ExplanationRequest:
     against: str = ""
     """Explain why the answer, or class, and not this one."""
     options: Mapping[str, str] | None = None
-    """For a language model that chooses among labels: what it says for each."""
+    """A language model's text for each label."""
     row: str = ""
 
 

@@ -67,7 +67,7 @@ _NAMES = frozenset(("document", "doc", "source", "passage", "context", "article"
 
 
 def _marks_document(line: str) -> bool:
-    """Whether a document begins with a line."""
+    """Return whether a line begins a document."""
     line = line.strip().lower()
     if line.startswith(_TAGS) or (line.startswith("[") and line[1 : max(1, line.find("]"))].isdigit()):
         return True
@@ -79,7 +79,7 @@ def _marks_document(line: str) -> bool:
 
 
 def _document_ends(text: str) -> Iterator[int]:
-    """Where the documents of a text end: before a line that marks the next, and after a line that closes a tag."""
+    """Return the ends of a text's documents: before a line that begins the next, and after a closing tag."""
     at, found, closed = 0, list[int](), False
     for line in text.splitlines(keepends=True):
         if at and line.strip() and (closed or _marks_document(line)):
@@ -93,7 +93,7 @@ def _document_ends(text: str) -> Iterator[int]:
 
 
 def _paragraph_ends(text: str) -> Iterator[int]:
-    """Where paragraphs end, each with the blank lines behind it."""
+    """Return the ends of paragraphs, following blank lines included."""
     at, blank, is_text = 0, False, False
     for line in text.splitlines(keepends=True):
         if line.strip() and blank and is_text:
@@ -105,7 +105,7 @@ def _paragraph_ends(text: str) -> Iterator[int]:
 
 
 def _word_ends(text: str) -> Iterator[int]:
-    """Where the words of a text end, each with the white space behind it."""
+    """Return the ends of words, following white space included."""
     inside = False
     for at in range(1, len(text)):
         inside = inside or not text[at - 1].isspace()
@@ -116,9 +116,8 @@ def _word_ends(text: str) -> Iterator[int]:
 
 
 def _sentence_ends(text: str) -> Iterator[int]:
-    """Where sentences end: after a line, after `。`, and after `.`, `!`, `?` or `…` with closing quotes and a space.
-
-    Before a small letter or a digit none ends.
+    """Return the ends of sentences: after a line, after `。`, and after `.`, `!`, `?` or `…` with closing quotes and a
+    space, unless a small letter or a digit follows.
     """
     ended, space = False, 0
     for at in range(1, len(text)):
@@ -148,7 +147,7 @@ def choose_unit_kind(texts: Sequence[str]) -> UnitKind:
 
 
 def group_messages(messages: Sequence[Message], kind: UnitKind) -> dict[int, int]:
-    """Which messages are one unit: by the number of each, that of the unit's first message; tools are -1."""
+    """Return for each message the index of its unit's first message; tools are -1."""
     if kind == "turns":
         return {number: number for number in range(-1, len(messages))}
     if kind != "shots":
@@ -164,7 +163,7 @@ def group_messages(messages: Sequence[Message], kind: UnitKind) -> dict[int, int
 
 
 class _UnitList:
-    """Units as they are found, stretch by stretch; those of one group are one."""
+    """Units in order, with those of one group merged."""
 
     def __init__(self, messages: Sequence[Message], kind: UnitKind) -> None:
         self.units: list[PromptUnit] = []

@@ -1,7 +1,7 @@
-"""The role `aggregator`: how the weights that sites trained become the weights of the next round.
+"""The role `aggregator`: combines the weights that sites trained into the weights of the next round.
 
 A low-rank adapter adds B A to a frozen weight. The mean of the sites' products is not the product of the mean factors,
-so an aggregator says whether its sum is exact, and which part of the sum it leaves for the base.
+so an aggregator declares whether its sum is exact, and which part of the sum it adds to the base.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Factors(NamedTuple):
         return Factors(up, down).limit_rank()
 
     def limit_rank(self) -> Factors:
-        """The same matrix with a rank of at most its smaller side."""
+        """Return the same matrix with a rank of at most its smaller side."""
         import torch
 
         outputs, inputs = self.up.shape[0], self.down.shape[1]
@@ -51,24 +51,24 @@ class Factors(NamedTuple):
 
 
 class GlobalWeights(NamedTuple):
-    """What every site begins a round with."""
+    """The weights with which every site starts a round."""
 
     moving: Mapping[str, Tensor]
-    """What the technique trains, by parameter name, in at least fp32."""
+    """Trainable weights, by parameter name, in at least fp32."""
     base: Mapping[str, Factors]
-    """What earlier rounds added to frozen weights, by module name, before the adapter's scale."""
+    """Changes of frozen weights by earlier rounds, by module name, before the adapter's scale."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class AggregatedWeights:
-    """What one round comes to."""
+    """The result of one round."""
 
     weights: Mapping[str, Tensor]
     """By parameter name; names that are missing stay as they were."""
     base: Mapping[str, Factors] = field(default_factory=dict)
-    """What is added to the frozen weight of a module, by the module's name, before the adapter's scale."""
+    """Change of the frozen weight of a module, by the module's name, before the adapter's scale."""
     error: float | None = None
-    """How far the sum of the products was missed, as a share of its norm; None where it is exact."""
+    """Norm of the error of the sum of products, as a share of its norm; None where it is exact."""
 
 
 class RoundNumbers(NamedTuple):
@@ -84,17 +84,16 @@ class Aggregator(Component):
     role: ClassVar[str] = "aggregator"
     home: ClassVar[str] = "luthier.federated.aggregators"
     exact: ClassVar[bool] = True
-    """Whether the result is the sum of what the sites changed."""
+    """Whether the result is the exact sum of the sites' changes."""
     linear: ClassVar[bool] = True
-    """Whether the result is a weighted mean of the numbers that sites send: possible when each is masked, and followed
-    by an optimizer of the server."""
+    """Whether the result is a weighted mean of the sites' numbers: required for masks and for a server optimizer."""
     restarts: ClassVar[bool] = False
-    """Whether each round begins with the adapter as it was at the beginning."""
+    """Whether each round starts with the initial adapter."""
     low_rank: ClassVar[bool] = True
-    """Whether it is for low-rank adapters, or for everything else."""
+    """Whether it is for low-rank adapters, or for all other techniques."""
 
     def refuses(self, technique: TechniqueBase) -> str:
-        """Why it cannot aggregate what a technique trains; empty when it can."""
+        """Return why it cannot aggregate a technique's weights; empty when it can."""
         from luthier.tune.low_rank import LowRankTechnique
 
         if isinstance(technique, LowRankTechnique) != self.low_rank:
@@ -106,7 +105,7 @@ class Aggregator(Component):
         return ""
 
     def freezes(self, name: str, round_number: int) -> bool:
-        """Whether a parameter stands still in a round (from 0)."""
+        """Return whether a parameter is frozen in a round (from 0)."""
         return False
 
     @abstractmethod
@@ -115,7 +114,7 @@ class Aggregator(Component):
 
     @abstractmethod
     def count_numbers(self, down: int, up: int, other: int, sites: int) -> RoundNumbers:
-        """What travels in a round on average, given the numbers of A, of B and of what is no factor."""
+        """Return the mean count of numbers sent in a round, given those of A, of B and of other weights."""
 
 
 def average_weights(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[float]) -> dict[str, Tensor]:
@@ -140,7 +139,7 @@ class WeightSum:
         self._dtypes: dict[str, torch.dtype] = {}
 
     def add(self, weights: Mapping[str, Tensor], rows: int) -> None:
-        """Add the weights of a site with so many rows."""
+        """Add the weights of a site with `rows` rows."""
         self.rows += rows
         for name, value in weights.items():
             if name not in self._totals:

@@ -1,8 +1,9 @@
-"""Control variates (SCAFFOLD, Karimireddy et al., 2020): each site keeps its usual gradient, and all share the mean.
+"""Control variates (SCAFFOLD, Karimireddy et al., 2020): each site has its own mean gradient, and all share the global
+mean.
 
-A site's own variate stays at the site. What travels is its change, beside the weights and under the same masks. The
-shared variate is the mean of the sites' own, weighed by rows, at any time: so a site takes up a new one only when it
-hears that the change was part of a sum. An update that came too late leaves both as they were.
+A site's own variate stays at the site. Its change is sent with the weights and under the same masks. The shared variate
+is always the mean of the sites' own, weighted by rows: so a site updates its own only when it learns that the change
+was part of a sum. A late update leaves both unchanged.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ _OWN, _NEXT = "control/own/", "control/next/"
 
 
 def find_variate_obstacle(aggregator: Aggregator, privacy: FederatedPrivacy | None) -> str:
-    """Why there can be no control variates; empty when there can."""
+    """Return why control variates are impossible; empty when they are possible."""
     if not aggregator.linear:
         return f"control variates belong to weights that are averaged, and {aggregator.kind} begins anew in each round"
     if privacy is not None and privacy.unit == SITE:
@@ -72,7 +73,7 @@ class SiteVariates:
         """Acts on the gradients of the round."""
 
     def find_changes(self, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """How the variate of each weight would change, after the round."""
+        """Return the change of each weight's variate after the round."""
         after = self.pull.mean_gradients()
         found = {}
         for name, value in weights.items():
@@ -81,7 +82,7 @@ class SiteVariates:
         return found
 
     def dump(self, changes: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What the site keeps: the variate that counts, and the one that counts when the changes were summed."""
+        """Return the site's state: the current variate, and the one that applies once the changes are summed."""
         after = {name: self._own.get(name, change.new_zeros(change.shape)) + change for name, change in changes.items()}
         return {f"{_OWN}{name}": value for name, value in self._own.items()} | {
             f"{_NEXT}{name}": value for name, value in after.items()

@@ -1,7 +1,7 @@
-"""The coordinator of a federation: it orders rounds, sums what sites trained, and writes the model.
+"""The coordinator of a federation: it orders rounds, aggregates the sites' updates, and writes the model.
 
-The weights of a round are a pure function of recipe, seed, round and the updates that came in time. After each round
-the state is sealed in the scratch folder, so that a killed coordinator goes on to the same bytes.
+The weights of a round are a pure function of recipe, seed, round and the updates that arrived in time. After each round
+the encrypted state is stored in the scratch folder, so that a killed coordinator resumes to the same bytes.
 """
 
 from __future__ import annotations
@@ -64,19 +64,19 @@ STATE = "federation.state"
 LEFT_OUT = "left_out.json"
 RECORD = "federation.json"
 _REPORTED_SITES = 20
-"""Above so many, a round tells how far it is."""
+"""Number of sites above which a round reports its progress."""
 
 
 class RoundAnswers(NamedTuple):
-    """What sites answered in a round."""
+    """The sites' answers in a round."""
 
     updates: dict[str, FederationMessage]
-    """Those that are used, by site; without tensors where these were summed as they came."""
+    """Updates in use, by site; without tensors where these were summed on arrival."""
     digests: dict[str, str]
     names: set[str]
     """The sites that answered."""
     up_bytes: int
-    """Of the largest answer."""
+    """Bytes of the largest answer."""
 
 
 class Federation:
@@ -144,7 +144,7 @@ class Federation:
         return LocalChannel(workers, {})
 
     def _choose_sites(self, state: FederationState, number: int) -> tuple[str, ...]:
-        """The sites of a round (from 1): all, or as many as the step says, drawn by seed and round."""
+        """Return the sites of a round (from 1): all, or the number in the step, chosen by seed and round."""
         number_of_sites = self._step.sites_per_round
         if number_of_sites is None or number_of_sites >= len(state.sites):
             return state.sites
@@ -245,7 +245,7 @@ class Federation:
         return [str(name) for name in record["classes"]]
 
     def _train_round(self, channel: SiteChannel, state: FederationState) -> FederationState:
-        """One round with all sites that take part, and those that are late."""
+        """Run one round with all its sites, and late ones."""
         number, travelling = len(state.rounds) + 1, self._list_shared(state.given)
         moving = {
             name: value for name, value in travelling.moving.items() if not self._aggregator.freezes(name, number - 1)
@@ -396,7 +396,7 @@ class Federation:
     def _step_server(
         self, state: FederationState, mean: Mapping[str, Tensor]
     ) -> tuple[dict[str, Tensor], Mapping[str, Tensor]]:
-        """Let the server's optimizer follow the way from the weights before to the sites' mean."""
+        """Apply the server's optimizer to the difference of the sites' mean and the previous weights."""
         from luthier.federated.weight_holder import WeightHolder
         from luthier.tune.training.mixed_precision import MixedPrecisionOptimizer, OptimizerSettings
 
@@ -537,7 +537,7 @@ class Federation:
         (folder / "log.jsonl").write_text(text, encoding="utf-8")
 
     def _describe_privacy(self) -> dict[str, Any]:
-        """What is promised, for the model's record."""
+        """Return the privacy guarantee, for the model's record."""
         if (privacy := self._step.privacy) is None:
             return {}
         return {"privacy": {"unit": privacy.unit, "epsilon": privacy.epsilon, "delta": privacy.delta,

@@ -1,4 +1,4 @@
-"""Why a message, an order or a file of a site is refused."""
+"""Errors of refused messages, orders and files of a site."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class MessageError(InputError):
     """A message that is not what was agreed: nothing of it was used, and nothing was sent for it."""
 
     def __init__(self, message: str, *, where: SourceLocation | None = None, hint: str = "") -> None:
-        """Control characters, by which somebody else's words could write over a terminal, are replaced."""
+        """Build the error; control characters, with which foreign text could overwrite a terminal, are replaced."""
         super().__init__(replace_control_characters(message), where=where, hint=hint)
 
 
@@ -29,7 +29,7 @@ class OrderError(InputError):
 
 
 def replace_control_characters(text: str) -> str:
-    """One line of printable characters, from words that somebody else chose."""
+    """Return one line of printable characters from untrusted text."""
     return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
 
 

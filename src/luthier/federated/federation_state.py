@@ -1,4 +1,4 @@
-"""What a federation is between two rounds, sealed in one file, and the record of each round."""
+"""The encrypted state of a federation between two rounds, and the record of each round."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _SERVER, _VARIATE = "server/", "variate/"
 
 
 class SiteRound(BaseModel):
-    """What a site gave for a round."""
+    """A site's contribution to a round."""
 
     model_config = ConfigDict(frozen=True)
     rows: int | None = None
@@ -31,20 +31,20 @@ class SiteRound(BaseModel):
     digest: str
     """SHA-256 of its message."""
     age: int = 0
-    """How many rounds ago it was asked for."""
+    """Rounds since it was requested."""
 
 
 class RoundRecord(BaseModel):
-    """What became of a round."""
+    """The outcome of a round."""
 
     model_config = ConfigDict(frozen=True)
     round: int
     rows: int | None = None
     """Training rows of all sites that answered; None where masks and a promise to sites hide them."""
     loss: float | None = None
-    """The sites' mean losses, weighed by rows; with `privacy`, none is told."""
+    """Mean loss of the sites, weighted by rows; not reported with `privacy`."""
     error: float | None = None
-    """How far the sum of the adapters' products was missed, as a share of its norm; None where it is exact."""
+    """Norm of the error of the sum of the adapters' products, as a share of its norm; None where it is exact."""
     sites: dict[str, SiteRound]
     missing: list[str] = []
     """Sites whose update did not come in time, or whose group was left out."""
@@ -59,14 +59,14 @@ class FederationState(NamedTuple):
 
     given: GlobalWeights
     server: Mapping[str, Tensor]
-    """What the server's optimizer remembers."""
+    """State of the server's optimizer."""
     rounds: tuple[RoundRecord, ...]
     sites: tuple[str, ...]
     classes: Mapping[str, str]
     variates: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
     """The control variate that sites share, by parameter name."""
     all_rows: float = 0.0
-    """Training rows of all sites; 0 as long as they are not known."""
+    """Training rows of all sites; 0 while unknown."""
     waiting: Mapping[str, tuple[int, str]] = {}
     """Sites that have not answered yet: the round that they were asked for, and the digest of its message."""
 

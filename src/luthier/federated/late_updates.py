@@ -24,22 +24,22 @@ MESSAGES = "messages"
 
 
 class LateSettings(BaseModel):
-    """How updates that come after their round are used."""
+    """How late updates are used."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
 
     most_rounds: int = Field(default=3, ge=1)
-    """How many rounds an update may be late; a site that is later is asked anew."""
+    """Maximum rounds by which an update may be late; a later site is asked again."""
     exponent: float = Field(default=0.5, ge=0)
     """An update of age a (in rounds) counts (1 + a) to the power of minus this; 0.5 as in FedBuff."""
 
     def weigh(self, age: int) -> float:
-        """What is left of a change of an age."""
+        """Return the weight of a change of an age."""
         return float((1 + age) ** -self.exponent)
 
 
 def find_late_obstacle(aggregator: Aggregator) -> str:
-    """Why changes of an earlier round cannot be added to a later one; empty when they can."""
+    """Return why changes of an earlier round cannot be added to a later one; empty when they can."""
     if not aggregator.linear:
         return f"{aggregator.kind} begins anew in each round, so that a change of an earlier one belongs nowhere"
     if any(aggregator.freezes(name, 0) != aggregator.freezes(name, 1) for name in (DOWN, UP)):
@@ -64,9 +64,9 @@ def add_late_change(
 
 
 class LateAnswers:
-    """The sites that a round waits for since an earlier one, and what becomes of their updates.
+    """Sites whose answer to an earlier round is pending, and the use of their updates.
 
-    The messages of those rounds lie in the scratch folder, so that sites may answer them after the coordinator was
+    The messages of those rounds are in the scratch folder, so that sites may answer them after the coordinator was
     killed.
     """
 
@@ -112,12 +112,13 @@ class LateAnswers:
         return self._waiting[name] if name in self.sent else (self.number, digest)
 
     def find_age(self, name: str) -> int:
-        """How many rounds ago a site was asked."""
+        """Return the rounds since a site was asked."""
         return self.number - self._waiting[name][0] if name in self.sent else 0
 
     def bring_up(self, name: str, tensors: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """An update as one of this round, which began with `given`; one in time as it is. Control variates have no
-        age."""
+        """Return an update relative to this round's initial weights `given`; one in time is unchanged. Control variates
+        have no age.
+        """
         if name not in self.sent or self._settings is None:
             return tensors
         start, _ = self._waiting[name]

@@ -1,7 +1,7 @@
-"""One round of training at one site: a slice of a training that the rounds share, from given weights.
+"""One round of training at one site: a slice of a training that spans all rounds, from given weights.
 
-The training of a site is a plain one over its rows: the same order, and a learning rate that has its shape
-over all rounds together. A round trains its slice from the weights that it is given, with fresh moments.
+A site's training is a plain one over its rows: the same order, and a learning rate schedule over all rounds together. A
+round trains its slice from the given weights, with fresh moments.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class RoundSampler(BatchSampler):
 
     @classmethod
     def for_round(cls, whole: BatchSampler, round_number: int, rounds: int) -> RoundSampler:
-        """A round (from 0) of so many; `DataError` when it would have no step."""
+        """Return the sampler of a round (from 0) of `rounds`; `DataError` when it would have no step."""
         begin, end = (whole.steps * number // rounds for number in (round_number, round_number + 1))
         if begin == end:
             what = (
@@ -104,25 +104,24 @@ class PrivateRoundSampler(RoundSampler, PoissonSampler):
 
 
 class SiteUpdate(NamedTuple):
-    """What a site gives back for a round."""
+    """A site's result of a round."""
 
     weights: Mapping[str, Tensor]
-    """Those that moved, by parameter name."""
+    """Trained weights that are sent, by parameter name."""
     rows: int
     """Rows that it learns from."""
     steps: int
     loss: float
     """The mean of its steps' losses."""
     own: Mapping[str, Tensor] = {}  # a NamedTuple's default is never changed
-    """Those that moved and stay at the site."""
+    """Trained weights that stay at the site."""
 
 
 class SharedModel:
-    """What the sites of one process share: the base under the technique is opened once, and sites train it in turn.
+    """The model that the simulated sites of one process share: the base is loaded once, and sites train in turn.
 
-    Each round sets all that moves, so a site leaves nothing to the next one. What earlier rounds added to frozen
-    weights would have to be taken out again, and references are answers of the plain base: such rounds open a model of
-    their own.
+    Each round sets all trainable weights, so that sites do not affect one another. Rounds with changed frozen weights,
+    or with references of the plain base, load a model of their own.
     """
 
     def __init__(self) -> None:
@@ -156,7 +155,7 @@ class SharedModel:
 
     @property
     def initial(self) -> Mapping[str, Tensor]:
-        """What sites keep for themselves, as every site begins with it."""
+        """The initial values of the weights that stay at sites."""
         return self._initial
 
     @property
@@ -207,7 +206,7 @@ class FederatedTraining(TrainingRun):
 
     @property
     def base_name(self) -> str:
-        """What people call the base model."""
+        """Display name of the base model."""
         return self._name
 
     @property
@@ -216,7 +215,7 @@ class FederatedTraining(TrainingRun):
         return self._rate
 
     def initial_weights(self, classes: Mapping[str, str]) -> GlobalWeights:
-        """What every technique begins with, from the base and the seed alone."""
+        """Return the initial trainable weights, from the base and the seed alone."""
         model = self.open_trainable(classes)
         moving = {name: value for name, value in model.named_parameters() if value.requires_grad}
         return GlobalWeights(copy_weights(moving), {})
@@ -257,7 +256,7 @@ class FederatedTraining(TrainingRun):
 
     @property
     def dtype(self) -> Literal["float32", "bfloat16", "auto"]:
-        """What is computed in."""
+        """The dtype of computation."""
         return self._step.dtype
 
     def read_data(self, classes: Mapping[str, str] | None) -> TrainingData:
@@ -277,7 +276,7 @@ class FederatedTraining(TrainingRun):
         return sampler.whole_steps + more.steps
 
     def plan_spending(self, rounds: int, round_number: int | None = None) -> PrivacySpending | None:
-        """What a round (from 0), or all of them, costs the units of this site; None where steps have no noise."""
+        """Return the privacy cost of a round (from 0), or of all, to this site's units; None without noise."""
         from luthier.tune.privacy.accountant import find_noise
 
         if (privacy := self._step.privacy) is None:
@@ -300,8 +299,10 @@ class FederatedTraining(TrainingRun):
         pulls: Sequence[GradientPull] = (),
         own: Mapping[str, Tensor] = {},  # never changed
     ) -> SiteUpdate:
-        """Train one round (from 0) of so many; a killed one goes on from its checkpoint. `own` is what the site kept
-        for itself in its last round; without it, that part begins as at every site."""
+        """Train one round (from 0) of `rounds`; a killed one resumes from its checkpoint.
+
+        `own` are the site's own weights of its last round; without it, they start as at every site.
+        """
         from luthier.models.kernels.lora import restore_peft_forward
 
         self._given, self._round, self._own = given, round_number, own
@@ -408,11 +409,11 @@ class FederatedTraining(TrainingRun):
         return CheckpointManager(folder / "checkpoint.safetensors", key, None, self._step.save_steps)
 
     def _say(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
-        """Rounds say nothing of how they compute."""
+        """Discard the report of how rounds compute."""
 
 
 def copy_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights of a model as they are now, in fp32."""
+    """Return a copy of a model's current weights, in fp32."""
     return {name: value.detach().float().cpu().clone() for name, value in weights.items()}
 
 
@@ -422,7 +423,7 @@ def _read_loss(line: str) -> float | None:
 
 
 def get_adapter_scale(model: Any) -> float:
-    """What PEFT multiplies the product of a low-rank adapter by; 1 for other adapters."""
+    """Return PEFT's scale of the product of a low-rank adapter; 1 for other adapters."""
     config = model.peft_config[model.active_adapter]
     if not hasattr(config, "lora_alpha"):
         return 1.0

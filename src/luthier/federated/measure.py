@@ -33,7 +33,9 @@ SPARE_ROWS = 10
 
 
 def find_metric_obstacle(metric: Metric, classes: bool) -> str:
-    """Why sums of a metric cannot be pooled; empty when they can. `classes`: whether names of classes are shared."""
+    """Return why sums of a metric cannot be pooled; empty when they can. `classes`: whether names of classes are
+    shared.
+    """
     if metric.scored:
         return f"{metric.kind} reads scores of a judge, which sites do not have"
     if metric.about == "classes" and not metric.proportion and not classes:
@@ -113,8 +115,9 @@ def _describe(metric: Metric, sums: Any, rows: int, products: Any = None) -> dic
 
 
 def compute_standard_error(metric: Metric, sums: Any, products: Any, rows: int) -> float:
-    """Of a value that summed statistics give, by the delta method: the slope of the value towards each sum, and the
-    covariance of the sums over rows."""
+    """Return the standard error of a value computed from summed statistics, by the delta method: its gradient by the
+    sums, and the covariance of the sums over rows.
+    """
     import numpy
 
     columns = len(sums)

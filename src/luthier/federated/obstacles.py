@@ -1,4 +1,4 @@
-"""What of a training makes sense inside a federation, checked by the plan and again by every site."""
+"""Training settings that are not supported in a federation, checked by the plan and again by every site."""
 
 from __future__ import annotations
 
@@ -39,7 +39,9 @@ LENGTH = {
 
 
 def find_refused_setting(tune: Tune, *, length: bool) -> str:
-    """Why a setting has no place in a federation; empty when all have. `length`: those that rounds decide, too."""
+    """Return why a setting is not supported in a federation; empty when all are. `length`: include those that rounds
+    determine.
+    """
     for name, instead in {**REFUSED, **(LENGTH if length else {})}.items():
         if getattr(tune, name) != type(tune).model_fields[name].get_default(call_default_factory=True):
             return f"tune.{name} has no place in a federation: {instead}"
@@ -53,7 +55,7 @@ def find_federation_obstacle(
     personal: PersonalPart | None = None,
     privacy: FederatedPrivacy | None = None,
 ) -> str:
-    """Why a training cannot be federated so; empty when it can."""
+    """Return why a training cannot be federated this way; empty when it can."""
     technique, objective = tune.technique, tune.objective
     if isinstance(technique, StandaloneTechnique):
         return f"{technique.kind} trains no weights that sites could add up; take lora or full"
@@ -85,7 +87,7 @@ def find_federation_obstacle(
 
 
 def find_sites_obstacle(sites: Sequence[str], transport: Transport | None) -> str:
-    """Why steps of the recipe, or sites elsewhere, cannot be the sites; empty when they can."""
+    """Return why recipe steps, or remote sites, cannot be the sites; empty when they can."""
     if (transport is not None and transport.remote) == bool(sites):
         if sites:
             return "sites elsewhere bring their own rows; leave `sites` out"
@@ -95,7 +97,7 @@ def find_sites_obstacle(sites: Sequence[str], transport: Transport | None) -> st
 
 
 def find_answers_obstacle(number: int, least: int | None, *, secure: bool) -> str:
-    """Why so many sites cannot answer questions by counts, masked or not; empty when they can."""
+    """Return why this number of sites cannot answer queries by counts, masked or not; empty when they can."""
     if secure and number < LEAST_SITES:
         return f"of {number} sites each knows the others from the sum; masks need {LEAST_SITES} or more"
     if least is not None and least > number:

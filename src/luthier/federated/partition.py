@@ -38,10 +38,10 @@ class PartitionSettings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
 
     number: int | None = Field(default=None, ge=2, le=MOST_SITES)
-    """How many sites there are."""
+    """Number of sites."""
     alpha: float | None = Field(default=None, gt=0, le=1e6)
-    """How alike the sites' shares of classes are: 0.1 gives most sites few classes, 100 nearly the same shares. Rows
-    are dealt at random, evenly, when not given."""
+    """Concentration of the Dirichlet distribution of classes over sites: 0.1 gives most sites few classes, 100 nearly
+    equal shares. Rows are distributed evenly at random when not given."""
     column: str | None = None
     """A column of the data: each of its values is a site."""
     min_rows: int = Field(default=1, ge=1)

@@ -29,7 +29,7 @@ SITE = "site"
 SMOOTHING = 4.0
 """Standard deviation, in units of the ring, of the part of the noise that turns Gaussian noise into integers."""
 LEAST_DEVIATION = 64
-"""Of noise, and of a clipped change, in units of the ring."""
+"""Minimum standard deviation of the noise, and of a clipped change, in units of the ring."""
 COUNT_UNITS = 1 << 10
 """Units of one row in a count that gets noise: the noise is whole units, and the sum is rounded to whole rows."""
 _TAIL = 10.0
@@ -37,8 +37,9 @@ _TAIL = 10.0
 
 
 class FederatedPrivacy(Privacy):
-    """Differential privacy of the sites' training rows: whoever has the tuned model, the coordinator among them, can
-    hardly tell whether any one unit was among them."""
+    """Differential privacy of the sites' training rows: from the tuned model, whoever has it (the coordinator included)
+    can hardly tell whether any one unit was among them.
+    """
 
     delta: float = Field(default=1e-5, gt=0, lt=1)
     """The chance with which that may fail; well below one over the number of units."""
@@ -60,7 +61,7 @@ class FederatedPrivacy(Privacy):
 
 
 class PrivacySpending(BaseModel):
-    """What some steps with noise cost."""
+    """Privacy cost of some steps with noise."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -74,7 +75,7 @@ class PrivacySpending(BaseModel):
 
 
 class SpentPrivacy(NamedTuple):
-    """What a site's rows gave away, by the units that orders protected."""
+    """Privacy spent by a site's rows, by the units that orders protected."""
 
     spendings: tuple[PrivacySpending, ...]
 
@@ -95,17 +96,19 @@ class SpentPrivacy(NamedTuple):
 
 
 def covers(promised: str, expected: str) -> bool:
-    """Whether the protection of one unit is one of another: a site's of its groups, a group's of its rows."""
+    """Return whether the protection of one unit implies that of another: a site's implies its groups', a group's its
+    rows'.
+    """
     return promised in (expected, SITE) or expected == ROW
 
 
 def find_site_noise(privacy: FederatedPrivacy, rounds: int) -> float:
-    """The noise multiplier with which so many sums keep the promise for a whole site."""
+    """Return the noise multiplier with which `rounds` sums stay within the budget for a whole site."""
     return find_noise(privacy.epsilon, privacy.delta, 1.0, rounds)
 
 
 def subtract_weights(weights: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a site changed, in fp64."""
+    """Return a site's change, in fp64."""
     return {name: value.double() - given[name].double() for name, value in weights.items()}
 
 
@@ -147,11 +150,11 @@ def bound_lattice_slack(deviation: float, shares: int, smoothing: float = SMOOTH
 
 
 def find_share_deviation(noise: float, scale: int, shares: int) -> int:
-    """σ of one site's discrete Gaussian in units of the ring, such that so many of them hide an integer vector as well
-    as Gaussian noise of the standard deviation `noise * scale` does; 0 where there is none.
+    """Return σ of one site's discrete Gaussian in units of the ring, such that `shares` of them hide an integer vector
+    as well as Gaussian noise of the standard deviation `noise * scale`; 0 without noise.
 
-    It is at least `LEAST_DEVIATION`, at which `bound_lattice_slack` is below 1e-130: no recipe has rounds and numbers
-    enough for that to change a digit of ε.
+    It is at least `LEAST_DEVIATION`, at which `bound_lattice_slack` is below 1e-130: no recipe has enough rounds and
+    numbers for that to change a digit of ε.
     """
     if not noise:
         return 0
@@ -160,7 +163,7 @@ def find_share_deviation(noise: float, scale: int, shares: int) -> int:
 
 
 def find_noise_obstacle(settings: MaskSettings, sites: int, clip: float, noise: float, shares: int) -> str:
-    """Why noise, of which each site adds its share, does not fit in the ring; empty where it does."""
+    """Return why noise, to which each site adds its share, does not fit in the ring; empty where it does."""
     scale = compute_scale(settings, sites)
     own = find_share_deviation(noise, scale, shares)
     if own > GREATEST_DEVIATION or (clip * scale + _TAIL * own) * sites >= 2.0**63:
@@ -229,8 +232,9 @@ def encode_change(
 def average_clipped_updates(
     changes: Iterable[Mapping[str, Tensor]], sites: int, clip: float, noise: float, key: NoiseKey, label: str
 ) -> dict[str, Tensor]:
-    """The mean of the clipped changes of so many sites, with noise of a standard deviation in their sum, which is one
-    of integers."""
+    """Return the mean of the clipped changes of `sites` sites, with noise of a standard deviation in their
+    integer sum.
+    """
     import numpy
     import torch
 
@@ -278,7 +282,9 @@ def find_name_threshold(noise: float, delta: float) -> int:
 def find_federated_privacy_obstacle(
     privacy: FederatedPrivacy, *, wants_classes: bool, metrics: bool, mean: bool
 ) -> str:
-    """What breaks the promise in a federation; empty where nothing does. `mean`: whether the sum is an exact mean."""
+    """Return what breaks the guarantee in a federation; empty where nothing does. `mean`: whether the sum is an exact
+    mean.
+    """
     if wants_classes:
         return "the names of classes come from rows without noise; take an objective without them, such as sft"
     if metrics:

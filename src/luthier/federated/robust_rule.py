@@ -27,7 +27,7 @@ class RobustRule(Component):
     home: ClassVar[str] = "luthier.federated.robust_rules"
 
     poisoned: int = Field(default=1, ge=1)
-    """How many sites (under masks: groups) may send anything."""
+    """Maximum number of malicious sites (under masks: groups)."""
 
     @abstractmethod
     def combine(self, changes: Tensor) -> Tensor:
@@ -35,10 +35,10 @@ class RobustRule(Component):
 
     @abstractmethod
     def count_needed(self) -> int:
-        """How many sites must answer, that so many poisoned ones are borne."""
+        """Return the number of answers needed to tolerate `poisoned` malicious sites."""
 
     def check_count(self, sites: int, what: str = "sites") -> str:
-        """Why so many sites are too few; empty when they are enough."""
+        """Return why this number of sites is too small; empty when it suffices."""
         if sites < (needed := self.count_needed()):
             return f"{self.kind} bears {self.poisoned} poisoned {what} of {needed} or more, and there are {sites}"
         return ""

@@ -35,23 +35,27 @@ class SiteChannel(ABC):
         """Send each site its message; returns the answers of those that came in time, by site."""
 
     def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """The same one by one in the order of the messages, as far as the transport can: what was read need not be
-        held."""
+        """Yield the answers one by one in the order of the messages, as far as the transport can: earlier ones need not
+        be kept in memory.
+        """
         answers = self.exchange(number, contents)
         yield from ((name, answers[name]) for name in contents if name in answers)
 
     def expect_bytes(self, most: int) -> None:  # noqa: B027 - most transports have no limit
-        """Take answers of so many bytes, though what they answer is small."""
+        """Accept answers of up to `most` bytes, although the message is small."""
 
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
     ) -> dict[str, bytes]:
-        """The same, while `late` sites may still answer the message that they were sent before: such answers are taken
-        as they come, and waited for only until there are `least` in all. For transports whose sites may be late."""
+        """As `exchange`, while `late` sites may still answer an earlier message.
+
+        Such answers are accepted as they come, and waited for only until there are `least` in all. For transports whose
+        sites may be late.
+        """
         raise NotImplementedError(f"sites of {type(self).__name__} are never late")
 
     def find_scratch(self, site: str) -> Path | None:
-        """Where a site on this machine keeps what is its own; None for one elsewhere."""
+        """Return the folder of a simulated site's own files; None for a remote one."""
         return None
 
     @abstractmethod
@@ -65,7 +69,7 @@ class Transport(Component):
     role: ClassVar[str] = "transport"
     home: ClassVar[str] = "luthier.federated.transports"
     remote: ClassVar[bool] = True
-    """Whether sites are elsewhere and bring their own rows; otherwise the recipe's steps are the sites."""
+    """Whether sites are remote and bring their own rows; otherwise the recipe's steps are the sites."""
 
     @property
     def members(self) -> Mapping[str, str]:
@@ -89,7 +93,7 @@ class LocalChannel(SiteChannel):
         return {name: self._workers[name].answer(number, content) for name, content in contents.items()}
 
     def iterate_answers(self, number: int, contents: Mapping[str, bytes]) -> Iterator[tuple[str, bytes]]:
-        """Have each site answer when its answer is asked for."""
+        """Run each site when its answer is needed."""
         for name, content in contents.items():
             yield from self.exchange(number, {name: content}).items()
 
@@ -98,4 +102,4 @@ class LocalChannel(SiteChannel):
         return self._workers[site].scratch
 
     def close(self) -> None:
-        """Nothing was opened."""
+        """There is nothing to close."""

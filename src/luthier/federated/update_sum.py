@@ -35,11 +35,11 @@ if TYPE_CHECKING:
 
 
 REPLIES = "replies"
-"""The folder of what was heard in a round."""
+"""Folder of a round's received answers."""
 
 
 class RoundSum(NamedTuple):
-    """What the updates of a round come to."""
+    """The summed updates of a round."""
 
     combined: AggregatedWeights
     rows: int | None
@@ -50,7 +50,7 @@ class RoundSum(NamedTuple):
 
 
 class UpdateSum:
-    """Checks and sums the updates of a round, as a step `federate` says."""
+    """Validates and sums the updates of a round, by the settings of a step `federate`."""
 
     def __init__(self, step: Federate, work: StepContext) -> None:
         self._step, self._work, self._aggregator = step, work, step.sum
@@ -65,8 +65,9 @@ class UpdateSum:
         return (0 if self._step.decontaminate is None else len(COMPARISONS)) + (number - 1) * self.stages + 1
 
     def describe_groups(self, channel: SiteChannel) -> dict[str, dict[str, Any]]:
-        """What the order tells each site of the sites that it masks its numbers together with: their fingerprints,
-        sorted, and how many must remain; empty without masks."""
+        """Return, for each site, the sites that it masks its numbers with: their fingerprints, sorted, and how many
+        must remain; empty without masks.
+        """
         if (masks := self._step.secure) is None:
             return {}
         found: dict[str, dict[str, Any]] = {}
@@ -77,7 +78,7 @@ class UpdateSum:
         return found
 
     def _find_group_least(self, size: int) -> int | None:
-        """How many sites of a group must remain; None where all must answer."""
+        """Return how many sites of a group must remain; None where all must answer."""
         if self._step.least is None or self._step.secure is None:
             return None
         return self._step.least if self._step.secure.groups is None else find_least(size)
@@ -90,8 +91,9 @@ class UpdateSum:
         expected: Mapping[str, Tensor],
         read: Callable[[str, bytes, type[Any]], FederationMessage],
     ) -> MaskedRound:
-        """A round whose sites may drop out; what was heard in it before a kill is there. `read` reads a site's answer
-        of a kind."""
+        """Open a round that tolerates dropouts; answers received before a kill are reused. `read` parses a site's
+        answer of a kind.
+        """
         step, masks = self._step, self._step.secure
         assert step.least is not None, "only then a round has stages"
         assert masks is not None, "only masked rounds are opened"
@@ -134,7 +136,7 @@ class UpdateSum:
 
     @property
     def sums_as_they_come(self) -> bool:
-        """Whether a round's result is a plain mean, for which no site's update is held."""
+        """Whether a round's result is a plain mean, for which no site's update is kept in memory."""
         step = self._step
         plain = step.secure is None and step.robust is None and (step.privacy is None or step.privacy.unit != SITE)
         return plain and self._aggregator.linear and self._aggregator.exact
@@ -215,7 +217,7 @@ class UpdateSum:
         return sums
 
     def _choose(self, parts: Sequence[Mapping[str, Tensor]], given: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """One of the weights of sites or groups: the only one, or what a robust rule makes of all."""
+        """Combine the weights of sites or groups: the only one, or the result of a robust rule."""
         import torch
 
         if (rule := self._step.robust) is None:

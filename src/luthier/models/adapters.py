@@ -1,10 +1,10 @@
 """Bottleneck adapters and soft prompts over a base model.
 
-Bottleneck adapters (Houlsby et al. 2019) are small networks beside frozen modules. PEFT has none: importing this module
-registers the type `BOTTLENECK` with PEFT, and `PeftModel.from_pretrained` opens such an adapter only then. The network
-is nonlinear, so it cannot be merged into the weights.
+Bottleneck adapters (Houlsby et al. 2019) are small two-layer networks after or parallel to frozen modules. PEFT has
+none: importing this module registers the type `BOTTLENECK` with PEFT, and `PeftModel.from_pretrained` opens such an
+adapter only then. The network is nonlinear, so it cannot be merged into the weights.
 
-Soft prompts are the virtual tokens of PEFT's prompt learning. A pack holds them once, as a segment above every root,
+Soft prompts are the virtual tokens of PEFT's prompt learning. A pack stores them once, as a segment above every root,
 and all rows share them. `prompt` and `p_tuning` supply embeddings; `prefix` supplies keys and values for every layer,
 so the other outputs at these positions are not used.
 """
@@ -42,16 +42,16 @@ def _teach_type() -> None:
 
 @dataclass
 class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
-    """Settings of an adapter's folder."""
+    """Settings of a bottleneck adapter, as its folder stores them."""
 
     target_modules: Sequence[str] | None = None
     exclude_modules: Sequence[str] | None = None
-    """Modules that are called like targets and get no detour: those of encoders."""
+    """Modules with the names of targets that get no adapter: those of encoders."""
     size: int = 16
-    """Width of the narrow place."""
+    """Width of the bottleneck."""
     bend: Bend = "relu"
     parallel: bool = False
-    """Whether the detour starts from the module's input, not from its output."""
+    """Whether the adapter reads the module's input rather than its output."""
     scale: float = 1.0
     width: int = 0
     """Width of the model."""
@@ -67,7 +67,9 @@ class BottleneckConfig(PeftConfig):  # type: ignore[misc]  # peft has no types
 
 
 class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft has no types
-    """A frozen module and a detour: out + scale · up(bend(down(h))), h its output, or its input when parallel."""
+    """A frozen module with an adapter: out + scale · up(activation(down(h))), h its output, or its input
+    when parallel.
+    """
 
     adapter_layer_names = ("bottleneck_down", "bottleneck_up")
 
@@ -82,7 +84,7 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
         self.update_layer(adapter_name, config)
 
     def update_layer(self, adapter_name: str, config: BottleneckConfig) -> None:
-        """Add a detour, in fp32; the way up is zero, so that nothing changes at first."""
+        """Add an adapter, in fp32; the up-projection is zero, so that nothing changes at first."""
         device = next(self.base_layer.parameters()).device
         self.settings[adapter_name] = config
         self.bottleneck_down[adapter_name] = nn.Linear(config.width, config.size, device=device)
@@ -93,15 +95,15 @@ class BottleneckLayer(nn.Module, BaseTunerLayer):  # type: ignore[misc]  # peft 
         own.set_adapter(own.active_adapters, inference_mode=config.inference_mode)
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """What the module gives, its first tensor with the detours added."""
-        found = self.base_layer(*args, **kwargs)
-        out = found[0] if isinstance(found, tuple) else found
+        """Return the module's output, with the adapters' outputs added to its first tensor."""
+        output = self.base_layer(*args, **kwargs)
+        out = output[0] if isinstance(output, tuple) else output
         own: Any = self
         for name in () if own.disable_adapters else own.active_adapters:
             if name in self.bottleneck_down:
                 given = _get_first_input(args, kwargs) if self.settings[name].parallel else out
                 out = (out.float() + self._add_adapter(name, given)).to(out.dtype)
-        return (out, *found[1:]) if isinstance(found, tuple) else out
+        return (out, *output[1:]) if isinstance(output, tuple) else out
 
     def _add_adapter(self, name: str, given: Tensor) -> Tensor:
         down, up, settings = self.bottleneck_down[name], self.bottleneck_up[name], self.settings[name]
@@ -115,7 +117,7 @@ def _get_first_input(args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
 
 
 class BottleneckModel(BaseTuner):  # type: ignore[misc]  # peft has no types
-    """Puts detours into a model."""
+    """Adds bottleneck adapters to a model."""
 
     prefix = "bottleneck_"
     tuner_layer_cls = BottleneckLayer
@@ -141,7 +143,7 @@ register_peft_method(name=NAME.lower(), config_cls=BottleneckConfig, model_cls=B
 
 @dataclass(frozen=True, eq=False)
 class SoftPrompt:
-    """Virtual tokens, differentiable, in the dtype that the model computes in; none at all for most models."""
+    """Virtual tokens, differentiable, in the dtype of the model's computation; empty for most models."""
 
     count: int = 0
     embeddings: Tensor | None = None  # (count, width): what stands in the place of token embeddings
@@ -149,7 +151,7 @@ class SoftPrompt:
     leaves: Tensor | None = None  # (T, width): embeddings of a pack's own tokens, to take their gradient
 
     def above(self, pack: Pack) -> Pack:
-        """The pack with the virtual tokens over every root; their ids are 0 and mean nothing."""
+        """Return the pack with the virtual tokens above every root; their ids are 0 and have no meaning."""
         if not self.count:
             return pack
         return replace(
@@ -163,7 +165,7 @@ class SoftPrompt:
         )
 
     def inputs(self, model: Any, ids: Tensor) -> dict[str, Any]:
-        """What a model reads for (rows, tokens) ids that stand after the virtual tokens."""
+        """Return the model inputs for (rows, tokens) ids after the virtual tokens."""
         own = build_decoder_inputs(model, ids)
         if self.embeddings is None:
             return own
@@ -175,7 +177,7 @@ class SoftPrompt:
         return {**own, "inputs_embeds": torch.cat([self.embeddings.expand(ids.shape[0], -1, -1), words], 1)}
 
     def inputs_of(self, model: Any, pack: Pack) -> dict[str, Any]:
-        """What a model reads for a pack below the virtual tokens."""
+        """Return the model inputs for a pack below the virtual tokens."""
         inputs = self.inputs(model, pack.ids[None, 0 if self.embeddings is None else self.count :])
         if self.leaves is None:
             return inputs
@@ -186,7 +188,9 @@ class SoftPrompt:
         return {**inputs, "inputs_embeds": torch.cat([own[:, : self.count], self.leaves[None], own[:, end:]], 1)}
 
     def inputs_of_rows(self, model: Any, ids: Tensor, pack: Pack, rows: Sequence[int]) -> dict[str, Any]:
-        """What a model reads for some of a pack's rows (rows, tokens), padded at their ends, after virtual tokens."""
+        """Return the model inputs for some of a pack's rows (rows, tokens), padded at their ends, after the virtual
+        tokens.
+        """
         inputs = self.inputs(model, ids)
         if self.leaves is None:
             return inputs
@@ -197,20 +201,20 @@ class SoftPrompt:
         return {**inputs, "inputs_embeds": torch.cat([ahead, leaves], 1)}
 
     def past(self, model: Any, rows: int) -> dict[str, Any]:
-        """A cache that holds nothing but the virtual tokens' keys and values, when they have any, as an argument."""
+        """Return, as a keyword argument, a cache with only the virtual tokens' keys and values, if they have any."""
         from transformers import DynamicCache
 
         return {get_cache_argument_name(model): self.fill(DynamicCache(), rows)} if self.cached else {}
 
     def fill(self, cache: Any, rows: int) -> Any:
-        """The cache, begun with the keys and values that the virtual tokens have, for each row."""
+        """Return the cache with the virtual tokens' keys and values for each row."""
         for layer, (keys, values) in enumerate(self.cached):
             cache.update(keys.expand(rows, -1, -1, -1), values.expand(rows, -1, -1, -1), layer)
         return cache
 
 
 def get_cache_argument_name(model: Any) -> str:
-    """What a model calls its cache: transformers renamed the argument."""
+    """Return the name of a model's cache argument, which transformers renamed."""
     return "cache" if "cache" in inspect.signature(model.forward).parameters else "past_key_values"
 
 
@@ -218,7 +222,7 @@ NO_PROMPT = SoftPrompt()
 
 
 def compute_soft_prompt(model: Any) -> SoftPrompt:
-    """The virtual tokens of PEFT's model as its encoder gives them now; none for other models, or when switched off."""
+    """Return the virtual tokens of PEFT's model at the current weights; empty for other models, or when disabled."""
     config = getattr(model, "active_peft_config", None)
     if config is None or not config.is_prompt_learning or model._adapters_disabled:
         return NO_PROMPT
@@ -236,7 +240,7 @@ _KINDS = ("PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING")
 
 
 def _encode_prompt(encoder: Any, config: Any) -> Tensor:
-    """(count, numbers a token): what was saved, or what the encoder makes of its own parameters while it learns."""
+    """Return (count, numbers of a token): the saved embeddings, or the encoder's output during training."""
     weight: Tensor = encoder.embedding.weight
     if config.inference_mode:
         return weight

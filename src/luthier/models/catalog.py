@@ -1,4 +1,4 @@
-"""Models by short names, and the one way from what a recipe says to a source."""
+"""The catalog of models by short names, and the resolution of a recipe's `model` to a source."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from luthier.models.source import ModelSource, is_hub_id
 
 
 class CatalogEntry(NamedTuple):
-    """A known model: where it is taken from, its licence, and its size."""
+    """A known model: its source, licence and size."""
 
     source: Mapping[str, Any]
     licence: str
     parameters: int
-    """As its publisher rounds it: for a first guess of cost, before the files are here."""
+    """Rounded as by its publisher, for a first estimate of cost before the files are here."""
     tool_template: str | None = None
-    """Of a model whose own chat template is known to have no place for tools: the one that ships and goes with it."""
+    """A shipped template that fits a model whose own chat template does not support tools."""
 
 
 def _hub(repository: str, licence: str, parameters: float) -> CatalogEntry:
@@ -87,16 +87,17 @@ ENCODERS: Mapping[str, CatalogEntry] = {
     ),
     "bge-small-en-v1.5": _hub("BAAI/bge-small-en-v1.5", "mit", 33.4e6),
 }
-"""Models that make points of texts, for `embedder: {kind: encoder, model: …}`."""
+"""Sentence encoders, for `embedder: {kind: encoder, model: …}`."""
 
 
 def resolve_model_source(
     value: str | Mapping[str, Any] | ModelSource, recipe_dir: Path, known: Mapping[str, CatalogEntry] = CATALOG
 ) -> ModelSource:
-    """The source that a recipe's `model` means, by the names of one of the catalogues.
+    """Return the source that a recipe's `model` means.
 
-    A text is, in this order: a catalog name, a folder or `.gguf` file that is there (below `recipe_dir`), `OWNER/NAME`
-    on the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest name.
+    A string is, in this order: a catalog name, an existing folder or `.gguf` file (relative to `recipe_dir`),
+    `OWNER/NAME` on the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest
+    name.
     """
     if isinstance(value, ModelSource):
         return value
@@ -117,7 +118,7 @@ def resolve_model_source(
 
 
 def find_catalog_entry(source: ModelSource) -> tuple[str, CatalogEntry] | None:
-    """The catalog's name and entry for a source, when it is the same one."""
+    """Return the catalog's name and entry of a source, if there is one."""
     settings = source.settings()
     for name, entry in CATALOG.items():
         if entry.source["kind"] == source.kind and all(settings.get(key) == item for key, item in entry.source.items()):
@@ -134,7 +135,7 @@ def _local(value: str, path: Path) -> ModelSource:
 
 
 def _parse(value: Mapping[str, Any]) -> ModelSource:
-    """A source from its settings; what is wrong with them becomes one `ModelError` that names the field."""
+    """Build a source from its settings; a mistake in them becomes one `ModelError` that names the field."""
     try:
         return TypeAdapter(ModelSource).validate_python(dict(value))
     except ValidationError as error:

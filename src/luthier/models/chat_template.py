@@ -1,4 +1,4 @@
-"""A chat template by itself, read without transformers: which ones ship, what one renders, what it has a place for.
+"""Chat templates read without transformers: those that ship, rendering, and their support of tools.
 
 Estimates and plans render here; the ids that a training reads come from `luthier.chat`.
 """
@@ -18,30 +18,30 @@ from luthier.core.files import resolve_path, translate_write_errors
 from luthier.models.describe import read_chat_template, read_json_object
 
 SHIPPED: Mapping[str, tuple[str, ...]] = {"hermes": ("<|im_start|>", "<|im_end|>")}
-"""Chat templates that come with Luthier, by name, and the special tokens that a tokenizer must have for each."""
+"""Chat templates that come with Luthier, by name, and the special tokens that each needs in the tokenizer."""
 FILE = "chat_template.jinja"
-"""Where a Hugging Face folder has its chat template."""
+"""Chat template file of a Hugging Face folder."""
 _MORE = "additional_chat_templates"
 _FOR_TOOLS = "tool_use"
-"""The name of a second template that is taken where tools are on offer."""
+"""Name of a second template that is used where tools are offered."""
 _SHIPPED = files("luthier.models") / "chat_templates"
 _GENERATION = re.compile(r"\{%-?\s*(?:end)?generation\s*-?%\}")
-"""Marks that only transformers knows; they write nothing."""
+"""Marks that only transformers knows; they render to nothing."""
 _PROBE = "qzvkanswered"
 REFUSALS = (TypeError, ValueError, LookupError, AttributeError)
-"""What a template raises at a conversation that it does not take, or at what only transformers gives."""
+"""Exceptions of a template for a conversation that it does not accept, or for variables that only transformers sets."""
 _TOKENS = ("bos_token", "eos_token", "pad_token", "unk_token")
 Row = Mapping[str, Any]
 """A turn, or one example: its `messages` and `tools`."""
 
 
 class ToolSupport(NamedTuple):
-    """What of tools a chat template has a place for."""
+    """Whether a chat template renders tools."""
 
     offers: bool
-    """Schemas of the tools on offer."""
+    """Schemas of the offered tools."""
     calls: bool
-    """Calls of them by the assistant."""
+    """The assistant's tool calls."""
 
 
 _CALLED = "qzvkcalled"
@@ -56,8 +56,9 @@ _TOOL: Row = {
 
 
 def load_chat_template(word: str, recipe_dir: Path) -> str:
-    """The text of a chat template: one that ships, by its name, or a Jinja file; relative paths start at
-    `recipe_dir`."""
+    """Return the text of a chat template: a shipped one by its name, or a Jinja file; relative paths start at
+    `recipe_dir`.
+    """
     if word in SHIPPED:
         return (_SHIPPED / f"{word}.jinja").read_text(encoding="utf-8")
     path = resolve_path(word, recipe_dir)
@@ -88,22 +89,22 @@ def _check_syntax(text: str, path: Path) -> None:
 
 
 def find_missing_special_tokens(word: str, folder: Path) -> list[str]:
-    """Special tokens that a template that ships writes and the tokenizer in a folder does not have."""
+    """Return the special tokens of a shipped template that the tokenizer in a folder does not have."""
     return sorted(set(SHIPPED.get(word, ())) - read_added_special_tokens(folder)) if has_tokenizer(folder) else []
 
 
 def list_fitting_templates(folder: Path | None) -> list[str]:
-    """The templates that ship and go with the tokenizer in a folder; all of them where it is not here."""
+    """Return the shipped templates that fit the tokenizer in a folder; all of them where it is not here."""
     return [name for name in SHIPPED if folder is None or not find_missing_special_tokens(name, folder)]
 
 
 def has_tokenizer(folder: Path) -> bool:
-    """Whether the special tokens of a folder's tokenizer can be told."""
+    """Return whether the special tokens of a folder's tokenizer can be read."""
     return (folder / "tokenizer.json").is_file()
 
 
 def read_added_special_tokens(folder: Path) -> set[str]:
-    """The added special tokens of the tokenizer in a folder."""
+    """Return the added special tokens of the tokenizer in a folder."""
     path = folder / "tokenizer.json"
     state = path.stat()
     return set(_read_added_special_tokens(path, state.st_mtime_ns, state.st_size))
@@ -111,7 +112,9 @@ def read_added_special_tokens(folder: Path) -> set[str]:
 
 @lru_cache(maxsize=8)
 def _read_added_special_tokens(path: Path, _changed: int, _size: int) -> frozenset[str]:
-    """The special tokens of a tokenizer file, cached: it has several megabytes, and every step of a plan asks."""
+    """Return the special tokens of a tokenizer file, cached: it has several megabytes, and every step of a plan needs
+    it.
+    """
     added = read_json_object(path).get("added_tokens") or ()
     return frozenset(
         str(entry.get("content")) for entry in added if isinstance(entry, Mapping) and entry.get("special")
@@ -119,7 +122,7 @@ def _read_added_special_tokens(path: Path, _changed: int, _size: int) -> frozens
 
 
 def replace_template(folder: Path, text: str) -> None:
-    """Make `text` the one chat template of a Hugging Face folder."""
+    """Make `text` the only chat template of a Hugging Face folder."""
     with translate_write_errors(folder):
         for other in sorted((folder / _MORE).glob("*.jinja")):
             other.unlink()
@@ -129,13 +132,12 @@ def replace_template(folder: Path, text: str) -> None:
 
 
 def read_tool_support(folder: Path) -> ToolSupport:
-    """What of tools the chat template in a folder has a place for."""
+    """Return the tool support of the chat template in a folder."""
     return detect_tool_support(_tool_template(folder), list_template_tokens(folder))
 
 
 def detect_tool_support(source: str | None, words: Mapping[str, str]) -> ToolSupport:
-    """What of tools a chat template has a place for; nothing where there is none. `words` are the special tokens that
-    it writes, by name."""
+    """Return the tool support of a chat template; none without a template. `words` are its special tokens by name."""
     from jinja2.exceptions import TemplateError
 
     if source is None:
@@ -147,30 +149,30 @@ def detect_tool_support(source: str | None, words: Mapping[str, str]) -> ToolSup
 
 
 def _tool_template(folder: Path) -> str | None:
-    """The template that is taken where tools are on offer."""
+    """Return the template that is used where tools are offered."""
     path = folder / _MORE / f"{_FOR_TOOLS}.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
     config = folder / "tokenizer_config.json"
     named = read_json_object(config).get("chat_template") if config.is_file() else None
     if isinstance(named, list) and not (folder / FILE).is_file():
-        found = next((entry.get("template") for entry in named if entry.get("name") == _FOR_TOOLS), None)
-        if isinstance(found, str):
-            return found
+        templates = next((entry.get("template") for entry in named if entry.get("name") == _FOR_TOOLS), None)
+        if isinstance(templates, str):
+            return templates
     return read_chat_template(folder)
 
 
 def list_template_tokens(folder: Path) -> dict[str, str]:
-    """The special tokens that templates write, by name."""
+    """Return the special tokens that templates use, by name."""
     file = folder / "tokenizer_config.json"
     config = read_json_object(file) if file.is_file() else {}
-    found = {name: config.get(name) for name in _TOKENS}
-    texts = {name: entry.get("content") if isinstance(entry, Mapping) else entry for name, entry in found.items()}
+    tokens = {name: config.get(name) for name in _TOKENS}
+    texts = {name: entry.get("content") if isinstance(entry, Mapping) else entry for name, entry in tokens.items()}
     return {name: text if isinstance(text, str) else "" for name, text in texts.items()}
 
 
 class ChatTemplate:
-    """A chat template with what transformers gives it, and the forms in which it shows what turns hold."""
+    """A chat template with the globals that transformers sets, and the forms in which it renders turns."""
 
     def __init__(self, source: str, words: Mapping[str, str]) -> None:
         from jinja2.sandbox import ImmutableSandboxedEnvironment
@@ -187,24 +189,24 @@ class ChatTemplate:
         self._texts = not self._renders_probe(_CALL, [_TOOL])
 
     def render(self, turns: Sequence[Row], tools: Sequence[Row] | None) -> str:
-        """A whole conversation."""
+        """Render a whole conversation."""
         messages = [self._form(turn) for turn in turns]
         return self._template.render(messages=messages, tools=tools, add_generation_prompt=False, **self._words)
 
     def tool_places(self) -> ToolSupport:
-        """What of tools it has a place for."""
+        """The tool support, found by rendering probes."""
         offers = self._renders_probe({"content": "Yes."}, [_TOOL], of=_CALLED)
         return ToolSupport(offers=offers, calls=self._renders_probe(_CALL, [_TOOL]))
 
     def _form(self, turn: Row) -> Row:
-        content, found = turn["content"] if self._thinks else inline_turn_reasoning(turn), dict(turn)
+        content, fields = turn["content"] if self._thinks else inline_turn_reasoning(turn), dict(turn)
         if "tool_calls" in turn and self._texts:
             tool_calls = [{**call, "function": _as_text(call["function"])} for call in turn["tool_calls"]]
-            found["tool_calls"] = tool_calls
-        return {**found, "content": [{"type": "text", "text": content}] if self._parts else content}
+            fields["tool_calls"] = tool_calls
+        return {**fields, "content": [{"type": "text", "text": content}] if self._parts else content}
 
     def _renders_probe(self, answer: Row, tools: Sequence[Row] | None = None, of: str = _PROBE) -> bool:
-        """Whether a probe stands in what is written of an answer, and of the tools on offer."""
+        """Return whether a probe appears in the rendered answer with the offered tools."""
         from jinja2.exceptions import TemplateError
 
         turns = [{"role": "user", "content": "ask"}, {"role": "assistant", **answer}]
@@ -223,18 +225,18 @@ _CALL: Row = {
 
 
 def inline_turn_reasoning(turn: Row) -> str:
-    """A turn's content with its reasoning in front, as most models write it."""
+    """Return a turn's content with its reasoning in front, as most models format it."""
     thought = turn.get("reasoning_content")
     return f"<think>\n{thought}\n</think>\n\n{turn['content']}" if thought else str(turn["content"])
 
 
 def _as_text(function: Row) -> Row:
-    """A call whose arguments are text."""
+    """Return a call with its arguments as text."""
     return {**function, "arguments": _json(function["arguments"])}
 
 
 def _json(value: Any, ensure_ascii: bool = False, **more: Any) -> str:
-    """JSON as transformers writes it in templates."""
+    """Return JSON as transformers renders it in templates."""
     return json.dumps(value, ensure_ascii=ensure_ascii, **more)
 
 

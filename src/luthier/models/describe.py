@@ -1,6 +1,6 @@
-"""What a model is, read from its folder without loading it: sizes, dtype, licence, chat template, memory to train.
+"""Describes a model from its folder without loading it: sizes, dtype, licence, chat template, training memory.
 
-Parameters are counted from the safetensors headers, so that what is reported is what lies on the disk.
+Parameters are counted from the safetensors headers, so the report matches the files on disk.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ DTYPE_NAMES = {"F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bf
 INDEX = "model.safetensors.index.json"
 _HEADER_LIMIT_BYTES = 100 << 20
 KEEP_BYTES = 1 << 28
-"""Attention shares of one layer up to this size are kept for the backward; larger ones are computed again."""
+"""Maximum bytes of one layer's attention weights that are kept for the backward pass; larger ones are recomputed."""
 _FAMILIES = (
     ("llama3", "<|start_header_id|>"),
     ("chatml", "<|im_start|>"),
@@ -42,18 +42,18 @@ _FAMILIES = (
     ("zephyr", "<|user|>"),
     ("vicuna", "USER:"),
 )
-"""Chat template families by a marker that the others lack; the first that is found names it."""
+"""Chat template families by a unique marker; the first match wins."""
 _GENERATION_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 
 
 class TemplateDescription(BaseModel):
-    """What a chat template is like."""
+    """A description of a chat template."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     family: str
-    """Named by its turn marker (`chatml`, `llama3`, `gemma`, …), else `custom`."""
+    """Name by its turn marker (`chatml`, `llama3`, `gemma`, …), else `custom`."""
     generation_marks: bool
-    """Whether the template itself marks what the assistant says."""
+    """Whether the template marks the assistant's text."""
     system_default: bool
     """Whether it adds a system message of its own when none is given."""
     tools: bool
@@ -67,7 +67,7 @@ class ModelDescription(BaseModel):
     architecture: str
     model_type: str
     parameters: int
-    """Numbers in the weights; tied embeddings count once."""
+    """Number of parameters; tied embeddings count once."""
     embedding_parameters: int
     tied: bool
     hidden_size: int
@@ -81,30 +81,30 @@ class ModelDescription(BaseModel):
     dtype: str
     weight_bytes: int
     disk_bytes: int
-    """All files of the folder together."""
+    """Bytes of all files in the folder."""
     licence: str | None
     template: TemplateDescription | None
     parts: dict[str, int] = {}
-    """Numbers of each part of a model that reads media: `language`, `projector`, `vision`, `audio`; else empty."""
+    """Parameters of each part of a multimodal model: `language`, `projector`, `vision`, `audio`; else empty."""
     config: dict[str, Any] = Field(default={}, exclude=True, repr=False)
-    """Its `config.json`; empty for a model that is not here yet. Not part of what is printed."""
+    """Its `config.json`; empty for a model that does not exist yet. Not printed."""
     tensors: dict[str, tuple[int, ...]] = Field(default={}, exclude=True, repr=False)
-    """Shapes on the disk by name; empty for a model that is not here yet. Not part of what is printed."""
+    """Shapes on disk by name; empty for a model that does not exist yet. Not printed."""
     folder: Path | None = Field(default=None, exclude=True, repr=False)
-    """Where its files are; None for a model that is not here yet. Not part of what is printed."""
+    """Its folder; None for a model that does not exist yet. Not printed."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it as plain JSON values."""
+        """Return the description as JSON values."""
         return self.model_dump(mode="json")
 
     @property
     def reads_media(self) -> bool:
-        """Whether it reads pictures or sounds beside text."""
+        """Whether it reads images or audio besides text."""
         return bool(self.parts)
 
 
 class TrainingMemory(NamedTuple):
-    """Estimated bytes at the peak of training, by what holds them."""
+    """Estimated bytes at the peak of training, by purpose."""
 
     weights: int
     gradients: int
@@ -114,7 +114,7 @@ class TrainingMemory(NamedTuple):
 
     @property
     def total(self) -> int:
-        """All of it together."""
+        """Sum of all."""
         return sum(self)
 
 
@@ -126,12 +126,12 @@ class TensorHeader(NamedTuple):
 
     @property
     def numbers(self) -> int:
-        """How many numbers it holds."""
+        """Number of elements."""
         return math.prod(self.shape)
 
 
 _MEDIA_CONFIGS = frozenset({"vision_config", "audio_config", "encoder_config"})
-"""Settings of which a model of several kinds of input has some."""
+"""Settings of which a multimodal model has at least one."""
 
 
 def describe_model_folder(folder: Path) -> ModelDescription:
@@ -142,17 +142,18 @@ def describe_model_folder(folder: Path) -> ModelDescription:
 def describe_composition(
     config: Mapping[str, Any], shapes: Mapping[str, tuple[int, ...]], decoder: Path
 ) -> ModelDescription:
-    """Describe a composition that is not made yet, by its settings and shapes, over the decoder in a folder, whose
-    dtype it will have."""
+    """Describe a planned composition by its settings and shapes, over the decoder in a folder, whose dtype it will
+    have.
+    """
     own = find_majority_dtype(read_safetensors_headers(decoder))
     dtype = next((name for name, known in DTYPE_NAMES.items() if known == own), own.upper())
     tensors = {name: TensorHeader(dtype, shape) for name, shape in shapes.items()}
-    found = _describe(dict(config), tensors, decoder)
-    return found.model_copy(update={"disk_bytes": found.weight_bytes, "folder": None})
+    description = _describe(dict(config), tensors, decoder)
+    return description.model_copy(update={"disk_bytes": description.weight_bytes, "folder": None})
 
 
 def _describe(config: dict[str, Any], tensors: dict[str, TensorHeader], folder: Path) -> ModelDescription:
-    """A description from `config.json` and the headers of the weights, with what else the folder holds."""
+    """Build a description from `config.json` and the headers of the weights, and other files of the folder."""
     text = config.get("text_config") or config  # models of several kinds of input keep the language part apart
     tied = _has_tied_embeddings(config, tensors)
     embedding = next((tensor.numbers for name, tensor in tensors.items() if name.endswith(EMBEDDINGS)), 0)
@@ -196,17 +197,17 @@ def _describe(config: dict[str, Any], tensors: dict[str, TensorHeader], folder: 
 
 
 def is_speech_model(config: dict[str, Any]) -> bool:
-    """Whether settings are those of a speech recognition model."""
+    """Return whether a configuration is that of a speech recognition model."""
     return config.get("model_type") in SPEECH_TYPES
 
 
 def _get_first_setting(config: dict[str, Any], *names: str) -> Any:
-    """The first of some settings that is there and not 0."""
+    """Return the first of some settings that is set and not 0."""
     return next((value for name in names if (value := config.get(name))), None)
 
 
 def _count_parts(tensors: dict[str, TensorHeader], duplicate: int) -> dict[str, int]:
-    """Numbers of each part; a head that is tied counts once."""
+    """Return the parameters of each part; a tied head counts once."""
     from luthier.models.shapes import find_part
 
     counts: Counter[str] = Counter(language=-duplicate)
@@ -216,7 +217,7 @@ def _count_parts(tensors: dict[str, TensorHeader], duplicate: int) -> dict[str, 
 
 
 def _mean(size: int | list[int]) -> int:
-    """A size, or the mean of those of all layers."""
+    """Return a size, or the mean of those of all layers."""
     return round(sum(size) / len(size)) if isinstance(size, list) else int(size)
 
 
@@ -232,7 +233,7 @@ _HEADS = ("decoder_attention_heads", "decoder_num_attention_heads", "num_attenti
 
 
 def _check_sizes(config: dict[str, Any], path: Path) -> None:
-    """Refuse sizes that are no whole numbers above 0; one that is left out or null is the architecture's own."""
+    """Refuse sizes that are not positive integers; a missing or null size is the architecture's default."""
     for name in _SIZES:
         value = config.get(name)
         sizes = value if name == "intermediate_size" and isinstance(value, list) and value else [value]  # one a layer
@@ -243,7 +244,7 @@ def _check_sizes(config: dict[str, Any], path: Path) -> None:
 
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "word_embeddings.weight", "embed_in.weight")
-"""How the names of token embeddings end."""
+"""Suffixes of the names of token embeddings."""
 
 
 def describe_template(source: str | None) -> TemplateDescription | None:
@@ -263,12 +264,12 @@ def describe_template(source: str | None) -> TemplateDescription | None:
 def estimate_training_memory(
     description: ModelDescription, technique: str, trainable: int, tokens: int, *, head_rows: int | None = None
 ) -> TrainingMemory:
-    """Bytes that training with AdamW holds at its peak, by plain arithmetic.
+    """Estimate the bytes at the peak of training with AdamW.
 
-    `tokens` is what one forward pass sees, `head_rows` how many positions the output head computes at once (all of
-    them when None). The model lies in memory in its own dtype, with fp32 masters of what moves, unless it is fp32
-    itself or an adapter, which is. While gradients of the model's own dtype come into being,
-    activations go: the larger of both counts.
+    `tokens` are those of one forward pass, `head_rows` the positions for which the output head computes logits at once
+    (all of them when None). The model is in its own dtype, with fp32 masters of trainable weights, unless it is fp32
+    itself or an adapter, which is fp32. While gradients in the model's dtype are computed, activations are freed: the
+    larger of both counts.
     """
     trainable, width = int(trainable), get_bytes_per_weight(description)
     weights = description.weight_bytes
@@ -283,11 +284,12 @@ def estimate_training_memory(
 
 
 def estimate_activation_bytes(description: ModelDescription, tokens: int, width: int = 2) -> int:
-    """Bytes that autograd keeps between forward and backward, without checkpointing (`width` bytes a number).
+    """Estimate the bytes of autograd's saved tensors between forward and backward, without checkpointing (`width` bytes
+    a number).
 
-    Per token of a gated-MLP layer, in numbers: the inputs of two norms and of what follows them (4 hidden), scaled q,
-    k, v, the attention's result and the output's input (3 q + 2 kv), and the MLP's gate, up, activation and product
-    (4 intermediate). What attention itself keeps is counted apart (`estimate_attention_bytes`).
+    Per token of a gated-MLP layer, in numbers: the inputs of two norms and their outputs (4 hidden), scaled q, k, v,
+    the attention's result and the output projection's input (3 q + 2 kv), and the MLP's gate, up, activation and
+    product (4 intermediate). Attention weights are counted separately (`estimate_attention_bytes`).
     """
     q = description.heads * description.head_dim
     kv = description.kv_heads * description.head_dim
@@ -296,23 +298,25 @@ def estimate_activation_bytes(description: ModelDescription, tokens: int, width:
 
 
 def estimate_attention_bytes(description: ModelDescription, tokens: int, keys: float) -> int:
-    """Bytes of the attention shares that are kept for the backward, when a token sees `keys` others on average."""
+    """Estimate the bytes of attention weights kept for the backward pass, when a token attends to `keys` others on
+    average.
+    """
     layer = tokens * description.heads * keys * get_bytes_per_weight(description)
     return int(description.layers * layer) if layer <= KEEP_BYTES else 0
 
 
 def get_bytes_per_weight(description: ModelDescription) -> int:
-    """Width of the weights' dtype."""
+    """Return the bytes of the weights' dtype."""
     return {"float64": 8, "float32": 4}.get(description.dtype, 2)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """`config.json`, read; `ModelError` when it is missing or not an object."""
+    """Read `config.json`; `ModelError` when it is missing or not an object."""
     return read_json_object(folder / "config.json")
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """A JSON file that must hold an object."""
+    """Read a JSON file that must hold an object."""
     where = SourceLocation(file=str(path))
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
@@ -330,7 +334,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def list_weight_files(folder: Path) -> list[Path]:
-    """The safetensors files and their index; one whole file beside shards wins, as it does in transformers."""
+    """Return the safetensors files and their index; a single whole file wins over shards, as in transformers."""
     whole = folder / "model.safetensors"
     if whole.is_file():
         return [whole]
@@ -350,15 +354,17 @@ def list_weight_files(folder: Path) -> list[Path]:
 
 
 def read_safetensors_headers(folder: Path) -> dict[str, TensorHeader]:
-    """Every tensor of the folder's safetensors files by name, from their headers; each file's length is checked."""
-    found: dict[str, TensorHeader] = {}
+    """Return every tensor of the folder's safetensors files by name, from their headers; each file's length
+    is checked.
+    """
+    headers: dict[str, TensorHeader] = {}
     for path in list_weight_files(folder):
         if path.suffix == ".safetensors":
-            found.update(_read_header(path))
-    if not found:
+            headers.update(_read_header(path))
+    if not headers:
         hint = "take a release with safetensors weights"
         raise ModelError("holds no safetensors weights", where=SourceLocation(file=str(folder)), hint=hint)
-    return found
+    return headers
 
 
 def _read_header(path: Path) -> dict[str, TensorHeader]:
@@ -378,16 +384,16 @@ def _read_header(path: Path) -> dict[str, TensorHeader]:
     header.pop("__metadata__", None)
     try:
         end = max((entry["data_offsets"][1] for entry in header.values()), default=0)
-        found = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
+        headers = {name: TensorHeader(entry["dtype"], tuple(entry["shape"])) for name, entry in header.items()}
     except (KeyError, TypeError, IndexError) as error:
         raise broken from error
     if path.stat().st_size != 8 + size + end:
         raise broken
-    return found
+    return headers
 
 
 def read_chat_template(folder: Path) -> str | None:
-    """The chat template's source, from its own file or from `tokenizer_config.json`."""
+    """Return the chat template's source, from its own file or from `tokenizer_config.json`."""
     path = folder / "chat_template.jinja"
     if path.is_file():
         return path.read_text(encoding="utf-8")
@@ -399,7 +405,7 @@ def read_chat_template(folder: Path) -> str | None:
 
 
 def read_licence(folder: Path) -> str | None:
-    """The licence: from our own `model.json`, else from the model card's header."""
+    """Return the licence, from Luthier's `model.json`, else from the model card's header."""
     own, card = folder / "model.json", folder / "README.md"
     if own.is_file():
         licence = read_json_object(own).get("licence")
@@ -412,20 +418,20 @@ def read_licence(folder: Path) -> str | None:
 
 
 def _has_tied_embeddings(config: dict[str, Any], tensors: dict[str, TensorHeader]) -> bool:
-    """What the config says; when it is silent, whether the weights lack a head of their own."""
+    """Return the config's setting; without one, whether the weights lack an output head."""
     text = config.get("text_config") or {}
     tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
     return bool(tied) if tied is not None else not any(name.endswith("lm_head.weight") for name in tensors)
 
 
 def _duplicate_head(tensors: dict[str, TensorHeader]) -> int:
-    """Numbers of an output head that lies in the file though it is tied to the embeddings."""
+    """Return the parameters of an output head that is stored although it is tied to the embeddings."""
     heads = ("lm_head.weight", "proj_out.weight")
     return sum(tensor.numbers for name, tensor in tensors.items() if name.endswith(heads))
 
 
 def find_majority_dtype(tensors: dict[str, TensorHeader]) -> str:
-    """The dtype that most numbers have."""
+    """Return the dtype of most elements."""
     counts: dict[str, int] = {}
     for tensor in tensors.values():
         counts[tensor.dtype] = counts.get(tensor.dtype, 0) + tensor.numbers

@@ -1,7 +1,7 @@
-"""Writing text: greedy or sampled, many prompts at once or one as a stream; and scoring given answers.
+"""Generation: greedy or sampled, batched or streamed; and scoring of given answers.
 
-What is written comes from the one decoder: what prompts share at their beginning is read once, and each draws from a
-random stream of its own, so that what is written does not depend on who else is asked.
+All completions come from one decoder: shared prefixes are computed once, and each prompt has its own random stream, so
+that a completion does not depend on the other requests.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ from luthier.models.packing.prefix_cache import PrefixCache, share_prefixes
 from luthier.models.sequence_head import get_head_outputs, refuse_sequence_head, strip_padding, unwrap_peft_model
 
 PACK_TOKENS = 4096
-"""Tokens read at once when answers are scored."""
+"""Maximum tokens of a pack when answers are scored."""
 OPTIONS_SHARE_FROM = 1
-"""Options are short and often begin alike: every token that they share is read once."""
+"""Minimum shared prefix of options: they are short and often begin alike, so every shared token is computed once."""
 
 
 def generate(
@@ -49,11 +49,10 @@ def generate(
     progress: Callable[[int, int], None] | None = None,
     tokens: int = TOKENS,
 ) -> list[list[int]]:
-    """What the model writes after each prompt, the stop id included; `progress` hears of finished prompts.
+    """Return the completion of each prompt, stop id included; `progress` is called with the number of finished prompts.
 
-    `stop` holds ids, or tells from what is written so far whether it is enough. `streams` names the random stream that
-    each prompt draws from; by default its place among the prompts. `tokens` bounds the key-value cache; a single prompt
-    that is longer is answered all the same.
+    `stop` are ids, or a function of the ids so far that says whether to stop. `streams` are the random streams of the
+    prompts; by default their indices. `tokens` bounds the KV cache; a single longer prompt is completed all the same.
     """
     written: list[list[int]] = [[] for _ in prompts]
     if not prompts or max_new_tokens < 1:
@@ -79,7 +78,7 @@ def generate(
 def decode_requests(
     decoder: ContinuousBatchingDecoder, requests: Sequence[GenerationRequest]
 ) -> Iterator[tuple[int, TokenOutput]]:
-    """Each token that is generated for some requests, with the request's index, until all are finished."""
+    """Yield each generated token of some requests, with the request's index, until all are finished."""
     # those that begin alike meet
     waiting = sorted(range(len(requests)), key=lambda index: list(requests[index].ids), reverse=True)
     indices: dict[int, int] = {}
@@ -100,7 +99,7 @@ def stream_token_ids(
     *,
     sampling: SamplingParams = GREEDY,
 ) -> Iterator[int]:
-    """Generate after one prompt as `generate` does, yielding token ids as they come."""
+    """Yield the token ids of one completion as they are generated."""
     if max_new_tokens < 1:
         return
     decoder = ContinuousBatchingDecoder(loaded, tokens=max(TOKENS, len(prompt) + max_new_tokens))
@@ -114,19 +113,19 @@ def stream_token_ids(
 
 
 def _refuse(context: int, prompts: Sequence[Sequence[int]]) -> None:
-    """`DataError` for the first prompt that the model cannot read."""
+    """Raise `DataError` for the first prompt that exceeds the model's context."""
     for at, prompt in enumerate(prompts):
         if not 0 < len(prompt) < context:
             raise DataError(f"prompt {at} has {len(prompt)} tokens; the model reads 1 to {context - 1}")
 
 
 class TokenLoglikelihood(NamedTuple):
-    """The natural log-likelihood of a span of tokens, and their number."""
+    """The log-likelihood (natural logarithm) of a span of tokens, and their number."""
 
     logprob: float
     tokens: int
     greedy: bool | None = None
-    """Whether each of them is the likeliest where it stands; None when it was not asked."""
+    """Whether each of them is the top prediction; None when not requested."""
 
 
 def compute_loglikelihoods(
@@ -137,8 +136,11 @@ def compute_loglikelihoods(
     greedy: bool = False,
     kept: PrefixCache | None = None,
 ) -> list[TokenLoglikelihood]:
-    """For each (before, after): the summed log-probability of `after`; whatever rows share is read once in a
-    pack, what all of them begin with once, and with `kept` once for all calls."""
+    """Return for each (before, after) the summed log-probability of `after`.
+
+    Shared prefixes are computed once in a pack, a prefix of all rows once in a call, and with `kept` once for all
+    calls.
+    """
     rows = [
         TokenRow([*before, *after], [0.0] * len(before) + [1.0] * len(after), str(at))
         for at, (before, after) in enumerate(requests)
@@ -156,9 +158,9 @@ def compute_row_loglikelihoods(
     greedy: bool = False,
     share_from: int = SHARE_FROM,
 ) -> list[TokenLoglikelihood]:
-    """For each row, whose key is its own, the summed log-probability of the tokens that it marks."""
+    """Return for each row, which needs a unique key, the summed log-probability of its marked tokens."""
     refuse_sequence_head(unwrap_peft_model(model))
-    found: dict[str, TokenLoglikelihood] = {}
+    results: dict[str, TokenLoglikelihood] = {}
 
     def told_of(pack: Pack) -> tuple[Tensor, Tensor | None]:
         return compute_logprobs_and_top1(model, pack) if greedy else (compute_pack_logprobs(model, pack), None)
@@ -170,10 +172,10 @@ def compute_row_loglikelihoods(
             counts = torch.bincount(path, minlength=pack.rows)
             hits = None if first is None else torch.bincount(path[first.cpu()], minlength=pack.rows) == counts
             for at, key in enumerate(pack.keys):
-                found[key] = TokenLoglikelihood(
+                results[key] = TokenLoglikelihood(
                     float(totals[at]), int(counts[at]), None if hits is None else bool(hits[at])
                 )
-    return [found[row.key] for row in rows]
+    return [results[row.key] for row in rows]
 
 
 def score_options(
@@ -184,7 +186,9 @@ def score_options(
     tokens: int = PACK_TOKENS,
     kept: PrefixCache | None = None,
 ) -> list[list[float]]:
-    """For each prompt, the summed log-probability of each of its options; `kept` as for likelihoods."""
+    """Return for each prompt the summed log-probability of each of its options; `kept` as in
+    `compute_loglikelihoods`.
+    """
     pairs = [(prompt, option) for prompt, own in zip(prompts, options, strict=True) for option in own]
     loglikelihoods = iter(compute_loglikelihoods(model, pairs, tokens=tokens, kept=kept))
     return [[next(loglikelihoods).logprob for _ in own] for own in options]
@@ -197,18 +201,20 @@ def score_with_sequence_head(
     tokens: int = PACK_TOKENS,
     kept: PrefixCache | None = None,
 ) -> list[list[float]]:
-    """For each prompt, the log-probability of each output of a model with a sequence head; `kept` as for options."""
+    """Return for each prompt the log-probability of each output of a model with a sequence head; `kept` as in
+    `score_options`.
+    """
     outputs = torch.arange(len(get_head_outputs(unwrap_peft_model(model))))
     rows = [TokenRow([*prompt, 0], [0.0] * len(prompt) + [1.0], str(at)) for at, prompt in enumerate(prompts)]
-    found: dict[str, list[float]] = {}
+    scores_by_row: dict[str, list[float]] = {}
 
     def scored(made: Pack) -> Tensor:
         return compute_pack_logprobs(model, replace(made, choices=outputs.expand(made.rows, -1)))[:, 1:]
 
     with torch.no_grad(), share_prefixes(model, rows, kept):
         for made, scores in run_packs(model, rows, tokens, scored):
-            found |= dict(zip(made.keys, scores.double().cpu().tolist(), strict=True))
-    return [found[str(at)] for at in range(len(prompts))]
+            scores_by_row |= dict(zip(made.keys, scores.double().cpu().tolist(), strict=True))
+    return [scores_by_row[str(at)] for at in range(len(prompts))]
 
 
 def compute_model_rewards(
@@ -218,13 +224,14 @@ def compute_model_rewards(
     tokens: int = PACK_TOKENS,
     kept: PrefixCache | None = None,
 ) -> list[float]:
-    """For each conversation, the one output of a model with a sequence head, read as transformers reads it: after the
-    last token that is no padding."""
+    """Return for each conversation the single output of a model with a sequence head, at the last token that is not
+    padding, as in transformers.
+    """
     pad = unwrap_peft_model(model).config.get_text_config().pad_token_id
     read = [strip_padding(ids, pad) for ids in conversations]
     rows = [TokenRow([*ids, 0], [0.0] * len(ids) + [1.0], str(at)) for at, ids in enumerate(read)]
-    found: dict[str, float] = {}
+    rewards: dict[str, float] = {}
     with torch.no_grad(), share_prefixes(model, rows, kept):
         for pack, scores in run_packs(model, rows, tokens, partial(compute_pack_logprobs, model), OPTIONS_SHARE_FROM):
-            found |= dict(zip(pack.keys, scores.double().tolist(), strict=True))
-    return [found[str(at)] for at in range(len(rows))]
+            rewards |= dict(zip(pack.keys, scores.double().tolist(), strict=True))
+    return [rewards[str(at)] for at in range(len(rows))]

@@ -1,11 +1,10 @@
-"""AttnLRP as rules for gradients: within a context, gradient times input is layer-wise relevance.
+"""AttnLRP as gradient rules: within a context, gradient times input is layer-wise relevance.
 
-Queries and keys count a quarter and values a half before attention, so that its kernels serve as they are; norms keep
-their scale; what a gate multiplies counts half; activations pass relevance on as it comes (Achtibat et al. 2024,
-"AttnLRP", and the gradient form of its authors). Which module takes which rule is found by trying one of each class;
-classes with parameters of their own that took none are named.
-
-The rules hold in the thread that asked for them. A forward pass computes the same values with them as without.
+Gradients of queries and keys count a quarter and of values a half before attention, so that its kernels need no change;
+norms keep their scale as a constant; gated products count half; activations pass relevance through (Achtibat et al.
+2024, "AttnLRP", and the gradient form of its authors). The rule of a module is found by trying one module of each
+class; classes with parameters of their own and no rule are reported. The rules are active in the current thread only. A
+forward pass computes the same values with and without them.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _ACTIVE: ContextVar[bool] = ContextVar("luthier_gradient_rules", default=False)
 _FAULTS = (TypeError, ValueError, AttributeError, LookupError, RuntimeError, AssertionError)
 _AGREES = {torch.float64: 1e-5, torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 _LINEAR = ("Linear", "Conv1D", "Embedding", "Conv1d", "Conv2d")
-"""Ends of names of classes that are linear in their input, which need no rule."""
+"""Suffixes of names of linear classes, which need no rule."""
 _TINY = 1e-10
 
 Weight = Callable[[Any], Any]
@@ -39,19 +38,23 @@ _WEIGHTS: tuple[Weight, ...] = (
 
 
 def are_gradient_rules_active() -> bool:
-    """Whether this thread's gradients follow the rules: kernels that bypass a model's activations must stand back."""
+    """Return whether this thread's gradients follow the rules: kernels that bypass a model's activations must not be
+    used then.
+    """
     return _ACTIVE.get()
 
 
 def apply_attention_rule(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values as they are; their gradients count a quarter, a quarter and a half under the rules."""
+    """Return queries, keys and values unchanged; under the rules their gradients count a quarter, a quarter
+    and a half.
+    """
     if not _ACTIVE.get():
         return query, key, value
     return _scaled(query, 0.25), _scaled(key, 0.25), _scaled(value, 0.5)
 
 
 class GradientRules(NamedTuple):
-    """Which classes of a model's modules took which rule, and which with parameters of their own took none."""
+    """The rule of each class of a model's modules, and the classes with parameters of their own and no rule."""
 
     taken: dict[str, str]
     """The rule of each class: `norm`, `activation` or `gate`."""
@@ -60,7 +63,7 @@ class GradientRules(NamedTuple):
 
 @contextmanager
 def use_gradient_rules(model: torch.nn.Module) -> Iterator[GradientRules]:
-    """Let the gradients that this thread takes through a model follow the rules of AttnLRP."""
+    """Let this thread's gradients through a model follow the rules of AttnLRP."""
     rules = _RULES.get(model)
     if rules is None:
         rules = _RULES[model] = _find_rules(model)
@@ -91,7 +94,7 @@ class _Scaled(torch.autograd.Function):
 
 
 class _Passed(torch.autograd.Function):
-    """An elementwise output whose gradient with respect to the input is output over input."""
+    """An elementwise output whose gradient by the input is output over input."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, output: Tensor) -> Tensor:
@@ -104,41 +107,41 @@ class _Passed(torch.autograd.Function):
 
 
 def _scaled(x: Tensor, factor: float) -> Tensor:
-    found: Tensor = _Scaled.apply(x, factor)  # type: ignore[no-untyped-call]
-    return found
+    scaled: Tensor = _Scaled.apply(x, factor)  # type: ignore[no-untyped-call]
+    return scaled
 
 
 class _NormForm(NamedTuple):
-    """A norm as a formula: its scale is what no gradient flows through."""
+    """A norm as a formula whose scale gets no gradient."""
 
     weight: Weight
     centered: bool
 
     def compute(self, module: Any, x: Tensor) -> Tensor:
-        """The norm of x, in at least fp32, without its bias."""
+        """Return the norm of x, in at least fp32, without its bias."""
         wide = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.centered:
             wide = wide - wide.mean(-1, keepdim=True)
         scale = torch.rsqrt(wide.detach().pow(2).mean(-1, keepdim=True) + _epsilon(module))
         weight = self.weight(module)
-        found: Tensor = wide * scale * (weight.to(wide.dtype) if isinstance(weight, Tensor) else weight)
-        return found
+        normalized: Tensor = wide * scale * (weight.to(wide.dtype) if isinstance(weight, Tensor) else weight)
+        return normalized
 
     def agrees(self, module: Any, x: Tensor) -> bool:
-        """Whether it computes what the module does."""
+        """Return whether it computes what the module does."""
         bias = getattr(module, "bias", None)
         return _is_close(self.compute(module, x) + (0.0 if bias is None else bias), module(x))
 
 
 @dataclass(eq=False)
 class _InstalledRules:
-    """The rules of one model, and how many contexts use them."""
+    """The rules of one model, and the number of contexts that use them."""
 
     found: GradientRules
     norms: list[tuple[torch.nn.Module, _NormForm]]
     activations: list[torch.nn.Module]
     gated: list[torch.nn.Module]
-    """The modules that read what a gate has multiplied."""
+    """Modules whose input is a gated product."""
     users: int = 0
 
     def install(self) -> None:
@@ -172,8 +175,8 @@ def _norm_hook(form: _NormForm) -> Callable[..., Tensor | None]:
 def _activation_hook(module: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
     if not _ACTIVE.get() or not torch.is_grad_enabled():
         return None
-    found: Tensor = _Passed.apply(args[0], output.detach())  # type: ignore[no-untyped-call]
-    return found
+    passed: Tensor = _Passed.apply(args[0], output.detach())  # type: ignore[no-untyped-call]
+    return passed
 
 
 def _gate_hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
@@ -184,7 +187,7 @@ def _gate_hook(module: Any, args: tuple[Tensor, ...]) -> tuple[Any, ...] | None:
 
 @torch.no_grad()
 def _find_rules(model: torch.nn.Module) -> _InstalledRules:
-    """Try one module of each class; what encodes pictures lies before the embeddings, and no relevance reaches it."""
+    """Try one module of each class; image encoders come before the embeddings, and no relevance reaches them."""
     weights = next(model.parameters())
     modules = [module for name, module in model.named_modules() if find_part(name) == "language"]
     taken: dict[str, str] = {}
@@ -212,7 +215,7 @@ def _find_rules(model: torch.nn.Module) -> _InstalledRules:
 
 
 def _try_norm(module: Any, like: Tensor) -> _NormForm | None:
-    """The formula by which a module normalizes; None where it is no norm that is known."""
+    """Return the formula by which a module normalizes; None where it is not a known norm."""
     if not type(module).__name__.endswith("Norm") or _epsilon(module) is None:
         return None
     weight = getattr(module, "weight", None)
@@ -228,7 +231,7 @@ def _try_norm(module: Any, like: Tensor) -> _NormForm | None:
 
 
 def _try_activation(module: Any, like: Tensor) -> bool:
-    """Whether a module without parameters is an elementwise function that is not linear and takes 0 to 0."""
+    """Return whether a module without parameters is a nonlinear elementwise function with f(0) = 0."""
     if next(module.parameters(), None) is not None or next(module.children(), None) is not None:
         return False
     x = _random((1, 3, 8), like)
@@ -245,10 +248,10 @@ def _try_activation(module: Any, like: Tensor) -> bool:
 def _find_gates(
     modules: Sequence[torch.nn.Module], found: _InstalledRules, taken: dict[str, str], like: Tensor
 ) -> Sequence[str]:
-    """Find the modules whose input a gate has multiplied; returns the classes that hold an activation and are unknown.
+    """Find the modules whose input is a gated product; returns the classes with an activation that are not understood.
 
-    A parent of an activation is called once, and once more with the activation's output doubled: what the next child
-    reads is the activation itself in a plain MLP, and what doubles with it, but is another number, came of a gate.
+    A parent of an activation is called twice, the second time with the activation's output doubled. In a plain MLP the
+    next child reads the activation itself; an input that doubles with it but is a different tensor is a gated product.
     """
     activations = {id(module) for module in found.activations}
     kinds: dict[type, str | None] = {}
@@ -268,7 +271,9 @@ def _find_gates(
 
 
 def _needs_rule(module: Any, like: Tensor) -> bool:
-    """Whether a module that took no rule has parameters of its own, or is not linear although its children are."""
+    """Return whether a module without a rule has parameters of its own, or is nonlinear although its children are
+    linear.
+    """
     children = list(module.children())
     if type(module).__name__.endswith(_LINEAR):
         return False
@@ -285,7 +290,7 @@ def _needs_rule(module: Any, like: Tensor) -> bool:
 
 
 def _try_gate(parent: Any, activation: str, like: Tensor) -> str | None:
-    """The child that reads what the activation has gated; empty where nothing is gated, None where nothing is known."""
+    """Return the child that reads the gated product; empty where nothing is gated, None where it is unknown."""
     widths = [width for child in parent.children() if (width := _width(child))]
     if not widths:
         return None
@@ -303,7 +308,7 @@ def _try_gate(parent: Any, activation: str, like: Tensor) -> str | None:
 
 
 class _Watched(NamedTuple):
-    """What was seen of a module's children: what the activation gave, and what those called after it read."""
+    """The activation's output, and the inputs of the children called after it."""
 
     output: Tensor
     reads: dict[str, Tensor]
@@ -337,7 +342,7 @@ def _watch(parent: Any, activation: str, x: Tensor, factor: float) -> _Watched:
 
 
 def _width(module: Any) -> int:
-    """How many numbers a linear layer reads; 0 for other modules."""
+    """Return the input width of a linear layer; 0 for other modules."""
     base = getattr(module, "base_layer", module)
     if features := getattr(base, "in_features", 0):
         return int(features)
@@ -346,18 +351,18 @@ def _width(module: Any) -> int:
 
 def _epsilon(module: Any) -> Any:
     for name in ("variance_epsilon", "eps", "epsilon"):
-        if isinstance(found := getattr(module, name, None), float):
-            return found
+        if isinstance(epsilon := getattr(module, name, None), float):
+            return epsilon
     return None
 
 
 def _random(shape: tuple[int, ...], like: Tensor) -> Tensor:
     dtype = like.dtype if like.dtype.is_floating_point else torch.float32
-    made = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return made.to(device=like.device, dtype=dtype)
+    tensor = torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    return tensor.to(device=like.device, dtype=dtype)
 
 
-def _is_close(found: Tensor, expected: Tensor) -> bool:
+def _is_close(actual: Tensor, expected: Tensor) -> bool:
     limit = _AGREES.get(expected.dtype, 2e-2)
-    distance = (found.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12)
+    distance = (actual.double() - expected.double()).norm() / expected.double().norm().clamp_min(1e-12)
     return bool(distance <= limit)

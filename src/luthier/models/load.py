@@ -1,7 +1,7 @@
-"""Open a model artifact: a base or fully tuned folder as it is, an adapter over the model that it was tuned from.
+"""Opens model artifacts: a base or fully tuned folder as it is, an adapter over its base model.
 
-What comes back is transformers' own model, or PEFT's over it. Weights are read from safetensors on this machine only,
-and no code that came with a model is run.
+The result is transformers' own model, or PEFT's over it. Weights are read from safetensors on this machine only, and no
+code that came with a model is run.
 """
 
 from __future__ import annotations
@@ -29,32 +29,32 @@ if TYPE_CHECKING:
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 ADAPTER = "adapter"
-"""The folder of a tuned adapter inside its artifact."""
+"""Folder of an adapter in its artifact."""
 ENDPOINT = "endpoint.json"
-"""Settings of a model that is reached over HTTP, in the artifact of such a base."""
+"""File with the settings of a model behind an endpoint, in the artifact of such a base."""
 MODEL_CARD = "model.json"
 _CPU_WITH_BF16 = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags of processors (x86 and ARM) that multiply bfloat16 in hardware."""
+"""Processor flags (x86 and ARM) of bfloat16 multiplication in hardware."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """An open model in evaluation mode, with where its tokenizer lies and what it is."""
+    """A loaded model in evaluation mode, with its tokenizer folder, name and digest."""
 
     model: Any
     """transformers' model, or PEFT's when the artifact is an adapter."""
     folder: Path
-    """Holds the tokenizer and the chat template: the base model's folder."""
+    """Folder of the tokenizer and chat template: the base model's."""
     name: str
     digest: str
 
 
 def load_model(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
-    """Open a model artifact, on this machine's GPU when there is one.
+    """Load a model artifact, on this machine's GPU when there is one.
 
-    `auto` is bfloat16 where this machine computes in it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
-    adapter that was tuned over another adapter stands on that one merged in. Nothing in it learns, and LoRA is read as
-    it was learnt.
+    `auto` is bfloat16 where the hardware supports it (a GPU, or a CPU with AVX512-BF16 or AMX), else float32. An
+    adapter trained over another adapter is loaded over that one merged. No parameter requires gradients, and LoRA uses
+    the same forward as in training.
     """
     kind = pick_dtype(dtype)
     model = move_to_gpu(_open(artifact, kind)).requires_grad_(requires_grad=False)
@@ -68,8 +68,9 @@ def load_model(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
 
 
 def load_base(artifact: Artifact, dtype: Dtype = "auto") -> LoadedModel:
-    """Load the base model under an adapter or prompt, or the model itself when its weights are whole; nothing in it
-    learns."""
+    """Load the base model under an adapter or prompt, or the model itself when it has full weights; no parameter
+    requires gradients.
+    """
     under = get_adapter_base(artifact)
     model = move_to_gpu(open_merged(under, pick_dtype(dtype))).requires_grad_(requires_grad=False)
     return LoadedModel(
@@ -104,37 +105,37 @@ def move_to_gpu(model: Any) -> Any:
 
 
 def open_model(artifact: Artifact, dtype: Dtype = "auto") -> Any:
-    """The plain transformers model, or PEFT model, of an artifact."""
+    """Return the plain transformers model, or PEFT model, of an artifact."""
     return load_model(artifact, dtype).model
 
 
 def is_adapter(artifact: Artifact) -> bool:
-    """Whether the artifact is a tuned adapter, which stands on another model."""
+    """Return whether the artifact is an adapter over another model."""
     return any(entry.path.startswith(f"{ADAPTER}/") for entry in artifact.manifest.files)
 
 
 def is_endpoint(artifact: Artifact) -> bool:
-    """Whether the model is reached over HTTP: its weights are somewhere else."""
+    """Return whether the model is behind an endpoint."""
     return any(entry.path == ENDPOINT for entry in find_origin_artifact(artifact).manifest.files)
 
 
 def is_plain_classifier(artifact: Artifact) -> bool:
-    """Whether the model is a plain classifier of words, without a network (`technique: plain`)."""
+    """Return whether the model is a plain text classifier without a network (`technique: plain`)."""
     return any(entry.path == SETTINGS_FILE for entry in artifact.manifest.files)
 
 
 def stands_on_model(artifact: Artifact) -> bool:
-    """Whether the model was made from another; a plain classifier that a search chose was not."""
+    """Return whether the model was made from another; a plain classifier that a search chose was not."""
     return "model" in artifact.manifest.inputs and not is_plain_classifier(artifact)
 
 
 def is_tuned(artifact: Artifact) -> bool:
-    """Whether the model was made from training rows here, rather than brought as it is."""
+    """Return whether the model was trained here, rather than imported."""
     return not {"model", "data", "of"}.isdisjoint(artifact.manifest.inputs)
 
 
 def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
-    """Whether a step's input model, made or not, is behind an endpoint."""
+    """Return whether a step's input model, existing or planned, is behind an endpoint."""
     if (artifact := plan_context.inputs.get(field)) is not None:
         return is_endpoint(artifact)
     expected = plan_context.outlines.get(field)
@@ -142,7 +143,7 @@ def is_remote_input(plan_context: PlanContext, field: str = "model") -> bool:
 
 
 def has_network(plan_context: PlanContext, field: str = "model") -> bool:
-    """Whether a step's model, made or not, is a neural network; one behind an endpoint is."""
+    """Return whether a step's model, existing or planned, is a neural network; one behind an endpoint is."""
     if (artifact := plan_context.inputs.get(field)) is not None:
         return not is_plain_classifier(artifact)
     return plan_context.outlines.get(field, ArtifactSpec()).network
@@ -181,7 +182,7 @@ def no_weights_error(name: str) -> ModelError:
 
 
 def get_weights_artifact(artifact: Artifact) -> Artifact:
-    """The artifact whose weights or adapter a model uses: itself, or what it is only a prompt in front of."""
+    """Return the artifact whose weights or adapter a model uses: itself, or the model under its prompt."""
     require_local_weights(artifact)
     while not is_adapter(artifact) and not any(
         entry.path.endswith(".safetensors") and "/" not in entry.path for entry in artifact.manifest.files
@@ -191,24 +192,27 @@ def get_weights_artifact(artifact: Artifact) -> Artifact:
 
 
 def find_base_folder(artifact: Artifact) -> Path:
-    """The Hugging Face folder that an artifact is, or that its adapter or prompt stands on in the end."""
+    """Return the Hugging Face folder of an artifact, or of the base model under its adapters and prompts."""
     return find_base_artifact(artifact).folder
 
 
 def find_base_artifact(artifact: Artifact) -> Artifact:
-    """The artifact with whole weights at the bottom of a chain of adapters and prompts."""
+    """Return the artifact with full weights at the bottom of a chain of adapters and prompts."""
     own = get_weights_artifact(artifact)
     return find_base_artifact(own.parent("model")) if is_adapter(own) else own
 
 
 def find_origin_artifact(artifact: Artifact) -> Artifact:
-    """The model that everything began with: up through adapters and full fine-tunes."""
+    """Return the original model of the lineage, through adapters and full fine-tunes."""
     return find_origin_artifact(artifact.parent("model")) if stands_on_model(artifact) else artifact
 
 
 def get_training_data(artifact: Artifact) -> Artifact | None:
-    """The data set that a model was tuned on; for one of a training's epochs, that training's; for one that a search
-    chose, that of the training which it began with; for one that sites tuned, the first site's, where that is here."""
+    """Return the data set that a model was trained on.
+
+    For an epoch of a training it is that training's; for the result of a search that of its first training; for a
+    federated model that of the first site, where that is here.
+    """
     if (field := next((name for name in ("data", "sites.0") if name in artifact.manifest.inputs), None)) is not None:
         return artifact.parent(field)
     source = next((field for field in ("tuned", "of") if field in artifact.manifest.inputs), None)
@@ -216,7 +220,7 @@ def get_training_data(artifact: Artifact) -> Artifact | None:
 
 
 def get_model_name(artifact: Artifact) -> str:
-    """The base model's name; for a tuned one followed by its technique, once for each time it was tuned."""
+    """Return the base model's name; for a tuned one followed by its technique, once for each training."""
     if not stands_on_model(artifact):
         return str(artifact.read_json(MODEL_CARD)["name"])
     kind = kind_of_part(TrainingRecord.read(artifact).technique)
@@ -224,7 +228,7 @@ def get_model_name(artifact: Artifact) -> str:
 
 
 def pick_dtype(dtype: Dtype = "auto") -> torch.dtype:
-    """The dtype to compute in: `auto` chooses by what the machine is quick at."""
+    """Return the dtype to compute in: `auto` depends on the hardware."""
     import torch
 
     named = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -235,17 +239,17 @@ def pick_dtype(dtype: Dtype = "auto") -> torch.dtype:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether this machine's processor says that it multiplies bfloat16 in hardware (read without torch)."""
+    """Return whether this processor reports bfloat16 multiplication in hardware (read without torch)."""
     return not _CPU_WITH_BF16.isdisjoint(_cpu_says())
 
 
 def cpu_has_avx512_bf16() -> bool:
-    """Whether it has AVX-512's products of pairs of bfloat16, which the compiled attention needs at least."""
+    """Return whether it has AVX-512's bfloat16 dot products, the minimum of the compiled attention."""
     return "avx512_bf16" in _cpu_says()
 
 
 def cpu_has_amx() -> bool:
-    """Whether it multiplies whole tiles of bfloat16 at once (AMX)."""
+    """Return whether it multiplies bfloat16 tiles (AMX)."""
     return "amx_bf16" in _cpu_says()
 
 
@@ -255,11 +259,11 @@ def _cpu_says() -> list[str]:
 
 
 def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | None = None) -> Any:
-    """The model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
+    """Load the model in a Hugging Face folder; `ModelError` when any weight is missing or does not fit.
 
-    A causal language model, a model of pictures or sounds and text, or the sequence head over one when that is what
-    the folder holds. With a scheme the linear layers are packed one by one as they lie on the disk, so that the same
-    codes come out whatever is computed in, and no more than one weight is whole at any moment.
+    It is a causal language model, a multimodal model, or one with a sequence head when the folder has that. With a
+    scheme the linear layers are quantized one by one from the weights on disk, so that the codes do not depend on the
+    dtype, and at most one full weight is in memory.
     """
     kind = pick_auto_class(read_json_object(folder / "config.json"))
     where = SourceLocation(file=str(folder))
@@ -289,7 +293,7 @@ def open_folder(folder: Path, dtype: torch.dtype, scheme: QuantizationScheme | N
 
 
 def pick_auto_class(config: dict[str, Any]) -> Any:
-    """What transformers opens a model with, by its settings."""
+    """Return transformers' auto class for a configuration."""
     from transformers import (
         AutoModelForCausalLM,
         AutoModelForImageTextToText,
@@ -324,7 +328,7 @@ def cast_parameters(model: Any, dtype: torch.dtype) -> Any:
 
 
 def open_quantized(artifact: Artifact, dtype: torch.dtype, scheme: QuantizationScheme) -> Any:
-    """The plain transformers model of an artifact with its linear layers packed; what moves over it is added later."""
+    """Load the plain transformers model of an artifact with its linear layers quantized; adapters are added later."""
     own = get_weights_artifact(artifact)
     if not is_adapter(own):
         return open_folder(own.folder, dtype, scheme)
@@ -336,7 +340,7 @@ def open_quantized(artifact: Artifact, dtype: torch.dtype, scheme: QuantizationS
 
 
 def get_quantization_scheme(artifact: Artifact) -> QuantizationScheme | None:
-    """How the model under an adapter was packed while it was tuned; None when it was whole."""
+    """Return the quantization of the model under an adapter during its training; None when it was not quantized."""
     technique = TrainingRecord.read(artifact).technique if "model" in artifact.manifest.inputs else ""
     if isinstance(technique, str) or technique.get("kind") != "qlora":
         return None
@@ -347,7 +351,7 @@ _ANOTHER = "fetch the model again, or take another release of it"
 
 
 def _why_not(message: str) -> tuple[str, str]:
-    """What transformers said, and what to do."""
+    """Return transformers' error, and what to do."""
     if "ignore_mismatched_sizes" in message:
         return "the weights have other shapes than config.json says", _ANOTHER
     if "does not recognize this architecture" in message:
@@ -360,7 +364,7 @@ def _why_not(message: str) -> tuple[str, str]:
 
 
 def open_adapter(model: Any, folder: Path) -> Any:
-    """PEFT's model: an adapter's folder over an open model; `ModelError` when they do not belong together."""
+    """Open an adapter's folder over a loaded model, as PEFT's model; `ModelError` when they do not fit."""
     from peft import PeftModel
 
     with check_adapter_fits(folder):
@@ -371,7 +375,7 @@ def open_adapter(model: Any, folder: Path) -> Any:
 
 @contextmanager
 def check_adapter_fits(folder: Path) -> Iterator[None]:
-    """Let PEFT read an adapter's folder; `ModelError` in place of what it raises when it does not fit."""
+    """Turn PEFT's errors about an adapter that does not fit into `ModelError`."""
     where = SourceLocation(file=str(folder))
     config = read_json_object(folder / "adapter_config.json")
     if not (folder / "adapter_model.safetensors").is_file():
@@ -386,7 +390,7 @@ def check_adapter_fits(folder: Path) -> Iterator[None]:
 
 
 def build_adapter_config(model: Any, folder: Path) -> Any:
-    """An adapter's settings, with what PEFT must be told about a quantized model's layers."""
+    """Return an adapter's settings, with the layer types that PEFT needs for a quantized model."""
     from peft import PeftConfig
 
     from luthier.models.quantization import LAYERS_FOR_PEFT, is_quantized
@@ -399,10 +403,10 @@ def build_adapter_config(model: Any, folder: Path) -> Any:
 
 
 def merge_adapter(model: Any, path: Path, *, dequantize: bool = False) -> Any:
-    """PEFT's model with the adapter added into its weights; `ModelError` for adapters that are not weights.
+    """Merge a PEFT model's adapter into its weights; `ModelError` for adapters that are not weights.
 
-    An adapter that was learnt over a quantized base is merged only with `dequantize`, into weights that are brought
-    back to the precision in which the model computes.
+    An adapter trained over a quantized base is merged only with `dequantize`, into weights dequantized to the dtype of
+    the model's computation.
     """
     if dequantize:
         from luthier.models import quantization
@@ -435,7 +439,7 @@ def merge_adapter(model: Any, path: Path, *, dequantize: bool = False) -> Any:
 
 
 def _adapts_tied_head(model: Any) -> bool:
-    """Whether PEFT's model has an adapter at an output head whose weight is that of the embeddings."""
+    """Return whether PEFT's model has an adapter at an output head tied to the embeddings."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     plain = model.get_base_model()
@@ -444,9 +448,9 @@ def _adapts_tied_head(model: Any) -> bool:
 
 
 def open_merged(artifact: Artifact, dtype: torch.dtype, *, dequantize: bool = False) -> Any:
-    """A plain transformers model: every adapter on the way is merged in float32, then all is rounded once.
+    """Return a plain transformers model: every adapter of the chain is merged in float32, then all is rounded once.
 
-    `dequantize` allows it where a base was quantized for tuning; the weights are then what its codes stand for.
+    `dequantize` allows it where a base was quantized for training; the weights are then the dequantized ones.
     """
     artifact = get_weights_artifact(artifact)
     if not is_adapter(artifact):
@@ -466,8 +470,9 @@ def open_adapter_base(artifact: Artifact, dtype: torch.dtype) -> Any:
 
 
 def get_output_classes(artifact: Artifact) -> tuple[str, ...]:
-    """The classes that a model names by a sequence head, whether it was tuned here or came with it, or as a plain
-    classifier; none for a language model."""
+    """Return the classes of a model with a sequence head, trained here or imported, or of a plain classifier; empty for
+    a language model.
+    """
     from luthier.models.sequence_head import read_head_outputs
 
     if is_endpoint(artifact):

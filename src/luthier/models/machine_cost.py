@@ -1,10 +1,10 @@
-"""Estimate what a training costs on 1 to 4,096 GPUs: time, memory, bytes between them and money, before it runs.
+"""Estimates what a training costs on 1 to 4,096 GPUs: time, memory, communication and money, before it runs.
 
-A step of the optimizer takes as long as its products at the speed that published trainings reach, beside whatever of
-the exchange of weights and gradients does not hide behind them. The machines stand in `machines.toml`, with the public
-source of each number; the constants here are fitted to every second row of MosaicML's published table of MFU
-(`benchmarks/published_mfu.csv`), and `benchmarks/scale.py` prints how far the others are. The machine `cpu` is this
-one: its speed is that of its last trainings, or of a product measured now.
+A step takes the time of its products at the speed of published trainings, plus the communication of weights and
+gradients that does not overlap with them. The machines are in `machines.toml`, with the public source of each number;
+the constants here are fitted to every second row of MosaicML's published table of MFU (`benchmarks/published_mfu.csv`),
+and `benchmarks/scale.py` prints the errors on the others. The machine `cpu` is this one: its speed is that of its last
+trainings, or of a product measured now.
 """
 
 from __future__ import annotations
@@ -22,41 +22,41 @@ from luthier.core.timings import read_machine_timings
 from luthier.models.cost import ABOUT, BASE_BYTES, estimate_full_machine_flops, measure_flops_per_s
 
 CPU = "cpu"
-"""The name of this machine among the machines, computing on its processors."""
+"""Name of this machine in the catalog, computing on its processors."""
 _OVERHEAD_TOKENS = 1307.0
-"""A microbatch takes as long, beside its tokens, as so many of them: calls, small products at the edges."""
+"""Overhead of a microbatch, in tokens: calls, and small products at the edges."""
 _WIDTH = 522.0
-"""A model of this width reaches half of what an endlessly wide one does."""
+"""Model width that reaches half of the speed of an infinitely wide one."""
 _RECOMPUTE = 1.235
-"""How much longer a step takes where activations are computed again."""
+"""Slowdown of a step with activation recomputation."""
 _EXPOSED = 0.5
-"""Share of the time of products behind which an exchange hides."""
+"""Share of the time of products that communication overlaps with."""
 _LINK_SHARE = 0.8
 """Share of a link's bandwidth that collectives reach."""
 _PER_DOUBLING = 0.01
-"""How much longer a step takes for each doubling of the nodes: Megatron-LM's published 47 % at 96 H100 and 42 % at
-4,608 are 0.02, MosaicML's tables up to 512 GPUs 0.004."""
+"""Slowdown for each doubling of the nodes: Megatron-LM's published 47 % at 96 H100 and 42 % at 4,608 are 0.02,
+MosaicML's tables up to 512 GPUs 0.004."""
 _MEASURED = (0.8, 1.35)
-"""A training takes so many times the estimate, from and to, where the speed is fitted: what other people's published
-trainings that nothing was fitted to took (torchtitan, Llama, Llama 2)."""
+"""Range of the ratio of measured to estimated time, where the speed is fitted: of others' published trainings that were
+not used in the fit (torchtitan, Llama, Llama 2)."""
 _ASSUMED = (0.6, 2.0)
 _HERE = (0.85, 1.18)
-"""The range of that ratio on this machine, once a training has run here."""
+"""The same on this machine, once a training has run here."""
 _STATE_BYTES = 16
 """Bytes of a trained weight: itself and its gradient in bf16, master weight and two moments in fp32."""
 _ACTIVATION_BYTES = 34
-"""Kept for a token and unit of width in each layer, with fused attention (Korthikanti et al., 2022)."""
+"""Bytes of activations per token, layer and unit of width, with fused attention (Korthikanti et al., 2022)."""
 _HEAD_BYTES = 6
-"""Bytes of a token's probabilities over the vocabulary."""
+"""Bytes of a token's probability of one vocabulary entry."""
 _VOCABULARY = 32_000
 _MEMORY_SHARE = 0.9
 _LEAST_TOKENS = 2048
-"""Fewer tokens in a microbatch than these, and activations are computed again rather than kept."""
+"""Minimum microbatch without recomputation of activations."""
 _MOST_TOKENS = 32_768
 
 
 class Machine(NamedTuple):
-    """One kind of device, as its vendor states it; units are bytes, seconds, FLOP and US dollars."""
+    """One kind of device, by its vendor's specification; units are bytes, seconds, FLOP and US dollars."""
 
     name: str
     peak_flops: float
@@ -75,7 +75,7 @@ class Machine(NamedTuple):
 
 
 class PlacementEstimate(NamedTuple):
-    """What a training is expected to take on some devices."""
+    """Estimated cost of a training on some devices."""
 
     seconds: float
     seconds_low: float
@@ -83,27 +83,29 @@ class PlacementEstimate(NamedTuple):
     memory: int
     """Bytes of one device at the peak."""
     bytes_sent: float
-    """Bytes that one device sends to the others, in all."""
+    """Bytes that one device sends in all."""
     money: float
-    """US dollars at the list price of the catalogue; 0 on this machine."""
+    """US dollars at the catalog's list price; 0 on this machine."""
     money_low: float
     money_high: float
     fits: bool = True
-    """Whether the memory of a device holds it."""
+    """Whether it fits into the memory of a device."""
     mfu: float = 0.0
-    """Share of the peak that goes into the training's own operations; 0 on this machine, whose peak is not known."""
+    """Model FLOPs utilization; 0 on this machine, whose peak is unknown."""
     how: str = ""
 
 
 @cache
 def read_machines() -> dict[str, Machine]:
-    """The catalogue of machines, by name."""
+    """Return the catalog of machines, by name."""
     text = files("luthier.models").joinpath("machines.toml").read_text(encoding="utf-8")
     return {name: Machine(name=name, **settings) for name, settings in tomllib.loads(text).items()}
 
 
 def find_machine(name: str) -> Machine:
-    """A machine of the catalogue by its name in any case, with or without `nvidia-`; `UnknownName` for any other."""
+    """Return a machine of the catalog by its name in any case, with or without `nvidia-`; `UnknownName` for
+    any other.
+    """
     machines, requested = read_machines(), name.lower().replace("_", "-").removeprefix("nvidia-")
     requested = {"a100": "a100-40gb", "a100-40": "a100-40gb", "a100-80": "a100-80gb"}.get(requested, requested)
     if requested not in machines:
@@ -123,8 +125,9 @@ def build_pretraining_workload(
     microbatch_tokens: int | None = None,
     recompute: bool | None = None,
 ) -> TrainingWorkload:
-    """The workload of training all weights of a decoder, with operations counted as for published MFU (PaLM, appendix
-    B): six for each weight and token, and attention without regard to causality."""
+    """Build the workload of training all weights of a decoder, with operations counted as in published MFU (PaLM,
+    appendix B): six for each weight and token, and attention without regard to causality.
+    """
     flops = (6 * parameters + 12 * layers * hidden_size * sequence_tokens) * step_tokens * steps
     return TrainingWorkload(
         parameters, parameters, layers, hidden_size, steps, step_tokens, sequence_tokens, flops, microbatch_tokens,
@@ -133,8 +136,11 @@ def build_pretraining_workload(
 
 
 def estimate_on(workload: TrainingWorkload, machine: str, count: int) -> PlacementEstimate:
-    """Estimate a training on `count` devices of a machine of the catalogue, or on `cpu`: this machine, and as many like
-    it. `UnknownName` for a machine that is not there; `ValueError` for a count below 1."""
+    """Estimate a training on `count` devices of a machine of the catalog, or on `cpu`: this machine, and others like
+    it.
+
+    `UnknownName` for an unknown machine; `ValueError` for a count below 1.
+    """
     if count < 1:
         raise ValueError(f"expected at least one device, got {count}")
     if machine.lower() == CPU:
@@ -164,8 +170,10 @@ def estimate_on(workload: TrainingWorkload, machine: str, count: int) -> Placeme
 
 
 def _choose_microbatch(workload: TrainingWorkload, device: Machine, count: int) -> tuple[int, bool, int]:
-    """Tokens that a device reads at once, whether activations are computed again, and the bytes that it holds: with
-    activations kept while that leaves room for enough tokens."""
+    """Return the tokens of a device's microbatch, whether activations are recomputed, and the bytes of memory.
+
+    Activations are kept where that leaves room for enough tokens.
+    """
     own = max(1, math.ceil(workload.step_tokens / count))
     for recompute in (False, True) if workload.recompute is None else (workload.recompute,):
         tokens = workload.microbatch_tokens or _fitting_tokens(workload, device, count, recompute=recompute)
@@ -177,7 +185,7 @@ def _choose_microbatch(workload: TrainingWorkload, device: Machine, count: int) 
 
 
 def _fitting_tokens(workload: TrainingWorkload, device: Machine, count: int, *, recompute: bool) -> int:
-    """Tokens of the largest microbatch that fits; of one row at least."""
+    """Return the tokens of the largest microbatch that fits; at least one row."""
     least = max(1, round(workload.sequence_tokens))
     fixed = _memory(workload, count, 0, recompute=recompute)
     each = (_memory(workload, count, 1 << 20, recompute=recompute) - fixed) / (1 << 20)
@@ -186,8 +194,9 @@ def _fitting_tokens(workload: TrainingWorkload, device: Machine, count: int, *, 
 
 
 def _memory(workload: TrainingWorkload, count: int, tokens: int, *, recompute: bool) -> int:
-    """Bytes of one device: weights and what learns shared out over all, one layer gathered, activations, and what the
-    runtime holds."""
+    """Return the bytes of one device: its shard of weights and optimizer state, one gathered layer, activations, and
+    the runtime.
+    """
     frozen = workload.parameters - workload.trainable
     shared = (_STATE_BYTES * workload.trainable + 2 * frozen) / count
     gathered = 0 if count == 1 else 4 * workload.parameters / max(1, workload.layers)
@@ -199,7 +208,7 @@ def _memory(workload: TrainingWorkload, count: int, tokens: int, *, recompute: b
 def _step_seconds(
     workload: TrainingWorkload, device: Machine, count: int, tokens: int, *, recompute: bool
 ) -> tuple[float, float]:
-    """Seconds of one update, and the bytes that a device sends in it."""
+    """Return the seconds of one update, and the bytes that a device sends in it."""
     own = workload.step_tokens / count
     microbatches = max(1.0, own / tokens)
     flops = workload.flops / max(workload.steps, 1e-9) / count
@@ -219,8 +228,11 @@ def _step_seconds(
 
 
 def _bytes_sent(workload: TrainingWorkload, device: Machine, count: int, microbatches: float) -> float:
-    """Bytes that a device sends in one update: gradients once for each microbatch where they are sharded, else once, as
-    a ring does; weights twice for each microbatch where one device does not hold them."""
+    """Return the bytes that a device sends in one update.
+
+    Gradients are sent once for each microbatch where they are sharded, else once, as in a ring; weights twice for each
+    microbatch where one device does not hold them.
+    """
     passed = (count - 1) / count
     held = _STATE_BYTES * workload.trainable + 2 * (workload.parameters - workload.trainable)
     if held > _MEMORY_SHARE * device.memory / 2:
@@ -229,7 +241,7 @@ def _bytes_sent(workload: TrainingWorkload, device: Machine, count: int, microba
 
 
 def _estimate_here(workload: TrainingWorkload, count: int) -> PlacementEstimate:
-    """The same on this machine's processors, and on as many machines like it: without what they exchange."""
+    """Estimate on this machine's processors, and on other machines like it, without communication."""
     alike = [
         measures
         for measures in read_machine_timings("tune")

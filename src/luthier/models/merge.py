@@ -1,4 +1,4 @@
-"""Merge fine-tuned models: the role `merger`, and what all methods share.
+"""Model merging: the role `merger`, and the shared implementation.
 
 A merger combines the weight changes of several models from the same base. Tensors are merged one by one, so memory
 holds one tensor of each model.
@@ -35,26 +35,25 @@ class Merger(Component):
 
     @abstractmethod
     def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
-        """One weight's changes (models, …) in fp32, and the models' weights (models,), to the change that is kept (…).
-
-        The same seed makes the same change.
+        """Combine one weight's changes (models, …) in fp32, by the models' weights (models,), into one change (…);
+        deterministic by the seed.
         """
 
     @abstractmethod
     def share(self, number: int) -> float:
-        """The weight of each of `number` models when none are given."""
+        """Return the weight of each of `number` models when none are given."""
 
 
 def scale_changes(changes: Tensor, weights: Tensor) -> Tensor:
-    """Each model's change times the model's weight."""
+    """Return each model's change times the model's weight."""
     return changes * weights.view(-1, *[1] * (changes.dim() - 1))
 
 
 def average_majority_sign(changes: Tensor, weights: Tensor, sign: Sign) -> Tensor:
-    """The mean of those weighted changes whose sign is the majority's, number by number.
+    """Return the mean of the weighted changes with the majority's sign, element by element.
 
-    The second half of TIES (Yadav et al., 2023), as PEFT 0.21 computes it: signs are those of the changes before they
-    are weighted. `total`: the sign of their sum; `frequency`: the sign that most have.
+    The second half of TIES (Yadav et al., 2023), as PEFT 0.21 computes it: signs are those of the changes before
+    weighting. `total`: the sign of their sum; `frequency`: the most frequent sign.
     """
     import torch
 
@@ -66,11 +65,11 @@ def average_majority_sign(changes: Tensor, weights: Tensor, sign: Sign) -> Tenso
 
 Progress = Callable[[int, int], object]
 Combine = Callable[[str, "Tensor"], "Tensor"]
-"""Takes a weight's name and its changes (models, …)."""
+"""Combines a weight's changes (models, …), given its name."""
 
 
 def is_tuned_from(model: Artifact, base: Artifact) -> bool:
-    """Whether a model was tuned from the base, at once or over others."""
+    """Return whether a model was tuned from the base, directly or through others."""
     while model.digest != base.digest and "model" in model.manifest.inputs:
         model = model.parent("model")
     return model.digest == base.digest
@@ -86,10 +85,11 @@ def merge_weights(
     scratch: Path,
     progress: Progress,
 ) -> bool:
-    """Write the merged weights into `folder` in float32, in files named as the base's; whether any differs from its.
+    """Write the merged weights to `folder` in float32, in files named like the base's; return whether any differs from
+    the base.
 
-    A change is the difference to the base of a weight, in float32; an adapter's is what merging it adds. `ModelError`
-    with the model's place (`models.0`) for one that cannot be merged.
+    A change is a weight's difference to the base, in float32; an adapter's is what merging it adds. `ModelError` with
+    the model's position (`models.0`) for one that cannot be merged.
     """
     import torch
     from safetensors.torch import save_file
@@ -101,7 +101,7 @@ def merge_weights(
         merged = {}
         for key in sorted(key for key, shard in names[0].items() if shard == path):
             own = _tensor(path, key)
-            changes = torch.stack([_tensor(found[key], key) - own for found in names[1:]])
+            changes = torch.stack([_tensor(metadata[key], key) - own for metadata in names[1:]])
             change = combine(key, changes) if changes.any() else torch.zeros(())
             merged[key], differs = own + change, differs or bool(change.any())
             progress(done := done + 1, len(names[0]))
@@ -113,7 +113,7 @@ def merge_weights(
 
 
 def build_change_combiner(method: Merger, weights: Sequence[float], seed: int) -> Combine:
-    """How the changes of a weight become one; each weight has dice of its own."""
+    """Return the function that combines the changes of a weight; each weight has a random stream of its own."""
     import torch
 
     share = torch.tensor(list(weights), dtype=torch.float32)
@@ -121,7 +121,9 @@ def build_change_combiner(method: Merger, weights: Sequence[float], seed: int) -
 
 
 def _write_whole_models(artifacts: Sequence[Artifact], scratch: Path, dequantize: bool) -> list[Path]:
-    """A folder of whole weights for each: its own, or the adapter merged in; all written anew when names differ."""
+    """Return a folder of full weights for each model: its own, or with the adapter merged; all are rewritten when names
+    differ.
+    """
     paths = [_write_whole_model(get_weights_artifact(artifacts[0]), scratch, dequantize)]
     for at, artifact in enumerate(artifacts[1:]):
         try:
@@ -173,14 +175,14 @@ def _save_once(folder: Path, opened: Callable[[], Any]) -> Path:
 
 
 def _files(folder: Path) -> dict[str, Path]:
-    """The file of each weight."""
+    """Return the file of each weight."""
     from safetensors import safe_open
 
-    found = {}
+    files = {}
     for path in _shards(folder):
         with safe_open(path, framework="pt") as file:
-            found.update(dict.fromkeys(file.keys(), path))
-    return found
+            files.update(dict.fromkeys(file.keys(), path))
+    return files
 
 
 def _shards(folder: Path) -> list[Path]:

@@ -1,4 +1,6 @@
-"""Adapters over one open base: which can share it, and how they come and go while others are read."""
+"""Several LoRA adapters over one loaded base: which models can share it, and adding and removing adapters while others
+are in use.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +27,11 @@ _FREE = frozenset({
     "layers_pattern", "layers_to_transform", "lora_alpha", "lora_dropout", "peft_version", "r", "rank_pattern",
     "revision", "target_modules", "task_type", "use_rslora",
 })  # fmt: skip
-"""Settings of LoRA that leave it plain, whatever they are."""
+"""LoRA settings that may have any value for a shared base."""
 
 
 def can_share_base(artifact: Artifact) -> bool:
-    """Whether a model's weights may be open under others: a whole model, or plain LoRA in the layers of one."""
+    """Return whether a model can share a loaded base: a full model, or plain LoRA in the layers of one."""
     own = get_weights_artifact(artifact)
     if not is_adapter(own):
         return True
@@ -43,7 +45,7 @@ def can_share_base(artifact: Artifact) -> bool:
 
 
 def add_adapter(model: Any, folder: Path, name: str) -> Any:
-    """PEFT's model with one more adapter over it; `ModelError`, and all as it was, when that does not fit."""
+    """Add an adapter to PEFT's model; `ModelError`, with the model unchanged, when it does not fit."""
     from peft import PeftModel, PeftModelForCausalLM
 
     with check_adapter_fits(folder):
@@ -65,7 +67,7 @@ def add_adapter(model: Any, folder: Path, name: str) -> Any:
 
 
 def remove_adapter(model: Any, name: str) -> Any:
-    """The model without one of its adapters; without PEFT when that was the last."""
+    """Remove an adapter; returns the plain model when it was the last."""
     if list(model.peft_config) == [name]:
         return model.unload()
     if model.active_adapter == name:
@@ -96,6 +98,6 @@ def _is_in_layers(folder: Path) -> bool:
 
 
 def _is_in_layer(key: str) -> bool:
-    """Whether an adapter's weight belongs to a numbered layer."""
+    """Return whether an adapter's weight belongs to a numbered layer."""
     match = _LORA.fullmatch(key)
     return match is not None and _NUMBERED.search(match["module"]) is not None

@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 SETTINGS_FILE = "classifier.json"
-"""Settings, classes, and the vocabulary in the order of the columns."""
+"""Settings, classes, and the vocabulary in column order."""
 WEIGHTS_FILE = "classifier.safetensors"
 """`idf` (terms,), `coef` (classes, terms; one row for two classes) and `intercept` (classes,), in float64."""
 FORMAT = 1
 
 
 def open_pipeline(folder: str | Path) -> Any:
-    """scikit-learn's fitted `Pipeline`: `predict` and `predict_proba` give what they gave after fitting."""
+    """Return scikit-learn's fitted `Pipeline`: `predict` and `predict_proba` return what they did after fitting."""
     import numpy as np
     from safetensors.numpy import load_file
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -46,7 +46,7 @@ def open_pipeline(folder: str | Path) -> Any:
 
 
 def main() -> None:
-    """Print the classes of each text on the command line, the likeliest first."""
+    """Print the classes of each text on the command line, likeliest first."""
     pipeline = open_pipeline(Path(__file__).parent)
     for text, row in zip(sys.argv[1:], pipeline.predict_proba(sys.argv[1:]), strict=True):
         ranked = sorted(zip(row, pipeline.classes_, strict=True), reverse=True)

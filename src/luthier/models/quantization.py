@@ -1,12 +1,12 @@
-"""Frozen linear layers with weights of 8 bits or NF4, and LoRA over them.
+"""Frozen linear layers with 8-bit or NF4 weights, and LoRA over them.
 
-Weights lie in blocks with one fp32 scale each: int8 steps, or the sixteen levels of NF4 (QLoRA, Dettmers et al. 2023;
-in the layout of bitsandbytes). A layer is dequantized only while it multiplies, into one buffer that all layers of a
-model share. A model is quantized tensor by tensor while it is read from the disk. LoRA and the base layer are one
-product, rounded once.
+Weights are quantized in blocks with one fp32 scale each: int8 steps, or the sixteen levels of NF4 (QLoRA, Dettmers et
+al. 2023; in the layout of bitsandbytes). A layer is dequantized only while it multiplies, into one buffer that all
+layers of a model share. A model is quantized tensor by tensor while it is read from disk. LoRA and the base layer are
+one product, rounded once.
 
 NF4 is dequantized by torch, or by the faster kernels of bitsandbytes where it is installed and a trial gives the same
-bits. A training that began with the library therefore continues without it.
+bits. A training that started with the library can therefore continue without it.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ NF4 = (
 )  # fmt: skip
 """Quantiles of a normal distribution between -1 and 1 (QLoRA, appendix E; bitsandbytes' table)."""
 LIBRARY = "bitsandbytes"
-"""Comes with the extra of the same name."""
+"""Installed by the extra of the same name."""
 GROUPS = (32, 64, 128, 256, 512, 1024)
-"""Numbers to a scale for which its kernels are made."""
+"""Block sizes of its kernels."""
 TYPES = (torch.float32, torch.bfloat16, torch.float16)
 _BLOCKS = 33
-"""Blocks of the trial: more than a vector holds, and no power of two."""
+"""Blocks of the trial: more than a vector holds, and not a power of two."""
 
 BringBack = Callable[[Tensor, Tensor], Tensor]
-"""Codes (numbers / 2,) and an fp32 scale for each block, to numbers (numbers,)."""
+"""Dequantizes codes (numbers / 2,) with an fp32 scale for each block to (numbers,)."""
 
 
 def dequantize_with_torch(codes: Tensor, scales: Tensor) -> Tensor:
-    """The fp32 numbers that codes (numbers / 2,) and scales (blocks,) stand for."""
+    """Return the fp32 numbers of codes (numbers / 2,) and scales (blocks,)."""
     levels = torch.tensor(NF4, device=codes.device)
     pairs = torch.stack([levels.repeat_interleave(16), levels.repeat(16)], 1)  # (256, 2)
     return (torch.nn.functional.embedding(codes.int(), pairs).view(scales.shape[0], -1) * scales[:, None]).view(-1)
@@ -60,7 +60,7 @@ def dequantize_with_torch(codes: Tensor, scales: Tensor) -> Tensor:
 
 @cache
 def get_library_dequantizer(device: torch.device, dtype: torch.dtype, group: int) -> BringBack | None:
-    """The library's way to numbers of a type, for blocks of a size; None where it has none, or other bits."""
+    """Return the library's dequantization to a dtype, for a block size; None where it has none, or gives other bits."""
     if dtype not in TYPES or group not in GROUPS or find_spec(LIBRARY) is None:
         return None
     logging.getLogger(LIBRARY).setLevel(logging.ERROR)  # it warns of kernels that it would rather download
@@ -68,14 +68,14 @@ def get_library_dequantizer(device: torch.device, dtype: torch.dtype, group: int
     bring_back = torch.ops.bitsandbytes.dequantize_4bit
 
     def quick(codes: Tensor, scales: Tensor) -> Tensor:
-        found: Tensor = bring_back(codes, scales, group, "nf4", [1, 2 * codes.shape[0]], dtype)
-        return found.view(-1)
+        numbers: Tensor = bring_back(codes, scales, group, "nf4", [1, 2 * codes.shape[0]], dtype)
+        return numbers.view(-1)
 
     return quick if _dequantizes_alike(quick, device, dtype, group) else None
 
 
 def _dequantizes_alike(quick: BringBack, device: torch.device, dtype: torch.dtype, group: int) -> bool:
-    """Whether every pair of levels comes back in the bits that torch gives, under scales large and small."""
+    """Return whether every pair of levels is dequantized to torch's bits, with small and large scales."""
     draws = torch.Generator().manual_seed(0)
     codes = torch.randint(0, 256, (_BLOCKS * group // 2,), dtype=torch.uint8, generator=draws).to(device)
     scales = torch.logspace(-6, 2, _BLOCKS).to(device)
@@ -83,17 +83,17 @@ def _dequantizes_alike(quick: BringBack, device: torch.device, dtype: torch.dtyp
 
 
 PIECE = 1 << 18
-"""Numbers that are brought back at once, in fp32: they stay in the processor's cache."""
+"""Numbers dequantized to fp32 at once: they stay in the processor's cache."""
 
 
 class ScratchBuffer(threading.local):
-    """One buffer that all layers of a model take turns to use; each thread that reads has its own."""
+    """One buffer that all layers of a model use in turn; each reading thread has its own."""
 
     def __init__(self) -> None:
         self._held: Tensor | None = None
 
     def get_buffer(self, rows: int, columns: int, like: Tensor) -> Tensor:
-        """(rows, columns) of `like`'s dtype and device; what the last borrower wrote is gone."""
+        """Return (rows, columns) of `like`'s dtype and device; earlier contents are lost."""
         held = self._held
         if held is None or held.numel() < rows * columns or held.dtype != like.dtype or held.device != like.device:
             self._held = held = torch.empty(rows * columns, dtype=like.dtype, device=like.device)
@@ -107,7 +107,7 @@ class QuantizedLinear(nn.Module):
     scale_bits: Tensor  # int32 (blocks,): the bits of the fp32 scales, so that no cast of a model rounds them
 
     def __init__(self, layer: Any, scheme: QuantizationScheme, room: ScratchBuffer) -> None:
-        """In the place of a linear layer (or GPT-2's transposed one) whose weight is yet to be taken."""
+        """Replace a linear layer (or GPT-2's transposed one); `take` sets its weight."""
         super().__init__()
         self.scheme, self.room = scheme, room
         self.transposed = isinstance(layer, Conv1D)
@@ -117,14 +117,14 @@ class QuantizedLinear(nn.Module):
         self.bias = layer.bias
 
     def take(self, weight: Tensor) -> None:
-        """Pack a weight as it lies on the disk."""
+        """Quantize a weight from disk."""
         codes, scales = quantize_blocks(weight.t() if self.transposed else weight, self.scheme)
         self._parameters.pop("weight", None)
         self.register_buffer("qweight", codes)
         self.register_buffer("scale_bits", scales.view(torch.int32))
 
     def write(self, out: Tensor) -> Tensor:
-        """Write the weight into `out` (out, in), and return it."""
+        """Write the dequantized weight to `out` (out, in), and return it."""
         scales = self.scale_bits.view(torch.float32)
         if self.in_features % self.scheme.group:
             return out.copy_(dequantize_blocks(self.qweight, scales, self.scheme)[: out.numel()].view_as(out))
@@ -140,7 +140,7 @@ class QuantizedLinear(nn.Module):
         return out
 
     def plain(self, dtype: torch.dtype) -> nn.Linear:
-        """The layer as a plain linear one, with its weight dequantized."""
+        """Return a plain linear layer with the dequantized weight."""
         layer = nn.Linear(self.in_features, self.out_features, bias=self.bias is not None, device="meta")
         whole = torch.empty(self.out_features, self.in_features, dtype=dtype, device=self.qweight.device)
         layer.weight = nn.Parameter(self.write(whole), requires_grad=False)
@@ -148,17 +148,17 @@ class QuantizedLinear(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """(…, in) to (…, out)."""
-        found: Tensor = _Frozen.apply(x.reshape(-1, self.in_features), self)  # type: ignore[no-untyped-call]
-        return found.view(*x.shape[:-1], self.out_features)
+        """Compute (…, in) to (…, out)."""
+        out: Tensor = _Frozen.apply(x.reshape(-1, self.in_features), self)  # type: ignore[no-untyped-call]
+        return out.view(*x.shape[:-1], self.out_features)
 
     def product(self, x: Tensor, weight: Tensor) -> Tensor:
-        """x W' and the frozen bias, rounded once."""
+        """Return x W' plus the frozen bias, rounded once."""
         return x @ weight.t() if self.bias is None else torch.addmm(self.bias, x, weight.t())
 
 
 def quantize_blocks(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor, Tensor]:
-    """Codes and the fp32 scale of each block, of a weight read row by row (the last block is filled with zeros)."""
+    """Return codes and the fp32 scale of each block of a weight, row by row (the last block is padded with zeros)."""
     flat = weight.detach().reshape(-1).float()
     blocks = nn.functional.pad(flat, (0, -flat.numel() % scheme.group)).view(-1, scheme.group)
     scales = blocks.abs().amax(1)
@@ -174,14 +174,14 @@ def quantize_blocks(weight: Tensor, scheme: QuantizationScheme) -> tuple[Tensor,
 
 
 def dequantize_blocks(codes: Tensor, scales: Tensor, scheme: QuantizationScheme) -> Tensor:
-    """The numbers that codes and scales stand for, in fp32."""
+    """Return the numbers of codes and scales, in fp32."""
     if scheme.bits == 8:
         return (codes.view(-1, scheme.group) * (scales / 127)[:, None]).view(-1)
     return dequantize_with_torch(codes, scales)
 
 
 class _Frozen(torch.autograd.Function):
-    """x W', keeping nothing: the weight is brought back a second time on the way back."""
+    """Compute x W' without saving the weight: it is dequantized again in the backward pass."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear) -> Tensor:
@@ -195,10 +195,10 @@ class _Frozen(torch.autograd.Function):
 
 
 class QuantizedLoraLinear(LoraLinear):  # type: ignore[misc]  # peft has no types
-    """PEFT's LoRA over a packed layer, as the one product `[x | x A] · [W | s B]`: rounded once."""
+    """PEFT's LoRA over a quantized layer, as the one product `[x | x A] · [W | s B]`: rounded once."""
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """PEFT's own way when it is switched off, merged or drops something."""
+        """Compute the fused product; PEFT's own way when the adapter is disabled, merged or has dropout."""
         base, active = self.base_layer, tuple(self.active_adapters)
         if args or kwargs or self.disable_adapters or len(active) != 1 or not isinstance(base, QuantizedLinear):
             return self._as_peft(x, *args, **kwargs)
@@ -206,15 +206,15 @@ class QuantizedLoraLinear(LoraLinear):  # type: ignore[misc]  # peft has no type
             return self._as_peft(x)
         down, up = self.lora_A[active[0]].weight, self.lora_B[active[0]].weight
         flat = x.reshape(-1, base.in_features)
-        found: Tensor = _Joint.apply(flat, base, down, up, float(self.scaling[active[0]]))  # type: ignore[no-untyped-call]
-        return found.view(*x.shape[:-1], base.out_features)
+        out: Tensor = _Joint.apply(flat, base, down, up, float(self.scaling[active[0]]))  # type: ignore[no-untyped-call]
+        return out.view(*x.shape[:-1], base.out_features)
 
     def _as_peft(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         out: Tensor = super().forward(x, *args, **kwargs)
         return out
 
     def merge(self, safe_merge: bool = False, adapter_names: list[str] | None = None) -> None:
-        """Only into a weight that was brought back."""
+        """Merge into a dequantized weight only."""
         if isinstance(self.base_layer, QuantizedLinear):
             raise ModelError(CANNOT_MERGE, hint=DEQUANTISE)
         super().merge(safe_merge=safe_merge, adapter_names=adapter_names)
@@ -228,7 +228,7 @@ DEQUANTISE = "merge with `dequantize`, which writes a whole model in the base's 
 
 
 class _Joint(torch.autograd.Function):
-    """(tokens, in) to (tokens, out), of base and adapter together."""
+    """Compute (tokens, in) to (tokens, out), of base and adapter together."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, layer: QuantizedLinear, down: Tensor, up: Tensor, scale: float) -> Tensor:
@@ -250,7 +250,7 @@ class _Joint(torch.autograd.Function):
 
 
 def _join_weights(layer: QuantizedLinear, up: Tensor, scale: float, like: Tensor) -> Tensor:
-    """[W | s B] (out, in + rank), in the model's one buffer."""
+    """Return [W | s B] (out, in + rank), in the model's shared buffer."""
     room = layer.room.get_buffer(layer.out_features, layer.in_features + up.shape[1], like)
     layer.write(room[:, : layer.in_features])
     room[:, layer.in_features :] = up.detach() * scale
@@ -258,11 +258,11 @@ def _join_weights(layer: QuantizedLinear, up: Tensor, scale: float, like: Tensor
 
 
 LAYERS_FOR_PEFT = {QuantizedLinear: QuantizedLoraLinear}
-"""What PEFT must be told when it adapts a quantized model."""
+"""Layer types that PEFT needs to adapt a quantized model."""
 
 
 def is_quantized(model: nn.Module) -> bool:
-    """Whether any layer lies packed."""
+    """Return whether any layer is quantized."""
     return any(isinstance(module, QuantizedLinear) for module in model.modules())
 
 
@@ -274,7 +274,7 @@ def quantize(model: Any, scheme: QuantizationScheme) -> Any:
 
 
 def dequantize(model: nn.Module, dtype: torch.dtype) -> None:
-    """Bring every packed weight back, in place; what is left is a plain model, which transformers saves."""
+    """Dequantize every weight in place; the result is a plain model that transformers can save."""
     for parent in list(model.modules()):
         if (quantizer := vars(parent).get("hf_quantizer")) is not None:
             quantizer.remove_quantization_config(parent)
@@ -284,8 +284,10 @@ def dequantize(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def _replace_linear_layers(model: Any, scheme: QuantizationScheme) -> Iterator[QuantizedLinear]:
-    """Put a packed layer, its weight not yet taken, in the place of each linear one of the decoder, one after another:
-    what reads pictures is small, and may move whole."""
+    """Replace each linear layer of the decoder by a quantized one whose weight is not set yet.
+
+    Image encoders are small, may be trained in full, and are not quantized.
+    """
     room, head = ScratchBuffer(), model.score if ends_in_sequence_head(model) else model.get_output_embeddings()
     for path, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
@@ -307,7 +309,7 @@ class BlockQuantizationConfig(QuantizationConfigMixin):  # type: ignore[misc]  #
 
 @register_quantizer("luthier")
 class _Quantizer(HfQuantizer):  # type: ignore[misc]  # transformers has no types
-    """Packs each weight as soon as it is read, so that no more than one is whole at any moment."""
+    """Quantizes each weight as soon as it is read, so that at most one full weight is in memory."""
 
     def _process_model_before_weight_loading(self, model: Any, **kwargs: Any) -> Any:
         config = self.quantization_config
@@ -333,7 +335,7 @@ class _Quantizer(HfQuantizer):  # type: ignore[misc]  # transformers has no type
 
 
 class _Pack(ConversionOps):  # type: ignore[misc]  # transformers has no types
-    """One weight, read, packed and let go."""
+    """Quantizes one weight after reading it, and frees it."""
 
     def convert(
         self, input_dict: dict[str, Any], *, model: Any, full_layer_name: str, missing_keys: set[str], **kwargs: Any

@@ -1,4 +1,4 @@
-"""Silence on the terminal where no setting of a library reaches: the GGUF reader's own bar, what PEFT warns of."""
+"""Silences library output that has no setting: the GGUF reader's progress bar, and some of PEFT's warnings."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def silence_gguf_progress() -> Iterator[None]:
 
 @contextmanager
 def silence_peft_warnings() -> Iterator[None]:
-    """Silence while PEFT wraps or asks a model, about what it does itself and does right.
+    """Silence PEFT's warnings about things that it handles correctly.
 
-    It calls two things of transformers 5.24 by their old names; it looks for fused experts among modules, where they
-    are parameters; it finds out for itself that GPT-2's layers are transposed; it is told how to adapt our quantized
-    layers, and warns of them all the same; and nothing is merged at a head that is one with the embeddings.
+    It uses two old names of transformers 5.24; it looks for fused experts among modules, where they are parameters; it
+    detects itself that GPT-2's layers are transposed; it warns of quantized layers although it is told how to adapt
+    them; and nothing is merged at a head tied to the embeddings.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)

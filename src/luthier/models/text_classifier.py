@@ -36,19 +36,19 @@ if TYPE_CHECKING:
     from luthier.models.export.model_card import ModelScores
 
 C = 10.0
-"""Inverse strength of regularization; 10 does well on short texts."""
+"""Inverse strength of regularization; 10 works well on short texts."""
 WORDS = 2
-"""Longest run of words that is a feature."""
+"""Maximum words of an n-gram feature."""
 MIN_DF = 1
-"""Texts that a run of words stands in at least, to be a feature."""
+"""Minimum number of texts with an n-gram for it to be a feature."""
 MAX_ITER = 2000
-"""Steps of the solver (L-BFGS) at most; it stops by its tolerance long before."""
+"""Maximum iterations of the solver (L-BFGS); its tolerance stops it long before."""
 _LEAST = 1e-12
-"""The smallest probability that is told of a class."""
+"""Smallest reported probability of a class."""
 
 
 class TextClassifierSettings(NamedTuple):
-    """How the classifier is learned."""
+    """Hyperparameters of the classifier."""
 
     c: float = C
     words: int = WORDS
@@ -68,7 +68,7 @@ class TextClassifier:
     def fit(
         cls, texts: Sequence[str], labels: Sequence[str], settings: TextClassifierSettings = USUAL
     ) -> TextClassifier:
-        """Learn from texts and their classes; `DataError` where there is nothing to tell apart."""
+        """Fit to texts and their classes; `DataError` where there are fewer than two classes."""
         from sklearn.pipeline import make_pipeline
 
         if len(set(labels)) < 2:
@@ -89,31 +89,33 @@ class TextClassifier:
 
     @property
     def numbers(self) -> int:
-        """How many numbers were learned: a weight for each feature and class, and an offset for each class."""
+        """Number of parameters: a weight for each feature and class, and an intercept for each class."""
         regression = self._pipeline[-1]
         return int(regression.coef_.size + regression.intercept_.size)
 
     @property
     def features(self) -> int:
-        """How many runs of words are features."""
+        """Number of n-gram features."""
         return len(self._pipeline[0].vocabulary_)
 
     @property
     def iterations(self) -> int:
-        """Steps that the solver took."""
+        """Iterations of the solver."""
         return int(max(self._pipeline[-1].n_iter_))
 
     def words(self, text: str) -> int:
-        """How many words of a text are read, known or not."""
+        """Return the number of words in a text, known or not."""
         return len(self._pipeline[0].build_tokenizer()(text.lower()))
 
     def probabilities(self, texts: Sequence[str]) -> NDArray[np.float64]:
-        """(texts, classes): they sum to 1 in each row."""
-        found: NDArray[np.float64] = self._pipeline.predict_proba(list(texts))
-        return found
+        """Return (texts, classes); each row sums to 1."""
+        probabilities: NDArray[np.float64] = self._pipeline.predict_proba(list(texts))
+        return probabilities
 
     def scores(self, texts: Sequence[str], labels: Sequence[str] | None = None) -> list[dict[str, float]]:
-        """The natural log-probability of each class for each text; the least one for `labels` that are no class."""
+        """Return the log-probability of each class for each text; the smallest one for `labels` that are
+        not a class.
+        """
         import numpy as np
 
         least = round(float(np.log(_LEAST)), 6)
@@ -122,7 +124,7 @@ class TextClassifier:
         return [{**unseen, **dict(zip(self.classes, row.tolist(), strict=True))} for row in logs]
 
     def save(self, folder: Path) -> None:
-        """Write both files; the same classifier makes the same bytes."""
+        """Write both files, deterministically."""
         import numpy as np
         from safetensors.numpy import save_file
 
@@ -171,19 +173,19 @@ def _regression(settings: TextClassifierSettings) -> Any:
 
 FOLDS = 5
 _TERMS = 20_000
-"""Most frequent terms that are features: more change little and cost time."""
+"""Maximum number of terms: more change little and cost time."""
 
 
 class OutOfFoldProbabilities(NamedTuple):
-    """Out-of-fold probabilities, and how good they are."""
+    """Out-of-fold probabilities, and their accuracy."""
 
     probabilities: NDArray[np.float64]
-    """(rows, classes): by a classifier that did not see the row; all rows sum to 1."""
+    """(rows, classes): by a classifier that was not fitted to the row; all rows sum to 1."""
     accuracy: float
 
 
 def compute_tfidf_features(texts: Sequence[str]) -> Any:
-    """(texts, terms): sparse TF-IDF; one empty column when no text has a word."""
+    """Return (texts, terms) sparse TF-IDF; one empty column when no text has a word."""
     import numpy as np
     from scipy.sparse import csr_matrix
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -196,7 +198,7 @@ def compute_tfidf_features(texts: Sequence[str]) -> Any:
 
 
 def build_logistic_regression() -> Any:
-    """The logistic regression itself, not fitted yet."""
+    """Return the unfitted logistic regression."""
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(C=C, max_iter=200, tol=1e-3)
@@ -205,21 +207,21 @@ def build_logistic_regression() -> Any:
 def assign_folds(
     codes: NDArray[np.int64], count: int, seed: int, families: NDArray[np.int64] | None = None
 ) -> NDArray[np.int64]:
-    """(rows,): the fold of each row, with each class spread evenly over the folds.
+    """Return (rows,) the fold of each row, with each class spread evenly over the folds.
 
-    `families` holds for each row the place of the one that stands for its family: a family stays together.
+    `families` has for each row the index of its family's representative: a family stays together.
     """
     import numpy as np
 
     random = np.random.default_rng(seed)
-    found = np.zeros(len(codes), dtype=np.int64)
+    folds = np.zeros(len(codes), dtype=np.int64)
     stands = np.arange(len(codes)) if families is None else families
     start = 0
     for code in np.unique(codes):
         mine = random.permutation(np.flatnonzero((codes == code) & (stands == np.arange(len(codes)))))
-        found[mine] = (np.arange(len(mine)) + start) % count
+        folds[mine] = (np.arange(len(mine)) + start) % count
         start += len(mine)
-    return found[stands]
+    return folds[stands]
 
 
 def predict_texts_out_of_fold(
@@ -230,7 +232,9 @@ def predict_texts_out_of_fold(
     count: int = FOLDS,
     families: NDArray[np.int64] | None = None,
 ) -> OutOfFoldProbabilities:
-    """Probabilities of every class for each row by its words, from the other folds; see `assign_folds` for families."""
+    """Return probabilities of every class for each row by its words, from the other folds; see `assign_folds` for
+    families.
+    """
     return predict_out_of_fold(compute_tfidf_features(texts), codes, seed=seed, count=count, families=families)
 
 
@@ -242,7 +246,7 @@ def predict_out_of_fold(
     count: int = FOLDS,
     families: NDArray[np.int64] | None = None,
 ) -> OutOfFoldProbabilities:
-    """Out-of-fold probabilities from any features, (rows, width); classes unseen in the other folds have none."""
+    """Return out-of-fold probabilities from any features, (rows, width); classes unseen in the other folds have 0."""
     import numpy as np
 
     part = assign_folds(codes, count, seed, families)
@@ -262,8 +266,9 @@ def predict_out_of_fold(
 
 
 def measure_separability(features: Any, first: int, second: int, seed: int) -> tuple[float, float, float]:
-    """Area under the curve of a classifier that tells the first rows from the second, out of fold, with its 95 %
-    interval."""
+    """Return the out-of-fold AUC of a classifier that separates the first rows from the second, with its 95
+    % interval.
+    """
     import numpy as np
 
     codes = np.array([0] * first + [1] * second, dtype=np.int64)
@@ -276,7 +281,7 @@ def measure_separability(features: Any, first: int, second: int, seed: int) -> t
 
 
 def _area(scores: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
-    """Probability that a row of the second kind scores higher than one of the first (Mann and Whitney)."""
+    """Return the probability that a row of the second kind scores higher than one of the first (Mann and Whitney)."""
     from scipy.stats import rankdata
 
     second = int(codes.sum())
@@ -285,20 +290,20 @@ def _area(scores: NDArray[np.float64], codes: NDArray[np.int64]) -> float:
 
 
 def _standard_error(area: float, second: int, first: int) -> float:
-    """Of an area under the curve (Hanley and McNeil 1982, Radiology 143)."""
+    """Return the standard error of an AUC (Hanley and McNeil 1982, Radiology 143)."""
     q1, q2 = area / (2 - area), 2 * area**2 / (1 + area)
     parts = area * (1 - area) + (second - 1) * (q1 - area**2) + (first - 1) * (q2 - area**2)
     return math.sqrt(max(parts, 0.0) / (second * first))
 
 
 NEAR = 1e-6
-"""Difference of probabilities beyond which the export is another classifier."""
+"""Maximum difference of probabilities of an export."""
 _EXPORT_CLASSIFIER_TERMS = 200
-"""Terms of the vocabulary that are classified to compare."""
+"""Number of vocabulary terms that are classified for comparison."""
 
 
 def write_classifier(artifact: Artifact, folder: Path, measures: ModelScores | None) -> str:
-    """Write the export into an empty folder, open it by its own script, and say how it was checked."""
+    """Write the export into an empty folder, open it by its own script, and describe the check."""
     for name in (SETTINGS_FILE, WEIGHTS_FILE):
         shutil.copyfile(artifact.path(name), folder / name)
     script = Path(str(open_classifier.__file__))
@@ -309,7 +314,7 @@ def write_classifier(artifact: Artifact, folder: Path, measures: ModelScores | N
 
 
 def _compare(artifact: Artifact, folder: Path, script: Path) -> str:
-    """Probabilities of some texts by the script that was written, beside the model's own."""
+    """Compare probabilities of some texts by the exported script with the model's own."""
     import numpy as np
 
     pipeline = runpy.run_path(str(script))["open_pipeline"](folder)  # an import would leave its bytecode in the export

@@ -1,6 +1,6 @@
-"""How many tokens rows have, told without transformers: by the model's own template and tokenizer, where they are here.
+"""Token counts of rows without transformers: by the model's own template and tokenizer, where they are here.
 
-What is told is an estimate: the ids that a training reads come from `luthier.chat`.
+They are estimates: the ids that a training reads come from `luthier.chat`.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.chat.messages import MEDIA_MARK
 from luthier.core.events import take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.models.chat_template import REFUSALS, ChatTemplate, Row, inline_turn_reasoning, list_template_tokens
 from luthier.models.describe import read_chat_template
 
@@ -24,45 +25,48 @@ if TYPE_CHECKING:
     from luthier.models.media.family import MediaSettings
 
 _MOST_CHARACTERS = 1_000_000
-"""Text that is counted, in about half a second; of longer rows fewer are."""
+"""Maximum characters that are tokenized, in about half a second; of longer rows fewer are."""
 _PIECES = re.compile(r"[A-Za-z]+|[^\W\d_]+|\d|\n+|[^\w\s]+|_")
-"""What a tokenizer parts a text into first: words, single digits, line breaks, runs of other marks."""
+"""A tokenizer's pre-tokenization: words, single digits, line breaks, runs of other marks."""
 _LETTERS, _LETTERS_ELSEWHERE, _MARKS, _BYTES = 8, 4, 2, 3
-"""What a token holds where no tokenizer tells: letters of a word of English, or of a text that has other letters, too;
-marks of a run; bytes of a word in other letters. Fitted to SmolLM2: texts of eight sets are told to 10 %, German
-to 20 %, where so many characters a token are 30 % off, and Chinese six times."""
+"""Characters of a token where there is no tokenizer: letters of an English word, or of a text with other letters, too;
+marks of a run; bytes of a word in other letters. Fitted to SmolLM2: within 10 % on texts of eight sets, 20 % on German,
+where a fixed number of characters a token is 30 % off, and on Chinese six times."""
 
 
 class TokenCounts(NamedTuple):
-    """What some rows come to."""
+    """Token counts of some rows."""
 
     lengths: list[int]
-    """Tokens of each."""
+    """Tokens of each row."""
     shared: int
-    """Tokens with which all of them begin."""
+    """Tokens of the prefix that all of them share."""
     answers: float
-    """Tokens of the last turn where it is the assistant's, its end included, on average."""
+    """Mean tokens of the last turn where it is the assistant's, its end included."""
     spoken: float
-    """About the same of all turns of the assistant's."""
+    """Mean tokens of all of the assistant's turns, approximately."""
     characters: float
-    """Characters of a row's turns, on average."""
+    """Mean characters of a row's turns."""
     how: str
-    """How they were counted, and in how many."""
+    """How they were counted, and in how many rows."""
     pictures: float = 0.0
-    """Different pictures and sounds that a row has, on average."""
+    """Mean number of distinct images and clips of a row."""
     features: float = 0.0
-    """Tokens that stand for one, on average."""
+    """Mean tokens of one of them."""
     patches: float = 0.0
-    """Patches, or states of a sound, that its encoder reads, on average."""
+    """Mean patches, or states of a clip, that its encoder reads."""
     before_media: int = 0
-    """Tokens with which all of them begin before the first picture or sound."""
+    """Tokens of the shared prefix before the first image or clip."""
 
 
 def count_row_tokens(
     rows: Sequence[Row], folder: Path | None, template: str | None = None, config: Mapping[str, Any] | None = None
 ) -> TokenCounts:
-    """What rows come to by the tokenizer in a folder, and by its chat template unless another takes its place; by
-    their words where it is not here. `config` stands for a model over it that is to read pictures or sounds."""
+    """Count the tokens of rows by the tokenizer in a folder, and by its chat template unless `template` replaces it; by
+    their words where there is no tokenizer.
+
+    `config` is that of a planned multimodal model over it.
+    """
     columns = [{"messages": row["messages"], "tools": row.get("tools")} for row in _limit_rows(rows)]
     counts = _count(json.dumps(columns), folder, template)
     if folder is None:
@@ -75,8 +79,7 @@ def count_row_tokens(
 
 
 def _add_media(counts: TokenCounts, rows: Sequence[Row], settings: MediaSettings, mark: int) -> TokenCounts:
-    """The same with what stands for the pictures and sounds of each row, of which its text has a mark of so many
-    tokens."""
+    """Add the tokens of each row's images and clips, whose marks have `mark` tokens in the text."""
     every = [[medium for turn in row["messages"] for medium in turn.get("media", ())] for row in rows]
     media = [[one for one in some if _size_of(one) is not None] for some in every]
     if not any(media):
@@ -87,12 +90,12 @@ def _add_media(counts: TokenCounts, rows: Sequence[Row], settings: MediaSettings
     counts_by_size = {
         size: count_image(settings, *size) if len(size) == 2 else count_sound(settings, *size) for size in sizes
     }
-    found = {size: count for size, count in counts_by_size.items() if count is not None}
-    media = [[one for one in some if _size_of(one) in found] for some in media]
+    added_tokens = {size: count for size, count in counts_by_size.items() if count is not None}
+    media = [[one for one in some if _size_of(one) in added_tokens] for some in media]
     if not any(media):
         return counts
-    added = [sum(found[_size_of(one)].tokens - mark for one in some) for some in media]
-    different = {one["digest"]: found[_size_of(one)] for some in media for one in some}
+    added = [sum(added_tokens[_size_of(one)].tokens - mark for one in some) for some in media]
+    different = {one["digest"]: added_tokens[_size_of(one)] for some in media for one in some}
     alike = len({some[0]["digest"] if some else "" for some in media}) == 1 and len(set(added)) == 1
     return counts._replace(
         lengths=[length + more for length, more in zip(counts.lengths, added, strict=True)],
@@ -104,7 +107,7 @@ def _add_media(counts: TokenCounts, rows: Sequence[Row], settings: MediaSettings
 
 
 def _size_of(medium: Row) -> Any:
-    """Width and height of a picture, or the seconds of a sound; None where they are not known."""
+    """Return width and height of an image, or the seconds of a clip; None where they are unknown."""
     if medium["kind"] == "image":
         return (medium["width"], medium["height"]) if medium.get("width") else None
     return (medium["seconds"],) if medium.get("seconds") else None
@@ -112,7 +115,7 @@ def _size_of(medium: Row) -> Any:
 
 @lru_cache(maxsize=4)
 def _count(written: str, folder: Path | None, template: str | None) -> TokenCounts:
-    """Count the tokens of rows as JSON, cached: the steps of a plan ask for the same ones."""
+    """Count the tokens of rows as JSON, cached: the steps of a plan need the same ones."""
     rows: list[Row] = json.loads(written)
     turns = [[_to_template_message(turn) for turn in row["messages"]] for row in rows]
     if folder is None or _tokenizer(folder) is None:
@@ -121,14 +124,14 @@ def _count(written: str, folder: Path | None, template: str | None) -> TokenCoun
         shared, before = (
             _guess_tokens(some[0][: _common_prefix_length(some)]) for some in (texts, _cut_at_media(texts))
         )
-        how = f"tokens guessed from the words of {len(rows)}, as no tokenizer is here"
+        how = gettext_noop(f"tokens guessed from the words of {len(rows)}, as no tokenizer is here")
     else:
         texts = _render_rows(folder, template or read_chat_template(folder), turns, rows)
         ids = _ids(folder, tuple(texts))
         lengths, shared, how = (
             [len(id_) for id_ in ids],
             _common_prefix_length(ids),
-            f"tokens counted in {len(rows)} of them",
+            gettext_noop(f"tokens counted in {len(rows)} of them"),
         )
         before = _common_prefix_length(_ids(folder, tuple(_cut_at_media(texts)))) if MEDIA_MARK in texts[0] else shared
     last = [_get_turn_text(some[-1]) for some in turns if some and some[-1]["role"] == "assistant"]
@@ -146,7 +149,7 @@ def _count(written: str, folder: Path | None, template: str | None) -> TokenCoun
 
 
 def _cut_at_media(texts: Sequence[str]) -> list[str]:
-    """What stands in texts before the first picture or sound."""
+    """Return the texts before their first image or clip."""
     return [text.partition(MEDIA_MARK)[0] for text in texts]
 
 
@@ -160,27 +163,27 @@ def count_branch_tokens(texts: Sequence[str], folder: Path | None) -> float:
 
 
 def _sizes(texts: Sequence[str], folder: Path | None) -> list[int]:
-    """Tokens of texts by themselves."""
+    """Return the tokens of each text alone."""
     if folder is None or _tokenizer(folder) is None:
         return [_guess_tokens(text) for text in texts]
     return [len(ids) for ids in _ids(folder, tuple(texts))]
 
 
 def _guess_tokens(text: str) -> int:
-    """About how many tokens a text has for most models."""
+    """Estimate the tokens of a text for most models."""
     letters = _LETTERS if text.isascii() else _LETTERS_ELSEWHERE
-    found = 0
+    total = 0
     for piece in _PIECES.findall(text):
         if not piece.isascii():
-            found += math.ceil(len(piece.encode()) / _BYTES)
+            total += math.ceil(len(piece.encode()) / _BYTES)
         else:
-            found += math.ceil(len(piece) / (letters if piece.isalpha() else _MARKS))
-    return found
+            total += math.ceil(len(piece) / (letters if piece.isalpha() else _MARKS))
+    return total
 
 
 @lru_cache(maxsize=1)
 def _tokenizer(folder: Path) -> Tokenizer | None:
-    """The tokenizer of a Hugging Face folder, read without transformers; None where it has no such file."""
+    """Return the tokenizer of a Hugging Face folder, without transformers; None without its file."""
     from tokenizers import Tokenizer
 
     file = folder / "tokenizer.json"
@@ -189,14 +192,14 @@ def _tokenizer(folder: Path) -> Tokenizer | None:
 
 @lru_cache(maxsize=4)
 def _ids(folder: Path, texts: tuple[str, ...]) -> list[list[int]]:
-    """Ids of texts; the steps of a plan ask for the same answers."""
+    """Return the ids of texts, cached: the steps of a plan need the same ones."""
     tokenizer = _tokenizer(folder)
     assert tokenizer is not None, "asked for where it is here"
     return [encoding.ids for encoding in tokenizer.encode_batch(list(texts), add_special_tokens=False)]
 
 
 def _limit_rows(rows: Sequence[Row]) -> Sequence[Row]:
-    """A sample of rows that is counted quickly."""
+    """Return a sample of rows that can be counted fast."""
     characters = sum(len(turn.get("content", "")) for row in rows for turn in row["messages"])
     return (
         rows
@@ -206,7 +209,7 @@ def _limit_rows(rows: Sequence[Row]) -> Sequence[Row]:
 
 
 def _render_rows(folder: Path, source: str | None, turns: Sequence[Sequence[Row]], rows: Sequence[Row]) -> list[str]:
-    """Rows by a chat template; one after another's turns where there is none, or it refuses them."""
+    """Render rows by a chat template; turns one after another without one, or where it refuses them."""
     from jinja2.exceptions import TemplateError
 
     words = list_template_tokens(folder)
@@ -222,28 +225,28 @@ def _render_rows(folder: Path, source: str | None, turns: Sequence[Sequence[Row]
 
 
 def _render_plain(turns: Sequence[Row], end: str) -> str:
-    """Turns one after another, an end after each answer: how a model is spoken to that has no template."""
+    """Join turns, with an end token after each answer: the prompt of a model without a template."""
     return "".join(inline_turn_reasoning(turn) + (end if turn["role"] == "assistant" else "\n") for turn in turns)
 
 
 def _to_template_message(turn: Row) -> dict[str, Any]:
-    """A message as templates read it."""
-    found = {"content": "", **turn}
+    """Return a message as templates read it."""
+    message = {"content": "", **turn}
     if thinking := turn.get("thinking"):
-        found["reasoning_content"] = thinking
+        message["reasoning_content"] = thinking
     if calls := turn.get("tool_calls"):
-        found["tool_calls"] = [{"type": "function", "function": dict(call)} for call in calls]
-    return found
+        message["tool_calls"] = [{"type": "function", "function": dict(call)} for call in calls]
+    return message
 
 
 def _get_turn_text(turn: Row) -> str:
-    """What a turn says, its reasoning and calls included."""
+    """Return the text of a turn, its reasoning and calls included."""
     calls = [json.dumps(call["function"], ensure_ascii=False) for call in turn.get("tool_calls", ())]
     return "\n".join(filter(None, [turn.get("thinking", ""), turn["content"], *calls]))
 
 
 def _common_prefix_length(texts: Sequence[Any]) -> int:
-    """How much all texts share at their beginning."""
+    """Return the length of the prefix that all texts share."""
     if len(texts) < 2:
         return 0
     first, last = min(texts), max(texts)

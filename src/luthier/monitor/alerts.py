@@ -82,7 +82,7 @@ Status = Literal["inactive", "pending", "firing"]
 
 
 class AlertState(NamedTuple):
-    """Where an alert stands."""
+    """State of an alert."""
 
     status: Status = "inactive"
     active_at: float | None = None
@@ -120,14 +120,14 @@ class WorstTrafficSlice(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     column: str
-    """`release`, `model`, `label`, or what the application says of requests."""
+    """`release`, `model`, `label`, or a column of the application's metadata."""
     value: str
     reading: float
     events: int
 
 
 class AlertMessage(BaseModel):
-    """One notification of an alert; the same firing is sent once."""
+    """One notification of an alert; each firing is sent once."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
     id: str
@@ -196,9 +196,9 @@ def _time(at: AwareDatetime) -> str:
 
 SHOWN = 3
 LABEL = "label"
-"""The slices of the true classes: on one class alone an average over classes says nothing, so rows are averaged."""
+"""Slices by true class: an average over classes is meaningless within one class, so rows are averaged."""
 FEWEST = 10
-"""A slice with fewer rows says nothing."""
+"""Minimum rows of a slice."""
 _MOST_SLICES = 50
 
 

@@ -27,12 +27,12 @@ if TYPE_CHECKING:
     from luthier.models.embeddings.base import EmbeddingSpace, Points
 
 FEWEST = 40
-"""With fewer rows of the report nothing can be said."""
+"""Minimum rows of the report."""
 MOST = 5000
-"""At most so many rows of the report are kept, drawn by what they say."""
+"""Maximum rows of the report that are kept, sampled by content."""
 _FILE = "report.npy"
 _KNOWN = 100_000
-"""So many requests are known as counted already."""
+"""Maximum number of remembered requests."""
 Numbers = tuple[float, ...]
 Take = Callable[[Trace, Feedback | None], Numbers | None]
 
@@ -57,7 +57,7 @@ class ReferenceSignalState:
         self._counted: OrderedDict[str, None] = OrderedDict()
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Numbers | None:
-        """The numbers of a request (or of what was said of it)."""
+        """Return the numbers of a request (or of feedback on it)."""
         found = self._take(trace, feedback)
         if found is not None and trace.id not in self._counted:
             self._counted[trace.id] = None
@@ -73,7 +73,7 @@ class ReferenceSignalState:
         return dict(zip(self._names, (evidence, self._shift(rows, span)), strict=True))
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
-        """How far each request is below what is usual: less sure, or more wrongly sure."""
+        """Return how far each request is below the usual: less confident, or more confidently wrong."""
         return [self._usual - float(row.value[0]) for row in rows]
 
     def explain(self, rows: Sequence[SignalRow]) -> str:
@@ -104,7 +104,7 @@ class ReferenceSignalState:
 
 
 class LazyNumbers(Mapping[str, SignalValue]):
-    """Evidence, and the size of the change, for which a classifier is trained only when somebody asks."""
+    """Evidence and effect size, for which a classifier is trained on demand."""
 
     def __init__(self, names: Sequence[str], evidence: SignalValue, apart: Callable[[], SignalValue]) -> None:
         self._names, self._evidence, self._apart = names, evidence, apart
@@ -127,18 +127,19 @@ class PredictionConfidence(NamedTuple):
     confidence: float
     """The probability of the likeliest class."""
     entropy: float
-    """How evenly the classes share the probability, in nats."""
+    """Entropy of the class probabilities, in nats."""
 
 
 def compute_confidence(probabilities: Sequence[float]) -> PredictionConfidence:
-    """Of the probabilities of all classes, rounded so that a last bit decides nothing."""
+    """Compute confidence from the class probabilities, rounded against floating-point noise."""
     entropy = -math.fsum(share * math.log(share) for share in probabilities if share > 0)
     return PredictionConfidence(round(max(probabilities), 9), round(entropy, 9))
 
 
 def undo_temperature(trace: Trace) -> dict[str, float] | None:
-    """The classes' probabilities as an evaluation has them: before the served model's temperature made them mean what
-    they say. None where the model chose no class."""
+    """Return the class probabilities as in an evaluation, before the served model's calibration; None where the model
+    chose no class.
+    """
     if trace.scores is None or len(trace.scores) < 2 or not all(share >= 0 for share in trace.scores.values()):
         return None
     temperature = float(trace.parameters.get("calibration") or 1.0)
@@ -148,7 +149,7 @@ def undo_temperature(trace: Trace) -> dict[str, float] | None:
 
 
 DIRECTIONS = 4
-"""Along so many directions, in which the reference differs most, texts are placed."""
+"""Number of principal directions of the reference texts."""
 NAMES = ("distance", *(f"direction {number}" for number in range(1, DIRECTIONS + 1)), "length", "unknown words")
 _WORD = re.compile(r"\w+")
 _AT_ONCE = 512
@@ -165,7 +166,7 @@ class DriftScorer:
         self._words = frozenset(words)
 
     def points(self, texts: Sequence[str]) -> Points:
-        """(texts, width): where they lie."""
+        """Return (texts, width) embeddings."""
         return self._space.points(list(texts))
 
     def of(self, texts: Sequence[str], points: Points) -> NDArray[np.float64]:

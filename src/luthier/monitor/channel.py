@@ -31,15 +31,14 @@ class Channel(Component):
     home: ClassVar[str] = "luthier.monitor.channels"
 
     severity: Severity = "info"
-    """Less severe alerts are not told here."""
+    """Less severe alerts are not sent here."""
 
     @abstractmethod
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        """Tell; `DeliveryError` says why it could not be. A message with an id that was sent before is the same
-        message."""
+        """Send a message; `DeliveryError` with the reason otherwise. A message with the same id is the same message."""
 
     def wants(self, message: AlertMessage) -> bool:
-        """Whether it is told of such a message."""
+        """Return whether it receives such a message."""
         return message.tells == "test" or _RANK[message.severity] >= _RANK[self.severity]
 
 
@@ -49,9 +48,9 @@ _READ_BYTES = 2000
 def post_json(
     url: str, body: bytes, *, headers: Mapping[str, str] | None = None, allowed: Iterable[str] = (), timeout_s: float
 ) -> None:
-    """Send; `DeliveryError` when it is refused, not answered in time, or answered with anything but 2xx.
+    """Send a POST; `DeliveryError` when it is refused, times out, or the status is not 2xx.
 
-    `url` may be `$NAME`; neither it nor what the server answers is told in an error, since either may hold a secret.
+    `url` may be `$NAME`; neither it nor the server's response is in an error, since either may be secret.
     """
     import httpcore
 

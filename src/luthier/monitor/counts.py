@@ -37,13 +37,13 @@ def build_bin_group(name: str, ends: Sequence[float]) -> CountGroup:
 
 
 def count_share(values: Iterable[float]) -> dict[str, int]:
-    """How many values are 1, and how many 0."""
+    """Count the values that are 1, and those that are 0."""
     found = Counter(ONE if value else ZERO for value in values)
     return {ONE: found[ONE], ZERO: found[ZERO]}
 
 
 def count_in_bins(values: Iterable[float], ends: Sequence[float]) -> dict[str, int]:
-    """How many values lie in each bin."""
+    """Count the values in each bin."""
     return dict(Counter(f"{ends[find_bin(value, ends)]:g}" for value in values))
 
 
@@ -90,8 +90,9 @@ def _find_value(cells: Sequence[int], ends: Sequence[float], rank: float) -> flo
 
 
 def measure_tenths(groups: Sequence[Mapping[str, int]]) -> SignalValue | None:
-    """Of several numbers, each counted by tenths of a reference, the area under the curve of the one that is farthest
-    from 0.5, and its interval (normal, after Bonferroni)."""
+    """Return the AUC that is farthest from 0.5 among several numbers, each counted by deciles of a reference, and its
+    interval (normal, with Bonferroni's correction).
+    """
     from scipy.special import ndtri
 
     found = []

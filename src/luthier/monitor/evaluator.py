@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from luthier.traces.stream import TraceTail
 
 REMEMBERED = 100_000
-"""Requests that wait for what people say of them; of older ones it comes too late."""
+"""Number of requests kept for later feedback; that on older ones is ignored."""
 
 
 @dataclass
@@ -85,7 +85,7 @@ class AlertEvaluator:
             self.unjoined += 1
 
     def looks(self, until: float) -> Iterator[float]:
-        """The times of looks that are due up to a time; look before the next is asked for."""
+        """Yield the due evaluation times up to a time; call `look` before the next one."""
         every = self.plan.every_s
         if self._next is None:
             self._next = (math.floor((self._begun or until) / every) + 1) * every
@@ -99,7 +99,7 @@ class AlertEvaluator:
         self._next = at + self.plan.every_s
 
     def look(self, at: float) -> list[AlertMessage]:
-        """Hold every alert against the traffic before a time; what is to be said."""
+        """Evaluate every alert on the traffic before a time; returns the notifications."""
         messages = []
         for rule in self.plan.rules:
             before = self.states[rule.name]
@@ -113,7 +113,7 @@ class AlertEvaluator:
         return messages
 
     def reading(self, number: str, spec: Window, at: float, *, ends: bool = True) -> SignalValue | None:
-        """A number of a window at a time; None where nothing can be said."""
+        """Return a number of a window at a time; None without data."""
         watched = self._watched[self._number_of[number]]
         row_window = watched.windows[spec]
         seconds = self._seconds(spec, at)
@@ -135,7 +135,7 @@ class AlertEvaluator:
                         yield number, spec, signal_value
 
     def _is_elsewhere(self, event: Trace | Feedback) -> bool:
-        """Whether an event is about a model that is not watched."""
+        """Return whether an event is about a model that is not monitored."""
         if not self.plan.models:
             return False
         if isinstance(event, Feedback):
@@ -146,7 +146,7 @@ class AlertEvaluator:
         return True
 
     def _remember(self, trace: Trace, kept: Trace | None) -> None:
-        """Keep what is needed once somebody speaks of the answer; what was asked is not, and takes most of the room."""
+        """Keep what feedback on the answer needs; not the request's text, which is largest."""
         if not any(signal.of == "feedback" for signal in self.plan.signals):
             return
         self._traces[trace.id] = kept and kept.model_copy(update={"messages": ()})
@@ -166,7 +166,7 @@ class AlertEvaluator:
                 row_window.add(at, row)
 
     def _seconds(self, spec: Window, at: float) -> float:
-        """How long a window is: no longer than traffic has been seen."""
+        """Return the length of a window: at most the time since monitoring began."""
         since = at - (self._begun if self._begun is not None else at)
         return min(spec.seconds, since) if spec.seconds else since
 
@@ -197,7 +197,9 @@ class AlertEvaluator:
 
 
 def condition_holds(rule: AlertRule, before: AlertState, reading: SignalValue | None) -> bool:
-    """Whether an alert's condition holds, given its state and what is read; without data, as the alert says."""
+    """Return whether an alert's condition holds, given its state and the reading; without data, as the alert's
+    `no_data` says.
+    """
     firing = before.status == "firing"
     if reading is None or reading.events < rule.enough:
         return rule.alert.no_data == "alert" or (rule.alert.no_data == "keep" and firing)
@@ -209,7 +211,7 @@ def condition_holds(rule: AlertRule, before: AlertState, reading: SignalValue | 
 
 
 def _act(signal: Signal, shown: Sequence[str]) -> str:
-    """The command that helps: learn from what people said, or look at a request."""
+    """Return the suggested command: train on the feedback, or inspect a request."""
     if not shown:
         return ""
     return "luthier new NAME --from traces" if signal.of == "feedback" else f"luthier traces show {shown[0]}"
@@ -220,7 +222,7 @@ def _key(trace: Trace, feedback: Feedback | None) -> int:
 
 
 def _about(trace: Trace, feedback: Feedback | None) -> tuple[tuple[str, str], ...]:
-    """What a request can be sliced by."""
+    """Return a request's slices."""
     attributes = [
         ("model", trace.model),
         ("release", trace.release),
@@ -263,7 +265,7 @@ class EventFollower:
         self._seen = {name: None for name in self._seen if name[2] >= self._since}
 
     def _come(self, ahead: Iterable[Trace | Feedback]) -> Iterable[Trace | Feedback]:
-        """What may be new, in order of time: of a folder, what was written since; of a file, all of it."""
+        """Yield possibly new events in order of time: of a folder, those written since; of a file, all."""
         from luthier.traces.stream import TraceTail, iter_trace_events
 
         if self._folder.is_dir():
@@ -303,7 +305,7 @@ def estimate_mean(values: Sequence[float], span: WindowSpan) -> SignalValue:
 
 
 def estimate_quantile(ordered: Sequence[float], part: float, span: WindowSpan) -> SignalValue:
-    """A quantile of sorted values, as numpy's default; its interval lies between two of them (binomial ranks)."""
+    """Return a quantile of sorted values, as numpy's default; its interval is between two of them (binomial ranks)."""
     last = len(ordered) - 1
     spread = Z95 * math.sqrt(part * (1 - part) * len(ordered))
     low, high = (

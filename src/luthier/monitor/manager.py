@@ -1,8 +1,7 @@
-"""A monitor that goes on after a kill: its states and what is still to be told lie in one file, written whole.
+"""A monitor that survives a kill: its states and pending notifications are in one atomically written file.
 
-What is to be told is written down before it is sent, and struck out afterwards. A kill between the two sends a message
-again, under the same id, by which every channel lets its receiver drop it; none is lost, and nothing that was struck
-out is ever sent again.
+A notification is written before it is sent, and removed afterwards. A kill between the two sends it again, with the
+same id, by which the receiver can drop it; none is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from luthier.traces.record import Feedback, Trace
 
 Say = Callable[[str], None]
 KEPT_FAILING = 1000
-"""Messages that wait for a channel which does not take them; older ones are given up, and that is said."""
+"""Number of messages kept for a failing channel; older ones are dropped, which is reported."""
 
 
 @dataclass
@@ -37,10 +36,10 @@ class AlertManager:
     _waiting: list[tuple[int, AlertMessage]] = field(default_factory=list)
     """Messages not sent yet, each with the channel's place."""
     looked: float | None = None
-    """When the alerts were last looked at."""
+    """Time of the last evaluation."""
 
     def recall(self) -> None:
-        """Go on where the file says; a monitor that was changed begins anew with the alerts that are new."""
+        """Resume from the file; changed alerts start anew."""
         if not self.file.exists():
             return
         saved = load_json_with_checksum(self.file.read_bytes(), self.file)
@@ -56,7 +55,9 @@ class AlertManager:
             self.evaluator.begin_after(self.looked)
 
     def take(self, events: Iterable[Trace | Feedback]) -> list[AlertMessage]:
-        """Take events in order of time; those before the last look are only learnt from. What was told meanwhile."""
+        """Process events in order of time; those before the last evaluation only update signals. Returns the
+        notifications.
+        """
         messages: list[AlertMessage] = []
         for event in events:
             messages += self.advance(event.timestamp.timestamp())
@@ -64,7 +65,7 @@ class AlertManager:
         return messages
 
     def advance(self, until: float) -> list[AlertMessage]:
-        """Look at every time that is due, and tell what is to be told."""
+        """Evaluate at every due time, and send the notifications."""
         all_messages: list[AlertMessage] = []
         for at in self.evaluator.looks(until):
             messages = self.evaluator.look(at)

@@ -35,7 +35,7 @@ class AlertRule:
 
     @property
     def name(self) -> str:
-        """What the alert is called."""
+        """Name of the alert."""
         return self.alert.called
 
 
@@ -45,16 +45,16 @@ class MonitorPlan:
 
     name: str
     every_s: float
-    """How often the alerts are looked at."""
+    """Seconds between evaluations."""
     signals: Sequence[Signal]
     rules: Sequence[AlertRule]
     references: Path
-    """The folder in which each signal has one, with what it learnt."""
+    """Folder with what each signal was fitted to."""
     report: Mapping[str, float]
     """The release's own figures, by metric."""
     seed: int
     models: frozenset[str] = frozenset()
-    """Names that are asked for, or digests of what answers, whose requests alone are watched; all, where empty."""
+    """Requested names or model digests whose requests are monitored; all, where empty."""
 
     def watched(self) -> Iterator[tuple[Signal, Window]]:
         """Each signal and window that is looked at: those of alerts, and each signal's usual one."""
@@ -93,7 +93,7 @@ class AlertVocabulary(ExpressionVocabulary):
 def parse_alert_rules(
     alerts: Sequence[Alert], signals: Sequence[Signal], report: Mapping[str, float]
 ) -> list[AlertRule]:
-    """Alerts with their conditions read; `ValueError` (an `ExpressionError` among them) says what is wrong with one."""
+    """Parse the conditions of alerts; `ValueError` (an `ExpressionError` among them) for an invalid one."""
     numbers = map_number_to_signal(signals)
     found = []
     for alert in alerts:
@@ -133,7 +133,7 @@ def _limit(when: ThresholdExpression, report: Mapping[str, float]) -> float:
 
 
 def read_plan(artifact: Artifact, name: str) -> MonitorPlan:
-    """What an artifact of a step `monitor` watches; `name` is what to call it in messages."""
+    """Read the artifact of a step `monitor`; `name` is its name in messages."""
     record = artifact.read_json(FILE)
     signals = [Signal.parse(entry) for entry in record["signals"]]
     alerts = [Alert.model_validate(entry) for entry in record["alerts"]]

@@ -75,7 +75,7 @@ def render_promql(plan: MonitorPlan, rule: AlertRule) -> str:
 
 
 def _end(rule: AlertRule) -> str:
-    """Which series is held against the limit: the number, or the end of its interval that must be beyond it too."""
+    """Return the series that is compared with the limit: the number, or the end of its interval."""
     if not rule.alert.significant:
         return ""
     return "_low" if rule.when.upward else "_high"

@@ -1,8 +1,8 @@
-"""A signal turns traffic into numbers over time: each with its interval, and how many events it rests on.
+"""The role `signal`: numbers of traffic over time, each with its interval and number of events.
 
-A signal is settings. Opened, it says what it keeps of one request or of what somebody said about it (its row), and what
-the rows of a window come to. Rows are small, and a window holds a bounded sample of them, drawn evenly by the ids of
-requests: a number is the same function of rows whether traffic comes live, from a log, or from an evaluation.
+A signal is settings. Opened, it returns what it keeps of one request or of feedback on it (its row), and the numbers of
+a window's rows. Rows are small, and a window holds a bounded sample of them, chosen by the ids of requests: a number is
+the same function of rows for live traffic, a log, or an evaluation.
 """
 
 from __future__ import annotations
@@ -42,30 +42,30 @@ class SignalRow(NamedTuple):
     value: Any
     trace: str
     about: tuple[tuple[str, str], ...] = ()
-    """What the request can be sliced by: release, model, what the application said of it."""
+    """Slices of the request: release, model, and the application's metadata."""
 
 
 class WindowSpan(NamedTuple):
-    """How long a window is, and how many events were in it, those that the sample leaves out included."""
+    """Length of a window, and its number of events, including those outside the sample."""
 
     seconds: float
     events: int
     ends: bool = True
-    """Whether the interval's ends are wanted; where a bootstrap is dear, a look at the value alone does without."""
+    """Whether the interval is needed; without it, a costly bootstrap is skipped."""
 
 
 class ReportRow(NamedTuple):
     """A held-out row of the released model's evaluation: class probabilities, prediction and reference label."""
 
     probabilities: Mapping[str, float]
-    """Of each class."""
+    """Probability of each class."""
     prediction: str
     right: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingSample:
-    """What the release was trained on, as signals learn from it: a sample, drawn by content."""
+    """A sample of the release's training data, chosen by content."""
 
     prompts: Sequence[str]
     answers: Sequence[str]
@@ -81,19 +81,19 @@ class SignalState(Protocol):
     """An open signal."""
 
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        """What is kept of a request (or of what was said about it); None when it says nothing."""
+        """Return what is kept of a request (or of feedback on it); None when it has no value."""
         ...
 
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
-        """Each number of a window's rows, in the order in which they came; a number that cannot be told is absent."""
+        """Return the numbers of a window's rows, in order; an undefined number is absent."""
         ...
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
-        """What each row alone says of the first number, by which the worst are found; None when it says nothing."""
+        """Return each row's value of the first number, to find the worst; None when it has none."""
         ...
 
     def explain(self, rows: Sequence[SignalRow]) -> str:
-        """What a reader of an alert should know beside the numbers; often nothing."""
+        """Return remarks for the reader of an alert; often none."""
         ...
 
 
@@ -103,25 +103,25 @@ class Signal(Component):
     role: ClassVar[str] = "signal"
     home: ClassVar[str] = "luthier.monitor.signals"
     of: ClassVar[Events] = "requests"
-    """Whether it looks at requests, or at what people say about answers afterwards."""
+    """Whether it reads requests, or later feedback on answers."""
     usual: ClassVar[Window] = Window(seconds=3600)
     """The window where a rule names none."""
     learns: ClassVar[bool] = False
-    """Whether it needs a reference: what it learnt from the training data."""
+    """Whether it needs a reference: what it was fitted to on the training data."""
     needs_report: ClassVar[bool] = False
-    """Whether its reference is what the model answered to the rows of its report."""
+    """Whether its reference is the model's predictions on the rows of its report."""
 
     name: str = Field(default="", pattern=r"^([a-z][a-z0-9_]*)?$")
-    """How rules call it, where not by its kind: needed when two signals are of one kind."""
+    """Name in rules, where it differs from the kind: needed when two signals are of one kind."""
 
     @property
     def called(self) -> str:
-        """How rules call it."""
+        """Its name in rules."""
         return self.name or self.kind
 
     @property
     def whole(self) -> float:
-        """What 100 % is of its numbers."""
+        """The value that is 100 % of its numbers."""
         return 1.0
 
     @abstractmethod
@@ -129,7 +129,7 @@ class Signal(Component):
         """The names of its numbers, each beginning with `called`."""
 
     def enough(self, number: str, spec: Window) -> int:
-        """With fewer events there is no data: by default, all that a window `on` so many events asks for."""
+        """Minimum number of events: by default, all that a window `on` a number of events needs."""
         return max(1, spec.events)
 
     def list_count_groups(self) -> Sequence[CountGroup]:
@@ -141,11 +141,11 @@ class Signal(Component):
         return self.numbers() if self.list_count_groups() else ()
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """Those counts of some rows; `folder` has what the signal learnt there."""
+        """Return the counts of some rows; `folder` has what the signal was fitted to there."""
         return {}
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
-        """Its numbers from summed counts of a window of so many seconds; None where they tell nothing."""
+        """Return its numbers from summed counts of a window of `seconds`; None where they are undefined."""
         return {}
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
@@ -158,18 +158,18 @@ class Signal(Component):
 
     @abstractmethod
     def row(self, trace: Trace, feedback: Feedback | None) -> Any | None:
-        """What is kept of a request, or of what was said about it; None when it says nothing."""
+        """Return what is kept of a request, or of feedback on it; None when it has no value."""
 
     @abstractmethod
     def measure(self, rows: Sequence[SignalRow], span: WindowSpan) -> Mapping[str, SignalValue]:
         """Each number of a window's rows."""
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
-        """What each row alone says of the first number."""
+        """Return each row's value of the first number."""
         return [float(row.value) for row in rows]
 
     def explain(self, rows: Sequence[SignalRow]) -> str:
-        """Nothing beside the numbers."""
+        """Return no remarks."""
         return ""
 
 
@@ -211,10 +211,10 @@ def map_number_to_signal(signals: Iterable[Signal]) -> dict[str, Signal]:
 
 
 def answer_text(trace: Trace) -> str | None:
-    """What the model wrote; None where no answer was made."""
+    """Return the model's text; None without an answer."""
     return None if trace.answer is None else trace.answer.content
 
 
 def question_text(trace: Trace) -> str:
-    """What the user wrote last; nothing where no user spoke."""
+    """Return the user's last message; empty without one."""
     return next((turn.content for turn in reversed(trace.messages) if turn.role == "user"), "")

@@ -1,8 +1,8 @@
-"""Windows of rows with bounded memory: of the last seconds, or the last events.
+"""Windows of rows with bounded memory: the last seconds, or the last events.
 
-A window of time is kept in parts. A part that holds too many rows drops those whose lot is high, and says how many
-there were; a window reads all its parts at the share of the most crowded one. So the rows are an even sample, and which
-they are the ids alone decide: a replay sees the same ones.
+A time window is kept in parts. A part with too many rows drops those with a high hash, and keeps their number; a window
+reads all its parts at the sampling rate of the fullest one. So the rows are a uniform sample, determined by the ids
+alone: a replay has the same ones.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RowWindow(Protocol):
         ...
 
     def events(self, now: float) -> int:
-        """How many rows there were, those included that the sample leaves out."""
+        """Return the number of events, including those outside the sample."""
         ...
 
     def version(self, now: float) -> tuple[int, ...]:
@@ -62,7 +62,7 @@ def build_window(spec: Window) -> RowWindow:
 
 
 class CountWindow:
-    """The last so many rows; a later word of one person about one answer takes the place of the former."""
+    """The last events; newer feedback of a person on an answer replaces the older."""
 
     def __init__(self, events: int) -> None:
         self._events = events

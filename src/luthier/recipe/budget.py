@@ -22,6 +22,7 @@ from luthier.core.errors import Interrupted, UnknownName
 from luthier.core.events import RunEvent
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.render import format_elapsed_time
 
 if TYPE_CHECKING:
@@ -123,14 +124,18 @@ def warn_of_budget(plan: RecipePlan, placement: Placement | None = None) -> list
     spent, ahead = read_spending(plan), forecast_spending(plan, placement)
     found = []
     if budget.hours is not None and spent.seconds + ahead.seconds > 3600 * budget.hours:
+        so_far, to_come = format_elapsed_time(spent.seconds), format_elapsed_time(ahead.seconds)
         found.append(
-            f"the forecast passes the budget of {budget.hours:g} hours: {format_elapsed_time(spent.seconds)} spent and "
-            f"about {format_elapsed_time(ahead.seconds)} ahead"
+            gettext_noop(
+                f"the forecast passes the budget of {budget.hours:g} hours: {so_far} spent and about {to_come} ahead"
+            )
         )
     if budget.money is not None and spent.money + ahead.money > budget.money:
+        so_far, to_come = f"{spent.money:.2f}", f"{ahead.money:.2f}"
         found.append(
-            f"the forecast passes the budget of {budget.money:g} in money: {spent.money:.2f} spent and about "
-            f"{ahead.money:.2f} ahead"
+            gettext_noop(
+                f"the forecast passes the budget of {budget.money:g} in money: {so_far} spent and about {to_come} ahead"
+            )
         )
     return found
 

@@ -18,6 +18,7 @@ from luthier.core.component import check_installed, iter_components
 from luthier.core.db import Run
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepCostEstimate
 from luthier.core.store import Store
 from luthier.core.system.process import trim_malloc_heap
@@ -186,7 +187,7 @@ class RecipePlan:
             return warnings
         return [
             *warnings,
-            "no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it",
+            gettext_noop("no step reads the recipe's `model`; `compare_with: model` in an evaluation compares with it"),
         ]
 
     def as_json(self) -> dict[str, Any]:
@@ -277,7 +278,9 @@ class _Planner:
                 self._left_bytes
             )
             if size := sum(part.download_bytes() for part in iter_components(step)):
-                forecast = replace(forecast, how=f"{forecast.how}; the run fetches {size / 1e6:.0f} MB first")
+                forecast = replace(
+                    forecast, how=f"{forecast.how}; {gettext_noop(f'the run fetches {size / 1e6:.0f} MB first')}"
+                )
             self._left_bytes = max(self._left_bytes, forecast.left_bytes)
         self.planned[name] = replace(named, cached=cached, forecast=forecast)
 
@@ -333,7 +336,9 @@ def _measured_cost(store: Store, planned: PlannedStep) -> StepCostEstimate | Non
     if planned.step.makes != "model" or not store.has(planned.digest):
         return None
     timing = store.open(planned.digest).timing()
-    return StepCostEstimate(seconds=timing.get("seconds"), peak_bytes=timing.get("peak_bytes"), how="as measured")
+    return StepCostEstimate(
+        seconds=timing.get("seconds"), peak_bytes=timing.get("peak_bytes"), how=gettext_noop("as measured")
+    )
 
 
 _CLEAR = Path("/proc/self/clear_refs")

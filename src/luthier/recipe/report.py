@@ -15,12 +15,14 @@ from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.step import StepCostEstimate
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import STORE
 
 if TYPE_CHECKING:
     from luthier.eval.report.facts.report import ReportFacts
+    from luthier.eval.report.html import PageLanguage
     from luthier.recipe.locate import CommandTarget
     from luthier.recipe.runner import RunResult
 
@@ -138,10 +140,15 @@ def _elsewhere(plan: RecipePlan) -> str:
     return f"name another file: `luthier report {shlex.join([plan.recipe.file, *plan.recipe.overrides])} --to FILE`"
 
 
-def render_report(plan: RecipePlan, form: Form, compare_with: Sequence[CommandTarget] = ()) -> str:
-    """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none)."""
+def render_report(
+    plan: RecipePlan, form: Form, compare_with: Sequence[CommandTarget] = (), language: PageLanguage | None = None
+) -> str:
+    """The report as a page, Markdown or JSON; or its gates' rules for a CI system (`InputError` when there is none).
+
+    A page is in English unless a language is given; the other forms always are.
+    """
     from luthier.eval.report.ci import render_github_annotations, render_junit_xml
-    from luthier.eval.report.html import render_report_page, report_facts_to_json
+    from luthier.eval.report.html import ENGLISH, render_report_page, report_facts_to_json
     from luthier.eval.report.markdown import render_report_markdown
 
     facts = report_facts(plan, compare_with)
@@ -150,7 +157,7 @@ def render_report(plan: RecipePlan, form: Form, compare_with: Sequence[CommandTa
         where = SourceLocation(file=plan.recipe.file)
         raise InputError(f"{form} shows the rules of gates, and none is made", where=where, hint=hint)
     writers: Mapping[Form, Callable[[ReportFacts], str]] = {
-        "html": render_report_page,
+        "html": lambda record: render_report_page(record, language or ENGLISH),
         "markdown": render_report_markdown,
         "json": report_facts_to_json,
         "junit": render_junit_xml,
@@ -198,8 +205,18 @@ def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
             lines.append(EvaluationSummary.read(artifact).verdict_sentence)
         if artifact.manifest.makes == "verdict":
             verdict = artifact.read_json("gate.json")
-            lines += [f"gate {rule['verdict']}: {rule['rule']}" for rule in verdict["rules"]]
+            lines += [_describe_rule(rule["verdict"], rule["rule"]) for rule in verdict["rules"]]
     return lines
+
+
+def _describe_rule(verdict: str, rule: str) -> str:
+    match verdict:
+        case "PASS":
+            return gettext_noop(f"gate PASS: {rule}")
+        case "FAIL":
+            return gettext_noop(f"gate FAIL: {rule}")
+        case _:
+            return gettext_noop(f"gate INCONCLUSIVE: {rule}")
 
 
 def _found(artifact: Artifact) -> list[str]:
@@ -207,4 +224,5 @@ def _found(artifact: Artifact) -> list[str]:
     from luthier.artifacts.findings import read_findings
 
     findings = read_findings(artifact)
-    return [findings.sentence, *(f"serious: {finding.title}: {finding.sentence}" for finding in findings.of("serious"))]
+    serious = ((finding.title, finding.sentence) for finding in findings.of("serious"))
+    return [findings.sentence, *(gettext_noop(f"serious: {heading}: {sentence}") for heading, sentence in serious)]

@@ -6,6 +6,7 @@ outlive the terminal.
 
 from __future__ import annotations
 
+import shlex
 import time
 import traceback
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
@@ -23,9 +24,11 @@ from luthier.core.component import iter_components
 from luthier.core.db import Ledger, RunStep, State
 from luthier.core.errors import (
     FAULT_EXIT_CODE,
+    DataError,
     Interrupted,
     LuthierError,
     ModelError,
+    SourceLocation,
     SystemResourceError,
     UnknownName,
     did_you_mean,
@@ -222,6 +225,7 @@ def make_steps(
         if not planned.cached:
             placement.executor_of(planned).check(what, planned)
     done: dict[str, StepResult] = {}
+    validations = _Validations(what, requested)
 
     def finish(planned: PlannedStep, result: StepResult) -> None:
         done[planned.name] = result
@@ -230,7 +234,13 @@ def make_steps(
     with _JobThreads(what, events, placement) as jobs:
         while len(done) < len(requested):
             before = len(done)
-            ready = [planned for planned in requested if planned.name not in done and _is_ready(planned, what, done)]
+            ready = [
+                planned
+                for planned in requested
+                if planned.name not in done
+                and _is_ready(planned, what, done)
+                and validations.allow_training(planned, done)
+            ]
             here = [planned for planned in ready if not placement.executor_of(planned).is_elsewhere]
             jobs.start([planned for planned in ready if planned not in here])
             for planned in here:
@@ -239,6 +249,8 @@ def make_steps(
                     finish(planned, result)
             for planned, result in jobs.collect(check, wait=not here):
                 finish(planned, result)
+            if len(done) == before and not here and not jobs:
+                raise validations.refusal(done)
             if len(done) == before and here:
                 events.emit(RunEvent(kind="wait", step=here[0].name, text="another process is making it; waiting"))
                 finish(here[0], _wait(here[0], what, events, placement.executor_of(here[0])))
@@ -276,6 +288,10 @@ class _JobThreads:
                 del self._followed[name]
                 yield planned, future.result()
 
+    def __bool__(self) -> bool:
+        """Whether any step is followed."""
+        return bool(self._followed)
+
     def __enter__(self) -> _JobThreads:
         return self
 
@@ -285,6 +301,48 @@ class _JobThreads:
                 self._placement.executor_of(planned).cancel(self._what, planned)
         if self._threads is not None:
             self._threads.shutdown(wait=True)
+
+
+class _Validations:
+    """Which steps of a run examine a data set that others train on. Training waits for them, and is refused where one
+    found what forbids it; steps whose model is there already are not held up."""
+
+    def __init__(self, what: RecipePlan, requested: Sequence[PlannedStep]) -> None:
+        self._what = what
+        self._of: dict[str, list[PlannedStep]] = {}
+        checks = [planned for planned in requested if planned.step.makes == "findings"]
+        for planned in requested:
+            if planned.step.makes == "model" and not planned.cached and (data := self._datasets(planned)):
+                self._of[planned.name] = [
+                    check
+                    for check in checks
+                    if data & self._datasets(check) and planned.name not in what.recipe.needed([check.name])
+                ]
+
+    def _datasets(self, planned: PlannedStep) -> set[str]:
+        marks = planned.step.inputs()
+        read = self._what.recipe.references(planned.step)
+        return {name for field, name in read.items() if marks[field.partition(".")[0]].makes == "dataset"}
+
+    def allow_training(self, planned: PlannedStep, done: Mapping[str, StepResult]) -> bool:
+        """Whether a step may be made now: every validation of its rows is there and finds no obstacle."""
+        return all(
+            check.name in done and not check.step.find_training_obstacle(done[check.name].artifact)
+            for check in self._of.get(planned.name, ())
+        )
+
+    def refusal(self, done: Mapping[str, StepResult]) -> LuthierError:
+        """Why the steps that are left are not made."""
+        for planned in (check for checks in self._of.values() for check in checks if check.name in done):
+            if why := planned.step.find_training_obstacle(done[planned.name].artifact):
+                file = shlex.quote(self._what.recipe.file)
+                return DataError(
+                    f"nothing was trained, because the data are not fit for it: {why}",
+                    where=SourceLocation(file=self._what.recipe.file, field=f"steps.{planned.name}"),
+                    hint=f"`luthier report {file}` lists the findings and remedies; to train anyway: "
+                    f"`luthier run {file} 'steps.{planned.name}.stop_on=[]'`",
+                )
+        raise AssertionError("steps are left that wait for none")
 
 
 _MOST_JOBS = 64

@@ -40,12 +40,12 @@ _REFS = "#/components/schemas/{model}"
 
 @dataclass(frozen=True, kw_only=True)
 class ExtraRoutes:
-    """Additional routes that are served beside the gateway's own, with the same authentication."""
+    """Additional routes of the gateway, with the same authentication."""
 
     routers: Sequence[tuple[APIRouter, Scope]] = ()
     """Routes, each with the scope that a key needs for it."""
     bodies: Mapping[str, type[BaseModel]] = field(default_factory=dict)
-    """What is posted to their paths and read by hand, for the API's description."""
+    """Request bodies of their paths that are parsed by hand, for the API's description."""
     larger: Mapping[str, int] = field(default_factory=dict)
     """Bytes of larger bodies, by how the path begins."""
 
@@ -170,7 +170,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _said(request: Request, error: HTTPException) -> str:
-    """What is wrong with a request that no route takes, and which one is near."""
+    """Return the error for an unknown route, with a similar one."""
     path = request.url.path[:200]
     if error.status_code == 405:
         return f"expected {(error.headers or {}).get('Allow', 'another method')} {path}, got {request.method}"

@@ -1,8 +1,8 @@
 """API keys, rate limits and size limits of the gateway.
 
-The middleware stands in front of every route and is plain ASGI, so nothing of a request is read before it is allowed.
-Keys are read from the database every second: a revoked key stops working within that time. Requests never query the
-database, and while it is unavailable the last known keys stay valid.
+The middleware is plain ASGI in front of every route, so no part of a request is read before it is allowed. Keys are
+read from the database every second: a revoked key stops working within that time. Requests never query the database,
+and while it is unavailable the last known keys stay valid.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ from luthier.serve.openai.protocol import APIError, ServerBusyError
 from luthier.traces.api_keys import Caller, KeyStore, load_key_store
 
 OPEN = frozenset({"/health", "/ready"})
-"""What is told to anybody."""
+"""Paths without authentication."""
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "[::1]"})
 _LINGER_BYTES, _LINGER_S = 1 << 30, 20.0
-"""How much of a body that is too large is read and thrown away, so that the client comes to hear why."""
+"""Bytes of an oversized body that are read and discarded, so that the client receives the error."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RequestLimits:
-    """What one request may be."""
+    """Limits of one request."""
 
     body_bytes: int = 4_000_000
     """The largest body."""
     larger: Mapping[str, int] = field(default_factory=dict)
     """Larger ones, by how the path begins."""
     heads: int = 100
-    """How many lines the head of a request may have."""
+    """Maximum number of header lines."""
     head_bytes: int = 32_000
     body_wait_s: float = 30.0
-    """How long the next part of a body may be waited for."""
+    """Maximum seconds to wait for the next part of a body."""
 
     def of(self, path: str) -> int:
         """The largest body of a path."""
@@ -62,7 +62,7 @@ class AuthMiddleware:
         self._buckets: dict[str, _Bucket] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
+        """Handle one request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -86,7 +86,7 @@ class AuthMiddleware:
             raise APIError("the head of the request is too large", status=431)
 
     def _caller(self, scope: Scope) -> Caller:
-        """Who comes; `APIError` for nobody, and for somebody who comes too often."""
+        """Return the caller; `APIError` without a valid key, or above the rate limit."""
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         ring = self._ring()
         if scope["path"] in OPEN:
@@ -118,7 +118,7 @@ class AuthMiddleware:
 
 
 class _Bucket:
-    """Allows so many a minute: a minute's worth at once, then as they come in again."""
+    """A token bucket: a minute's requests at once, then at the rate."""
 
     def __init__(self, per_minute: int) -> None:
         self._left, self._at = float(per_minute), time.monotonic()
@@ -158,7 +158,7 @@ class _Body:
         return message
 
     async def refuse(self) -> None:
-        """Let the rest pass unread, and say that it is too much."""
+        """Discard the rest of the body, and return the error."""
         try:
             async with asyncio.timeout(_LINGER_S):
                 while not self._whole and self._came < _LINGER_BYTES:
@@ -184,7 +184,7 @@ async def _say(refusal: APIError, send: Send) -> None:
 
 
 def build_error_headers(refusal: APIError) -> dict[str, str]:
-    """What goes with a refusal; whoever is refused for their body is not listened to any more."""
+    """Return the headers of a refusal; the connection is closed after a refused body."""
     more = {"WWW-Authenticate": "Bearer"} if refusal.status == 401 else {}
     if refusal.status in (408, 413, 431):
         more["Connection"] = "close"

@@ -1,4 +1,4 @@
-"""Open bases under the models that stand on them: each opened once, and let go of by the last that leaves."""
+"""Base models shared by several adapters: each is loaded once, and freed with its last user."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from typing import Generic, TypeVar
 
 
 class SharedBase:
-    """What models may stand on."""
+    """A shared base model."""
 
     standing = 0
-    """How many do."""
+    """Number of its users."""
 
 
 Key = TypeVar("Key", bound=Hashable)
@@ -26,7 +26,7 @@ class SharedBasePool(Generic[Key, Kind]):
         self._open: dict[Key, Kind] = {}
 
     def stand(self, key: Key, opened: Callable[[], Kind]) -> Kind:
-        """The base of a key, on which one more stands; it is opened where nobody stands on it."""
+        """Return the base of a key with one more user; it is loaded for the first."""
         with self._lock:
             if key not in self._open:
                 self._open[key] = opened()
@@ -35,7 +35,7 @@ class SharedBasePool(Generic[Key, Kind]):
             return base
 
     def leave(self, base: Kind) -> bool:
-        """One fewer stands on a base, be it here or under one model alone; True when that was the last."""
+        """Remove a user of a base; True when it was the last."""
         with self._lock:
             base.standing -= 1
             last = not base.standing
@@ -44,6 +44,6 @@ class SharedBasePool(Generic[Key, Kind]):
         return last
 
     def standing(self) -> dict[Key, int]:
-        """How many stand on each that is open."""
+        """Return the number of users of each loaded base."""
         with self._lock:
             return {key: base.standing for key, base in self._open.items()}

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 Decode = Callable[[Sequence[int]], str]
 _BROKEN = "\ufffd"
-"""What stands for bytes that are no character, or not yet one."""
+"""Replacement of bytes that are not a complete character."""
 
 
 class IncrementalDetokenizer:
@@ -57,13 +57,13 @@ class IncrementalDetokenizer:
         return piece
 
     def rest(self) -> str:
-        """What is left when no more ids come: a character that was never finished."""
+        """Return the rest when no more ids come: an incomplete character."""
         text = self._decode(self._ids[self._front :]) if self._ids else ""
         piece, self._emit = text[self._emit :], len(text)
         return piece
 
     def _move(self) -> None:
-        """Let the window begin at the last ids whose text was certain."""
+        """Move the window to the last ids whose text is final."""
         self._front, self._certain = self._certain, len(self._ids)
         self._emit = len(self._decode(self._ids[self._front : self._certain]))
 
@@ -77,7 +77,7 @@ class StopChecker:
         self.found = False
 
     def add(self, text: str) -> str:
-        """What may be given away: nothing from a stop text on, and nothing that may still become one."""
+        """Return the text that is safe to send: nothing from a stop string on, and nothing that may become one."""
         if self.found:
             return ""
         if not self._stops:
@@ -92,7 +92,7 @@ class StopChecker:
         return given
 
     def rest(self) -> str:
-        """What was held back, when no more comes."""
+        """Return the held-back text, when no more comes."""
         given, self._held = ("" if self.found else self._held), ""
         return given
 
@@ -164,7 +164,7 @@ class OutputProcessor:
         return self._emit(text, written.finish, output.cached)
 
     def end(self, finish: Finish, cached: int) -> OutputChunk:
-        """The last piece, where the end is told apart from the last token."""
+        """Return the last chunk, where the end comes separately from the last token."""
         piece = self._emit(self._letters.rest(), finish, cached)
         assert piece is not None, "an end is always told"
         return piece
@@ -177,7 +177,7 @@ class OutputProcessor:
         return self._piece(visible_text, calls, finish, cached)
 
     def _parted(self, text: str, *, last: bool) -> tuple[str, Sequence[ToolCall]]:
-        """What of the text is said, and what is called."""
+        """Split the text into content and tool calls."""
         read = ParsedChunk(text) if self._calls is None else self._calls.add(text)
         plain, calls = read.text, list(read.calls)
         if last and self._calls is not None:

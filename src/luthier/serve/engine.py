@@ -1,7 +1,7 @@
-"""Whoever answers: the role `engine`, and a model that one of them has opened.
+"""The role `engine`, and the models that it opens.
 
-An engine is settings. It opens a model, and what it opened answers queries as streams of pieces, many at once. Whoever
-stops listening to a stream ends it: what was asked for is written no further.
+An engine is settings. The model that it opens answers requests as streams of chunks, many at once. A client that stops
+reading its stream cancels the request.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ class ModelRunner(ABC):
     """An open model."""
 
     able: ClassVar[frozenset[Verb]] = frozenset({"chat", "completion"})
-    """What it can be asked for."""
+    """The supported operations."""
     chooses: ClassVar[bool] = False
-    """Whether it names one of a few classes."""
+    """Whether it is a classifier."""
     reads_media: bool = False
-    """Whether it reads pictures or sounds."""
+    """Whether it accepts images or audio."""
     transcribes: bool = False
-    """Whether it writes what is said in a sound, and nothing else."""
+    """Whether it only transcribes audio."""
     echoes: ClassVar[bool] = False
-    """Whether it can tell the log-probabilities of a text that it is to continue."""
+    """Whether it returns the log-probabilities of a prompt."""
 
     def __init__(self, digest: str) -> None:
         self.digest = digest
@@ -47,9 +47,9 @@ class ModelRunner(ABC):
 
     @abstractmethod
     def answer(self, query: EngineRequest) -> AsyncGenerator[OutputChunk, None]:
-        """The pieces of the answers, as they are written.
+        """Yield the chunks of the answers as they are generated.
 
-        `APIError` for what cannot be answered, before the first piece; `Busy` when too many wait already.
+        `APIError` for an unsupported request, before the first chunk; `Busy` when too many requests wait.
         """
 
     def unused(self, query: EngineRequest) -> tuple[str, ...]:
@@ -80,7 +80,7 @@ class ModelRunner(ABC):
         return 0
 
     async def close(self) -> None:
-        """Let the model go; whatever is being written ends."""
+        """Free the model; running requests end."""
         return
 
 

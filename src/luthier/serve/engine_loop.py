@@ -43,7 +43,7 @@ class EngineOutput(NamedTuple):
 
 
 class DecodeJob:
-    """One ask on its way."""
+    """One running request."""
 
     def __init__(self, ask: GenerationRequest, tell: Callable[[DecodeJob, EngineOutput], None]) -> None:
         self.ask, self.tell = ask, tell
@@ -58,7 +58,7 @@ class EngineLoop:
     All its methods may be called from any thread; `tell` is called from the writer's own."""
 
     def __init__(self, make: Callable[[], ContinuousBatchingDecoder], *, waiting: int, at_once: int) -> None:
-        """`make` opens the decoder, and another one should it fail; at most `waiting` asks wait for their turn."""
+        """Start the loop; `make` builds the decoder, again after a failure; at most `waiting` requests queue."""
         self._make, self._most_waiting, self._at_once = make, waiting, at_once
         self._decoder = make()
         self._lock = threading.Condition()
@@ -74,7 +74,7 @@ class EngineLoop:
 
     @property
     def context(self) -> int:
-        """How many tokens the model reads at once."""
+        """Context length of the model."""
         return self._decoder.context
 
     @property
@@ -90,7 +90,7 @@ class EngineLoop:
     def submit(
         self, asks: Sequence[GenerationRequest], tell: Callable[[DecodeJob, EngineOutput], None]
     ) -> list[DecodeJob]:
-        """Take all of several asks in, or none: `ServerBusyError` when too many wait."""
+        """Accept all of several requests, or none: `ServerBusyError` when too many wait."""
         jobs = [DecodeJob(ask, tell) for ask in asks]
         with self._lock:
             if self._closing:
@@ -145,7 +145,7 @@ class EngineLoop:
             self._end(job, EngineOutput(refusal=ModelUnavailableError("the model was closed")))
 
     def _await_work(self) -> bool:
-        """Wait until there is something to do, and drop whom nobody listens to; False when it is time to end."""
+        """Wait for work, and drop requests without a reader; False when the loop ends."""
         with self._lock:
             while not (self._line or self._written or self._gone or self._works or self._closing):
                 self._lock.wait()
@@ -211,7 +211,7 @@ class EngineLoop:
         job.tell(job, output)
 
     def _fail(self, error: Exception) -> None:
-        """Tell everybody who was being written, and go on with a new decoder."""
+        """Report an error to all running requests, and continue with a new decoder."""
         for job in list(self._written.values()):
             refusal = ModelUnavailableError(f"writing failed: {type(error).__name__}", status=500)
             refusal.__cause__ = error
@@ -287,7 +287,7 @@ class ModelHandle:
         self.base, self.adapter = base, adapter
 
     def leave(self) -> None:
-        """Take the model away; the base is closed with the last that stands on it."""
+        """Release the model; the base is freed with its last user."""
         from luthier.models.generation.sampling import BASE
 
         if _OPEN.leave(self.base):
@@ -302,7 +302,7 @@ _OPEN = base_models.SharedBasePool[tuple[str, EngineLimits], SharedDecoderBase](
 
 
 def open_decoder_model(model: Artifact, room: EngineLimits) -> ModelHandle:
-    """Open a model: plain LoRA over a base that others may stand on, what can share none with weights of its own."""
+    """Open a model: plain LoRA over a shared base, any other with weights of its own."""
     from luthier.models.generation.sampling import BASE
     from luthier.models.load import get_weights_artifact, is_adapter, load_model
     from luthier.models.multi_lora import can_share_base

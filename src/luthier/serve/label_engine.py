@@ -49,7 +49,7 @@ class SharedClassifierBase(base_models.SharedBase):
         return name
 
     def take(self, name: str) -> None:
-        """Take an adapter away, when nobody reads."""
+        """Remove an adapter while it is not in use."""
         from luthier.models.multi_lora import remove_adapter
 
         with self.lock:
@@ -57,7 +57,7 @@ class SharedClassifierBase(base_models.SharedBase):
 
     @contextmanager
     def reading(self, adapter: str | None, *, shared: bool) -> Iterator[Any]:
-        """The model with one adapter in place (or none), while nobody else reads."""
+        """Yield the model with one adapter active (or none), exclusively."""
         with self.lock, ExitStack() as stack:
             if adapter is not None:
                 self._model.set_adapter(adapter, inference_mode=True)
@@ -67,7 +67,7 @@ class SharedClassifierBase(base_models.SharedBase):
 
 
 class SharedClassifier:
-    """One model on a base."""
+    """One classifier on a shared base."""
 
     def __init__(self, base: SharedClassifierBase, adapter: str | None, *, shared: bool) -> None:
         self.base, self._adapter, self._shared = base, adapter, shared
@@ -79,7 +79,7 @@ class SharedClassifier:
             yield model
 
     def leave(self) -> None:
-        """Take the model away; the base goes with the last that stands on it."""
+        """Release the model; the base is freed with its last user."""
         if not _OPEN.leave(self.base) and self._adapter is not None:
             self.base.take(self._adapter)
 
@@ -90,7 +90,7 @@ _OPEN = base_models.SharedBasePool[tuple[str, "Dtype"], SharedClassifierBase]()
 
 
 def open_shared_classifier(model: Artifact, dtype: Dtype) -> SharedClassifier:
-    """Open a model: plain LoRA over a base that others may stand on, what can share none with weights of its own."""
+    """Open a classifier: plain LoRA over a shared base, any other with weights of its own."""
     from luthier.models.load import (
         compute_weights_digest,
         get_adapter_base,
@@ -179,7 +179,7 @@ class DynamicBatcher(Generic[Argument, Result]):
             one.over = True
 
     def close(self) -> None:
-        """End the thread; whoever waits is told."""
+        """Stop the thread; waiting requests fail."""
         with self._lock:
             self._closing = True
             self._lock.notify()
@@ -212,7 +212,7 @@ class DynamicBatcher(Generic[Argument, Result]):
                 entry.tell(answer)
 
     def _next(self) -> list[_One[Argument, Result]]:
-        """Those whose turn it is; empty when it is time to end. Whoever has gone is passed over."""
+        """Return the next batch; empty at the end. Cancelled requests are skipped."""
         with self._lock:
             while True:
                 while not (self._line or self._closing):
@@ -238,7 +238,7 @@ def _to_api_error(error: Exception) -> Exception:
 
 
 _LEAST_ROWS = 20
-"""Fewer say nothing about a temperature."""
+"""Minimum rows to fit a temperature."""
 _BOUNDS = (0.05, 20.0)
 
 

@@ -22,7 +22,7 @@ _KINDS: Sequence[Literal["prompt", "cached", "completion"]] = ("prompt", "cached
 _UNKNOWN = "unknown"
 """The model of requests for a name that is not served."""
 _MOST_OVER = 64
-"""So many requests are over and not counted, at most: those whose clients went away are told of by no answer."""
+"""Maximum number of finished requests that are not counted yet: those whose clients disconnected have no response."""
 
 
 class FinishedRequest(Protocol):
@@ -35,17 +35,17 @@ class FinishedRequest(Protocol):
 
     @property
     def operation(self) -> str:
-        """What was asked for."""
+        """The requested operation."""
         ...
 
     @property
     def variant(self) -> str:
-        """Which of a released name's models answered."""
+        """The model of a released name that answered."""
         ...
 
     @property
     def end(self) -> TraceEnd | None:
-        """How it ended."""
+        """Finish reason."""
         ...
 
 
@@ -58,11 +58,11 @@ class ModelUtilization(NamedTuple):
 
 
 _Kind = tuple[str, str, str, int]
-"""What requests have in common that are counted together: the model, what was asked, the arm, and the status."""
+"""Labels of requests that are counted together: model, operation, variant and status."""
 
 
 class _Times:
-    """How many took how long."""
+    """A histogram of durations."""
 
     __slots__ = ("buckets", "total")
 
@@ -71,7 +71,7 @@ class _Times:
         self.total = 0.0
 
     def add(self, seconds: float) -> None:
-        """One more."""
+        """Add a duration."""
         self.buckets[bisect_left(_SECONDS, seconds)] += 1
         self.total += seconds
 
@@ -82,8 +82,9 @@ class _Times:
 
 
 class _Counts:
-    """What is counted of one kind of request, in plain numbers: each step of a metric of Prometheus' library takes a
-    lock, and here is one thread."""
+    """Counts of one kind of request, as plain numbers: each update of a Prometheus metric takes a lock, and this is one
+    thread.
+    """
 
     __slots__ = ("cached", "completion", "first", "prompt", "requests", "seconds")
 
@@ -93,8 +94,10 @@ class _Counts:
 
 
 class RequestMetrics:
-    """Counts finished requests for the Prometheus metrics; a name that is not served counts as `unknown`. A name that
-    is not served counts as `unknown`, so that nobody can invent series."""
+    """Counts finished requests for the Prometheus metrics.
+
+    An unknown model name counts as `unknown`, so that clients cannot create series.
+    """
 
     def __init__(self, loads: Callable[[], Iterable[ModelUtilization]], knows: Callable[[str], bool]) -> None:
         self._found: dict[_Kind, _Counts] = {}
@@ -140,7 +143,7 @@ class RequestMetrics:
 
 
 class _Finished(Collector):
-    """Sums up what was counted, when Prometheus asks."""
+    """Collects the counts when Prometheus scrapes."""
 
     def __init__(self, found: dict[_Kind, _Counts]) -> None:
         self._found = found

@@ -1,4 +1,4 @@
-"""The open models: opened at need, held while somebody is answered, closed when they are retired and idle."""
+"""The pool of open models: opened on demand, kept while requests run, closed when retired and idle."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ class OpenModel(NamedTuple):
 
 
 class ResolvedModel(NamedTuple):
-    """What a model word refers to, before anything is opened."""
+    """A resolved model name, before the model is opened."""
 
     name: str
-    """What it is called beside the word."""
+    """Its display name."""
     key: str
-    """The same for words that mean one model."""
+    """Equal for names of the same model."""
 
 
 Opener = Callable[[str], OpenModel]
@@ -58,7 +58,7 @@ class ModelPool:
         self._opening = asyncio.Lock()
 
     def names(self) -> list[str]:
-        """What the open models are called."""
+        """Return the names of the open models."""
         return list(dict.fromkeys(name for held in self._held.values() for name in held.names.values()))
 
     def each(self) -> Sequence[OpenModel]:
@@ -66,7 +66,7 @@ class ModelPool:
         return [OpenModel(next(iter(held.names.values())), held.answering) for held in self._held.values()]
 
     def knows(self, name: str) -> bool:
-        """Whether a model of this name is open, by its own name or by a word that opened it."""
+        """Return whether a model of this name is open, by its own name or by a name that resolved to it."""
         return name in self._keys
 
     def words(self, name: str) -> set[str]:
@@ -98,7 +98,7 @@ class ModelPool:
         await asyncio.to_thread(self._changed)
 
     async def retire(self, model: str) -> None:
-        """Let a word mean nothing; what no other word means is closed once the last request that it answers is over."""
+        """Remove a name; a model without other names is closed once its last request ends."""
         key = self._keys.get(model)
         if key is None:
             return

@@ -36,7 +36,7 @@ class ToolOptions:
 
 @dataclass(frozen=True, kw_only=True)
 class EngineRequest:
-    """One generation or scoring request in the form that every engine takes."""
+    """One generation or scoring request in the form of every engine."""
 
     messages: tuple[Message, ...] = ()
     """A conversation that is to be answered; empty where a plain text is to be continued."""
@@ -50,7 +50,7 @@ class EngineRequest:
     schema: Mapping[str, Any] | None = None
     """The JSON schema that the answer keeps; None: any text."""
     answers: int = 1
-    """How many answers are wanted (`n`)."""
+    """Number of answers (`n`)."""
     max_tokens: int | None = None
     temperature: float | None = None
     top_p: float | None = None
@@ -59,19 +59,19 @@ class EngineRequest:
     """Texts before which an answer ends."""
     logprobs: bool = False
     top_logprobs: int = 0
-    """How many alternatives are told of each token."""
+    """Number of alternatives reported for each token."""
     unsupported: tuple[str, ...] = ()
     """Settings of sampling, by name, that were asked for and that no engine follows (`Answering.unused`)."""
     echo: bool = False
-    """Whether the text that is continued is told first, with its log-probabilities where they are wanted."""
+    """Whether the prompt is returned first, with its log-probabilities if requested."""
     label_set: bool = False
-    """Whether the labels that the answer may be are wanted, from a model that chooses one."""
+    """Whether a classifier returns its label set."""
     by_id: bool = False
-    """Whether tokens are told by their ids, and the one that ends an answer among them."""
+    """Whether tokens are named by their ids, the end token included."""
 
     @property
     def verb(self) -> Verb:
-        """What kind of question it is."""
+        """Kind of operation."""
         return "chat" if self.text is None else "completion"
 
 
@@ -85,7 +85,7 @@ class LabelSetOutput(NamedTuple):
 
 
 class TokenCandidate(NamedTuple):
-    """A token that might stand at some place, and its log-probability."""
+    """A candidate token at a position, and its log-probability."""
 
     text: str
     raw: bytes
@@ -104,7 +104,7 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, kw_only=True)
 class Usage:
-    """What an answer took."""
+    """Token usage of an answer."""
 
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -114,10 +114,10 @@ class Usage:
 
 @dataclass(frozen=True, kw_only=True)
 class OutputChunk:
-    """A part of one of the answers, as soon as it is certain. The last piece of each has a `finish` and its usage."""
+    """A chunk of one of the answers. The last chunk of each has a `finish` and its usage."""
 
     answer: int = 0
-    """Which of the answers goes on, from 0."""
+    """Index of the answer, from 0."""
     text: str = ""
     tokens: tuple[TokenLogprobs, ...] = ()
     """The tokens that were written since the last piece, where log-probabilities are wanted."""
@@ -130,7 +130,7 @@ class OutputChunk:
     label_set: LabelSetOutput | None = None
     """The labels that the answer may be, where they were asked for."""
     calibration: float | None = None
-    """What the labels' log-scores were divided by, so that their probabilities mean what they say."""
+    """Temperature that the labels' log-scores were divided by."""
 
 
 @dataclass(kw_only=True)

@@ -21,7 +21,7 @@ from luthier.serve.auth import LOOPBACK, KeyStoreRefresher, RequestLimits
 from luthier.serve.openai.server import Gateway
 
 _HEAD_S = 30.0
-"""How long the head of a request may take to come."""
+"""Maximum seconds to receive the head of a request."""
 _HEAD_BYTES = 64 * 1024
 _KEEP_ALIVE_S = 15
 _CONNECTIONS = 2048
@@ -30,18 +30,18 @@ _LOG = logging.getLogger("luthier.serve")
 
 @dataclass(frozen=True, kw_only=True)
 class ServerSettings:
-    """Where and how the gateway listens."""
+    """Address and limits of the gateway."""
 
     host: str = "127.0.0.1"
     port: int = 8000
     """0 takes any that is free."""
     grace_s: float = 30.0
-    """How long what was begun may take to be finished when the server is told to stop."""
+    """Seconds to finish running requests when the server stops."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ListeningServer:
-    """Where it listens."""
+    """The listening address."""
 
     url: str
     host: str
@@ -61,8 +61,9 @@ async def run_gateway(
     extra_routes: ExtraRoutes | None = None,
     tell: Callable[[ListeningServer], None],
 ) -> bool:
-    """Serve until told to stop (SIGTERM, Ctrl-C); False when requests were cut off, since they took too long or a
-    second signal came."""
+    """Serve until stopped (SIGTERM, Ctrl-C); False when requests were cut off after the grace period or a second
+    signal.
+    """
     await watch.read()
     inside = is_loopback(settings.host)
     if not inside and not watch.ring.key_required:
@@ -134,7 +135,7 @@ class _Server(uvicorn.Server):
                 loop.remove_signal_handler(entry)
 
     def stop(self) -> None:
-        """Take nothing new, finish what was begun; told again, end at once."""
+        """Accept nothing new and finish running requests; on a second call, end at once."""
         self.force_exit = self.should_exit
         self.should_exit = True
         self.gateway.ready = False
@@ -161,7 +162,7 @@ class _Punctual(H11Protocol):
 
 
 def is_loopback(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Return whether an address is reachable from this machine only."""
     return host in ("127.0.0.1", "localhost", "::1")
 
 

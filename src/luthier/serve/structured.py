@@ -65,7 +65,7 @@ class GrammarCompiler:
         return self._checked(LLMatcher.grammar_from_lark("\n".join([start, whole, *rules])), "tools")
 
     def follow(self, grammar: str) -> Callable[[Sequence[int]], Tensor | None]:
-        """What may come next, by what was written so far."""
+        """Return a function of the tokens so far to the allowed next tokens."""
         return _Follower(self._tokenizer, grammar, self._vocabulary, self._text.end_ids)
 
     def _checked(self, grammar: str, param: str) -> str:

@@ -49,7 +49,7 @@ class SubprocessServer:
 
     @property
     def root(self) -> str:
-        """Where it answers."""
+        """Its base URL."""
         return f"http://127.0.0.1:{self.port}"
 
     def start(self, words: Sequence[str], wait_s: float) -> None:
@@ -87,7 +87,7 @@ class SubprocessServer:
 
 
 def find_program(name: str, hint: str) -> str:
-    """Where a program is; `MissingExtra` when it is not installed."""
+    """Return the path of a program; `MissingExtra` when it is not installed."""
     found = shutil.which(name)
     if found is None:
         raise MissingExtra(f"the program {name!r} is not installed", where=SourceLocation(field="program"), hint=hint)
@@ -183,7 +183,7 @@ class LlamaServer(ModelRunner):
     async def _one(
         self, number: int, ids: list[int], body: dict[str, Any], query: EngineRequest
     ) -> AsyncGenerator[OutputChunk, None]:
-        """One of the answers."""
+        """Return one of the answers."""
         seed = secrets.randbelow(_SEEDS) if query.seed is None else (query.seed + number) % _SEEDS
         scribe = OutputProcessor(number, query, self._spelling, self._calls, len(ids))
         async with self._turns, aclosing(self._events({**body, "seed": seed})) as events:

@@ -84,7 +84,7 @@ class UpstreamModel(ModelRunner):
             self._asked -= 1
 
     def _body(self, query: EngineRequest) -> tuple[str, dict[str, Any]]:
-        """Where a query is sent, and what."""
+        """Return path and body of a request."""
         body: dict[str, Any] = {
             "model": self._settings.model,
             "n": query.answers if query.answers > 1 else None,
@@ -118,7 +118,7 @@ class UpstreamModel(ModelRunner):
 
     @asynccontextmanager
     async def _sent(self, path: str, body: dict[str, Any]) -> AsyncIterator[AsyncIterator[Json]]:
-        """The events that come back; what goes wrong is said without the key."""
+        """Yield the received events; errors do not contain the key."""
         import httpx
 
         try:
@@ -149,7 +149,7 @@ class UpstreamModel(ModelRunner):
         return {"Authorization": f"Bearer {key}"}
 
     def _refusal(self, status: int, body: bytes, headers: Mapping[str, str]) -> APIError:
-        """What the other server said, as this one says it."""
+        """Convert the upstream server's error."""
         message, param = _why(body)
         key = os.environ.get(self._settings.key_env or "", "")
         message = message.replace(key, "…") if key else message
@@ -190,7 +190,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Json]:
 
 
 class _Reader:
-    """Reads chunks of a stream as pieces. An answer's end is told last, when its usage is known."""
+    """Parses stream chunks. The end of an answer comes last, with its usage."""
 
     def __init__(self, query: EngineRequest) -> None:
         self._chat = query.text is None
@@ -276,7 +276,7 @@ def _tokens(logprobs: Json | None) -> list[TokenLogprobs]:
 
 
 def _text_tokens(logprobs: Json | None) -> list[TokenLogprobs]:
-    """The tokens of a plain text, which are told in columns."""
+    """Return the tokens of a text completion from the columns of `logprobs`."""
     logprobs = logprobs or {}
     names = logprobs.get("tokens") or ()
     rows = zip(

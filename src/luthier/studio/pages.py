@@ -15,10 +15,13 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import Scope
 
+from luthier.annotation.media import split_content
+from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.core.render import format_elapsed_time
 from luthier.eval.report.palette import DARK, LIGHT, render_css_variables
 from luthier.studio.charts import build_chart
+from luthier.studio.message_templates import translate_message
 from luthier.studio.translation import (
     LANGUAGES,
     current_language,
@@ -32,6 +35,9 @@ from luthier.studio.translation import (
 
 if TYPE_CHECKING:
     from jinja2 import Environment
+    from markupsafe import Markup
+
+    from luthier.artifacts.explanation import ExplanationRecord
 
 _TYPES = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 
@@ -112,11 +118,17 @@ def _environment() -> Environment:
     )
     install(environment)
     environment.globals.update(
-        language=current_language, languages=LANGUAGES, static=_address, command=_command, chart=build_chart
+        language=current_language,
+        languages=LANGUAGES,
+        static=_address,
+        command=_command,
+        chart=build_chart,
+        picture_heat=_picture_heat,
     )
     environment.filters.update(
         ago=_ago, bytes=_bytes, duration=_duration, part=lambda text: quote(str(text), safe=""), clock=_clock,
         thousands=format_number, translated=_translated, figure=write_figure, moment=write_moment,
+        parts=split_content, plain=lambda text: str(text).replace(MEDIA_MARK, " ").strip(),
     )  # fmt: skip
     return environment
 
@@ -124,6 +136,15 @@ def _environment() -> Environment:
 def _command(*words: str) -> str:
     """A command as somebody types it."""
     return shlex.join(["luthier", *words])
+
+
+def _picture_heat(record: ExplanationRecord, picture: int) -> Markup:
+    """A picture in heat, as reports have it; what it says is escaped there."""
+    from markupsafe import Markup
+
+    from luthier.artifacts.explanation_picture import render_picture_heat
+
+    return Markup(render_picture_heat(record, picture))  # noqa: S704  # written by our own code, which escapes
 
 
 def _ago(moment: datetime | None) -> str:
@@ -149,8 +170,9 @@ def format_number(value: float) -> str:
 
 
 def _translated(text: str) -> str:
-    """A text that comes from code, such as what a setting does, in the page's language."""
-    return gettext(text) if text else ""
+    """A text that comes from code, such as what a setting does or what a report says, in the page's language."""
+    found = gettext(text) if text else ""
+    return found if found != text else translate_message(text)
 
 
 def _clock(seconds: float) -> str:

@@ -8,7 +8,7 @@ import hmac
 import logging
 import threading
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +20,9 @@ from starlette.requests import Request
 
 from luthier.annotation.project import find_recipe_of
 from luthier.annotation.project import list_projects as list_annotation_projects
+from luthier.commands.labeling.item_media import ItemMedia
 from luthier.commands.projects.comparison import ComparisonCache
+from luthier.commands.projects.explanations import ExplanationBook
 from luthier.commands.projects.intake import ProposalCache
 from luthier.commands.projects.judging import StudyBook
 from luthier.commands.projects.queue import QueuedRun, QueueRunner, RunQueue
@@ -103,6 +105,8 @@ class Studio:
         self.sessions = BrowserSessions(self.ledger)
         self.comparisons = ComparisonCache(self.workspace, self.folder.parent / "comparisons")
         self.studies = StudyBook(self.workspace, self.ledger)
+        self.explanations = ExplanationBook(self.workspace, self.folder.with_name("explanations"))
+        self.item_media = ItemMedia(self.ledger, self.workspace)
         self.pending = PendingLogins()
         self.trial = TrialServer(self.workspace, self.folder / "trial")
         self.review = ReviewFiller(self.ledger, self.workspace, self.folder)
@@ -186,7 +190,12 @@ class Studio:
         tried does not."""
         runner = QueueRunner(self.queue, self.workspace, self.folder)
         await asyncio.to_thread(self.trial.stop)
-        task = asyncio.create_task(_again_and_again(runner, self.trial, self.review, self.studies))
+        task = asyncio.create_task(
+            _again_and_again(
+                runner.advance, self.trial.end_when_idle, self.review.advance, self.studies.advance,
+                self.explanations.advance,
+            )
+        )  # fmt: skip
         try:
             yield
         finally:
@@ -195,19 +204,19 @@ class Studio:
                 await task
             runner.close()
             self.studies.close()
+            self.explanations.close()
+            self.item_media.close()
             await asyncio.to_thread(self.trial.stop)
             await asyncio.to_thread(self.review.close)
 
 
-async def _again_and_again(runner: QueueRunner, trial: TrialServer, review: ReviewFiller, studies: StudyBook) -> None:
-    """Look at the queue, twice a second; while the ledger is away, wait for it."""
+async def _again_and_again(*looks: Callable[[], object]) -> None:
+    """Look at all queues, twice a second; while the ledger is away, wait for it."""
     away = False
     while True:
         try:
-            await asyncio.to_thread(runner.advance)
-            await asyncio.to_thread(trial.end_when_idle)
-            await asyncio.to_thread(review.advance)
-            await asyncio.to_thread(studies.advance)
+            for look in looks:
+                await asyncio.to_thread(look)
             away = False
         except LuthierError as error:
             if not away:

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 from starlette.requests import Request
 
 if TYPE_CHECKING:
+    from babel.messages.catalog import Catalog
     from jinja2 import Environment
 
 LANGUAGES: Mapping[str, str] = {"en": "English", "de": "Deutsch", "fr": "Français"}
 COOKIE = "luthier_language"
+SENTENCE = "sentence"
+"""The comment in a language's file of a message that other packages write and `message_templates` reads back."""
 _language: ContextVar[str] = ContextVar("language", default="en")
 
 
@@ -53,12 +56,12 @@ def current_language() -> str:
 
 def gettext(text: str) -> str:
     """A text of the studio in the language of this request's page."""
-    return _load(_language.get()).gettext(text)
+    return load_language(_language.get()).gettext(text)
 
 
 def ngettext(one: str, many: str, count: int) -> str:
     """The same for a number of things."""
-    return _load(_language.get()).ngettext(one, many, count)
+    return load_language(_language.get()).ngettext(one, many, count)
 
 
 def write_figure(value: float, form: str) -> str:
@@ -93,18 +96,29 @@ def install(environment: Environment) -> None:
 
 
 @cache
-def _load(code: str) -> NullTranslations:
-    path = files("luthier.studio") / "locale" / f"{code}.po"
-    if not path.is_file():
+def load_language(code: str) -> NullTranslations:
+    """The translations of a language; of English none."""
+    catalog = read_language_file(code)
+    if catalog is None:
         return NullTranslations()
     import io
 
     from babel.messages.mofile import write_mo
-    from babel.messages.pofile import read_po
     from babel.support import Translations
 
     packed = io.BytesIO()
-    with path.open("rb") as file:
-        write_mo(packed, read_po(file, locale=code))
+    write_mo(packed, catalog)
     packed.seek(0)
     return Translations(packed)
+
+
+@cache
+def read_language_file(code: str) -> Catalog | None:
+    """The file of a language; None for English and for a language without one."""
+    path = files("luthier.studio") / "locale" / f"{code}.po"
+    if not path.is_file():
+        return None
+    from babel.messages.pofile import read_po
+
+    with path.open("rb") as file:
+        return read_po(file, locale=code)

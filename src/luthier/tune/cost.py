@@ -30,32 +30,31 @@ if TYPE_CHECKING:
     from luthier.tune.training.trainer import StepMetrics
 
 PACK_TOKENS = 90
-"""A pack takes as long, beside its tokens, as numpy's product takes for so many of them: weights that are laid out
-anew, the calls of every layer, and lanes that wait for one another. Seen in two lanes: 60 to 120, by processor and
-dtype."""
+"""Overhead of one pack, in tokens: numpy's product takes as long for this many (weights laid out anew, the calls of
+every layer, threads that wait for one another). Measured on two threads: 60 to 120, by processor and dtype."""
 ALONE = 1.3
-"""How much longer a step takes that is too small for two lanes: two cores share each small product of it. Seen: 1.15 to
+"""Slowdown of a step that is too small for two threads, since two cores share each small product. Measured: 1.15 to
 1.6."""
 
 
 class PackWorkload(NamedTuple):
-    """The amount of computation in a set of training packs: tokens, head tokens and attention pairs."""
+    """Amount of computation in a set of training packs: packs, tokens, head tokens and attention pairs."""
 
     packs: float = 0
     tokens: float = 0
-    """Shared prefixes once in each pack."""
+    """A prefix that rows of one pack share counts once."""
     head_tokens: float = 0
-    """Tokens whose probability is asked for: the head reads no others."""
+    """Tokens whose log-probability is computed; the output head runs only at these."""
     keys: float = 0
-    """Tokens that each token sees, itself among them, added up."""
+    """Attention pairs: for each token, the tokens that it attends to (itself included), summed."""
 
     @classmethod
     def of(cls, pack: Pack, times: int = 1) -> PackWorkload:
-        """What one pack takes when it is read so many times."""
+        """Return the workload of one pack that is read `times` times."""
         return cls(times, times * pack.tokens, times * len(pack.targets), times * int((pack.positions + 1).sum()))
 
     def and_of(self, other: PackWorkload) -> PackWorkload:
-        """Both together."""
+        """Return the sum of two workloads."""
         return PackWorkload(*(entry + more for entry, more in zip(self, other, strict=True)))
 
 
@@ -64,9 +63,9 @@ def build_flop_counter(
 ) -> Callable[[PackWorkload], float]:
     """Build a function that counts the floating-point operations of one training step.
 
-    A frozen weight takes part four times a token (twice forward, twice in the slope of its input), one that learns six
-    times; each of attention's two products is made three times over. Where a model is `headed`, its own head stands in
-    the place of that of the vocabulary, and is as good as nothing.
+    A frozen weight takes part in four operations a token (two forward, two in the gradient of its input), a trained
+    weight in six. Each of the two products of attention is computed three times. Where a model is `headed`, its
+    sequence head replaces the head over the vocabulary, and its cost is neglected.
     """
     moving = 6 if trainable > model.parameters / 2 else 4
     layers = moving * count_decoder_parameters(model)
@@ -77,8 +76,8 @@ def build_flop_counter(
 
     def operations(computed: PackWorkload) -> float:
         read = layers * (computed.tokens + overhead_tokens * computed.packs)
-        whole = read + head * computed.head_tokens + attention * computed.keys
-        return whole * ALONE if computed.packs <= 1 < lanes else whole
+        layer_flops = read + head * computed.head_tokens + attention * computed.keys
+        return layer_flops * ALONE if computed.packs <= 1 < lanes else layer_flops
 
     return operations
 
@@ -89,21 +88,21 @@ MOST_TOKENS = 16_384
 """Beyond this, larger packs win nothing more."""
 LEAST_TOKENS = 256
 KEYS = 256.0
-"""How many tokens one sees on average, where rows are not known: half a row of 512."""
+"""Mean number of tokens that a token attends to where the rows are not known: half a row of 512."""
 _LIMITS = (Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory/memory.limit_in_bytes"))
 
 
 def get_machine_memory() -> int:
-    """Memory of this machine or container: what is there, not what is free just now."""
-    found = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the memory of this machine or container in bytes: the total, not what is free now."""
+    total_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for path in _LIMITS:
         if path.is_file() and (text := path.read_text().strip()).isdigit():
-            found = min(found, int(text))
-    return found
+            total_bytes = min(total_bytes, int(text))
+    return total_bytes
 
 
 def get_device_memory() -> int:
-    """Memory of what the model is placed on: a GPU's own, or the machine's."""
+    """Return the memory in bytes of the device that the model is placed on: a GPU's own, or the machine's."""
     import torch
 
     if torch.cuda.is_available():
@@ -114,9 +113,10 @@ def get_device_memory() -> int:
 def estimate_peak_memory(
     technique: TechniqueBase, optimizer: Optimizer, model: ModelDescription, tokens: int, keys: float = KEYS
 ) -> int:
-    """Bytes at the peak: the technique's, which counts AdamW's moments, with those of this optimizer in their place.
+    """Estimate the bytes at the peak of training.
 
-    `tokens` stand in one pack, and each sees `keys` others on average.
+    It is the estimate of the technique, which counts AdamW's moments, with those of this optimizer in their place.
+    `tokens` are in one pack, and each attends to `keys` others on average.
     """
     moving = technique.trainable(model)
     outer = model.embedding_parameters if moving > model.parameters - model.embedding_parameters else 0
@@ -141,7 +141,9 @@ def describe_in_dtype(model: ModelDescription, precision: str) -> ModelDescripti
 
 
 def estimate_max_pack_tokens(technique: TechniqueBase, optimizer: Optimizer, model: ModelDescription) -> int:
-    """Tokens of the largest pack that fits into this machine's share; at least `LEAST_TOKENS`."""
+    """Estimate the tokens of the largest pack that fits into this machine's share of memory; at least
+    `LEAST_TOKENS`.
+    """
     fixed = estimate_peak_memory(technique, optimizer, model, 0)
     each = (estimate_peak_memory(technique, optimizer, model, 1 << 20) - fixed) / (1 << 20)
     room = int((get_device_memory() * SHARE - fixed) / each)
@@ -149,11 +151,13 @@ def estimate_max_pack_tokens(technique: TechniqueBase, optimizer: Optimizer, mod
 
 
 SHOWN = ("token_accuracy", "reward", "kl", "entropy", "length")
-"""Measures that stand beside the loss while a model learns."""
+"""Measures that are shown next to the loss during training."""
 
 
 class TrainingSpeedMeter:
-    """Tells of each step as it is done, and measures how fast they are; `operations` of what a step computed."""
+    """Reports each step as it ends, and measures tokens and floating-point operations a second; `operations` counts
+    those of a step's workload.
+    """
 
     def __init__(self, work: StepContext, sampler: BatchSampler, operations: Callable[[PackWorkload], float]) -> None:
         self._work, self._sampler, self._operations = work, sampler, operations
@@ -178,8 +182,11 @@ class TrainingSpeedMeter:
             raise Interrupted(f"stopped after step {stepped.step}: who listens to its numbers asked for it")
 
     def measures(self, aside_s: float, drawing_s: float) -> dict[str, float]:
-        """Rates of what this process learnt, without the seconds that went into measuring and keeping states; that of
-        its products also without those in which it drew answers, by the clock and by what processors were busy."""
+        """Return rates over the training so far, without the seconds spent on validation and checkpoints (`aside_s`).
+
+        The rate of floating-point operations also leaves out the seconds in which completions were sampled
+        (`drawing_s`). Rates are given by wall clock and by processor time.
+        """
         whole = time.perf_counter() - self._begun
         seconds = max(whole - aside_s, 1e-9)
         flops_per_s = self._flops / max(seconds - drawing_s, 1e-9)

@@ -1,7 +1,7 @@
-"""An environment answers a model that writes: a tool that it may call, or somebody who talks with it.
+"""Environments reply to a model between its turns: a tool that it calls, or a simulated user.
 
-The model writes a turn, the environment answers, the model goes on, until the environment has nothing more to say. What
-it says is read and never learnt; rewards judge the last turn, or the whole conversation, when all is said.
+The model writes a turn, the environment replies, and the model goes on until the environment has no reply. Replies are
+read and never trained on; rewards score the last turn, or the whole conversation, at its end.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from luthier.core.component import Component
 
 
 class EnvironmentConversation(NamedTuple):
-    """A conversation that waits for an answer."""
+    """A conversation that waits for a reply."""
 
     example: Example
-    """Whose question it began with."""
+    """The example with the first question."""
     turns: tuple[Message, ...]
-    """What was said after the question; the last turn is the model's."""
+    """Messages after the question; the last one is the model's."""
 
     @property
     def completion(self) -> str:
-        """What the model said last."""
+        """The text of the model's last turn."""
         return self.turns[-1].content
 
     @property
     def whole(self) -> tuple[Message, ...]:
-        """The question and all that was said."""
+        """All messages, the question included."""
         return (*prompt_of(self.example), *self.turns)
 
 
@@ -43,16 +43,17 @@ class Environment(Component):
     home: ClassVar[str] = "luthier.tune.environments"
 
     turns: int = Field(default=3, ge=2, le=64)
-    """Most turns of the model's in one conversation, the last included."""
+    """Maximum number of the model's turns in a conversation, the last one included."""
     speaks_as: Literal["user", "tool"] = "user"
-    """The role under which the chat template writes what it says; `tool` only where the template knows tools."""
+    """The role under which the chat template renders its replies; `tool` only where the template has tools."""
     longest: int = Field(default=400, ge=1)
-    """Longest text that it says, in characters; the rest is cut off."""
+    """Maximum length of a reply in characters; the rest is cut off."""
     deadline_s: float = Field(default=60.0, gt=0)
-    """Seconds in which it must have answered all conversations of a step; else it is asked in each alone (programs that
-    hang add up), and more for one is a fault, which ends training."""
+    """Seconds in which it must reply to all conversations of a step. When it takes longer, it is asked for each
+    conversation alone (programs that hang add up); more time for one conversation is an error that ends training."""
 
     @abstractmethod
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """What it says in each conversation, from that conversation alone; None where it has nothing to say, which ends
-        it. Relative paths start at `recipe_dir`."""
+        """Return the reply to each conversation, from that conversation alone; None ends it. Relative paths start at
+        `recipe_dir`.
+        """

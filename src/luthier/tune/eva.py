@@ -17,26 +17,26 @@ from luthier.models.packing.pack import Pack
 from luthier.tune.techniques.lora import WATCHED
 
 PACKS = 4
-"""Packs over which they are spread."""
+"""Number of packs from which the sampled tokens come."""
 _NOTHING = 1e-12
-"""Share of the largest square from which a direction is rounding."""
+"""Share of the largest squared singular value below which a direction is rounding error."""
 
 
 def initialize_with_eva(model: Any, packs: Iterator[Pack], rank: int) -> None:
     """Set every A to the first `rank` principal directions of its layer's inputs; B stays zero."""
     layer_inputs = _inputs(model, [pack for pack, _ in zip(packs, range(PACKS), strict=False)])
     layers = {name: module for name, module in model.named_modules() if isinstance(module, LoraLayer)}
-    found: dict[tuple[int, ...], Tensor] = {}
+    directions: dict[tuple[int, ...], Tensor] = {}
     for name, pieces in layer_inputs.items():
         key = tuple(piece.data_ptr() for piece in pieces)  # layers that read the same input share its directions
-        if key not in found:
-            found[key] = _directions(torch.cat(pieces).double(), rank, name)
+        if key not in directions:
+            directions[key] = _directions(torch.cat(pieces).double(), rank, name)
         down = layers[name].lora_A[model.active_adapter]  # a critic's stands beside it
-        down.weight.data.copy_(found[key])
+        down.weight.data.copy_(directions[key])
 
 
 def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
-    """A few rows of every adapted layer's input, from each pack, as the untouched model computes them."""
+    """Return some rows of every adapted layer's input, from each pack, as the unchanged model computes them."""
     layer_inputs: dict[str, list[Tensor]] = {}
     last: list[tuple[Tensor, Tensor]] = []
     tokens = 0  # of the pack, without what it is rounded up with
@@ -62,24 +62,26 @@ def _inputs(model: Any, packs: list[Pack]) -> dict[str, list[Tensor]]:
 
 
 def _directions(rows: Tensor, rank: int, name: str) -> Tensor:
-    """(rows, inputs) to the (rank, inputs) right singular vectors of the centred rows."""
+    """Return the (rank, inputs) right singular vectors of centered (rows, inputs)."""
     if min(rows.shape) < rank:
         where = SourceLocation(field="technique.init_lora_weights")
         what = f"eva saw {rows.shape[0]} tokens of {rows.shape[1]} inputs at {name}, too few for rank {rank}"
         raise ModelError(what, where=where, hint="lower r, give more rows, or leave init_lora_weights at default")
     rows = rows - rows.mean(0)
     wide = rows.shape[1] > rows.shape[0]
-    squares, found = _largest(rows @ rows.t() if wide else rows.t() @ rows, rank)
+    squares, vectors = _largest(rows @ rows.t() if wide else rows.t() @ rows, rank)
     if not wide:
-        return found.t()
+        return vectors.t()
     if squares[-1] <= _NOTHING * squares[0]:  # the rows have fewer directions: any others will do
         whole: Tensor = torch.linalg.svd(rows, full_matrices=False).Vh
         return whole[:rank]
-    return (rows.t() @ found / squares.sqrt()).t()
+    return (rows.t() @ vectors / squares.sqrt()).t()
 
 
 def _largest(square: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The largest eigenvalues of a symmetric matrix, and their vectors as columns: a tenth of the time of all."""
+    """Return the largest eigenvalues of a symmetric matrix and their eigenvectors as columns, in a tenth of the time of
+    a full decomposition.
+    """
     from scipy.linalg import eigh
 
     last = len(square) - 1

@@ -1,4 +1,4 @@
-"""What a training will cost, predicted without torch: tokens, memory, time, and how that is known."""
+"""The cost of a training, predicted without torch: tokens, memory and time, and the source of each number."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from statistics import NormalDist
 from typing import TYPE_CHECKING, NamedTuple
 
 from luthier.chat.preference import rejected_char_ratio
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, StepCostEstimate, TrainingWorkload
 from luthier.models.cost import (
     BASE_BYTES,
@@ -49,19 +50,19 @@ if TYPE_CHECKING:
 
 
 _BEGIN_S = 6.0
-"""Seconds until a training's first step: libraries, rows and the model are read."""
+"""Seconds until the first step of a training: loading libraries, rows and the model."""
 _LEFT = 0.45
-"""What packs leave in the end, in terms of what the largest need, where a step is read in several: freed memory lies in
-pieces that a pack of another size does not find."""
+"""Memory that packs leave behind, as a share of what the largest one needs, where a step is read in several packs:
+freed memory is fragmented, and a pack of another size cannot use it."""
 _ONE_CALL_BYTES = 170_000_000
-"""What a training holds less where layers with adapters are read in one call; besides, the output layer's input of
-attention is the result that attention keeps, and there are hardly any shapes of products to make kernels for. Fitted
-to ten trainings of SmolLM2-135M."""
+"""Bytes that a training saves where layers with adapters are computed in one call; also, the input of attention's
+output projection is the result that attention keeps, and there are few product shapes to make kernels for. Fitted to
+ten trainings of SmolLM2-135M."""
 _OTHER_SHAPES = 0.15
 _MOST_DEVIATIONS = 2.0
 """Fitted to trainings of 27 to 157 steps."""
 _LARGE = 2048
-"""Tokens read at once from which that was seen; with fewer, a training took what was told without it."""
+"""Tokens of a microbatch from which the saving was measured; smaller ones needed what was predicted without it."""
 
 
 def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
@@ -69,7 +70,7 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
     model = describe_step_model(plan_context)
     rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
     if model is None or rows is None:
-        return StepCostEstimate(how="unknown until the model and the data are here")
+        return StepCostEstimate(how=gettext_noop("unknown until the model and the data are here"))
     examples_seen = _examples_seen(step, rows)
     drawn, second = _count_sampled_tokens(step), _second(step, plan_context, rows)
     rows = rows._replace(tokens=rows.tokens + second, answers=rows.answers + second)
@@ -84,14 +85,18 @@ def estimate_cost(step: Tune, plan_context: PlanContext) -> StepCostEstimate:
         + _tower_bytes(step, model, rows)
         + _estimate_encoder_bytes(step, model, rows),
         tokens=round(examples_seen * (rows.tokens + drawn)),
-        how=f"{rows.how}; {how}" + ("; answers as long as they may be" if drawn else "") + _media_note(model, rows),
+        how=f"{rows.how}; {how}"
+        + (f"; {gettext_noop('answers as long as they may be')}" if drawn else "")
+        + _media_note(model, rows),
         common_bytes=BASE_BYTES,
         left_bytes=BASE_BYTES + kernels,
     )
 
 
 def describe_training_workload(step: Tune, plan_context: PlanContext) -> TrainingWorkload | None:
-    """What a training computes, to estimate it on other machines; None until the model and the data are here."""
+    """Describe the computation of a training, to estimate it on other machines; None until the model and the data
+    exist.
+    """
     model = describe_step_model(plan_context)
     rows = estimate_rows(step.max_train_samples, plan_context, longest=_longest(step))
     if model is None or rows is None:
@@ -119,31 +124,33 @@ def describe_training_workload(step: Tune, plan_context: PlanContext) -> Trainin
 
 
 def _examples_seen(step: Tune, rows: RowEstimate) -> float:
-    """Rows that are learnt, repeats included."""
+    """Return the number of rows that are trained on, repeats included."""
     whole = rows.number * step.epochs
     return whole if step.max_steps is None else min(whole, step.max_steps * step.batch_size)
 
 
 def _longest(step: Tune) -> LengthLimit | None:
-    """How long a row may be, and what becomes of a longer one; None where the objective does not say."""
+    """Return the limit on a row's length and what happens to longer ones; None where the objective has no limit."""
     tokens = getattr(step.objective, "max_length", None)
     return None if tokens is None else LengthLimit(tokens, cut=getattr(step.objective, "truncation", "drop") != "drop")
 
 
 def _count_sampled_tokens(step: Tune) -> int:
-    """Tokens of the answers that a policy draws to each prompt, at most."""
+    """Return the maximum tokens of the completions that a policy samples for each prompt."""
     drawing = step.objective.rollout if isinstance(step.objective, PolicyObjective) else None
     return drawing.num_generations * drawing.longest if drawing is not None else 0
 
 
 def _count_trained_tokens(step: Tune) -> int:
-    """Tokens of those of the answers that are learnt, at most."""
+    """Return the maximum tokens of the completions that are trained on for each prompt."""
     policy = step.objective
     return policy.trained_completions * policy.rollout.longest if isinstance(policy, PolicyObjective) else 0
 
 
 def _second(step: Tune, plan_context: PlanContext, rows: RowEstimate) -> float:
-    """Tokens of the other answer of a pair, which stands beside the conversation that ends with the preferred one."""
+    """Return the tokens of the rejected answer of a pair, which comes in addition to the conversation with the
+    preferred one.
+    """
     if not isinstance(step.objective, PairObjective):
         return 0.0
     from luthier.artifacts.dataset import preview_input_examples
@@ -152,18 +159,18 @@ def _second(step: Tune, plan_context: PlanContext, rows: RowEstimate) -> float:
 
 
 def _reads_alone(model: ModelDescription) -> str:
-    """Why rows with pictures are read one by one; empty where they are packed."""
+    """Return why rows with images are read one by one; empty where they are packed."""
     return explain_alone(model.model_type) if model.reads_media else ""
 
 
 def _media_note(model: ModelDescription, rows: RowEstimate) -> str:
-    """How pictures are read, where rows have them and they are not packed."""
+    """Describe how images are read, where rows have them and are not packed."""
     alone = _reads_alone(model)
     return f"; rows with pictures are read one by one, as {alone}" if alone and rows.pictures else ""
 
 
 def _moves_vision(step: Tune, model: ModelDescription) -> bool:
-    """Whether the encoder of pictures or sounds learns."""
+    """Return whether the image or audio encoder is trained."""
     parts = getattr(step.technique, "on", None)
     return (
         not {"vision", "audio"}.isdisjoint(parts)
@@ -173,8 +180,11 @@ def _moves_vision(step: Tune, model: ModelDescription) -> bool:
 
 
 def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
-    """Floating-point operations of encoders: a frozen one reads each picture once and keeps its features; one that
-    learns reads it in each epoch, forward and back, and so does one whose rows are read one by one."""
+    """Return the floating-point operations of the encoders.
+
+    A frozen encoder reads each image once and its features are kept. One that is trained, or whose rows are read one by
+    one, reads each image in each epoch, forward and backward.
+    """
     encoder = estimate_tower_flops(model, rows)
     epochs = _examples_seen(step, rows) / max(1, rows.number)
     if _moves_vision(step, model):
@@ -183,23 +193,25 @@ def _tower_operations(step: Tune, model: ModelDescription, rows: RowEstimate) ->
 
 
 def _tower_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
-    """Bytes of what is kept of pictures: the features of a frozen encoder, and what one that learns keeps of a step."""
+    """Return the bytes kept for images: the features of a frozen encoder, or the activations of a trained one in a
+    step.
+    """
     if not rows.pictures:
         return 0
     width, count = 2 if _is_bf16(step) else 4, min(step.batch_size, rows.number)
     if _moves_vision(step, model):
         return estimate_tower_bytes(model.config, count * rows.pictures * rows.patches, width)
-    one = estimate_tower_bytes(model.config, rows.patches, width) // 8  # nothing is kept for a backward
+    per_image = estimate_tower_bytes(model.config, rows.patches, width) // 8  # nothing is kept for a backward
     kept = 0.0 if _reads_alone(model) else rows.number * rows.pictures * rows.features * model.hidden_size * width
-    return one + int(min(KEPT_FEATURES_BYTES, kept))
+    return per_image + int(min(KEPT_FEATURES_BYTES, kept))
 
 
 KEPT_FEATURES_BYTES = 1 << 30
-"""Features of pictures that are kept of one model (`models.media.towers`)."""
+"""Maximum bytes of image features that are kept for one model (`models.media.towers`)."""
 
 
 def _estimate_teacher_bytes(step: Tune, plan_context: PlanContext) -> int:
-    """Bytes of a teacher that stays open while the model learns."""
+    """Return the bytes of a teacher that stays loaded during training."""
     teacher = describe_step_model(plan_context, "teacher")
     if teacher is None or step.objective.stored:
         return 0
@@ -207,17 +219,17 @@ def _estimate_teacher_bytes(step: Tune, plan_context: PlanContext) -> int:
 
 
 def _critic(step: Tune, model: ModelDescription) -> int:
-    """Bytes of a second adapter of the policy's size: weights, gradient and two moments in fp32."""
+    """Return the bytes of a second adapter of the policy's size: weights, gradient and two moments in fp32."""
     return 16 * step.technique.trainable(model) if isinstance(step.objective, ActorCritic) else 0
 
 
 def _learns_sounds(step: Tune, model: ModelDescription) -> bool:
-    """Whether the encoder of a model that transcribes moves."""
+    """Return whether the encoder of a speech recognition model is trained."""
     return "audio" in getattr(step.technique, "on", ()) or step.technique.kind == "full"
 
 
 def _estimate_encoder_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> int:
-    """Bytes of what an encoder makes of sounds: all that are kept, or what autograd keeps of those of a step."""
+    """Return the bytes of an audio encoder's outputs: all that are kept, or what autograd keeps of a step."""
     if (encoder := forecast_encoder(model)) is None:
         return 0
     width = 2 if _is_bf16(step) else 4
@@ -227,7 +239,9 @@ def _estimate_encoder_bytes(step: Tune, model: ModelDescription, rows: RowEstima
 
 
 def _hearing_flops(step: Tune, model: ModelDescription, rows: RowEstimate) -> float:
-    """What an encoder computes: each sound once where it stays as it is, else forward and backward each time."""
+    """Return the operations of an audio encoder: each clip once where it is frozen, else forward and backward each
+    time.
+    """
     if (encoder := forecast_encoder(model)) is None:
         return 0.0
     times = (
@@ -237,15 +251,15 @@ def _hearing_flops(step: Tune, model: ModelDescription, rows: RowEstimate) -> fl
 
 
 class _Steps(NamedTuple):
-    """The steps of a training, as they are foreseen."""
+    """The predicted steps of a training."""
 
     number: float
     rows: int
-    """That each has, at most."""
+    """Maximum rows of a step."""
     tokens: float
-    """Computed in one, when it is read as one."""
+    """Tokens computed in a step that is read as one pack."""
     keys: float
-    """That a token sees, on average."""
+    """Mean number of tokens that a token attends to."""
 
 
 def _steps(step: Tune, rows: RowEstimate) -> _Steps:
@@ -259,7 +273,7 @@ def _steps(step: Tune, rows: RowEstimate) -> _Steps:
 
 
 def _computed(step: Tune, rows: RowEstimate) -> PackWorkload:
-    """What a step computes."""
+    """Return the workload of a step."""
     steps = _steps(step, rows)
     packs, _ = _packs(step, steps.tokens, rows)
     tokens = steps.tokens + (packs - 1) * rows.shared
@@ -270,7 +284,7 @@ def _computed(step: Tune, rows: RowEstimate) -> PackWorkload:
 
 
 def _packs(step: Tune, tokens: float, rows: RowEstimate) -> tuple[int, float]:
-    """Packs of a step that computes so many tokens when it is read as one, and the tokens that are read at once."""
+    """Return the packs of a step that computes `tokens` when read as one, and the tokens of a microbatch."""
     most = MOST_TOKENS if step.max_tokens_per_microbatch == "auto" else step.max_tokens_per_microbatch
     if has_gpu():  # packs are as large as may be there
         return 1, min(most, tokens)
@@ -278,8 +292,9 @@ def _packs(step: Tune, tokens: float, rows: RowEstimate) -> tuple[int, float]:
 
 
 def _estimate_peak_bytes(step: Tune, model: ModelDescription, rows: RowEstimate) -> tuple[int, int]:
-    """Bytes at the peak, when the packs with most tokens are read; and those of the kernels by then, which come on top
-    and stay."""
+    """Return the bytes at the peak, when the largest packs are read; and those of compiled kernels, which come on top
+    and stay.
+    """
     steps = _steps(step, rows)
     packs, tokens = _packs(step, steps.tokens + _expected_maximum(steps.number) * rows.spread * steps.rows**0.5, rows)
     chunk = min(64.0, rows.tokens / 2)  # causal squares are computed whole
@@ -298,28 +313,31 @@ def _estimate_peak_bytes(step: Tune, model: ModelDescription, rows: RowEstimate)
 
 
 def _at_once(step: Tune, model: ModelDescription) -> bool:
-    """Whether all layers with adapters are read in one call of compiled kernels."""
+    """Return whether all layers with adapters are computed in one call of compiled kernels."""
     lora = step.technique
     is_plain = isinstance(lora, Lora) and not lora.use_dora and lora.target_modules == "all-linear" and lora.r % 8 == 0
     return is_plain and _is_bf16(step) and has_fused_lora(model)
 
 
 def _expected_maximum(steps: float) -> float:
-    """Deviations by which the largest of so many steps is above their mean: what is expected of normal draws (Blom's
-    approximation), but no more than two."""
+    """Return the standard deviations by which the largest of `steps` draws exceeds their mean: the expectation for
+    normal draws (Blom's approximation), but at most two.
+    """
     number = max(1.0, steps)
     return min(_MOST_DEVIATIONS, NormalDist().inv_cdf((number - 0.375) / (number + 0.25)))
 
 
 def _is_bf16(step: Tune) -> bool:
-    """Whether the model computes in bf16."""
+    """Return whether the model computes in bf16."""
     return step.dtype == "bfloat16" or (step.dtype == "auto" and cpu_has_bf16())
 
 
 def _estimate_seconds(
     step: Tune, plan_context: PlanContext, model: ModelDescription, rows: RowEstimate
 ) -> tuple[float, str]:
-    """Seconds, from an earlier training on this machine when there is one, else from a measured product."""
+    """Return seconds from an earlier training on this machine when there is one, else from a measured product; and that
+    source.
+    """
     bf16 = _is_bf16(step)
     trainable, headed = step.technique.trainable(model), step.objective.wants_head()
     operations = build_flop_counter(model, trainable, bits=16 if bf16 else 32, headed=headed)
@@ -327,7 +345,7 @@ def _estimate_seconds(
     speed = find_model_speed(plan_context, model, bf16=bf16)
     if "begin_s" not in speed.measures:  # the speed of an earlier training is told with its encoder
         flops += _hearing_flops(step, model, rows)
-    begin_s, how = speed.measures.get("begin_s", _BEGIN_S), f"speed {speed.how}"
+    begin_s, how = speed.measures.get("begin_s", _BEGIN_S), gettext_noop(f"speed {speed.how}")
     begin_s = min(begin_s, speed.measures.get("begin_cpu_s", begin_s))  # most of it is one processor's work
     if "begin_s" not in speed.measures and step.objective.needs_reference:
         flops *= (
@@ -343,7 +361,7 @@ def _estimate_seconds(
 def _drawing_seconds(
     drawing: RolloutSettings, step: Tune, model: ModelDescription, rows: RowEstimate, speed: ModelSpeed
 ) -> float:
-    """Seconds in which answers of the longest length are drawn to each prompt, those of a step's prompts at once."""
+    """Return the seconds in which completions of the maximum length are sampled, those of a step's prompts at once."""
     if drawing.writer is not None:
         return 0.0
     prompts, parameters = _examples_seen(step, rows), model.parameters
@@ -358,7 +376,7 @@ def _drawing_seconds(
 
 
 def predict_tuned_model(plan_context: PlanContext) -> ArtifactSpec:
-    """What is known of the tuned model: the parameters of the one it stands on."""
+    """Predict the tuned model's spec: the parameters of its base model."""
     if is_remote_input(plan_context):
         return ArtifactSpec(remote=True, how="an endpoint")
     model = describe_step_model(plan_context)

@@ -1,6 +1,6 @@
-"""A bridge to other people's training loops: rows for a Hugging Face `Trainer`, packs for Lightning, losses for both.
+"""Interoperability with other training loops: rows for a Hugging Face `Trainer`, packs for Lightning, losses for both.
 
-The rows, the masks and the loss are those of Luthier's own loop; only who steps is another.
+Rows, label masks and losses are those of Luthier's own loop.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from luthier.models.packing.pack import Pack, TokenRow
 
 IGNORED = -100
-"""The label of a token that is read and not learnt, as transformers has it."""
+"""Label of a token that is not trained on, as in transformers."""
 
 
 def to_hf_dataset(objective: Objective, examples: Sequence[Example], text: ChatTokenizer) -> Dataset:
-    """The rows that an objective learns, as a data set with `input_ids`, `attention_mask` and `labels`.
+    """Return the rows of an objective as a data set with `input_ids`, `attention_mask` and `labels`.
 
-    Any collator that pads labels takes it, `DataCollatorForSeq2Seq` for one. Raises `InputError` for an objective
-    whose rows cannot be told by labels alone: for those there are packs.
+    Any collator that pads labels takes it, such as `DataCollatorForSeq2Seq`. Raises `InputError` for an objective whose
+    rows labels alone cannot express: for those there are packs.
     """
     from datasets import Dataset
 
@@ -83,9 +83,9 @@ def _labels_suffice(objective: Objective, rows: Sequence[TokenRow]) -> bool:
 
 
 def build_compute_loss_func(objective: Objective) -> Callable[..., Tensor]:
-    """An objective as the `compute_loss_func` of a `Trainer` that learns the rows of `to_hf_dataset`.
+    """Return an objective as the `compute_loss_func` of a `Trainer` that trains on the rows of `to_hf_dataset`.
 
-    The sum is divided by the learnt tokens of the whole optimizer step, so that accumulating gradients changes nothing.
+    The sum is divided by the trained tokens of the whole optimizer step, so that gradient accumulation changes nothing.
     """
     import torch
 
@@ -106,7 +106,7 @@ def build_compute_loss_func(objective: Objective) -> Callable[..., Tensor]:
 
 
 class OptimizerStep:
-    """The packs of one optimizer step, and what their summed loss is divided by."""
+    """The packs of one optimizer step, and the denominator of their summed loss."""
 
     def __init__(self, packs: Sequence[Pack], denominator: float, outputs: Sequence[str] = ()) -> None:
         self.packs, self.denominator = tuple(packs), denominator
@@ -118,10 +118,10 @@ class OptimizerStep:
         return OptimizerStep([pack.on(device) for pack in self.packs], self.denominator, self.outputs)
 
     def loss(self, model: Any, objective: Objective) -> Tensor:
-        """The loss of the step: what `training_step` returns.
+        """Return the loss of the step, as `training_step` does.
 
-        While the model learns, the dropout that is built into it takes part under the objectives under which it does in
-        Luthier's own loop: not where people's preferences are learnt.
+        The model's built-in dropout is active under the same objectives as in Luthier's own loop: not under preference
+        objectives.
         """
         import torch
 
@@ -145,7 +145,7 @@ class OptimizerStep:
 
 
 class OptimizerStepSettings(NamedTuple):
-    """How examples are batched: epochs, rows of each step, and the most tokens of one pack."""
+    """How examples are batched: epochs, rows of each step, and the maximum tokens of a pack."""
 
     epochs: float = 1.0
     batch_size: int = 32
@@ -160,39 +160,42 @@ def build_optimizer_steps(
     objective: Objective,
     examples: Sequence[Example],
     text: ChatTokenizer,
-    how: OptimizerStepSettings = USUAL,
+    settings: OptimizerStepSettings = USUAL,
     reference: Any = None,
 ) -> list[OptimizerStep]:
-    """The steps that Luthier's own loop would take over these examples, in its order, shared prefixes packed.
+    """Return the steps that Luthier's own loop would take over these examples, in its order, with shared prefixes
+    packed.
 
-    `reference` is the model before it moves, which an objective such as `dpo` compares with: it reads every row once,
-    here. Raises `InputError` for an objective that asks a teacher, or the model itself on the way.
+    `reference` is the model before training, for an objective such as `dpo`: it reads every row once, here. Raises
+    `InputError` for an objective that needs a teacher, or completions of the model itself.
     """
     from luthier.models.packing.pack import build_packs
 
     _refuse_own_loop(objective)
-    about = ObjectiveContext.of(examples, seed=how.seed)
+    about = ObjectiveContext.of(examples, seed=settings.seed)
     row_groups = [
         list(example.rows) for example in objective.build_training_examples(examples, text, about) if example.rows
     ]
     if not row_groups:
         raise DataError("nothing can be learnt from any of these examples")
     if objective.needs_reference:
-        row_groups = _add_reference_logprobs(objective, row_groups, reference, how.max_tokens_per_microbatch)
-    sampler = BatchSampler(seed=how.seed, count=len(row_groups), epochs=how.epochs, batch_size=how.batch_size)
-    found = []
+        row_groups = _add_reference_logprobs(objective, row_groups, reference, settings.max_tokens_per_microbatch)
+    sampler = BatchSampler(
+        seed=settings.seed, count=len(row_groups), epochs=settings.epochs, batch_size=settings.batch_size
+    )
+    optimizer_steps = []
     for number in range(sampler.steps):
         token_rows = [row for index in sampler.get_batch_indices(number) for row in row_groups[index]]
         rows = objective.prepare_rows(token_rows, partial(_refuse_asking, objective))
-        read = build_packs(rows, how.max_tokens_per_microbatch)
-        found.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
-    return found
+        read = build_packs(rows, settings.max_tokens_per_microbatch)
+        optimizer_steps.append(OptimizerStep(read, objective.denominator(rows), objective.outputs(about)))
+    return optimizer_steps
 
 
 def _add_reference_logprobs(
     objective: Objective, row_groups: Sequence[list[TokenRow]], reference: Any, tokens: int
 ) -> list[list[TokenRow]]:
-    """The examples with what the reference finds of their learnt tokens."""
+    """Return the examples with the reference model's log-probabilities of their trained tokens."""
     from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
     if reference is None:
@@ -213,14 +216,14 @@ def build_lightning_datamodule(
     objective: Objective,
     examples: Sequence[Example],
     text: ChatTokenizer,
-    how: OptimizerStepSettings = USUAL,
+    settings: OptimizerStepSettings = USUAL,
     reference: Any = None,
 ) -> Any:
-    """The steps of `build_optimizer_steps` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
+    """Return the steps of `build_optimizer_steps` as a `LightningDataModule`: each batch is one `OptimizerStep`."""
     from lightning import LightningDataModule
     from torch.utils.data import DataLoader
 
-    steps = build_optimizer_steps(objective, examples, text, how, reference)
+    steps = build_optimizer_steps(objective, examples, text, settings, reference)
 
     class Packs(LightningDataModule):  # type: ignore[misc]  # mypy does not follow lightning
         """Batches that are whole optimizer steps."""

@@ -1,4 +1,4 @@
-"""What LoRA over plain and over quantized weights share: a low-rank product beside frozen layers, in PEFT's format."""
+"""The base of LoRA over plain and over quantized weights: a low-rank update of frozen layers, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 BEST_RATE = 5e-4
 """Ten times full fine-tuning's best rate, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
 WHOLE_SHARE = 0.1
-"""The rate of a projector, which moves whole, over that of the adapters beside it: full fine-tuning's rate is a tenth
+"""Learning rate of a projector, which is trained fully, over that of the adapters: full fine-tuning's rate is a tenth
 of LoRA's. At LoRA's own rate one step undid what a trained projector knew (`benchmarks/results/multimodal.txt`)."""
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 _WITH_B = (".lora_B.", ".lora_magnitude_vector.")
 
 
@@ -86,16 +86,16 @@ class LowRankTechnique(Technique):
         return tuple(sorted(set(value)))
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """Parts that a model of text alone does not have."""
+        """Refuse parts that a text model does not have."""
         if set(self.on) != {"language", "projector"} and model.tensors and not model.reads_media:
             return "the model reads text alone and has no parts; leave `on` out"
         missing = [part for part in self.on if part != "projector" and model.parts and not model.parts.get(part)]
         return f"the model has no part {missing[0]!r}; its parts are {', '.join(model.parts)}" if missing else ""
 
     def wrap(self, model: Any, seed: int, register: Any = None, **more: Any) -> Any:
-        """PEFT's model with fresh fp32 adapters from the seed; `more` goes to its configuration.
+        """Return PEFT's model with fresh fp32 adapters from the seed.
 
-        `register` maps kinds of layers that PEFT does not know to adapters for them.
+        `more` goes to its configuration. `register` maps layer types that PEFT does not know to adapters for them.
         """
         import torch
         from peft import LoraConfig, get_peft_model
@@ -126,7 +126,7 @@ class LowRankTechnique(Technique):
                 raise ModelError(f"PEFT cannot adapt this model: {error}", hint=hint) from error
 
     def _left_out(self, model: Any) -> list[str]:
-        """Linear layers of the parts that get no adapter."""
+        """Return the linear layers of the parts that get no adapter."""
         import torch
 
         modules = list(model.named_modules())
@@ -140,17 +140,17 @@ class LowRankTechnique(Technique):
         return left + [name for name in numbered if name.rpartition(".")[2].isdigit()]  # which PEFT takes for a target
 
     def _list_full_modules(self, model: Any) -> list[str]:
-        """What moves whole, and is saved beside the adapter: the projectors by name."""
+        """Return the modules that are trained fully and saved with the adapter: the projectors."""
         if "projector" not in self.on:
             return []
         import torch
 
-        found: set[str] = set()
+        names: set[str] = set()
         for name, module in model.named_modules():
             if (own := name.rpartition(".")[2]) in PROJECTORS:
                 several = isinstance(module, torch.nn.ModuleList)  # PEFT saves modules, and no lists of them
-                found |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
-        return sorted(found)
+                names |= {f"{own}.{at}" for at in range(len(module))} if several else {own}
+        return sorted(names)
 
     def check_targets(self, known: set[str]) -> None:
         """Refuse names that no linear layer of the model has."""
@@ -160,12 +160,12 @@ class LowRankTechnique(Technique):
                 raise ModelError(f"no linear layer is called {name!r}", where=where, hint=did_you_mean(name, known))
 
     def adapted(self, model: ModelDescription) -> list[LinearLayerSpec]:
-        """The layers that get an adapter."""
+        """Return the layers that get an adapter."""
         parts = tuple(part for part in self.on if part != "projector") if model.parts else ("language",)
         return select_target_layers(model, self.target_modules, parts)
 
     def trainable(self, model: ModelDescription) -> int:
-        """Rank times (inputs + outputs) of every adapted layer, counted from the headers of the weights."""
+        """Return rank times (inputs + outputs) over all adapted layers, from the headers of the weights."""
         layers = sum(layer_spec.inputs + layer_spec.outputs for layer_spec in self.adapted(model))
         if "projector" in self.on:
             sizes = parameter_sizes(model).items()
@@ -178,7 +178,7 @@ class LowRankTechnique(Technique):
         return self.r * layers + count_expert_lora_parameters(model, self.target_modules, self.r)
 
     def warning(self, model: ModelDescription) -> str:
-        """Which experts get no adapter, and where an adapter will not merge."""
+        """Warn of experts without adapters, and of adapters that cannot be merged."""
         if self.at_tied_head(model):
             return "the output head is one with the embeddings: what is learnt there stays an adapter and never merges"
         share = count_frozen_expert_parameters(model) / max(1, model.parameters)
@@ -189,15 +189,17 @@ class LowRankTechnique(Technique):
         )
 
     def merges(self, model: ModelDescription | None) -> Merging:
-        """Not where an adapter stands at a head that is one with the embeddings: they would move, too."""
+        """Return that an adapter on a head tied to the embeddings cannot be merged: it would change them, too."""
         return "tied" if model is not None and self.at_tied_head(model) else self.merging
 
     def at_tied_head(self, model: ModelDescription) -> bool:
-        """Whether the output head gets an adapter, and its weight is that of the embeddings."""
+        """Return whether the output head gets an adapter although its weight is tied to the embeddings."""
         return model.tied and any(is_head(layer_spec.name) for layer_spec in self.adapted(model))
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """Ten times what full fine-tuning takes, by the width of the model; LoRA+ shares it out between A and B."""
+        """Return ten times the rate of full fine-tuning, by the width of the model; LoRA+ divides it
+        between A and B.
+        """
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         why = f"LoRA, hidden size {hidden_size}; ten times the rate of full fine-tuning, lower for larger hidden sizes"
         if self.loraplus_lr_ratio == 1:
@@ -208,13 +210,15 @@ class LowRankTechnique(Technique):
         )
 
     def rate_of(self, name: str) -> float:
-        """B's factor, and that of DoRA's lengths, which Hayou et al. and PEFT count to it; less for a projector."""
+        """Return the rate factor of B and of DoRA's magnitudes, which Hayou et al. and PEFT treat like B; less for a
+        projector.
+        """
         if find_part(name) == "projector" and not any(part in name for part in ("lora_", *_WITH_B)):
             return WHOLE_SHARE
         return self.loraplus_lr_ratio if any(part in name for part in _WITH_B) else 1.0
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """Rank and learning rate matter; the rest hardly does."""
+        """Rank and learning rate; the rest hardly matters."""
         return {
             "learning_rate": ParamDistribution(1e-4, 5e-3, log=True),
             "r": ParamDistribution(values=(8, 16, 32, 64)),
@@ -222,7 +226,9 @@ class LowRankTechnique(Technique):
 
 
 def _routers(model: Any) -> list[str]:
-    """Routers that are linear layers and do more (Llama 4's returns two tensors): PEFT takes them for plain ones."""
+    """Return routers that are linear layers with extra outputs (Llama 4's returns two tensors), which PEFT takes for
+    plain ones.
+    """
     import torch
 
     return sorted(

@@ -1,4 +1,4 @@
-"""Files of a tuned model: a full model in Hugging Face's layout, and an adapter that has an effect."""
+"""Files of a tuned model: a full model in Hugging Face's layout, or an adapter that has an effect."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luthier.tune.technique import write_settings
 
 WEIGHTS = "adapter_model.safetensors"
 _UP = ("lora_B", "lora_embedding_B")
-"""The half of a low-rank product that begins at zero: while all of it is zero, the adapter changes nothing."""
+"""Factors of a low-rank product that start at zero: while all of them are zero, the adapter changes nothing."""
 _LOWER = "lower learning_rate"
 _HIGHER = "raise learning_rate, or train for more steps"
 _TARGETS = "name layers of this model in technique.target_modules"
@@ -24,11 +24,11 @@ TRAVELS: tuple[str, ...] = (
     "merges.txt", "tokenizer.model", "chat_template.jinja", "generation_config.json", "processor_config.json",
     "preprocessor_config.json", "LICENSE", "model.json",
 )  # fmt: skip
-"""Files beside the weights that belong to a model: they go along unchanged."""
+"""Files next to the weights that belong to a model and are copied unchanged."""
 
 
 def refuse_empty_adapter(folder: Path) -> None:
-    """`ModelError` when the adapter in a folder, if there is one, holds no weights, none that do anything, or a NaN."""
+    """Raise `ModelError` when the adapter in a folder, if any, has no weights, only zeros in B, or a NaN."""
     from safetensors import safe_open
 
     path = folder / ADAPTER / WEIGHTS
@@ -57,7 +57,7 @@ def refuse_empty_adapter(folder: Path) -> None:
 
 
 def write_full_model(model: Any, folder: Path, base: Path) -> None:
-    """Write all weights in one safetensors file, and copy everything else from the base; tied weights stay tied."""
+    """Write all weights to one safetensors file and copy all other files from the base; tied weights stay tied."""
     from safetensors.torch import save_file
 
     state = {key: value.detach().contiguous() for key, value in model.state_dict().items()}

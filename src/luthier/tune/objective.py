@@ -30,23 +30,23 @@ class ObjectiveContext:
     """Information about the data that an objective may use: the classes and the seed."""
 
     classes: Mapping[str, str] = field(default_factory=dict)
-    """What the assistant says for each class of the data, sorted by class; empty for data of texts."""
+    """The assistant's text for each class of the data, sorted by class; empty for data without classes."""
     seed: int = 0
 
     @classmethod
     def of(cls, examples: Sequence[Example], seed: int = 0) -> ObjectiveContext:
-        """What the examples tell of the classes that they bear."""
+        """Build the context from the labels of the examples."""
         labels = {example.label for example in examples if example.label}
         return cls(classes=answer_text_by_label(labels, examples), seed=seed)
 
 
 NOTHING = ObjectiveContext()
 REFERENCE = "reference"
-"""What a row's `token_values` calls the log-probabilities that the model, as it was, gives to its learnt tokens."""
+"""Key in a row's `token_values` of the log-probabilities that the model before training gives its trained tokens."""
 NO_ROWS = "`without` leaves none of its rows"
-"""Why there is nothing to learn at a step."""
+"""Why a step has nothing to train on."""
 FIRST = "first"
-"""What a pack's `token_values` calls whether, of each learnt token, nothing was likelier to the model that learns."""
+"""Key in a pack's `token_values` that says for each trained token whether it was the model's top prediction."""
 
 
 class Teacher(NamedTuple):
@@ -54,7 +54,7 @@ class Teacher(NamedTuple):
 
     model: Any
     vocabulary: int
-    """Ids below this mean the same to the teacher and to the model that learns."""
+    """Ids below this are the same tokens for the teacher and for the student."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,25 +63,25 @@ class TrainingExample:
 
     id: str
     rows: tuple[TokenRow, ...] = ()
-    """Empty when the example cannot be learnt from."""
+    """Empty when the example cannot be trained on."""
     cut: int = 0
     """Tokens that were cut off to fit the limit."""
     nothing: str = ""
-    """Why nothing can be learnt from it, when that is so."""
+    """Why the example cannot be trained on; empty otherwise."""
 
     @property
     def tokens(self) -> int:
-        """Tokens of all its rows."""
+        """Number of tokens of all its rows."""
         return sum(len(row.ids) for row in self.rows)
 
     @property
     def trained_tokens(self) -> int:
-        """Learnt tokens of all its rows."""
+        """Number of trained tokens of all its rows."""
         return sum(len(row.targets) for row in self.rows)
 
 
 class LossTerms(NamedTuple):
-    """Terms of a loss over one pack, n in all: one for each example, or one for each learnt token."""
+    """Terms of a loss over one pack, n in all: one for each example, or one for each trained token."""
 
     values: Tensor
     """(n,) with their gradients."""
@@ -92,12 +92,12 @@ class LossTerms(NamedTuple):
 
     @classmethod
     def of_tokens(cls, values: Tensor, weights: Tensor, pack: Pack) -> LossTerms:
-        """Terms of the pack's learnt tokens, in their order."""
+        """Build terms of the pack's trained tokens, in their order."""
         return cls(values, weights, pack.example_index.to(values.device)[pack.path.to(values.device)])
 
     @classmethod
     def of_examples(cls, values: Tensor, weights: Tensor | float = 1.0) -> LossTerms:
-        """Terms of the pack's examples, in their order."""
+        """Build terms of the pack's examples, in their order."""
         import torch
 
         return cls(values, weights, torch.arange(len(values), device=values.device))
@@ -111,18 +111,18 @@ class Loss(NamedTuple):
     """
 
     parts: Sequence[LossTerms]
-    """Added up: one, or several that are averaged otherwise."""
+    """Groups of terms that are added up; several where they are averaged differently."""
     measures: Mapping[str, Tensor] = {}
-    """Terms worth logging, without gradients: summed and divided like the loss."""
+    """Terms to log, without gradients: summed and divided like the loss."""
 
     @property
     def total(self) -> Tensor:
-        """The weighted sum of all terms."""
+        """Return the weighted sum of all terms."""
         first, *others = ((part.values * part.weights).sum() for part in self.parts)
         return sum(others, first)
 
     def by_example(self, pack: Pack) -> Tensor:
-        """(E,) what each of the pack's examples adds to the total, with its gradient."""
+        """Return what each of the pack's examples adds to the total (E,), with its gradient."""
         sums = self.parts[0].values.new_zeros(len(pack.example_keys))
         for part in self.parts:
             sums = sums.index_add(0, part.examples, part.values * part.weights)
@@ -135,92 +135,96 @@ class Objective(Component):
     role: ClassVar[str] = "objective"
     home: ClassVar[str] = "luthier.tune.objectives"
     needs_reference: ClassVar[bool] = False
-    """Whether the loss also needs the log-probabilities of the model as it was: they are read once, before anything
-    moves, and stand in the rows' `token_values` as `REFERENCE`."""
+    """Whether the loss also needs the log-probabilities of the model before training: they are computed once, before
+    the first step, and are in the rows' `token_values` as `REFERENCE`."""
 
     measured: ClassVar[tuple[str, ...]] = ()
-    """Which of the loss's measures may decide on held-out rows, more being better."""
+    """Measures of the loss that may decide on held-out rows; higher is better."""
 
     wants_first: ClassVar[bool] = False
-    """Whether the loss also counts of which learnt tokens nothing was likelier: they stand in the pack's
+    """Whether the loss also needs to know which trained tokens were the model's top prediction: they are in the pack's
     `token_values` as `FIRST`."""
 
     rate_share: ClassVar[float] = 1.0
-    """What a learning rate that is found for supervised tuning is multiplied by."""
+    """Factor on a learning rate that was found for supervised fine-tuning."""
 
     needs_teacher: ClassVar[bool] = False
-    """Whether another model says, at each learnt token, what it finds likely."""
+    """Whether a teacher model gives its predictions at each trained token."""
     builtin_dropout: ClassVar[bool] = True
-    """Whether dropout that is built into a model (GPT-2's 0.1) is on while it learns, as in a Hugging Face `Trainer`.
-    Off for what people prefer, as in TRL: the model is then compared with itself as it was, or one answer with another,
-    and dropout would tell apart what is the same."""
+    """Whether dropout that is built into a model (GPT-2's 0.1) is active during training, as in a Hugging Face
+    `Trainer`. Off for preference objectives, as in TRL: these compare the model with itself before training, or one
+    answer with another, and dropout would make equal inputs differ."""
     mixes_rows: ClassVar[bool] = False
     """Whether the loss of one example depends on others."""
     draws: ClassVar[bool] = False
-    """Whether what is learnt are answers that the model itself writes on the way (`luthier.tune.policy`)."""
+    """Whether it trains on completions that the model itself samples during training (`luthier.tune.policy`)."""
 
     @abstractmethod
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """One training example for each example of the data, in order."""
+        """Return one training example for each example of the data, in order."""
 
     def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
-        """Names of the outputs of the sequence head that the model needs; none when it keeps its language head.
+        """Return the names of the outputs of the sequence head that the model needs; empty when it keeps its language
+        head.
 
-        With a sequence head, the last id of a row is the number of an output. One output alone is read as it is (a
+        With a sequence head, the last id of a row is the index of an output. A single output is used as it is (a
         reward); several as log-probabilities (classes).
         """
         return ()
 
     def wants_head(self) -> bool:
-        """Whether the model gets a sequence head in place of its language head, whatever the classes."""
+        """Return whether the model gets a sequence head in place of its language head, whatever the classes."""
         return bool(self.outputs(ObjectiveContext(classes={"": ""})))
 
     def card(self, about: ObjectiveContext) -> dict[str, Any]:
-        """What a saved model tells of how it is to be read; nothing where it is read like any language model."""
+        """Return what a saved model records about how to read it; empty for a plain language model."""
         return {"classes": outputs} if (outputs := self.outputs(about)) else {}
 
     def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
-        """The pack with what the loss needs beside its rows."""
+        """Return the pack with what the loss needs besides its rows."""
         return pack
 
     @property
     def stored(self) -> bool:
-        """Whether what the teacher says is written into the examples once, instead of being asked at each step."""
+        """Return whether the teacher's predictions are stored with the examples once, rather than computed at each
+        step.
+        """
         return False
 
     def prepare_rows(
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
-        """The rows of one optimizer step as they are learnt, once what their losses must know of one another is known.
+        """Return the rows of one optimizer step, with what their losses need to know of one another.
 
-        `read` gives the weighted sum of the log-probabilities of each row's learnt tokens, without a gradient.
+        `read` returns the weighted sum of the log-probabilities of each row's trained tokens, without a gradient.
         """
         return list(rows)
 
     def hint(self, reasons: Collection[str]) -> str | None:
-        """What to do when nothing can be learnt from any row, for these reasons."""
+        """Return what to do when no row can be trained on, for these reasons."""
         return None
 
     @abstractmethod
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """What the sum over all packs of one optimizer step is divided by."""
+        """Return the denominator of the sum over all packs of one optimizer step."""
 
     @abstractmethod
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The terms of one pack, from the log-probabilities of its learnt tokens; pure.
+        """Return the loss terms of one pack, from the log-probabilities of its trained tokens; a pure function.
 
-        `logp` is what `luthier.models.packing.logprobs` gives: (N,), or (N, 1 + K) for a pack with choices.
-        `reference` (N,) is what the model gave before it moved; None where the objective needs none.
+        `logp` is what `luthier.models.packing.logprobs` returns: (N,), or (N, 1 + K) for a pack with choices.
+        `reference` (N,) is from the model before training; None where the objective needs none.
         """
 
 
 def read_pack_logprobs(
     model: Any, objective: Objective, pack: Pack, read: Callable[..., Tensor]
 ) -> tuple[Tensor, Pack]:
-    """What a model says of a pack when it is read by `luthier.models.packing.logprobs`; and the pack, where it says
-    it, with what the loss needs to know of it."""
+    """Return a model's log-probabilities of a pack, by `luthier.models.packing.logprobs`, and the pack with what the
+    loss needs to know of the model's predictions.
+    """
     import torch
 
     if not objective.wants_first:
@@ -233,13 +237,13 @@ def read_pack_logprobs(
 
 
 def row_sums(logp: Tensor, pack: Pack) -> Tensor:
-    """(R,) weighted sum of each row's log-probabilities (N,)."""
+    """Return the weighted sum (R,) of each row's log-probabilities (N,)."""
     weighed = logp * pack.weights.to(logp)
     return weighed.new_zeros(pack.rows).index_add(0, pack.path.to(logp.device), weighed)
 
 
 def group_rows_by_example(values: Tensor, pack: Pack, missing: float) -> Tensor:
-    """(examples, most rows of one): each example's row values (R,) side by side in order, then `missing`."""
+    """Return (examples, most rows of an example): each example's row values (R,) in order, padded with `missing`."""
     counts = pack.example_index.bincount()
     column = pack.example_index.new_ones(pack.rows).cumsum(0) - 1 - (counts.cumsum(0) - counts)[pack.example_index]
     table = values.new_full((len(counts), int(counts.max())), missing)
@@ -247,29 +251,29 @@ def group_rows_by_example(values: Tensor, pack: Pack, missing: float) -> Tensor:
 
 
 def row_tokens(pack: Pack) -> Tensor:
-    """(R,) how many tokens of each row are learnt."""
+    """Return the number of trained tokens of each row (R,)."""
     return pack.path.bincount(minlength=pack.rows)
 
 
 def get_row_values(name: str, pack: Pack) -> Tensor:
-    """(R,) what a pack tells of each row: the same number at all of its learnt tokens."""
+    """Return a value of each row (R,), which is the same at all of its trained tokens."""
     values = pack.token_values[name]
     return values.new_zeros(pack.rows).index_copy(0, pack.path, values)
 
 
 class TrainingBatch(NamedTuple):
-    """What one optimizer step learns from."""
+    """The rows of one optimizer step."""
 
     rows: list[TokenRow]
-    """What is read; rows that cannot move anything may be left out."""
+    """The rows to read; rows without a gradient may be left out."""
     denominator: float
-    """What the sum over all of the step's rows is divided by, those that are not read included."""
+    """The denominator of the sum over all of the step's rows, including those that are not read."""
     measures: dict[str, float] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
-    """What is known of the step before it is learnt."""
+    """Measures of the step that are known before the update."""
     nothing: str = ""
-    """Why there is nothing to learn; empty when there is something."""
+    """Why there is nothing to train on; empty when there is."""
     samples: tuple[dict[str, Any], ...] = ()
-    """Answers worth showing, with their prompts."""
+    """Completions to show, with their prompts."""
     instead: tuple[int, ...] = ()
     """Indices of the examples that are trained on in place of the sampler's; empty where they are the sampler's own."""
 
@@ -279,20 +283,20 @@ class BatchSource(ABC):
 
     @abstractmethod
     def draw(self, step: int) -> TrainingBatch:
-        """The rows of a step (from 0), under the weights as they are now."""
+        """Return the rows of a step (from 0), under the current weights."""
 
     @abstractmethod
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
-        """The largest packs that a step may read at once, of at most so many tokens together."""
+        """Return the largest packs that a step may read in parallel, of at most `tokens` tokens together."""
 
     def can_resume_at(self, step: int) -> bool:
-        """Whether a training can be taken up before this step: nothing that it learns was drawn earlier."""
+        """Return whether a training can resume before this step: none of its rows was sampled earlier."""
         return True
 
     def record_step(self, record: Mapping[str, Any]) -> str:
-        """Take note of a step that is done, by its line in the log (a resumed training tells all again).
+        """Take note of a finished step by its line in the log (a resumed training repeats all lines).
 
-        Returns why training is to stop after it; empty when it is not.
+        Returns why training stops after it; empty when it does not.
         """
         return ""
 
@@ -307,18 +311,20 @@ class PreparedBatchSource(BatchSource):
         objective: Objective,
         read: Callable[[Sequence[TokenRow]], Sequence[float]],
     ) -> None:
-        """`read` gives, under the weights as they are, the weighted sum of each row's log-probabilities."""
+        """Build the source; `read` returns the weighted sum of each row's log-probabilities under the
+        current weights.
+        """
         self._dataset, self._sampler, self._objective, self._read = dataset, sampler, objective, read
 
     def draw(self, step: int) -> TrainingBatch:
-        """The token rows of the step's examples, as the sampler orders them."""
+        """Return the token rows of the step's examples, in the sampler's order."""
         from luthier.tune.training.memory import read_step_rows
 
         rows = self._objective.prepare_rows(read_step_rows(self._dataset, self._sampler, step), self._read)
         return TrainingBatch(rows, self._objective.denominator(rows), nothing="" if rows else NO_ROWS)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
-        """The packs of the steps with the most tokens, rows that weigh nothing included."""
+        """Return the packs of the steps with the most tokens, including rows without weight."""
         from luthier.tune.training.memory import find_largest_packs
 
         def prepared(rows: Sequence[TokenRow]) -> list[TokenRow]:

@@ -42,39 +42,42 @@ def compute_clipped_loss(ratio: Tensor, advantage: Tensor, low: float, high: flo
 
 
 def clip_ranges(*fields: str) -> dict[str, ParamDistribution]:
-    """What a search may try for bounds of the clipped surrogate: 0.1 to 0.4 is what papers use."""
+    """Return the search space of clipping ranges: papers use 0.1 to 0.4."""
     return {name: ParamDistribution(0.1, 0.4) for name in fields}
 
 
 def mark_clipped_tokens(ratio: Tensor, advantage: Tensor, low: float, high: float) -> Tensor:
-    """1 where the clipped surrogate has no gradient, else 0."""
+    """Return 1 where the clipped surrogate has no gradient, else 0."""
     beyond = ((ratio < 1 - low) & (advantage < 0)) | ((ratio > 1 + high) & (advantage > 0))
     return beyond.to(ratio)
 
 
 def average_row_log_ratio(log_ratio: Tensor, pack: Pack) -> Tensor:
-    """(N,) each token's row's mean log-ratio, so that a whole answer has one ratio (GSPO, Zheng et al., 2025)."""
+    """Return (N,) the mean log-ratio of each token's row, so that a whole answer has one ratio (GSPO, Zheng et al.,
+    2025).
+    """
     total = log_ratio.new_zeros(pack.rows).index_add(0, pack.path, log_ratio)
     return (total / row_tokens(pack).clamp(min=1))[pack.path]
 
 
 def truncate_importance_ratio(old: Tensor, written: Tensor, most: float) -> Tensor:
-    """(N,) min(p/q, most): how much likelier a token is to the reading that learns than it was to the writing that drew
-    it, where the two compute otherwise (truncated importance sampling, Yao et al., 2025)."""
+    """Return (N,) min(p/q, most): the probability of a token under the training forward pass over that under the engine
+    that sampled it, truncated (truncated importance sampling, Yao et al., 2025).
+    """
     return (old - written).exp().clamp(max=most)
 
 
 def estimate_kl(logp: Tensor, reference: Tensor, estimator: str) -> Tensor:
-    """(N,) `k2` or `k3` of each token (Schulman, 2020)."""
+    """Return (N,) the `k2` or `k3` estimate of each token (Schulman, 2020)."""
     apart = logp - reference
     return 0.5 * apart**2 if estimator == "k2" else (-apart).expm1() + apart
 
 
 ADVANTAGE, WRITTEN, OLD, SHARE, KL, RETURN, VALUE = "advantage", "written", "old", "share", "kl", "return", "value"
-"""What a row tells of each token of an answer: by how much it was better than expected; its log-probability when it was
-written, and to the training reading of the same weights (where they have moved since); its part in a mean over the
-step's tokens, times the denominator; what a nat of divergence costs; and what came in the end, and what a critic
-expected before the token."""
+"""Keys of a row's `token_values`, each with one number for each token of a completion: its advantage; its
+log-probability when it was sampled; that under the training forward pass with the same weights (where they have moved
+since); its share in a mean over the step's tokens, times the denominator; the KL coefficient; its return; and the
+critic's value before it."""
 
 
 class PolicyObjective(Objective):
@@ -96,12 +99,12 @@ class PolicyObjective(Objective):
     rollout: RolloutSettings = RolloutSettings()
     """How answers are drawn."""
     gold: tuple[Reward, ...] = ()
-    """What the held-out answers are judged by; `rewards` when not given. A policy cannot learn to please a reward that
-    it never sees."""
+    """Rewards of the held-out answers; `rewards` when not given. A policy cannot overfit to a reward that it is never
+    trained on."""
     stop: EarlyStoppingSettings = EarlyStoppingSettings()
     """When training ends before its last step."""
     shown: int = Field(default=2, ge=0)
-    """Prompts whose greedy answer is written into the log now and then, to be read over time in the report."""
+    """Number of prompts whose greedy answer is logged now and then, to be read over time in the report."""
 
     @field_validator("rewards", "gold")
     @classmethod
@@ -122,7 +125,7 @@ class PolicyObjective(Objective):
 
     @property
     def compares(self) -> bool:
-        """Whether an answer teaches nothing without others to the same prompt."""
+        """Return whether an answer gives no gradient without others to the same prompt."""
         return False
 
     @property
@@ -132,23 +135,23 @@ class PolicyObjective(Objective):
 
     @property
     def holding(self) -> KlSettings | None:
-        """What divergence from where the model began costs; None where it costs nothing."""
+        """The KL penalty towards the initial model; None without one."""
         return None
 
     @property
     def apart(self) -> bool:
-        """Whether each reward is compared by itself, before they are added up."""
+        """Whether each reward is compared separately before they are added up."""
         return False
 
     @property
     def needs_initial_policy(self) -> bool:
-        """Whether it must be known how likely the answers were to the model as it began."""
+        """Whether the log-probabilities of the answers under the initial model are needed."""
         return self.holding is not None or self.stop.kl is not None
 
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """For each example its prompt; what is learnt is written later."""
+        """Return the prompt of each example; completions are sampled later."""
         prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
         return [self._build_prompt_example(example, ids) for example, ids in zip(examples, prompts, strict=True)]
 
@@ -162,31 +165,33 @@ class PolicyObjective(Objective):
 
     @abstractmethod
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """For each answer in turn, by how much each of its learnt tokens was better than expected."""
+        """Return for each answer in turn the advantage of each of its trained tokens."""
 
     def compute_token_values(self, judged: RolloutBatch) -> dict[str, list[list[float]]]:
-        """What the rows bear of their judgment: by name, for each answer in turn a number for each learnt token."""
+        """Return what the loss needs of the rewards: by name, for each answer in turn a number for each
+        trained token.
+        """
         return {ADVANTAGE: self.advantages(judged)}
 
     def arrange_rows(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
-        """The rows of a step that have a gradient, in the order in which they are packed."""
+        """Return the rows of a step that have a gradient, in the order in which they are packed."""
         return [row for row in rows if self.has_gradient(row)]
 
     @property
     def trained_completions(self) -> int:
-        """Answers to a prompt that are learnt, at most."""
+        """Maximum number of answers to a prompt that are trained on."""
         return self.rollout.num_generations
 
     def weight(self, tokens: int) -> float:
-        """How much each token of an answer of so many counts."""
+        """Return the weight of each token of an answer of `tokens` tokens."""
         return 1.0 / max(1, tokens)
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """The answers of the step, those included that are not learnt."""
+        """Return the number of answers of the step, including those that are not trained on."""
         return float(len(rows))
 
     def has_gradient(self, row: TokenRow) -> bool:
-        """Whether a row has any gradient."""
+        """Return whether a row has a gradient."""
         return any(row.token_values.get(ADVANTAGE, ())) or any(row.token_values.get(KL, ()))
 
 
@@ -196,18 +201,18 @@ class PolicyLoss(PolicyObjective):
     other_names: ClassVar[Mapping[str, str]] = {"beta": "kl.coefficient"}
 
     kl: KlSettings | None = None
-    """How the model is held near to where it began; not at all when not given."""
+    """The KL penalty towards the initial model; none when not given."""
     correct: float | None = Field(default=2.0, gt=1)
-    """Writing and training compute in another order, in bfloat16 by up to several per cent: a token counts by how much
-    likelier it is to the reading that learns, at most so much (truncated importance sampling). None: all count 1."""
+    """Upper bound of the importance ratio between the training forward pass and the sampling engine, whose numerics
+    differ (in bfloat16 by up to several per cent; truncated importance sampling). None: no correction."""
 
     @property
     def holding(self) -> KlSettings | None:
-        """What is set."""
+        """Return `kl`."""
         return self.kl
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The surrogate, corrected for how tokens were written, and what divergence costs."""
+        """Return the surrogate, corrected for the sampling engine, and the KL penalty."""
         token_values = {name: value.to(logp) for name, value in pack.token_values.items()}
         old = token_values.get(OLD, logp.detach())
         each, beyond = self.surrogate(logp, old, token_values[ADVANTAGE], pack)
@@ -227,38 +232,40 @@ class PolicyLoss(PolicyObjective):
 
     @abstractmethod
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """(N,) what each token adds to the loss before it is weighed, and (N,) 1 where it is clipped."""
+        """Return (N,) each token's term before weighting, and (N,) 1 where it is clipped."""
 
 
 class TokenPolicyLoss(PolicyLoss):
     """The base of policy objectives whose loss is averaged over all trained tokens of a step."""
 
     def weight(self, tokens: int) -> float:
-        """Every token counts the same."""
+        """Return 1: every token counts the same."""
         return 1.0
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """The learnt tokens of the step."""
+        """Return the number of trained tokens of the step."""
         return float(max(1, sum(len(row.targets) for row in rows)))
 
 
 class ActorCritic(TokenPolicyLoss):
-    """The base of policy objectives with a critic: an adapter and a head beside the policy's, over one frozen base
-    (`luthier.tune.training.critic`)."""
+    """The base of policy objectives with a critic: a second adapter with a value head over the same frozen base
+    (`luthier.tune.training.critic`).
+    """
 
     value_clip: float | None = Field(default=0.2, gt=0)
-    """How far a value may move, from what it was when answers were drawn, before it has no gradient. None: any way."""
+    """Clipping range of a value around its value when the answers were sampled. None: no clipping."""
     value_weight: float = Field(default=0.5, gt=0)
-    """Weight of the critic's loss beside the policy's, which matters where `max_grad_norm` bounds both together."""
+    """Weight of the critic's loss, which matters where `max_grad_norm` clips both gradients together."""
     value_rate: float = Field(default=1.0, gt=0)
-    """How many times quicker than the policy its critic learns."""
+    """Factor on the learning rate of the critic."""
     value_start: Literal["auto", "zero"] = "auto"
-    """Where the critic begins. `auto`: with the adapter and the head of the step's `reward_model`, where that stands on
-    the model that is tuned, so that it knows from the first step what is good. `zero`: a new adapter, and all values
-    0."""
+    """Initial weights of the critic. `auto`: the adapter and head of the step's `reward_model`, where that has the same
+    base model. `zero`: a new adapter, and all values 0."""
 
     def value_loss(self, values: Tensor, pack: Pack) -> Loss:
-        """½ max((v - R)², (clip(v, V - ε, V + ε) - R)²) from (N,) values, one term a token; as a measure, its mean."""
+        """Return ½ max((v - R)², (clip(v, V - ε, V + ε) - R)²) from (N,) values, one term a token; as a measure, its
+        mean.
+        """
         token_values = {name: pack.token_values[name].to(values) for name in (RETURN, VALUE, SHARE)}
         far = (values - token_values[RETURN]) ** 2
         if self.value_clip is not None:

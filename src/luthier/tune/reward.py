@@ -1,4 +1,4 @@
-"""A reward says how good an answer is: a number for each, from the question, the answer and what the data say of it."""
+"""The role `reward`: a number for each completion, from the question, the completion and the data's own columns."""
 
 from __future__ import annotations
 
@@ -16,38 +16,39 @@ from luthier.models.reward_model import RewardModel
 
 
 class RewardCompletion(NamedTuple):
-    """One answer to an example's question."""
+    """One completion of an example's question."""
 
     example: Example
-    """Whose question it is; its own last answer is the reference, its `meta` every other column of the data."""
+    """The example of the question; its own last answer is the reference, its `meta` every unmapped column of the
+    data."""
     text: str
-    """The answer; of a conversation with an environment, the last turn."""
+    """The completion; in a conversation with an environment, the last turn."""
     tokens: int
-    """How many the model wrote."""
+    """Number of tokens that the model wrote."""
     ended: bool = True
-    """Whether it ended by itself, rather than at the limit."""
+    """Whether it ended with an end token, rather than at the limit."""
     turns: tuple[Message, ...] = ()
-    """All that was said after the question in a conversation with an environment; empty without one."""
+    """Messages after the question in a conversation with an environment; empty without one."""
 
     @property
     def whole(self) -> tuple[Message, ...]:
-        """The question and all that was said after it."""
+        """The question and all messages after it."""
         turns = self.turns or (Message(role="assistant", content=self.text),)
         return (*prompt_of(self.example), *turns)
 
     @property
     def references(self) -> tuple[str, ...]:
-        """What the data give for an answer: none, or one."""
-        found = answer_of(self.example) or self.example.label
-        return (found,) if found else ()
+        """The reference answers of the data: none, or one."""
+        reference = answer_of(self.example) or self.example.label
+        return (reference,) if reference else ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardContext(RunContext):
-    """What a reward works with."""
+    """Context of rewards."""
 
     model: RewardModel | None = None
-    """The reward model that the step reads, when it reads one."""
+    """The reward model that the step reads, if any."""
 
 
 class Reward(Component):
@@ -56,23 +57,23 @@ class Reward(Component):
     role: ClassVar[str] = "reward"
     home: ClassVar[str] = "luthier.tune.rewards"
     needs_model: ClassVar[bool] = False
-    """Whether it asks a trained reward model, which the step then reads."""
+    """Whether it uses a trained reward model, which the step then reads."""
 
     weight: float = 1.0
-    """What it is multiplied by before rewards are added up; below zero it is a penalty."""
+    """Weight in the sum of rewards; a negative weight makes it a penalty."""
     label: str = ""
     """What it is called in the log (`reward_…`); its kind when empty. Two rewards of one kind need two labels."""
     deadline_s: float = Field(default=60.0, gt=0)
-    """Seconds that it may take for all answers of a step; more is a fault."""
+    """Maximum seconds for all answers of a step; more is a fault."""
     on_fault: Literal["stop", "leave_out"] = "stop"
     """What follows when it fails, takes too long or gives no finite number: training stops and names it, or the answers
     concerned are not learnt from, and are counted (`reward_faults`)."""
 
     @abstractmethod
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """A number for each answer; follows from them alone. NaN where none can be had."""
+        """Return a number for each completion, from the completion alone; NaN where none can be computed."""
 
     @property
     def name(self) -> str:
-        """What it is called in the log."""
+        """Name in the log."""
         return self.label or self.kind

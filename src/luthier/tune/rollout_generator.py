@@ -1,7 +1,7 @@
-"""A writer draws the answers that a policy learns from in the model's place: an engine somewhere else.
+"""The role `writer`: an external engine that samples the completions of policy training.
 
-What it draws is another model's, or the same one's in other numerics or with older weights: every token comes with how
-likely it was to the writer, and counts by how much likelier it is to the model that learns (`correct`).
+Its completions come from another model, other numerics or older weights: every token has its log-probability under that
+engine, and is weighted by the importance ratio to the trained model (`correct`).
 """
 
 from __future__ import annotations
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class RolloutGenerator(Component):
-    """The base class of generators that sample rollout completions with another engine than the trained model
-    itself."""
+    """The base class of generators that sample rollout completions with an engine other than the trained model."""
 
     role: ClassVar[str] = "writer"
     home: ClassVar[str] = "luthier.tune.rollout_generators"
@@ -29,5 +28,8 @@ class RolloutGenerator(Component):
     def write(
         self, prompts: Sequence[RolloutPrompt], text: ChatTokenizer, max_new_tokens: int, kept: Path
     ) -> list[RolloutCompletion]:
-        """An answer to each prompt, drawn at temperature 1 from the whole vocabulary, with the log-probability of each
-        token; what was drawn is kept, so that a training that was killed goes on with the same."""
+        """Return a completion of each prompt, sampled at temperature 1 from the whole vocabulary, with the
+        log-probability of each token.
+
+        Completions are stored in `kept`, so that a killed training resumes with the same ones.
+        """

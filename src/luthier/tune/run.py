@@ -1,4 +1,4 @@
-"""One training run: rows, model, loop, trackers and the files of the tuned model.
+"""One training run: data, model, trainer, trackers and the files of the tuned model.
 
 Trackers receive the metrics of every step and the end of the training. An adapter without weights, or without effect,
 is refused. A full model is saved in Hugging Face's layout, where equal weights give equal bytes.
@@ -54,8 +54,10 @@ if TYPE_CHECKING:
 
 
 def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
-    """What another process on this machine needs to follow a training: `luthier.tune.training.follower` reads it."""
-    folders = {one.digest: str(one.folder.absolute()) for one in list_source_datasets(work.inputs["data"])}
+    """Describe a training for another process on this machine that takes part in it: `luthier.tune.training.follower`
+    reads it.
+    """
+    folders = {source.digest: str(source.folder.absolute()) for source in list_source_datasets(work.inputs["data"])}
     waiting = [artifact for field, artifact in work.inputs.items() if field != "data"]
     while waiting:
         artifact = waiting.pop()
@@ -72,13 +74,13 @@ def describe_task(step: Tune, work: StepContext) -> dict[str, Any]:
 
 
 _STANDS_ON = ("model", "of")
-"""Inputs of a model without which it cannot be opened."""
+"""Inputs of a model without which it cannot be loaded."""
 EPOCHS = "epochs"
-"""Holds a folder for each epoch that a training kept beside its end."""
+"""Folder of the artifact with a folder for each epoch whose weights were kept."""
 
 
 def _clocks() -> tuple[float, float]:
-    """Seconds by the clock and of the processors."""
+    """Return wall-clock and processor seconds."""
     return time.perf_counter(), time.process_time()
 
 
@@ -100,7 +102,7 @@ class TrainingRun:
         self._private: PrivateSteps | None = None
 
     def run(self) -> dict[str, Any]:
-        """Rows, model, loop, files; returns measures."""
+        """Train and write all files; returns measures."""
         start_clocks = _clocks()  # the first imports here load torch
         from luthier.chat.tokenizer import ChatTokenizer
 
@@ -112,7 +114,9 @@ class TrainingRun:
 
     @contextmanager
     def _start_ranks(self) -> Iterator[RankHost | None]:
-        """The ranks that compute with this process, which have time to load libraries; None where it is alone."""
+        """Start the ranks that compute with this process, so that they load libraries meanwhile; None without other
+        ranks.
+        """
         if self._step.parts == 1:
             yield None
             return
@@ -135,7 +139,7 @@ class TrainingRun:
     def _train(
         self, material: TrainingData, text: ChatTokenizer, host: RankHost | None, start_clocks: tuple[float, float]
     ) -> dict[str, Any]:
-        """Loop and files; returns measures."""
+        """Run the trainer and write all files; returns measures."""
         from luthier.models.kernels.lora import restore_peft_forward
         from luthier.models.load import pick_dtype
 
@@ -216,16 +220,16 @@ class TrainingRun:
             send_weights(host.group, model)
         install_fused_lora(model)
         trim_malloc_heap()
-        how = detect_forward_mode(model)
+        mode = detect_forward_mode(model)
         if host is not None:
             agree_with_followers(host.group, model, step.code())
         if warning := self._technique.warning(self._description):
             self._work.events.note(warning)
         numbers = str(dtype).removeprefix("torch.") + describe_kernels(model)
-        self._report_plan(how.why, numbers, tokens, sampler)
-        if how.media_alone and find_towers(plain) is not None:
+        self._report_plan(mode.why, numbers, tokens, sampler)
+        if mode.media_alone and find_towers(plain) is not None:
             self._work.events.note(
-                f"rows with pictures are read one by one, as {how.media_alone}: the same result, more slowly"
+                f"rows with pictures are read one by one, as {mode.media_alone}: the same result, more slowly"
             )
         self._private = self._plan_privacy(material, sampler)
         args = TrainingArguments(
@@ -252,7 +256,9 @@ class TrainingRun:
         return training, self._keeper()
 
     def open_before_training(self, material: TrainingData, dtype: torch.dtype) -> Any:
-        """The model as it is before the first step, with what moves; rows get what it says of them as a reference."""
+        """Return the model before the first step, with its trainable parameters; rows get its log-probabilities as a
+        reference.
+        """
         from luthier.models.kernels.lora import install_fused_lora
         from luthier.models.packing.logprobs import clear_forward_mode, detect_forward_mode
         from luthier.tune.training.memory import iterate_packs
@@ -270,11 +276,11 @@ class TrainingRun:
         return model
 
     def count_pack_tokens(self, material: TrainingData) -> int:
-        """Tokens that are computed at once, at most."""
+        """Return the maximum tokens of a microbatch."""
         return self._tokens(material.dataset)
 
     def _attach_media(self, material: TrainingData, plain: Any) -> None:
-        """Let the model read the data's pictures; `RecipeError` for a training that is private."""
+        """Let the model read the data's images; `RecipeError` for a private training."""
         from luthier.models.media.towers import find_towers
 
         material.attach_media(plain)
@@ -283,7 +289,7 @@ class TrainingRun:
             raise RecipeError(what, where=SourceLocation(field="privacy"), hint="leave `privacy` out")
 
     def _adapt(self, plain: Any) -> Any:
-        """The model with what moves."""
+        """Return the model with its trainable parameters."""
         from luthier.models.quiet import silence_peft_warnings
 
         with silence_peft_warnings():
@@ -293,7 +299,7 @@ class TrainingRun:
         return model
 
     def _plan_privacy(self, material: TrainingData, sampler: BatchSampler) -> PrivateSteps | None:
-        """How much noise the promise asks for; None where nothing is promised."""
+        """Find the noise for the privacy budget; None without one."""
         from luthier.tune.privacy.accountant import find_noise
         from luthier.tune.privacy.sampler import PoissonSampler
         from luthier.tune.training.private_gradient import PrivateSteps
@@ -317,11 +323,11 @@ class TrainingRun:
         )
 
     def _count_private_steps(self, sampler: BatchSampler) -> int:
-        """The steps that the noise is enough for."""
+        """Return the number of steps that the noise is calibrated for."""
         return sampler.whole_steps
 
     def _describe_privacy(self, sampler: BatchSampler, steps: int) -> dict[str, Any]:
-        """What so many steps gave away, for the model's record."""
+        """Return the ε and δ spent by `steps` steps, for the model's record."""
         from luthier.tune.privacy.sampler import PoissonSampler
 
         privacy, private = self._step.privacy, self._private
@@ -341,7 +347,10 @@ class TrainingRun:
         }
 
     def _choose_parts(self, material: TrainingData, sampler: BatchSampler) -> int:
-        """The parts of each step; `auto` looks at steps of the whole training. `RecipeError` where ranks are more."""
+        """Return the parts of each step; `auto` looks at steps of the whole training.
+
+        `RecipeError` where there are more ranks than parts.
+        """
         parts = self._step.parts
         if parts == "auto":
             from luthier.tune.training.memory import read_step_rows
@@ -358,7 +367,9 @@ class TrainingRun:
         return parts
 
     def follow(self, connect: Callable[[], RankGroup], connect_again: Callable[[RankLost], RankGroup]) -> None:
-        """Compute parts of another process' training, which writes all files; returns at its end."""
+        """Compute parts of a training that another process leads and whose files that process writes; returns at its
+        end.
+        """
         import torch
 
         from luthier.artifacts.media import MediaReader
@@ -404,7 +415,7 @@ class TrainingRun:
             PartFollower(reader, updater, connect_again).run(group)
 
     def _critic(self, model: Any) -> Critic | None:
-        """The critic that the objective needs, over the same base; it is said with what it begins."""
+        """Return the critic that the objective needs, over the same base; its initial weights are reported."""
         policy = self._step.objective
         if not isinstance(policy, ActorCritic):
             return None
@@ -419,7 +430,7 @@ class TrainingRun:
         return Critic(model, policy.value_loss)
 
     def _rate_of(self, name: str) -> float:
-        """The factor on a parameter's learning rate: the technique's, its part's, and the critic's own."""
+        """Return the learning rate factor of a parameter: the technique's, its part's, and the critic's own."""
         own = self._part_rate(name)
         policy = self._step.objective
         if isinstance(policy, ActorCritic):
@@ -429,8 +440,9 @@ class TrainingRun:
         return own
 
     def _part_rate(self, name: str) -> float:
-        """The technique's factor on a parameter's learning rate, or that of its part of the model where one is given; a
-        critic belongs to no part."""
+        """Return the technique's learning rate factor of a parameter, or that of its part of the model where one is
+        given; a critic belongs to no part.
+        """
         from luthier.tune.training.critic import is_critic_parameter
 
         own, part = self._technique.rate_of(name), find_part(name)
@@ -441,7 +453,7 @@ class TrainingRun:
         return share if part == "projector" else share * own  # a projector moves whole: LoRA+'s factor is not for it
 
     def _check_part_rates(self, model: Any) -> None:
-        """`RecipeError` for the rate of a part of which nothing moves."""
+        """Raise `RecipeError` for a learning rate of a part without trainable parameters."""
         if not self._step.part_learning_rates:
             return
         moving = {find_part(name) for name, parameter in model.named_parameters() if parameter.requires_grad}
@@ -452,7 +464,7 @@ class TrainingRun:
                 raise RecipeError(what, where=SourceLocation(field="part_learning_rates"), hint=hint)
 
     def _open(self, dtype: Any, about: ObjectiveContext) -> Any:
-        """The plain model to be made trainable, under the head that the objective needs."""
+        """Return the plain model, with the head that the objective needs."""
         from luthier.models.load import move_to_gpu
         from luthier.models.sequence_head import add_sequence_head
 
@@ -460,7 +472,9 @@ class TrainingRun:
         return add_sequence_head(model, outputs) if outputs or ends_in_sequence_head(model) else model
 
     def _keeper(self) -> CheckpointManager:
-        """Keeps states under a name that only trainings of one technique with one optimizer share."""
+        """Return the checkpoint manager, whose files are shared only by trainings of one technique with one
+        optimizer.
+        """
         from luthier.tune.training.checkpoint import CheckpointManager
 
         step, path = self._step, self._work.scratch / "checkpoint.safetensors"
@@ -469,7 +483,7 @@ class TrainingRun:
         return CheckpointManager(path, key, start, step.save_steps)
 
     def _trunk_states(self, sampler: BatchSampler) -> TrunkStates | None:
-        """Kept states of trainings that begin as this one; None where there are none."""
+        """Return stored states of trainings with the same beginning; None where there are none."""
         from luthier.tune.training.trunk_states import TrunkStates
 
         step, work = self._step, self._work
@@ -493,7 +507,7 @@ class TrainingRun:
         return max(fits, dataset.longest)
 
     def _report_plan(self, padded: str, numbers: str, tokens: int, sampler: BatchSampler) -> None:
-        """What was decided for the user, and why."""
+        """Report what was decided for the user, and why."""
         note = self._work.events.note
         note(
             f"{sampler.count} rows, {sampler.steps} steps of {sampler.batch_size} rows, in {numbers} "
@@ -505,7 +519,7 @@ class TrainingRun:
             note(f"this model cannot be read packed ({padded}); rows are padded: the same result, more slowly")
 
     def _save(self, training: Trainer, material: TrainingData, sampler: BatchSampler) -> None:
-        """What comes of it."""
+        """Write the tuned model."""
         record = {"held_out": training.held_out, **({"stopped": training.stopped} if training.stopped else {})}
         self._write(self._work.folder, training, material, sampler, len(training.log), record)
         refuse_empty_adapter(self._work.folder)
@@ -513,14 +527,14 @@ class TrainingRun:
     def _save_epochs(
         self, checkpoints: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
     ) -> None:
-        """The model after each epoch that is kept, in a folder as if training had ended there."""
+        """Write the model after each kept epoch to a folder, as if training had ended there."""
         from luthier.tune.training.trainer import set_weights
 
         for epoch in self._step.kept_epochs:
-            if (found := checkpoints.read_epoch(epoch)) is None:
+            if (saved := checkpoints.read_epoch(epoch)) is None:
                 self._work.events.warning(f"epoch {epoch} did not end in this training: it is not kept")
                 continue
-            steps, weights = found
+            steps, weights = saved
             set_weights(self.trained, weights)
             held_out = training.held_out
             record = {"epoch": epoch, "held_out": held_out and {**held_out, "saved_step": steps}}
@@ -529,7 +543,7 @@ class TrainingRun:
     def _save_states(
         self, checkpoints: CheckpointManager, training: Trainer, material: TrainingData, sampler: BatchSampler
     ) -> None:
-        """The states that stay, with the learning rate and the rows of each step."""
+        """Write the kept states, with the learning rate and the rows of each step."""
         from luthier.tune.training.kept_states import write_kept_states
 
         kept = {
@@ -553,7 +567,7 @@ class TrainingRun:
         steps: int,
         summary: Mapping[str, Any],
     ) -> None:
-        """The weights that the model has now, and what is told of so many steps."""
+        """Write the model's current weights, and its record of `steps` steps."""
         step = self._step
         folder.mkdir(parents=True, exist_ok=True)
         self._technique.save(self.trained, folder, self._base, self._name)

@@ -1,4 +1,6 @@
-"""What the soft-prompt techniques share: PEFT's wrapper, drawn from the seed alone, and the ids of a start text."""
+"""The base of the soft-prompt techniques: PEFT's wrapper, initialized from the seed alone, and the ids of an initial
+text.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +11,11 @@ from luthier.models.describe import ModelDescription, estimate_training_memory
 from luthier.models.quiet import silence_peft_warnings
 
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 
 
 def wrap_with_peft(model: Any, config: Any, seed: int) -> Any:
-    """PEFT's model over a frozen one, with an fp32 encoder of virtual tokens that is drawn from the seed."""
+    """Return PEFT's model over a frozen one, with an fp32 encoder of virtual tokens initialized from the seed."""
     import torch
     from peft import get_peft_model
 
@@ -23,13 +25,15 @@ def wrap_with_peft(model: Any, config: Any, seed: int) -> Any:
 
 
 def estimate_footprint(kind: str, model: ModelDescription, trainable: int, tokens: int, virtual_tokens: int) -> int:
-    """Bytes at the peak: frozen weights, what moves with AdamW, and what autograd keeps of a pack and the virtual
-    tokens."""
+    """Return the bytes at the peak: frozen weights, trainable weights with AdamW, and autograd's saved tensors of a
+    pack with the virtual tokens.
+    """
     return estimate_training_memory(model, kind, trainable, tokens + virtual_tokens, head_rows=HEAD_ROWS).total
 
 
 def choose_initial_token_ids(model: Any, text: str | None, count: int, seed: int, field: str = "text") -> Any:
-    """(count,) token ids to initialize the virtual tokens from: those of a text, repeated, or random ones by the seed.
+    """Return (count,) token ids to initialize the virtual tokens from: those of a text, repeated, or random ones by the
+    seed.
 
     Errors name the setting `field` of the technique.
     """
@@ -55,7 +59,7 @@ def choose_initial_token_ids(model: Any, text: str | None, count: int, seed: int
 
 
 def _ids(model: Any, text: str) -> list[int]:
-    """A text in the model's own tokens; transformers notes in a model where it, and its tokenizer, came from."""
+    """Return the token ids of a text; transformers records in a model where its tokenizer came from."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(model.name_or_path, local_files_only=True, trust_remote_code=False)
@@ -63,8 +67,9 @@ def _ids(model: Any, text: str) -> list[int]:
 
 
 def validate_init_text(init: str, text: str | None, prefix: str = "") -> None:
-    """Raise `ValueError` unless a text is given exactly when initialization from text is chosen; the prefix is the
-    settings'."""
+    """Raise `ValueError` unless a text is given exactly when initialization from text is chosen; `prefix` is that of
+    the settings' names.
+    """
     if (init == "text") != (text is not None):
         name = f"{prefix}init_text" if prefix else "text"
         raise ValueError(f"`{name}` goes with `{prefix}init: text`, and only with it")

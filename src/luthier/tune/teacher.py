@@ -1,4 +1,6 @@
-"""The teacher of a distillation: another model over the same vocabulary, frozen, asked once for all or at each step."""
+"""The teacher of a distillation: another frozen model over the same vocabulary, read once for all rows or
+at each step.
+"""
 
 from __future__ import annotations
 
@@ -17,13 +19,15 @@ if TYPE_CHECKING:
 
 Precision = Literal["float32", "bfloat16", "auto"]
 TOGETHER = 64
-"""Examples that the teacher reads together."""
+"""Number of examples that the teacher reads at once."""
 PACK_TOKENS = 4096
-"""Tokens that the teacher reads at once."""
+"""Maximum tokens of the teacher's packs."""
 
 
 def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
-    """`ModelError` when a model cannot teach: it reads other ids, has a prompt of its own, or names classes."""
+    """Raise `ModelError` when a model cannot teach: its token ids differ, it has a prompt of its own, or it has a
+    classification head.
+    """
     from luthier.chat.prompt import PromptPrefix
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.load import find_base_folder, get_model_name, get_output_classes
@@ -45,8 +49,10 @@ def check_teacher(artifact: Artifact, student: ChatTokenizer) -> None:
 def open_teacher(
     artifact: Artifact, precision: Precision, student: ChatTokenizer, read_media: Callable[[str], bytes]
 ) -> Teacher:
-    """The frozen model, ready to be asked; `read_media` gives the bytes of pictures by digest. `ModelError` where it
-    reads pictures otherwise than its student: rows then have other tokens for it."""
+    """Open the frozen teacher; `read_media` returns the bytes of media by digest.
+
+    `ModelError` where it reads images differently from its student: rows would then have other tokens for it.
+    """
     from luthier.chat.media import MediaProcessor
     from luthier.models.load import find_base_folder, get_model_name, load_model
     from luthier.models.media.towers import attach_media
@@ -67,7 +73,7 @@ def open_teacher(
 def add_teacher_logprobs(
     examples: Iterable[TrainingExample], objective: Objective, teacher: Teacher
 ) -> Iterator[TrainingExample]:
-    """The same examples with what the teacher finds likely at each learnt token."""
+    """Yield the examples with the teacher's likeliest tokens at each trained token."""
     waiting = iter(examples)
     while some := list(islice(waiting, TOGETHER)):
         rows = [row for example in some for row in example.rows]
@@ -79,7 +85,7 @@ def add_teacher_logprobs(
 def _add_teacher_choices(rows: list[TokenRow], objective: Objective, teacher: Teacher) -> list[TokenRow]:
     from luthier.models.packing.parallel import run_packs
 
-    found: dict[int, TokenRow] = {}
+    taught: dict[int, TokenRow] = {}
     numbered = [replace(row, key=str(at)) for at, row in enumerate(rows)]
     read = run_packs(teacher.model, numbered, PACK_TOKENS, lambda pack: objective.ready(pack, teacher))
     for pack, ready_pack in read:
@@ -88,5 +94,5 @@ def _add_teacher_choices(rows: list[TokenRow], objective: Objective, teacher: Te
         for at, key in enumerate(pack.keys):
             mine = pack.path == at
             choices, teacher_logps = ready_pack.choices[mine].tolist(), ready_pack.teacher[mine].tolist()
-            found[int(key)] = replace(rows[int(key)], choices=choices, teacher=teacher_logps)
-    return [found[at] for at in range(len(rows))]
+            taught[int(key)] = replace(rows[int(key)], choices=choices, teacher=teacher_logps)
+    return [taught[at] for at in range(len(rows))]

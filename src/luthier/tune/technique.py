@@ -1,4 +1,4 @@
-"""A technique says what of a model changes, what that costs before anything runs, and how the result is written.
+"""The role `technique`: which weights of a model are trained, the memory it takes, and how the result is saved.
 
 A technique that trains a network's weights is a `Technique` and needs only `adapt`; one that makes its artifact without
 the training loop is a `StandaloneTechnique`.
@@ -29,17 +29,16 @@ if TYPE_CHECKING:
 
 
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 FULL_RATE = 5e-5
-"""Full fine-tuning's, at the width of the evidence (Schulman et al., "LoRA Without Regret", 2025)."""
+"""Full fine-tuning's learning rate at the width of the evidence (Schulman et al., "LoRA Without Regret", 2025)."""
 HIDDEN_OF_EVIDENCE = 2000
 """Width at which the learning rates below were found; see `scale_rate_to_width`."""
 WIDTH_POWER = 0.781
-"""How the best rate falls with width, for the Llama family (Schulman et al., "LoRA Without Regret", 2025).
-
-For SmolLM2-135M, whose architecture is Llama's, the rate that follows for LoRA (0.0013) was measured: accuracy is flat
-from it to one and a half times it (`benchmarks/results/course.txt`). Other families are not covered (`rate_for_model`).
-"""
+"""Exponent by which the best learning rate falls with width, for the Llama family (Schulman et al., "LoRA Without
+Regret", 2025). For SmolLM2-135M, whose architecture is Llama's, the resulting rate for LoRA (0.0013) was measured:
+accuracy is flat from it to one and a half times it (`benchmarks/results/course.txt`). Other families are not covered
+(`rate_for_model`)."""
 _LLAMA_TYPES = frozenset({"llama"})
 
 
@@ -56,38 +55,38 @@ class TechniqueBase(Component):
     role: ClassVar[str] = "technique"
     home: ClassVar[str] = "luthier.tune.techniques"
     merging: ClassVar[Merging] = "plain"
-    """How what is learnt can be merged into the model's weights."""
+    """How the trained weights can be merged into the model's weights."""
     reads_model: ClassVar[bool] = True
     """Whether a base model is needed."""
 
     @property
     def needs_model(self) -> bool:
-        """Whether it needs a base model with these very settings."""
+        """Whether it needs a base model with these settings."""
         return self.reads_model
 
     def merges(self, model: ModelDescription | None) -> Merging:
-        """How what is learnt on a model can be merged into its weights; None: a model that is not here yet."""
+        """Return how trained weights can be merged into a model's weights; None: a model that does not exist yet."""
         return self.merging
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """Why this technique cannot go with an objective or a model; empty when it can."""
+        """Return why this technique cannot be used with an objective or a model; empty when it can."""
         return ""
 
     def warning(self, model: ModelDescription) -> str:
-        """What people should know before this model is tuned so; empty when there is nothing to say."""
+        """Return what the user should know before tuning this model; empty when there is nothing."""
         return ""
 
     def before_s(self, model: ModelDescription) -> float:
-        """Seconds that are foreseen for what it does before the first step, besides what every technique does."""
+        """Return the predicted seconds of work before the first step, beyond what every technique does."""
         return 0.0
 
     @abstractmethod
     def trainable(self, model: ModelDescription) -> int:
-        """How many numbers will move."""
+        """Return the number of trainable parameters."""
 
     @abstractmethod
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Bytes of memory at the peak, for packs of `tokens`."""
+        """Return the bytes of memory at the peak, for packs of `tokens`."""
 
 
 class Technique(TechniqueBase):
@@ -95,57 +94,65 @@ class Technique(TechniqueBase):
     which a technique that knows better replaces."""
 
     def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
-        """The model to make trainable: whole and plain, earlier adapters merged into it."""
+        """Return the plain model to make trainable, with earlier adapters merged."""
         from luthier.models.load import open_merged
 
         return open_merged(artifact, dtype)
 
     @abstractmethod
     def adapt(self, model: Any, seed: int) -> Any:
-        """Make a model trainable: what moves requires gradients, and new weights come from the seed alone.
+        """Make a model trainable: trainable parameters require gradients, and new weights come from the seed alone.
 
         Returns the same model, or PEFT's over it.
         """
 
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
-        """Set new weights from the first packs of the training; called once after `adapt`, before the first update.
+        """Initialize new weights from the first packs of the training; called once after `adapt`, before the first
+        update.
 
-        Must follow from the model and the packs alone, and take no more packs than it needs.
+        The result must follow from the model and the packs alone. Take no more packs than needed.
         """
 
     def rate_of(self, name: str) -> float:
-        """Factor on the learning rate for the parameter of this name."""
+        """Return the learning rate factor of a parameter."""
         return 1.0
 
     def trainable(self, model: ModelDescription) -> int:
-        """The numbers that require gradients after `adapt`, counted on a model of the same shapes without weights
-        (which loads torch); all numbers of a model that is not here yet, or that cannot be adapted without weights."""
+        """Return the number of parameters that require gradients after `adapt`, counted on a model of the same shapes
+        without weights (which loads torch).
+
+        All parameters of a model that does not exist yet, or that cannot be adapted without weights.
+        """
         if model.folder is None:
             return model.parameters
         moving = _moving_without_weights(self, model.folder)
         return model.parameters if moving is None else moving
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Weights; masters, gradients and AdamW's moments of what moves, in fp32; what autograd keeps of one pack of
-        the model itself. What a technique adds to the forward pass is not counted."""
+        """Return the bytes of weights; of fp32 masters, gradients and AdamW's moments of trainable weights; and of
+        autograd's saved tensors of one pack.
+
+        What a technique adds to the forward pass is not counted.
+        """
         return estimate_training_memory(model, self.kind, self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """The learning rate to use when none is given; by default full fine-tuning's, the lowest of all techniques'."""
+        """Return the default learning rate: full fine-tuning's, the lowest of all techniques'."""
         value = scale_rate_to_width(FULL_RATE, hidden_size)
         why = f"full fine-tuning's for a model {hidden_size} wide, since {self.kind} names none; where few numbers move"
         return LearningRate(value, f"{why}, ten times as much may be better")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """By field, and `learning_rate` of the step: that alone by default, from full fine-tuning's to the smallest
-        adapters'."""
+        """Ranges by field, and `learning_rate` of the step: that alone by default, from full fine-tuning's to the
+        smallest adapters'.
+        """
         return {"learning_rate": ParamDistribution(1e-5, 5e-3, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """Write what was trained, in a format that others read; the same weights make the same bytes.
+        """Write the trained weights in a common format; the same weights make the same bytes.
 
-        By default PEFT's `adapter/` of PEFT's model, else a Hugging Face folder with all weights. `base` is the folder
-        of the model that was tuned, `name` what people call it.
+        By default PEFT's `adapter/` of a PEFT model, else a Hugging Face folder with all weights. `base` is the folder
+        of the base model, `name` its display name.
         """
         from luthier.tune.model_files import write_full_model
 
@@ -155,8 +162,9 @@ class Technique(TechniqueBase):
             write_full_model(model, folder, base)
 
     def check_saved(self, model: Any) -> None:
-        """`ModelError`, before the first step, when the default `save` would lose parameters of an adapted model: those
-        that its architecture does not have."""
+        """Raise `ModelError`, before the first step, when the default `save` would lose parameters of an adapted model
+        that its architecture does not have.
+        """
         if type(self).save is not Technique.save or hasattr(model, "peft_config"):
             return
         known = {name for name, _ in _skeleton(model.config, type(model)).named_parameters()}
@@ -172,34 +180,36 @@ class StandaloneTechnique(TechniqueBase):
 
     merging: ClassVar[Merging] = "never"
     used: ClassVar[frozenset[str]] = frozenset({"data", "technique", "max_train_samples", "on"})
-    """The step's settings that matter here; any other one would change nothing, and is refused."""
+    """Settings of the step that have an effect; any other one is refused."""
 
     def trainable(self, model: ModelDescription) -> int:
-        """No weight of the base model moves."""
+        """Return 0: no weight of the base model is trained."""
         return 0
 
     def at_share(self, share: float) -> Self | None:
-        """The technique with a share (0, 1) of its budget; None, by default, where its work follows the rows alone."""
+        """Return the technique with a share (0, 1) of its budget; None, by default, where its work follows the rows
+        alone.
+        """
         return None
 
     @abstractmethod
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
         """Make the model from the training rows: write its files, `training.json` and `training_examples.parquet`.
 
-        Returns what differs by nature from one making to the next.
+        Returns values that differ from run to run by nature.
         """
 
     @abstractmethod
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
-        """Predict the cost; `rows` is how many training rows may be used at most. Refuses what cannot be done."""
+        """Estimate the cost; `rows` is the maximum number of training rows. Refuses what cannot run."""
 
     @abstractmethod
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """What is known of the model before it is made."""
+        """Predict the model's spec before it is made."""
 
 
 def _skeleton(config: Any, kind: Any) -> Any:
-    """A model of a transformers class with its shapes and no weights."""
+    """Return a model of a transformers class with its shapes and no weights."""
     import torch
 
     with torch.device("meta"):
@@ -208,7 +218,9 @@ def _skeleton(config: Any, kind: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
-    """How many numbers require gradients in an adapted model without weights; None where that needs them."""
+    """Return the number of trainable parameters of an adapted model without weights; None where adapting
+    needs weights.
+    """
     import torch
     from transformers import AutoConfig
 
@@ -227,13 +239,14 @@ def _moving_without_weights(technique: Technique, folder: Path) -> int | None:
 
 
 def scale_rate_to_width(best: float, hidden_size: int) -> float:
-    """The best rate at a width of 2,000, carried over to another width; three significant digits."""
+    """Return the best rate at a width of 2,000, scaled to another width; three significant digits."""
     return float(f"{best * (HIDDEN_OF_EVIDENCE / hidden_size) ** WIDTH_POWER:.3g}")
 
 
 def rate_for_model(technique: Technique, model: ModelDescription) -> LearningRate:
-    """The rate of a technique for a model; of another family than Llama's, the reason says that how the rate falls with
-    width was not found on it."""
+    """Return the rate of a technique for a model; for a family other than Llama's, the reason says that the scaling
+    with width was not measured on it.
+    """
     rate = technique.rate(model.hidden_size)
     if model.model_type in _LLAMA_TYPES or technique.rate(2 * model.hidden_size).value == rate.value:
         return rate
@@ -244,7 +257,7 @@ def rate_for_model(technique: Technique, model: ModelDescription) -> LearningRat
 
 
 def write_settings(path: Path, values: Mapping[str, Any]) -> None:
-    """JSON with sorted keys, as every artifact holds it."""
+    """Write JSON with sorted keys, as every artifact has it."""
     text = json.dumps(values, indent=1, sort_keys=True, ensure_ascii=False, allow_nan=False)
     path.write_text(text + "\n", encoding="utf-8")
 
@@ -252,17 +265,17 @@ def write_settings(path: Path, values: Mapping[str, Any]) -> None:
 def write_adapter(
     model: Any, folder: Path, name: str, weights: Mapping[str, Any] | None = None, **changes: Any
 ) -> None:
-    """Write `adapter/` into a folder: the active adapter's weights (or other ones) and its settings with `changes`.
+    """Write `adapter/` into a folder: the active adapter's weights (or given ones) and its settings with `changes`.
 
-    `name` is what people call the base.
+    `name` is the base model's display name.
     """
     from safetensors.torch import save_file
 
     adapter_dir = folder / ADAPTER
     adapter_dir.mkdir()
-    found = adapter_weights(model) if weights is None else weights
+    adapter = adapter_weights(model) if weights is None else weights
     save_file(
-        {key: value.detach().contiguous() for key, value in found.items()}, adapter_dir / "adapter_model.safetensors"
+        {key: value.detach().contiguous() for key, value in adapter.items()}, adapter_dir / "adapter_model.safetensors"
     )
     settings = model.peft_config[model.active_adapter].to_dict()
     plain = {key: sorted(value) if isinstance(value, set) else value for key, value in settings.items()}
@@ -271,8 +284,10 @@ def write_adapter(
 
 
 def adapter_weights(model: Any) -> dict[str, Any]:
-    """The active adapter's weights by PEFT's names, without a head or embeddings of the base, which never change."""
+    """Return the active adapter's weights by PEFT's names, without a head or embeddings of the base, which never
+    change.
+    """
     from peft import get_peft_model_state_dict
 
-    found: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
-    return found
+    weights: dict[str, Any] = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return weights

@@ -1,6 +1,6 @@
-"""Trackers: write the metrics of a training for tools such as TensorBoard and MLflow; off unless a recipe names one.
+"""Experiment trackers such as TensorBoard and MLflow receive the metrics of a training; off unless a recipe names one.
 
-It stands beside the artifact: it decides neither its name nor its bytes, and nothing of it goes over a network.
+A tracker affects neither the artifact's name nor its bytes, and sends nothing over a network.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class TrackedTraining:
     settings: Mapping[str, str | int | float | bool | None]
     """The settings by dotted name."""
     done: int
-    """Steps that were done before: the next one told has the number after."""
+    """Number of steps done before; the next one reported has the following number."""
 
 
 class TrackerWriter(ABC):
@@ -44,11 +44,11 @@ class TrackerWriter(ABC):
 
     @abstractmethod
     def step(self, step: int, values: Mapping[str, float]) -> None:
-        """Take the numbers of a step (from 1); steps come in order."""
+        """Record the metrics of a step (from 1); steps come in order."""
 
     @abstractmethod
-    def end(self, how: RunStatus) -> None:
-        """Close what was written; after an interruption the training may go on later under the same name."""
+    def end(self, status: RunStatus) -> None:
+        """Close the run; after an interruption the training may resume later under the same name."""
 
 
 class Tracker(Component):
@@ -57,17 +57,17 @@ class Tracker(Component):
     role: ClassVar[str] = "tracker"
     home: ClassVar[str] = "luthier.tune.trackers"
     package: ClassVar[str]
-    """The library that it needs, as Python imports it."""
+    """The library that it needs, by its import name."""
 
     folder: PathText = "runs"
-    """Where it writes: a path beside the recipe, or an absolute one."""
+    """Output folder: a path relative to the recipe, or an absolute one."""
 
     def check_installed(self, recipe_dir: Path) -> None:
-        """`MissingExtra` when its library is not installed."""
+        """Raise `MissingExtra` when its library is not installed."""
         require(self.package, self.kind, f"the tracker {self.kind}", otherwise="leave the tracker out")
 
     def begin(self, tracked: TrackedTraining, recipe_dir: Path) -> TrackerWriter:
-        """Start to write, or go on where an earlier writing of the same name ended; paths start at `recipe_dir`."""
+        """Start a run, or resume the earlier one of the same name; paths are relative to `recipe_dir`."""
         self.check_installed(recipe_dir)
         folder = resolve_path(self.folder, recipe_dir).absolute()
         with translate_write_errors(folder):
@@ -76,7 +76,7 @@ class Tracker(Component):
 
     @abstractmethod
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """Start the run, in a folder that exists."""
+        """Start the run in an existing folder."""
 
 
 class NewStepsWriter(TrackerWriter):
@@ -90,16 +90,16 @@ class NewStepsWriter(TrackerWriter):
         if step > self._last:
             self._inner.step(step, values)
 
-    def end(self, how: RunStatus) -> None:
+    def end(self, status: RunStatus) -> None:
         """Pass the end on."""
-        self._inner.end(how)
+        self._inner.end(status)
 
 
 Plain = str | int | float | bool | None
 
 
 class TrackerCallback:
-    """Passes the metrics of every training step to the trackers, which are started at the first."""
+    """Passes the metrics of every training step to the trackers, which start at the first step."""
 
     def __init__(
         self,
@@ -135,13 +135,13 @@ class TrackerCallback:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         stopped = kind is not None and issubclass(kind, KeyboardInterrupt | Interrupted)
-        how: RunStatus = "finished" if kind is None else "stopped" if stopped else "failed"
+        status: RunStatus = "finished" if kind is None else "stopped" if stopped else "failed"
         for writer in self._writers:
-            writer.end(how)
+            writer.end(status)
 
 
 def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
-    """What the log says of a step, as far as it is numbers."""
+    """Return the numeric values of a step's log record."""
     record = json.loads(stepped.line())
     return {
         name: float(value)
@@ -151,11 +151,11 @@ def _build_log_record(stepped: StepMetrics) -> dict[str, float]:
 
 
 def flatten_tracked_settings(settings: Mapping[str, Any], before: str = "") -> dict[str, Plain]:
-    """Nested settings by dotted name; a list stands as JSON."""
-    found: dict[str, Plain] = {}
+    """Return nested settings by dotted name; a list becomes JSON."""
+    flat: dict[str, Plain] = {}
     for name, value in settings.items():
         if isinstance(value, Mapping):
-            found |= flatten_tracked_settings(value, f"{before}{name}.")
+            flat |= flatten_tracked_settings(value, f"{before}{name}.")
         else:
-            found[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
-    return found
+            flat[f"{before}{name}"] = json.dumps(value) if isinstance(value, list) else value
+    return flat

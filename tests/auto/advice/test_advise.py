@@ -19,7 +19,7 @@ from luthier.core.errors import InputError
 from luthier.core.training_outcomes import TrainingOutcome, get_outcomes_path, read_outcomes, record_outcomes
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
-from workshop import tickets, tiny_model, write_csv
+from tiny_models import tickets, tiny_model, write_csv
 
 DATA = Path(__file__).parents[4] / "shared" / "data"
 
@@ -238,6 +238,7 @@ def test_a_probe_asks_a_base_model_that_is_here(capsys: pytest.CaptureFixture[st
     assert base["reason"].startswith("asked 24 rows, it answered 0.")
     assert not base["fetches"]
     assert not found["notes"]
+    assert found["speeds"] == ["time over tiny-model: speed assumed from matrix products until a step has run here"]
 
 
 SETS = {

@@ -12,7 +12,7 @@ from luthier.auto.search.space import SearchSpace
 from luthier.core.revision import SourceTree
 from luthier.models.describe import ModelDescription, describe_model_folder
 from luthier.tune.steps.tune import Tune
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 ROOT = Path(__file__).parents[3] / "src" / "luthier"
 

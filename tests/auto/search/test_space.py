@@ -21,7 +21,7 @@ from luthier.data.steps.prepare import Prepare
 from luthier.models.describe import ModelDescription, describe_model_folder
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
-from workshop import tiny_model
+from tiny_models import tiny_model
 
 RECIPE: dict[str, Any] = {
     "luthier": 1,

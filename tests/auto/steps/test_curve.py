@@ -19,7 +19,7 @@ from luthier.core.step import ArtifactSpec, PlanContext
 from luthier.eval.steps.evaluate import Evaluate
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
-from workshop import tickets, write_csv
+from tiny_models import tickets, write_csv
 
 QUICK = {"sizes": [0.25, 0.5, 1.0], "repeats": 2}
 Rows = list[dict[str, str]]

@@ -21,7 +21,7 @@ from luthier.models.load import get_model_name, get_training_data, is_tuned
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from search_recipe import LORA, RECIPE, break_fit, files_of, run_command, write_recipe
-from workshop import own_cache, small_recipe
+from tiny_models import own_cache, small_recipe
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,15 @@ def test_a_budget_of_time_is_told_in_trainings(searched: tuple[Recipe, Artifact,
         change(recipe, "steps.best.budget=10m").plan()
     assert caught.value.hint.startswith("write budget: ")
     assert caught.value.where.field == "steps.best.budget"
+
+
+def test_a_time_that_holds_no_search_is_not_told_as_one(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
+    recipe, _, _ = searched
+    with pytest.raises(
+        RecipeError, match=r"0.001s is too short here.* the smallest search is 2 such trainings"
+    ) as caught:
+        change(recipe, "steps.best.budget=0.001s").plan()
+    assert "fewer `finalists` or `seeds`" in caught.value.hint
 
 
 @pytest.mark.parametrize(

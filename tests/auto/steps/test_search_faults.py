@@ -17,7 +17,7 @@ from luthier.core.store import Store
 from luthier.core.training_outcomes import get_outcomes_path
 from luthier.recipe.schema import Recipe
 from search_recipe import LORA, files_of, run_command, write_recipe
-from workshop import own_cache, small_recipe, write_csv
+from tiny_models import own_cache, small_recipe, write_csv
 
 SMALL = (
     "steps.best.over={technique.c: [0.01, 1, 100], technique.words: [1, 2]}",

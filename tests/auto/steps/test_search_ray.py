@@ -10,7 +10,7 @@ import pytest
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.recipe.schema import Recipe
 from search_recipe import files_of, write_recipe
-from workshop import own_cache
+from tiny_models import own_cache
 
 ray = pytest.importorskip("ray_cluster", reason="needs the cluster of the executor `ray`")
 SMALL = (

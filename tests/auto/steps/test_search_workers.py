@@ -21,7 +21,7 @@ from luthier.recipe.executors.process import StepProcess
 from luthier.recipe.planner import PlannedStep, RecipePlan
 from luthier.recipe.schema import Recipe
 from search_recipe import break_fit, files_of, run_command, write_recipe
-from workshop import own_cache
+from tiny_models import own_cache
 
 SMALL = (
     "steps.best.over={technique.c: [0.01, 1, 100], technique.words: [1, 2]}",

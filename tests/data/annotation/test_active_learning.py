@@ -22,7 +22,7 @@ from luthier.data.steps.sample_for_labeling import SampleForLabeling
 from luthier.recipe.schema import Recipe
 from tests.data.conftest import Made
 from tests.targets import target
-from tests.workshop import small_recipe
+from tests.tiny_models import small_recipe
 
 Take = Callable[..., Made]
 RECIPE = """\

@@ -13,7 +13,7 @@ from luthier.data.augment.completions import choose_options, draw_completions
 from luthier.models.lm.cached import open_lm
 from luthier.models.lm.local import LocalLM
 from tests.augmenting import Bench
-from tests.workshop import tiny_model
+from tests.tiny_models import tiny_model
 
 
 @pytest.fixture(scope="module")

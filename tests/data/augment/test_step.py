@@ -20,8 +20,8 @@ from luthier.recipe.report import write_report
 from luthier.recipe.schema import Recipe
 from tests.augmenting import Bench, rows
 from tests.targets import target
-from tests.workshop import RECIPE as WORKSHOP
-from tests.workshop import small_recipe, write_csv
+from tests.tiny_models import RECIPE as WORKSHOP
+from tests.tiny_models import small_recipe, write_csv
 
 RECIPE = """\
 luthier: 1

@@ -14,7 +14,7 @@ from luthier.data.checks.shift import DistributionShift
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.models.embedders.encoder import EncoderEmbedder
 from tests.test_every_check import _shuffled_splits, clean_rows
-from workshop import tiny_encoder
+from tiny_models import tiny_encoder
 
 
 @pytest.fixture(scope="module")

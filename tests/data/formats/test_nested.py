@@ -15,7 +15,7 @@ from luthier.data.columns.mapping import decide_mapping
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Source
 from luthier.recipe.schema import Recipe
-from tests.workshop import tickets
+from tests.tiny_models import tickets
 
 ROWS = [
     {"id": n, "question": {"text": row["message"]}, "reply": {"label": row["category"], "by": {"agent": "bob"}}}

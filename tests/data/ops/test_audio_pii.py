@@ -19,7 +19,7 @@ from luthier.data.media.transcript import SpokenWord, Transcript, transcribe
 from luthier.data.ops.audio_pii import AudioPii, find_spelled_mail
 from luthier.eval.probes.media_attacks import find_synthesizer, speak
 from luthier.models.catalog import CATALOG
-from pictured import tiny_pictured
+from vision_models import tiny_vision_model
 
 Make = Callable[..., Any]
 WHISPER = CATALOG["whisper-tiny.en"].source
@@ -84,7 +84,7 @@ def test_the_seconds_are_replaced_and_the_rest_stays(action: str) -> None:
 
 def test_a_model_that_does_not_transcribe_is_one_error(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="one that transcribes is wanted"):
-        transcribe(np.zeros(16000, np.float32), 16000, tiny_pictured(tmp_path / "model"))
+        transcribe(np.zeros(16000, np.float32), 16000, tiny_vision_model(tmp_path / "model"))
 
 
 @has_model

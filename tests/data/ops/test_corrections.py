@@ -15,7 +15,7 @@ from luthier.core.errors import DataError
 from luthier.data.history.corrections import RowCorrection, append_correction, read_corrections, read_row_decisions
 from luthier.data.ops.corrections import CorrectionsOperator
 from luthier.data.row import Row
-from workshop import tickets
+from tiny_models import tickets
 
 AT = datetime(2026, 1, 31, 9, 30, tzinfo=UTC)
 

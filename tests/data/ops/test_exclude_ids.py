@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from data.conftest import Maker
 from luthier.data.ops.exclude_ids import ExcludeIds
-from workshop import tickets
+from tiny_models import tickets
 
 
 def test_rows_are_left_out_by_the_ids_of_an_earlier_making(make: Maker, write: Callable[..., str]) -> None:

@@ -8,7 +8,7 @@ from pydantic import ValidationError
 from luthier.chat.messages import Message
 from luthier.data.ops.part import ShardOperator
 from luthier.data.row import Row
-from pictured import picture, shown
+from vision_models import picture, shown
 
 
 def rows() -> list[Row]:

@@ -12,7 +12,7 @@ from luthier.cli.app import run_command
 from luthier.commands.recipe_text import PLAIN_FIRST, render_recipe
 from luthier.data.suggest.propose import propose_recipe
 from luthier.recipe.schema import Recipe
-from workshop import own_cache, tickets, write_csv
+from tiny_models import own_cache, tickets, write_csv
 
 
 def hard(count: int) -> list[dict[str, str]]:

@@ -16,7 +16,7 @@ from luthier.data.row import UnusableRowError
 from luthier.data.sources.jsonl import Jsonl
 from luthier.data.split import Split
 from luthier.data.suggest.settings import predict_dataset_spec
-from pictured import picture
+from vision_models import picture
 
 Make = Callable[..., Any]
 Write = Callable[..., str]

@@ -85,6 +85,41 @@ def test_what_only_looks_like_json_or_text(tmp_path: Path) -> None:
     assert recognize_path_source_kind("rows.txt", tmp_path) == "csv"
 
 
+@pytest.mark.parametrize(
+    ("header", "row"),
+    [
+        ("<text>,label", "where is it?,x"),
+        ("<html>;label", "where is it?;x"),
+        ("<text>", "where is it?"),
+        ("text,label", "<html><p>where is it?</p></html>,x"),
+        ("<html>,label", "<p>where is it?</p>,x"),
+    ],
+)
+def test_a_table_may_hold_what_looks_like_a_tag(tmp_path: Path, header: str, row: str) -> None:
+    (tmp_path / "rows.csv").write_text(f"{header}\n" + f"{row}\n" * 12)
+    assert recognize_path_source_kind("rows.csv", tmp_path) == "csv"
+    source, base = build_source_for_path(tmp_path / "rows.csv")
+    first = next(record for record in source.read(base, lambda text: None) if isinstance(record, SourceRecord))
+    assert list(first.values) == header.replace(";", ",").split(",")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '<?xml version="1.0"?>\n<rows>\n<row>a, b</row>\n<row>c, d</row>\n</rows>\n',
+        "<rows>\n  <row><text>a, b</text></row>\n  <row><text>c, d</text></row>\n</rows>\n",
+        "<div>\nwhere is it, and when?\nhere, now\n</div>\n",
+        "<!-- export -->\n<table><tr><td>a</td><td>b</td></tr></table>\n",
+    ],
+)
+@pytest.mark.parametrize("name", ["rows.csv", "rows.tsv"])
+def test_markup_is_named_as_what_it_is(tmp_path: Path, text: str, name: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(DataError, match="is HTML or XML, not a table") as caught:
+        recognize_path_source_kind(name, tmp_path)
+    assert "export the table as CSV" in caught.value.hint
+
+
 def test_a_sitemap_is_no_page_to_learn_from(tmp_path: Path) -> None:
     text = '<?xml version="1.0"?>\n<urlset xmlns="http://www.sitemaps.org/schemas/sitemap/0.9"><url/></urlset>'
     (tmp_path / "sitemap.xml").write_text(text)

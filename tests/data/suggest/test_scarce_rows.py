@@ -7,7 +7,7 @@ from pathlib import Path
 
 from luthier.commands.recipe_text import render_recipe
 from luthier.data.suggest.propose import propose_recipe
-from workshop import tickets
+from tiny_models import tickets
 
 
 def _write(path: Path, rows: list[list[str]]) -> Path:
@@ -24,7 +24,9 @@ def test_four_rows_are_too_few(tmp_path: Path) -> None:
     found = propose_recipe(
         _write(tmp_path / "t.csv", [["Where is it?", "a"], ["What now?", "b"], ["Oh!", "a"], ["No?", "b"]])
     )
-    assert found.reasons["rows"] == "4 rows: too few to train on; at least 10 are needed and 50 recommended"
+    assert found.reasons["rows"].startswith(
+        "4 rows: too few to train on; at least 10 are needed and 50 recommended; a run stops"
+    )
     assert "# 4 rows: too few to train on" in render_recipe(found, "t")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from luthier.auto.advice.probe import probe_plain_classifier
 from luthier.data.suggest.separability import measure_separability
-from workshop import tickets
+from tiny_models import tickets
 
 WORDS = [f"word{number}" for number in range(400)]
 

@@ -14,7 +14,7 @@ from luthier.data.checks.profile import DatasetProfile
 from luthier.data.dedup.shingles import digest8
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.data.validate.model_scores import embed_prompts, measure_prompt_perplexity
-from workshop import tickets, tiny_model
+from tiny_models import tickets, tiny_model
 
 
 @pytest.fixture(scope="module")

@@ -21,7 +21,7 @@ from luthier.data.dataset_card import render_dataset_card
 from luthier.data.export import write_finding_rows
 from luthier.data.steps.validate import Validate
 from luthier.data.validate.context import CheckData
-from workshop import tickets
+from tiny_models import tickets
 
 Checked = tuple[Artifact, str]
 

@@ -15,7 +15,7 @@ from luthier.eval.report.facts.models import Advice, ConfusionMatrix
 from luthier.eval.report.facts.tuning import LogPoint, TuningFacts
 from luthier.recipe.report import report_facts
 from luthier.recipe.schema import Recipe
-from workshop import RECIPE, own_cache, small_recipe
+from tiny_models import RECIPE, own_cache, small_recipe
 
 LESS = RECIPE.replace("1.0e-2", "1.0e-6").replace('rules: ["accuracy >= 0.0"]', 'rules: ["accuracy >= base - 1"]')
 WITH_CURVE = LESS.replace(

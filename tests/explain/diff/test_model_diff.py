@@ -35,8 +35,8 @@ from luthier.tune.techniques.plain import PlainTechnique
 from luthier.tune.techniques.prompt import PromptTuning
 from luthier.tune.techniques.qlora import Qlora
 from models.making import make_base, tiny_base
-from tuning import Bench, bench, examples
-from workshop import write_csv
+from tiny_models import write_csv
+from tuning import TuneEnv, examples, make_env
 
 RECIPE = """luthier: 1
 name: changed
@@ -172,8 +172,8 @@ QUICK: dict[str, Any] = {
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("shop"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("shop"))
 
 
 def compared(model: Artifact, base: Artifact | None = None, rows: int = 6, **more: Any) -> ModelComparison:
@@ -182,26 +182,26 @@ def compared(model: Artifact, base: Artifact | None = None, rows: int = 6, **mor
     return compare_models(pair, ComparedRows(examples(rows), labels, **more), matrices=2)
 
 
-def test_every_technique_is_compared_with_its_base(shop: Bench) -> None:
-    full = compared(shop.tune(Tune(**QUICK, technique=FullFineTuning()))).summary
+def test_every_technique_is_compared_with_its_base(env: TuneEnv) -> None:
+    full = compared(env.tune(Tune(**QUICK, technique=FullFineTuning()))).summary
     assert full.measures["kl"].value > 0
     assert {"effective_rank", "intruders"} <= set(full.measures)
     assert full.layers[0].distance.value > 0
-    soft = compared(shop.tune(Tune(**QUICK, technique=PromptTuning(num_virtual_tokens=2)))).summary
+    soft = compared(env.tune(Tune(**QUICK, technique=PromptTuning(num_virtual_tokens=2)))).summary
     assert soft.measures["kl"].value > 0
     assert soft.measures["weights"].value == 0
     assert any("beside the weights" in note for note in soft.notes)
-    packed = compared(shop.tune(Tune(**QUICK, technique=Qlora(r=2, group=32)))).summary
+    packed = compared(env.tune(Tune(**QUICK, technique=Qlora(r=2, group=32)))).summary
     assert any("quantized" in note for note in packed.notes)
     assert packed.measures["kl"].value > 0
-    headed = compared(shop.tune(Tune(**QUICK, technique=Lora(r=2), objective=Classify(head="sequence")))).summary
+    headed = compared(env.tune(Tune(**QUICK, technique=Lora(r=2), objective=Classify(head="sequence")))).summary
     assert "kl" not in headed.measures
     assert headed.measures["hidden"].value > 0
     assert any("were not measured" in note for note in headed.notes)
 
 
-def test_identical_models_are_called_so(shop: Bench) -> None:
-    same = compared(shop.base, shop.base).summary
+def test_identical_models_are_called_so(env: TuneEnv) -> None:
+    same = compared(env.base, env.base).summary
     assert same.identical
     assert "identical" in same.sentence
     assert {measure.value for measure in same.measures.values()} == {0.0}
@@ -209,14 +209,14 @@ def test_identical_models_are_called_so(shop: Bench) -> None:
     assert not same.changed
 
 
-def test_faults_are_told(shop: Bench, tmp_path: Path) -> None:
+def test_faults_are_told(env: TuneEnv, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="was not tuned"):
-        open_model_pair(shop.base)
-    model = shop.tune(Tune(**QUICK, technique=Lora(r=2)))
+        open_model_pair(env.base)
+    model = env.tune(Tune(**QUICK, technique=Lora(r=2)))
     one = compared(model, rows=1).summary
     assert one.rows == 1
     assert any("one row" in note for note in one.notes)
-    other = compared(model, shop.teacher).summary
+    other = compared(model, env.teacher).summary
     assert any("is not the model that" in note for note in other.notes)
     _, strange = tiny_base(tmp_path / "strange", kind="qwen2")
     tokenizer = strange.folder / "tokenizer.json"
@@ -226,7 +226,7 @@ def test_faults_are_told(shop: Bench, tmp_path: Path) -> None:
     tokenizer.write_text(json.dumps(record))
     with pytest.raises(ModelError, match="different tokenizers"):
         open_model_pair(model, strange)
-    plain = shop.classify(Tune(data="data", technique=PlainTechnique()))
+    plain = env.classify(Tune(data="data", technique=PlainTechnique()))
     with pytest.raises(ModelError, match="plain classifier"):
         open_model_pair(plain)
     with serving(lambda body: "no") as server:

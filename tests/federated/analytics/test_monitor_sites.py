@@ -27,8 +27,8 @@ from luthier.monitor.evaluator import AlertEvaluator
 from luthier.monitor.plan import MonitorPlan
 from luthier.monitor.signal import Signal
 from luthier.traces.record import Feedback, Trace
+from tiny_models import own_cache, tickets, write_csv
 from watching import BEGIN, desk_traffic, plan_of, trace, write_log
-from workshop import own_cache, tickets, write_csv
 
 NAMES = ("north", "south", "west")
 WINDOW = 3600

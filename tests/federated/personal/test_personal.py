@@ -34,8 +34,8 @@ from luthier.federated.transport import LocalChannel
 from luthier.models.load import load_model
 from luthier.recipe.schema import Recipe
 from luthier.tune.steps.tune import Tune
+from tiny_models import own_cache, small_recipe
 from tuning import examples, finish
-from workshop import own_cache, small_recipe
 
 ADAPTER = "adapter/adapter_model.safetensors"
 HEADED = {"objective": {"kind": "classify", "head": "sequence"}, "learning_rate": 1e-2}

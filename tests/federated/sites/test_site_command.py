@@ -18,7 +18,7 @@ from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.federated.sites.policy import SitePolicy
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
-from workshop import RECIPE, own_cache, small_recipe, tiny_model
+from tiny_models import RECIPE, own_cache, small_recipe, tiny_model
 
 SITE = RECIPE.partition("  tune:")[0]
 COORDINATOR = """\

@@ -13,7 +13,7 @@ from luthier.models.scorers.bertscore import BertScoreScorer
 from luthier.models.scorers.faithfulness import EntailmentScorer
 from luthier.models.scorers.fluency import FluencyScorer
 from luthier.models.scorers.relevance import RelevanceScorer
-from tests.workshop import tiny_encoder, tiny_model, tiny_tokenizer
+from tests.tiny_models import tiny_encoder, tiny_model, tiny_tokenizer
 
 TEXTS = ["my card was refused", "The weather is fine today, is it not?", "refused", "x", "where is my money"]
 ROWS = [

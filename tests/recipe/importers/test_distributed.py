@@ -13,7 +13,7 @@ from luthier.recipe.importers.distributed import build_process_settings
 from luthier.recipe.importers.import_report import ImportedOption, ImportOptionReader, ImportReport
 from luthier.recipe.importers.translate import translate_config
 from luthier.tune.steps.tune import Tune
-from tests.workshop import tickets, write_csv
+from tests.tiny_models import tickets, write_csv
 
 ZERO3 = {
     "zero_optimization": {

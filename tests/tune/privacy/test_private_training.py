@@ -35,7 +35,7 @@ from luthier.tune.training.pack_gradient import PackGradientComputer
 from luthier.tune.training.private_gradient import PrivateReader, PrivateSteps
 from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
 from luthier.tune.training.schedule import BatchSampler
-from tuning import Bench, bench, chat, examples, interrupted, pairs, tune_and_resume
+from tuning import TuneEnv, chat, examples, interrupted, make_env, pairs, tune_and_resume
 
 WORDS = ("billing", "delivery", "account", "late", "parcel", "refund", "card", "login", "damaged", "twice")
 PRIVATE: dict[str, Any] = {"epsilon": 8.0, "delta": 1e-4}
@@ -43,8 +43,8 @@ QUICK: dict[str, Any] = {"data": "data", "batch_size": 8, "dtype": "float32", "o
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return bench(tmp_path_factory.mktemp("private"))
+def env(tmp_path_factory: pytest.TempPathFactory) -> TuneEnv:
+    return make_env(tmp_path_factory.mktemp("private"))
 
 
 def private(**settings: Any) -> Tune:
@@ -57,9 +57,9 @@ def reader_of(model: Any, steps: PrivateSteps, optimizer: Optimizer) -> tuple[Pr
     return PrivateReader(packs, updater, Sft(), steps, lambda rows: [0.0] * len(rows), seed=1), updater
 
 
-def test_the_sum_is_that_of_gradients_clipped_one_by_one(shop: Bench) -> None:
-    model = AutoModelForCausalLM.from_pretrained(shop.base.folder, dtype=torch.float64)
-    dataset = Sft().build_training_examples(examples(6), ChatTokenizer.load(shop.base.folder))
+def test_the_sum_is_that_of_gradients_clipped_one_by_one(env: TuneEnv) -> None:
+    model = AutoModelForCausalLM.from_pretrained(env.base.folder, dtype=torch.float64)
+    dataset = Sft().build_training_examples(examples(6), ChatTokenizer.load(env.base.folder))
     rows = [row for example in dataset for row in example.rows]
     sums = {name: torch.zeros_like(value) for name, value in model.named_parameters()}
     norms = []
@@ -87,8 +87,8 @@ def test_the_sum_is_that_of_gradients_clipped_one_by_one(shop: Bench) -> None:
     assert told.measures["clipped_units"] == sum(norm > 0.9 * norms[0] for norm in norms) / len(norms)
 
 
-def test_noise_alone_moves_a_step_that_draws_nobody(shop: Bench) -> None:
-    model = AutoModelForCausalLM.from_pretrained(shop.base.folder)
+def test_noise_alone_moves_a_step_that_draws_nobody(env: TuneEnv) -> None:
+    model = AutoModelForCausalLM.from_pretrained(env.base.folder)
     steps = PrivateSteps(
         key=NoiseKey(b"k"), clip=2.0, noise=1.5, sampling=0.5, expected_units=4.0, unit_of=lambda key: 0
     )
@@ -120,8 +120,8 @@ def test_a_step_draws_each_unit_by_chance_and_whole() -> None:
     assert min(sizes) == 0
 
 
-def test_a_training_keeps_its_promise_and_says_so(shop: Bench) -> None:
-    made = shop.tune(private(validation={"rows": 8, "keep": "last"}))
+def test_a_training_keeps_its_promise_and_says_so(env: TuneEnv) -> None:
+    made = env.tune(private(validation={"rows": 8, "keep": "last"}))
     told = TrainingRecord.read(made).privacy
     assert told is not None
     assert told["unit"] == "row"
@@ -136,32 +136,32 @@ def test_a_training_keeps_its_promise_and_says_so(shop: Bench) -> None:
 
 def test_noise_differs_from_run_to_run_but_not_for_one_that_goes_on(tmp_path: Path) -> None:
     step = private(save_steps=1)
-    whole, resumed = tune_and_resume(bench(tmp_path / "one"), step)
+    whole, resumed = tune_and_resume(make_env(tmp_path / "one"), step)
     assert whole == resumed
-    other = bench(tmp_path / "other").tune(step)
+    other = make_env(tmp_path / "other").tune(step)
     weights = "adapter/adapter_model.safetensors"
     assert (other.folder / weights).read_bytes() != b""
-    shop = bench(tmp_path / "third")
-    interrupted(shop, step)
-    third = shop.tune(step)
+    env = make_env(tmp_path / "third")
+    interrupted(env, step)
+    third = env.tune(step)
     assert (third.folder / weights).read_bytes() != (other.folder / weights).read_bytes()
     assert (third.folder / "log.jsonl").read_text() != (other.folder / "log.jsonl").read_text()
 
 
 def test_units_are_rows_or_what_a_column_names(tmp_path: Path) -> None:
     rows = [one.model_copy(update={"meta": {"customer": line % 5}}) for line, one in enumerate(examples(20))]
-    shop = bench(tmp_path, rows)
+    env = make_env(tmp_path, rows)
     keys = [one.id for one in rows]
-    assert group_units("row", keys, shop.data) == tuple((at,) for at in range(20))
-    assert group_units("meta.customer", keys, shop.data)[0] == (0, 5, 10, 15)
-    made = shop.tune(private(privacy=Privacy(**PRIVATE, unit="meta.customer")))
+    assert group_units("row", keys, env.data) == tuple((at,) for at in range(20))
+    assert group_units("meta.customer", keys, env.data)[0] == (0, 5, 10, 15)
+    made = env.tune(private(privacy=Privacy(**PRIVATE, unit="meta.customer")))
     told = TrainingRecord.read(made).privacy
     assert told is not None
     assert told["units"] == 5
     assert describe_privacy(TrainingRecord.read(made)).endswith("for each customer")
     for unit, what in (("meta.name", "has no value in 'name'"), ("customer", "expected `row` or `meta.COLUMN`")):
         with pytest.raises(DataError, match=what):
-            group_units(unit, keys, shop.data)
+            group_units(unit, keys, env.data)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,7 @@ def test_what_breaks_the_promise_is_refused(settings: dict[str, Any], what: str)
 
 
 def test_pairs_are_learnt_privately_too(tmp_path: Path) -> None:
-    made = bench(tmp_path, pairs()).tune(private(objective={"kind": "dpo"}))
+    made = make_env(tmp_path, pairs()).tune(private(objective={"kind": "dpo"}))
     log = [json.loads(line) for line in (made.folder / "log.jsonl").read_text().splitlines()]
     assert all(0.0 <= line["clipped_units"] <= 1.0 for line in log)
     assert TrainingRecord.read(made).privacy is not None
@@ -199,10 +199,10 @@ def _secrets(first: int) -> list[Example]:
     ]
 
 
-def _attack(shop: Bench, step: Tune, members: list[Example], strangers: list[Example]) -> float:
+def _attack(env: TuneEnv, step: Tune, members: list[Example], strangers: list[Example]) -> float:
     """How often a row that was learnt has a smaller loss than one that was not: 0.5 for an attack that fails."""
-    opened = load_model(shop.tune(step), "float32")
-    dataset = Sft().build_training_examples([*members, *strangers], ChatTokenizer.load(shop.base.folder))
+    opened = load_model(env.tune(step), "float32")
+    dataset = Sft().build_training_examples([*members, *strangers], ChatTokenizer.load(env.base.folder))
     sums = compute_row_logprob_sums(opened.model, [row for example in dataset for row in example.rows], 4096)
     seen, unseen = sums[: len(members)], sums[len(members) :]
     return sum(mine > its for mine in seen for its in unseen) / len(seen) / len(unseen)
@@ -211,18 +211,18 @@ def _attack(shop: Bench, step: Tune, members: list[Example], strangers: list[Exa
 @pytest.mark.slow
 def test_whether_a_row_was_learnt_shows_without_noise_and_not_with_it(tmp_path: Path) -> None:
     members, strangers = _secrets(100), _secrets(500)
-    shop = bench(tmp_path, [*examples(16), *members])
+    env = make_env(tmp_path, [*examples(16), *members])
     loop = {"epochs": 40, "learning_rate": 2e-2, "batch_size": 16}
     plain = Tune(**{**QUICK, **loop, "technique": Lora(r=8)})
-    assert _attack(shop, plain, members, strangers) > 0.95
-    assert _attack(shop, private(**loop, privacy=Privacy(epsilon=1.0, delta=1e-3)), members, strangers) < 0.85
+    assert _attack(env, plain, members, strangers) > 0.95
+    assert _attack(env, private(**loop, privacy=Privacy(epsilon=1.0, delta=1e-3)), members, strangers) < 0.85
 
 
 class _Heard:
     """Sums of clipped gradients as one reader or the other gathers them."""
 
-    def __init__(self, shop: Bench, technique: Any, objective: Any, rows: list[Any], dtype: str) -> None:
-        self.model = AutoModelForCausalLM.from_pretrained(shop.base.folder, dtype=getattr(torch, dtype))
+    def __init__(self, env: TuneEnv, technique: Any, objective: Any, rows: list[Any], dtype: str) -> None:
+        self.model = AutoModelForCausalLM.from_pretrained(env.base.folder, dtype=getattr(torch, dtype))
         self.model = technique.adapt(self.model, 3)
         with torch.no_grad():
             for at, (name, value) in enumerate(self.model.named_parameters()):
@@ -264,15 +264,15 @@ class _Heard:
 @pytest.mark.parametrize(("dtype", "close"), [("float64", 2e-6), ("float32", 2e-5)])
 @pytest.mark.parametrize("fused", ["", "torch", "onednn"])
 def test_units_read_together_are_those_read_one_by_one(
-    shop: Bench, dtype: str, close: float, fused: str, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, dtype: str, close: float, fused: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from luthier.models.kernels.lora import install_fused_lora
 
     monkeypatch.setattr("luthier.models.kernels.onednn.LEAST_PRODUCTS", 0 if fused == "onednn" else 1 << 60)
-    dataset = Sft().build_training_examples(examples(12), ChatTokenizer.load(shop.base.folder))
+    dataset = Sft().build_training_examples(examples(12), ChatTokenizer.load(env.base.folder))
     rows = [row for example in dataset for row in example.rows]
     rows.append(replace(rows[0], key="twin"))
-    heard = _Heard(shop, Lora(r=4), Sft(), rows, dtype)
+    heard = _Heard(env, Lora(r=4), Sft(), rows, dtype)
     if fused:
         install_fused_lora(heard.model)
     one, told, _ = heard.gather(False)
@@ -286,7 +286,7 @@ def test_units_read_together_are_those_read_one_by_one(
     assert 0 < also.measures["clipped_units"] < 1
 
 
-def test_what_is_no_linear_layer_is_read_one_by_one(shop: Bench) -> None:
-    model = AutoModelForCausalLM.from_pretrained(shop.base.folder)
+def test_what_is_no_linear_layer_is_read_one_by_one(env: TuneEnv) -> None:
+    model = AutoModelForCausalLM.from_pretrained(env.base.folder)
     updater = MixedPrecisionOptimizer(model, OptimizerSettings(optimizer=AdamW(), clip=None))
     assert not PackGradientComputer(model, Sft(), updater).build_unit_reader().applies

@@ -29,7 +29,7 @@ class Moody:
     deadline_s: float = 0.2
     on_fault: str = "stop"
 
-    def score(self, attempts: Sequence[RewardCompletion], bench: RewardContext) -> list[float]:
+    def score(self, attempts: Sequence[RewardCompletion], env: RewardContext) -> list[float]:
         """The number that the answer is, unless it says to fail."""
         found: list[float] = []
         for attempt in attempts:

@@ -27,7 +27,7 @@ from luthier.models.reward_model import RewardModel
 from luthier.tune.rollout.rollout import RolloutBatchSource
 from luthier.tune.steps.tune import Tune
 from luthier.tune.techniques.lora import Lora
-from tuning import Bench, bench, finish, interrupted, pairs
+from tuning import TuneEnv, finish, interrupted, make_env, pairs
 
 REWARD = {"kind": "regex", "pattern": "e"}
 """Answers with an e in them are good: a random model can learn that."""
@@ -52,12 +52,12 @@ def digests(artifact: Any) -> dict[str, str]:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Bench:
-    return bench(tmp_path)
+def env(tmp_path: Path) -> TuneEnv:
+    return make_env(tmp_path)
 
 
-def test_it_learns_what_is_rewarded_and_tells_of_it(shop: Bench) -> None:
-    told = log(shop.tune(step(epochs=4)))
+def test_it_learns_what_is_rewarded_and_tells_of_it(env: TuneEnv) -> None:
+    told = log(env.tune(step(epochs=4)))
     assert len(told) == 24
     rewards = [line["reward"] for line in told]
     assert sum(rewards[-4:]) / 4 > sum(rewards[:4]) / 4 + 0.1
@@ -71,38 +71,38 @@ def test_it_learns_what_is_rewarded_and_tells_of_it(shop: Bench) -> None:
 
 
 @pytest.mark.parametrize("shown", [0, 3])
-def test_as_many_answers_are_shown_as_are_asked_for(shop: Bench, shown: int) -> None:
-    told = log(shop.tune(step({"shown": shown}, max_train_samples=8)))
+def test_as_many_answers_are_shown_as_are_asked_for(env: TuneEnv, shown: int) -> None:
+    told = log(env.tune(step({"shown": shown}, max_train_samples=8)))
     assert len(told[0].get("samples", ())) == shown
 
 
-def test_the_speed_of_drawing_is_measured_for_later_forecasts(shop: Bench) -> None:
+def test_the_speed_of_drawing_is_measured_for_later_forecasts(env: TuneEnv) -> None:
     asked = step(max_train_samples=8)
-    measures = asked.make(shop.work(asked))
-    parameters, written = describe_model_folder(shop.base.folder).parameters, 8 * 6 * 4
+    measures = asked.make(env.work(asked))
+    parameters, written = describe_model_folder(env.base.folder).parameters, 8 * 6 * 4
     drawing_s = written * 2 * parameters / measures["drawing_flops_per_s"]  # as long as answers may be
     assert measures["writing_s"] > 0
     assert 0 < drawing_s < 6 * measures["writing_s"]
-    inputs = {"data": shop.data, "model": shop.base}
+    inputs = {"data": env.data, "model": env.base}
     history = {"measures": {**measures, "drawing_flops_per_s": measures["drawing_flops_per_s"] / 1e6}}
-    later = asked.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=shop.base.folder, history=history))
+    later = asked.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder, history=history))
     assert later.seconds == pytest.approx(drawing_s * 1e6, rel=0.1)
 
 
-def test_an_interrupted_training_ends_in_the_same_bytes(shop: Bench) -> None:
+def test_an_interrupted_training_ends_in_the_same_bytes(env: TuneEnv) -> None:
     objective = {
         "rollout": {**ROLLOUT, "steps_per_generation": 2, "redraw": 1},
         "kl": {"coefficient": 0.05, "target": 0.01},
     }
     made = step(objective, save_steps=1, validation={"rows": 6, "every": 2})
-    whole = digests(shop.tune(made))
-    shop.store.remove(shop.tune_digest(made))
-    interrupted(shop, made, before=3)  # in the middle of a phase: the two steps are drawn again
-    assert digests(shop.tune(made)) == whole
+    whole = digests(env.tune(made))
+    env.store.remove(env.tune_digest(made))
+    interrupted(env, made, before=3)  # in the middle of a phase: the two steps are drawn again
+    assert digests(env.tune(made)) == whole
 
 
 def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in a training that was taken up again; a prompt that was replaced was not learnt."""
     once, learnt = RolloutBatchSource._build_rows, Counter[str]()
@@ -115,27 +115,27 @@ def test_what_is_drawn_in_place_of_another_prompt_is_what_was_seen(
     made = step({"rollout": {**ROLLOUT, "redraw": 1}, "rewards": [reward]}, save_steps=1, max_train_samples=16)
     with monkeypatch.context() as patch:
         patch.setattr(RolloutBatchSource, "_build_rows", spied)
-        whole = shop.tune(made)
+        whole = env.tune(made)
     told = polars.read_parquet(whole.folder / "training_examples.parquet")
     assert {row["id"]: row["seen"] for row in told.to_dicts() if row["seen"]} == dict(learnt)
     assert any("instead" in line for line in log(whole))
     before = digests(whole)
-    shop.store.remove(whole.digest)
-    interrupted(shop, made, before=2)
-    assert digests(shop.tune(made)) == before
+    env.store.remove(whole.digest)
+    interrupted(env, made, before=2)
+    assert digests(env.tune(made)) == before
 
 
 def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) -> None:
-    shop = bench(tmp_path, pairs(24))
-    judge = shop.tune(Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
+    env = make_env(tmp_path, pairs(24))
+    judge = env.tune(Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
                            learning_rate=1e-2, epochs=3.0))  # fmt: skip
     asked = step({"rewards": ["model"]}, reward_model="judge")
-    told = log(learnt(shop, asked, judge))
+    told = log(learnt(env, asked, judge))
     assert all(line["reward"] == line["reward_model"] for line in told)
     assert len({line["reward"] for line in told}) > 1
     assert told[0]["reward_spread"] > 0
     with pytest.raises(ModelError, match="is no reward model") as caught:
-        learnt(shop, asked, shop.base)
+        learnt(env, asked, env.base)
     assert caught.value.where.field == "reward_model"
 
 
@@ -143,14 +143,14 @@ def test_a_trained_reward_model_judges_and_another_model_cannot(tmp_path: Path) 
 def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learnt_with(
     head: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shop = bench(tmp_path, pairs(24))
+    env = make_env(tmp_path, pairs(24))
     prompt = PromptPrefix(instruction="Be strict.", shown=(Message(role="user", content="So?"),))
-    folder, _ = shop.store.begin("prompted")
+    folder, _ = env.store.begin("prompted")
     prompt.save(folder)
     (folder / "training.json").write_text("{}")
-    prompted = finish(shop.store, "prompted", "tune", "model", {"model": shop.base.digest})
+    prompted = finish(env.store, "prompted", "tune", "model", {"model": env.base.digest})
     objective = {"kind": "reward", "head": head}
-    judge = shop.tune(Tune(data="data", objective=objective, technique=Lora(r=4), dtype="float32", batch_size=8,
+    judge = env.tune(Tune(data="data", objective=objective, technique=Lora(r=4), dtype="float32", batch_size=8,
                            learning_rate=1e-2), model=prompted)  # fmt: skip
     heard: list[tuple[Any, list[float]]] = []
     once = RewardModel.__call__
@@ -160,8 +160,8 @@ def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learn
         return heard[-1][1]
 
     monkeypatch.setattr(RewardModel, "__call__", spied)
-    learnt(shop, step({"rewards": ["model"]}, reward_model="judge", max_train_samples=4), judge)
-    text, model = ChatTokenizer.load(shop.base.folder, before=prompt), load_model(judge, "float32").model
+    learnt(env, step({"rewards": ["model"]}, reward_model="judge", max_train_samples=4), judge)
+    text, model = ChatTokenizer.load(env.base.folder, before=prompt), load_model(judge, "float32").model
     for conversations, found in heard:
         if head == "sequence":
             wanted = compute_model_rewards(model, [row.ids for row in text.encode_many(conversations)])
@@ -173,27 +173,27 @@ def test_a_reward_model_over_a_prompted_one_judges_with_the_prompt_that_it_learn
 
 
 def test_held_out_answers_are_judged_by_another_reward_model_than_is_learnt(tmp_path: Path) -> None:
-    shop = bench(tmp_path, pairs(24))
+    env = make_env(tmp_path, pairs(24))
     reward = Tune(data="data", objective="reward", technique=Lora(r=4), dtype="float32", batch_size=8,
                   learning_rate=1e-2, epochs=2.0)  # fmt: skip
-    judge, other = shop.tune(reward), shop.tune(reward.model_copy(update={"epochs": 1.0}))
+    judge, other = env.tune(reward), env.tune(reward.model_copy(update={"epochs": 1.0}))
     held_out = {"rows": 6, "every": 2, "keep": "last"}
     objective = {"rewards": ["model"], "gold": ["model"]}
     own = step(objective, reward_model="judge", validation=held_out)
     golden = step(objective, reward_model="judge", gold_model="gold", validation=held_out)
-    ours = log(learnt(shop, own, judge))
-    theirs = log(learnt(shop, golden, judge, gold_model=other))
+    ours = log(learnt(env, own, judge))
+    theirs = log(learnt(env, golden, judge, gold_model=other))
     name = "held_out_reward_model"
     assert [line["reward"] for line in ours] == [line["reward"] for line in theirs]
     assert all(one[name] != two[name] for one, two in zip(ours, theirs, strict=True) if name in one)
     assert any(name in line for line in theirs)
 
 
-def learnt(shop: Bench, made: Tune, judge: Artifact, **more: Artifact) -> Artifact:
+def learnt(env: TuneEnv, made: Tune, judge: Artifact, **more: Artifact) -> Artifact:
     """A model tuned with what another one says of its answers."""
-    work = shop.work(made)
+    work = env.work(made)
     made.make(replace(work, inputs={**work.inputs, "reward_model": judge, **more}))
-    return finish(shop.store, shop.tune_digest(made), "tune", "model", {"data": shop.data.digest})
+    return finish(env.store, env.tune_digest(made), "tune", "model", {"data": env.data.digest})
 
 
 EMPTY = {"kind": "regex", "pattern": "$", "where": "whole"}
@@ -202,12 +202,12 @@ EMPTY = {"kind": "regex", "pattern": "$", "where": "whole"}
 
 @pytest.mark.parametrize("kind", ["grpo", "rloo", "ppo", "reinforce++", "raft", "online_dpo"])
 def test_an_answer_that_ends_at_once_is_judged_and_learnt(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch, kind: str
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """Half of all tokens end an answer here, so that half of the answers are one end token with no text before it."""
-    ends = frozenset(range(0, ChatTokenizer.load(shop.base.folder).vocabulary, 2))
+    ends = frozenset(range(0, ChatTokenizer.load(env.base.folder).vocabulary, 2))
     monkeypatch.setattr(ChatTokenizer, "end_ids", ends)
-    told = log(shop.tune(step({"kind": kind, "rewards": [EMPTY]}, max_train_samples=8)))
+    told = log(env.tune(step({"kind": kind, "rewards": [EMPTY]}, max_train_samples=8)))
     assert len(told) == 2
     for line in told:
         assert 0.2 < line["reward"] < 0.8
@@ -216,43 +216,41 @@ def test_an_answer_that_ends_at_once_is_judged_and_learnt(
 
 
 def test_where_all_answers_end_at_once_there_is_nothing_to_compare(
-    shop: Bench, monkeypatch: pytest.MonkeyPatch
+    env: TuneEnv, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ChatTokenizer, "end_ids", frozenset(range(ChatTokenizer.load(shop.base.folder).vocabulary)))
+    monkeypatch.setattr(ChatTokenizer, "end_ids", frozenset(range(ChatTokenizer.load(env.base.folder).vocabulary)))
     with pytest.raises(ModelError, match="no parameter moved"):
-        shop.tune(step(max_train_samples=8))
+        env.tune(step(max_train_samples=8))
 
 
-def test_nothing_to_learn_anywhere_is_an_error_that_says_why(shop: Bench) -> None:
+def test_nothing_to_learn_anywhere_is_an_error_that_says_why(env: TuneEnv) -> None:
     never = step({"rewards": [{"kind": "regex", "pattern": "never said"}]})
     with pytest.raises(ModelError, match="no parameter moved: in every step the answers to each of its prompts") as it:
-        shop.tune(never)
+        env.tune(never)
     assert "easier prompts" in it.value.hint
 
 
-def test_a_long_way_from_its_beginning_it_stops(shop: Bench) -> None:
-    made = shop.tune(step({"stop": {"kl": 1e-4}}, epochs=3))
+def test_a_long_way_from_its_beginning_it_stops(env: TuneEnv) -> None:
+    made = env.tune(step({"stop": {"kl": 1e-4}}, epochs=3))
     told = log(made)
     assert len(told) < 18
     why = json.loads((made.folder / "training.json").read_text())["stopped"]
     assert why.startswith(f"after step {len(told)}: its answers are")
     assert why.endswith("(stop.kl)")
     assert told[-1]["kl"] > 1e-4
-    assert any("nats a token away from where it began, and 0.0001 are allowed" in said for said in shop.said("note"))
+    assert any("nats a token away from where it began, and 0.0001 are allowed" in said for said in env.said("note"))
 
 
-def test_a_reward_that_is_gamed_stops_it(shop: Bench) -> None:
+def test_a_reward_that_is_gamed_stops_it(env: TuneEnv) -> None:
     """What is learnt is an e; what is wanted, and only the held-out answers are asked for, is none."""
     gold = {"kind": "regex", "pattern": "^[^e]*$", "label": "no_e"}
     objective = {"gold": [gold], "stop": {"hacking": 2}}
     made = step(objective, epochs=12, validation={"rows": 8, "every": 2, "keep": "last"}, learning_rate=2e-2)
-    told = log(shop.tune(made))
+    told = log(env.tune(made))
     measured = [line["held_out_reward_no_e"] for line in told if "held_out_reward_no_e" in line]
     assert measured[-1] < max(measured)
     assert len(told) < 72
-    assert any(
-        "while the reward that is learnt rose" in said and "(stop.hacking)" in said for said in shop.said("note")
-    )
+    assert any("while the reward that is learnt rose" in said and "(stop.hacking)" in said for said in env.said("note"))
 
 
 def test_answers_do_not_depend_on_who_else_is_asked_and_differ_from_step_to_step() -> None:

@@ -63,6 +63,16 @@ def estimate_technique_costs(
     return found
 
 
+def describe_model_speed(material: AdviceMaterial, model: BaseModelSpec) -> str:
+    """Whether the speed behind the times over a base model was measured here, and with what; empty for a model that is
+    not here."""
+    context = _context(material, "tune", {"data": material.data, "model": model.spec})
+    described = describe_step_model(context)
+    if described is None:
+        return ""
+    return f"time over {model.name}: speed {find_model_speed(context, described, bf16=cpu_has_bf16()).how}"
+
+
 def _estimate(
     technique: str,
     material: AdviceMaterial,

@@ -14,6 +14,7 @@ from typing import Literal, NamedTuple
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from luthier.core.messages import gettext_noop
 from luthier.core.training_outcomes import TrainingOutcome
 
 EvidenceKind = Literal["measured", "published", "past run", "probe"]
@@ -74,56 +75,56 @@ RULES = (
         "full",
         0.0,
         0.2,
-        "on sets of usual size LoRA over all layers learns as full fine-tuning does",
+        gettext_noop("on sets of usual size LoRA over all layers learns as full fine-tuning does"),
         "Schulman et al., LoRA Without Regret, 2025",
     ),
     Rule(
         "qlora",
         -0.02,
         0.15,
-        "a base in 4 bits under adapters reaches what 16 bits reach",
+        gettext_noop("a base in 4 bits under adapters reaches what 16 bits reach"),
         "Dettmers et al., QLoRA, 2023",
     ),
     Rule(
         "adapter",
         -0.1,
         0.4,
-        "bottleneck adapters come within half a point of full fine-tuning on GLUE",
+        gettext_noop("bottleneck adapters come within half a point of full fine-tuning on GLUE"),
         "Houlsby et al., Parameter-Efficient Transfer Learning for NLP, 2019",
     ),
     Rule(
         "layers",
         -0.3,
         0.5,
-        "the last quarter of the layers brings about 90 % of the quality of all of them",
+        gettext_noop("the last quarter of the layers brings about 90 % of the quality of all of them"),
         "Lee, Tang and Lin, What Would Elsa Do?, 2019",
     ),
     Rule(
         "ia3",
         -0.3,
         0.5,
-        "a few factors suffice for a few dozen rows of a large model that knows the task already",
+        gettext_noop("a few factors suffice for a few dozen rows of a large model that knows the task already"),
         "Liu et al., Few-Shot Parameter-Efficient Fine-Tuning, 2022",
     ),
     Rule(
         "prefix",
         -0.4,
         0.6,
-        "prefixes come close to full fine-tuning on generation, with larger models",
+        gettext_noop("prefixes come close to full fine-tuning on generation, with larger models"),
         "Li and Liang, Prefix-Tuning, 2021",
     ),
     Rule(
         "p_tuning",
         -0.7,
         0.7,
-        "virtual tokens from a small network train more steadily than free ones",
+        gettext_noop("virtual tokens from a small network train more steadily than free ones"),
         "Liu et al., GPT Understands, Too, 2021",
     ),
     Rule(
         "prompt",
         -1.0,
         0.7,
-        "soft prompts are far behind full fine-tuning below ten billion parameters",
+        gettext_noop("soft prompts are far behind full fine-tuning below ten billion parameters"),
         "Lester, Al-Rfou and Constant, The Power of Scale, 2021",
     ),
 )

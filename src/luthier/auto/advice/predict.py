@@ -22,6 +22,7 @@ from typing import Literal, NamedTuple, get_args
 from luthier.auto.advice.evidence import RULES, EvidenceRecord
 from luthier.auto.advice.profile import AdviceProfile
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.core.render import format_elapsed_time
 
 TechniqueKind = Literal[
@@ -184,14 +185,16 @@ class QualityPredictor:
     def _predict_plain(self) -> _Prediction:
         start = self._plain_start()
         if start is None:
-            return _Prediction(0.0, 1.5, "few rows, or none with classes, were seen: nothing is known of it")
+            return _Prediction(
+                0.0, 1.5, gettext_noop("few rows, or none with classes, were seen: nothing is known of it")
+            )
         records = self._find_similar_records("plain", 0)
         mean, sd = _pool(self._compute_gains(records, 0), prior=(0.0, 0.3), between=0.2)
         separability = self.profile.separability
         rows = separability.rows if separability is not None else 0
         reached = self.profile.plain_quality(self.metric)
-        reason = f"words alone reach about {reached:.2f}, each of {rows} rows predicted from the others"
-        notes = (f"{self.metric} out of fold, by rows: {self._curve()}",)
+        reason = gettext_noop(f"words alone reach about {reached:.2f}, each of {rows} rows predicted from the others")
+        notes = (gettext_noop(f"{self.metric} out of fold, by rows: {self._curve()}"),)
         return _Prediction(start.mean + mean, math.hypot(start.sd, sd), reason, records[:_SHOWN], notes, measured=True)
 
     def _lora(self, parameters: int) -> _Prediction:
@@ -203,8 +206,12 @@ class QualityPredictor:
                 for level in levels
             ]
             mean, sd = _pool(observations, prior=(_logit(0.4), 1.0), between=0.8)
-            known = "the level is known from no set like this" if not levels else "the level is that of few sets"
-            reason = f"nearly all that full fine-tuning learns, in little memory; {known}"
+            reason = gettext_noop(
+                "nearly all that full fine-tuning learns, in little memory; the level is that of few sets"
+                if levels
+                else "nearly all that full fine-tuning learns, in little memory; the level is known from no set like "
+                "this"
+            )
             return _Prediction(mean, sd, reason, tuple(levels[:_SHOWN]), measured=bool(levels))
         paired = [record for record in records if record.plain is not None]
         mean, sd = _pool(self._compute_gains(paired, parameters), prior=(0.3, 0.6), between=0.6)
@@ -215,7 +222,7 @@ class QualityPredictor:
         ]
         sets = len({evidence_record.set for evidence_record in paired})
         better = sum(gain > 0 for gain in gains)
-        reason = (
+        reason = gettext_noop(
             f"it reads order and meaning: better than words alone in {better} of {len(gains)} measurements on "
             f"{format_counted_noun(sets, 'set')}"
         )
@@ -225,12 +232,12 @@ class QualityPredictor:
 
     def _base(self, parameters: int) -> _Prediction:
         if (probe := self._probe("base")) is not None:
-            reason = f"asked {probe.rows} rows, it answered {probe.value:.2f} as it is"
+            reason = gettext_noop(f"asked {probe.rows} rows, it answered {probe.value:.2f} as it is")
             spread = math.sqrt(_noise(probe.value, probe.rows))
             return _Prediction(_logit(probe.value), spread, reason, (probe,), measured=True)
         if not self.profile.classes:
             lora = self._lora(parameters)
-            reason = "no evidence: assumed to be behind a tuned model; `--probe` measures it"
+            reason = gettext_noop("no evidence: assumed to be behind a tuned model; `--probe` measures it")
             return _Prediction(lora.mean - 0.8, math.hypot(lora.sd, 0.8), reason)
         records = self._find_similar_records("base", parameters)
         chance = [_logit(record.value) - _logit(1 / record.classes) for record in records]
@@ -239,13 +246,13 @@ class QualityPredictor:
         ]
         mean, sd = _pool(observations, prior=(0.4, 0.8), between=0.5)
         larger = max(0.0, math.log(max(1, parameters) / max([1, *(record.parameters for record in records)])))
-        reason = "untuned small models choose little better than by chance; `--probe` measures it"
+        reason = gettext_noop("untuned small models choose little better than by chance; `--probe` measures it")
         start = _logit(1 / max(2, self.profile.classes))
         return _Prediction(start + mean, math.hypot(sd, 0.4 * larger), reason, records[:_SHOWN])
 
     def _prompt_search(self, parameters: int) -> _Prediction:
         base = self._base(parameters)
-        reason = "better instructions and examples for the base model as it is; no evidence here, assumed"
+        reason = gettext_noop("better instructions and examples for the base model as it is; no evidence here, assumed")
         return self._with_direct(
             ModelChoice("prompt_search", "", parameters),
             _Prediction(base.mean + 0.4, math.hypot(base.sd, 0.7), reason, base.records),
@@ -268,8 +275,8 @@ class QualityPredictor:
             if evidence_record.lora is not None
         ]
         mean, sd = _pool(observations, prior=prior, between=0.2)
-        reason = rule.sentence if rule is not None else "no evidence"
-        notes = (f"rule: {rule.sentence} ({rule.source})",) if rule is not None else ()
+        reason = rule.sentence if rule is not None else gettext_noop("no evidence")
+        notes = (gettext_noop(f"rule: {rule.sentence} ({rule.source})"),) if rule is not None else ()
         is_measured = any(evidence_record.task == self.profile.task for evidence_record in compared)
         prediction = _Prediction(
             lora.mean + mean, math.hypot(lora.sd, sd), reason, tuple(compared[:_SHOWN]), notes, measured=is_measured
@@ -421,9 +428,9 @@ def _rank_choice(
 def _explain_thin_evidence(found: _Prediction, low: float, high: float) -> str:
     """Why a prediction says too little to choose by; empty where it says enough."""
     if not found.measured:
-        return "it was not measured on rows of this kind"
+        return gettext_noop("it was not measured on rows of this kind")
     if high - low >= THIN:
-        return f"anything from {low:.2f} to {high:.2f} is possible"
+        return gettext_noop(f"anything from {low:.2f} to {high:.2f} is possible")
     return ""
 
 
@@ -431,11 +438,13 @@ def _find_broken_limit(cost: TechniqueCost, limits: AdviceLimits) -> str:
     """Which limit is not kept, and by how much."""
     if limits.seconds is not None and cost.seconds is not None and cost.seconds > limits.seconds:
         taken, budget = format_elapsed_time(cost.seconds), format_elapsed_time(limits.seconds)
-        return f"training and measuring take {taken}, the budget is {budget}"
+        return gettext_noop(f"training and measuring take {taken}, the budget is {budget}")
     if limits.peak_bytes is not None and cost.peak_bytes is not None and cost.peak_bytes > limits.peak_bytes:
-        return f"it takes {cost.peak_bytes / 1e9:.1f} GB, the limit is {limits.peak_bytes / 1e9:.1f} GB"
+        taken, budget = f"{cost.peak_bytes / 1e9:.1f}", f"{limits.peak_bytes / 1e9:.1f}"
+        return gettext_noop(f"it takes {taken} GB, the limit is {budget} GB")
     if limits.latency_s is not None and cost.latency_s is not None and cost.latency_s > limits.latency_s:
-        return f"an answer takes {1000 * cost.latency_s:.0f} ms, the limit is {1000 * limits.latency_s:.0f} ms"
+        taken, budget = f"{1000 * cost.latency_s:.0f}", f"{1000 * limits.latency_s:.0f}"
+        return gettext_noop(f"an answer takes {taken} ms, the limit is {budget} ms")
     return ""
 
 
@@ -499,24 +508,26 @@ def _turns(
         if other.left_out or (first is not None and _is_same(other, first)):
             continue
         needed = getattr(other, field)
-        found.append(f"{_LIMIT_WORDS[field](needed)} makes {_name(other, several=several)} the first choice")
+        bound, name = _LIMIT_WORDS[field](needed), _name(other, several=several)
+        found.append(gettext_noop(f"{bound} makes {name} the first choice"))
     if first is not None and first.technique not in UNTUNED and limits.seconds is None and first.seconds is not None:
         tight = drawn_up(rows, limits._replace(seconds=0.9 * first.seconds))
         if tight and not tight[0].left_out:
-            budget = f"a budget below {format_elapsed_time(first.seconds)}"
-            found.append(f"{budget} makes {_name(tight[0], several=several)} the first choice")
+            bound, name = format_elapsed_time(first.seconds), _name(tight[0], several=several)
+            found.append(gettext_noop(f"a budget below {bound} makes {name} the first choice"))
     for factor in _FACTORS:
         other = drawn_up(rows * factor, limits)[0]
         if not other.left_out and first is not None and not _is_same(other, first):
-            found.append(f"about {rows * factor:,} training rows make {_name(other, several=several)} the first choice")
+            more, name = f"{rows * factor:,}", _name(other, several=several)
+            found.append(gettext_noop(f"about {more} training rows make {name} the first choice"))
             break
     return found
 
 
 _LIMIT_WORDS: Mapping[str, Callable[[float], str]] = {
-    "seconds": lambda value: f"a budget of {format_elapsed_time(value)}",
-    "peak_bytes": lambda value: f"memory of {value / 1e9:.1f} GB",
-    "latency_s": lambda value: f"a latency of {1000 * value:.0f} ms",
+    "seconds": lambda value: gettext_noop(f"a budget of {format_elapsed_time(value)}"),
+    "peak_bytes": lambda value: gettext_noop(f"memory of {value / 1e9:.1f} GB"),
+    "latency_s": lambda value: gettext_noop(f"a latency of {1000 * value:.0f} ms"),
 }
 
 
@@ -527,8 +538,8 @@ def _is_same(one: RankedTechnique, other: RankedTechnique) -> bool:
 def _name(one: RankedTechnique, *, several: bool) -> str:
     """A technique; with its base model where `several` are compared, as one technique stands there more than once."""
     if one.technique == BASE:
-        return f"{one.model} as it is" if several else "the base model as it is"
-    return f"{one.technique} over {one.model}" if several and one.model else one.technique
+        return gettext_noop(f"{one.model} as it is" if several else "the base model as it is")
+    return gettext_noop(f"{one.technique} over {one.model}") if several and one.model else one.technique
 
 
 def _pool(observations: Sequence[_Observation], *, prior: tuple[float, float], between: float) -> tuple[float, float]:

@@ -269,11 +269,19 @@ class ModelSearch(Step):
             what = f"a budget is work, and how long {self.of!r} takes here is not known yet"
             return RecipeError(what, where=where, hint=f"run it first: `--only {self.of}`; or write budget: 8")
         each = known.seconds
-        number = round(max(LEAST_BUDGET, seconds / each - self._count_finalist_trainings()), 1)
-        takes = format_duration(seconds)
+        finalists = self._count_finalist_trainings()
+        takes, least = format_duration(seconds), format_elapsed_time(each * (LEAST_BUDGET + finalists))
+        if seconds < each * (LEAST_BUDGET + finalists):
+            what = (
+                f"{takes} is too short here: {self.of!r} takes {format_elapsed_time(each)}, and the smallest search is "
+                f"{LEAST_BUDGET:g} such trainings beside {finalists} of finalists, about {least}"
+            )
+            hint = f"write budget: {LEAST_BUDGET:g}, with fewer `finalists` or `seeds` if that is too long"
+            return RecipeError(what, where=where, hint=hint)
+        number = round(seconds / each - finalists, 1)
         what = (
             f"a budget is work, so that every machine finds the same model: {takes} here is {number:g} trainings of "
-            f"{self.of!r}, of {format_elapsed_time(each)} each, beside {self._count_finalist_trainings()} of finalists"
+            f"{self.of!r}, of {format_elapsed_time(each)} each, beside {finalists} of finalists"
         )
         return RecipeError(what, where=where, hint=f"write budget: {number:g}")
 

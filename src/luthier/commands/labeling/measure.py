@@ -198,6 +198,8 @@ def _more_labels(
         if (label := known_label(answered_item, name)) is not None:
             texts.append(answered_item.item.shown.text)
             labels.append(label)
+    if any(answered_item.item.shown.media for answered_item in found):
+        return len(texts), None, None, None, None, "for texts alone, which a plain classifier reads"
     if question.kind not in ("choice", "tree") or len(texts) < _FEWEST or len(set(labels)) < 2:
         return len(texts), None, None, None, None, f"from {_FEWEST} labels of two classes on"
     return len(texts), *_fit(texts, labels), ""

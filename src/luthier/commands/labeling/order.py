@@ -44,7 +44,7 @@ def order_items(ledger: Ledger, project_id: str, by: Selector, *, seed: int = 0)
         label = known_label(entry, name)
         if label is not None:
             labelled.append((entry.item.shown.text, label))
-        elif entry.item.state in ("open", "returned"):
+        elif entry.item.state in ("open", "returned") and not entry.item.shown.media:
             waiting.append(entry)
     sample = random.Random(seed).sample(waiting, min(_POOL, len(waiting)))
     shares = _classify(labelled, [answered_item.item.shown.text for answered_item in sample])

@@ -17,6 +17,7 @@ from os import environ
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from luthier.annotation.media import MediaLocation, locate_store
 from luthier.annotation.project import (
     AnnotationProject,
     NewItem,
@@ -158,9 +159,6 @@ def publish_assignment(
         raise InputError("this step names who judges", where=where, hint="write `annotators: open`")
     if not assignment.items:
         raise InputError("there is nothing to judge", hint="the models give the same answer in every row")
-    if any(turn.get("media") for item in assignment.items.values() for turn in item.shown.messages):
-        hint = "compare the models by metrics, in the report"
-        raise InputError("these rows hold pictures or sounds, which people do not see while they judge", hint=hint)
     if there := list_studies(ledger, artifact.digest):
         return there[0]
     planted = sum(entry.planted for entry in assignment.key.values())
@@ -168,11 +166,19 @@ def publish_assignment(
     settings = ProjectSettings(
         purpose="judging", assignment=artifact.digest, questions={STUDY_QUESTION: question}, guidelines=_GUIDELINES,
         order="priority", overlap=assignment.overlap, gold_share=gold_share,
+        media=_locate_media(plan, assignment, artifact, ledger),
     )  # fmt: skip
     name = f"{plan.recipe.name}: {step}"
     study = create_project(ledger, name, settings, project=project_id(workspace, file), by=by)
     add_items(ledger, study.id, _items(assignment, question))
     return study
+
+
+def _locate_media(plan: RecipePlan, assignment: Assignment, artifact: Artifact, ledger: Ledger) -> MediaLocation | None:
+    """What keeps the pictures and sounds of the rows that are judged; None where they hold text alone."""
+    if not any(item.shown.media for item in assignment.items.values()):
+        return None
+    return locate_store(plan.store.location, ledger, artifact.parent("evaluation").parent("data").digest)
 
 
 def _items(assignment: Assignment, question: Any) -> Iterator[NewItem]:

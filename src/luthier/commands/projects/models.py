@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary, MetricScore
 from luthier.artifacts.training import TUNED_CARD, TrainingRecord, kind_of_part
@@ -17,6 +17,9 @@ from luthier.core.store import Store
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
 from luthier.traces.releases import Release, ReleasedModel, current_releases
+
+if TYPE_CHECKING:
+    from luthier.eval.report.html import PageLanguage
 
 _KINDS = ("tune", "merge", "search")
 _MOST_RUNS = 50
@@ -121,9 +124,9 @@ def find_project_model(workspace: Workspace, file: Path, digest: str) -> Project
     raise UnknownName(f"this project made no model {digest[:12]!r}", hint="run the project first")
 
 
-def read_model_report(workspace: Workspace, file: Path, digest: str) -> str:
+def read_model_report(workspace: Workspace, file: Path, digest: str, language: PageLanguage | None = None) -> str:
     """The report of what made a model, as a page."""
-    return read_report(workspace, find_project_model(workspace, file, digest).word.rpartition(":")[0])
+    return read_report(workspace, find_project_model(workspace, file, digest).word.rpartition(":")[0], language)
 
 
 def list_project_releases(workspace: Workspace, file: Path) -> list[Release]:

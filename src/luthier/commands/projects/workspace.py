@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.commands.projects.queue import QueuedRun, RunQueue
 from luthier.core.artifact import Artifact
@@ -22,6 +22,9 @@ from luthier.recipe.report import render_report, summarize_artifacts
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from luthier.recipe.yaml import read_yaml
+
+if TYPE_CHECKING:
+    from luthier.eval.report.html import PageLanguage
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,9 +271,9 @@ def read_training_samples(plan: RecipePlan) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def read_report(workspace: Workspace, word: str) -> str:
+def read_report(workspace: Workspace, word: str, language: PageLanguage | None = None) -> str:
     """The report of what a recipe, or a run by its id, made: as a page."""
-    return render_report(find_plan(CommandTarget(workspace, word)), "html")
+    return render_report(find_plan(CommandTarget(workspace, word)), "html", language=language)
 
 
 def save_recipe(workspace: Workspace, file: Path, text: str) -> Recipe:

@@ -224,6 +224,9 @@ def _items(folder: Path, queue_id: str, drawn: list[DrawnRequest]) -> Iterator[N
             shown = [
                 {**message, "content": turn["content"]} for message, turn in zip(prompt, copy["messages"], strict=True)
             ]
+            for message, turn in zip(shown, entry.trace.messages, strict=True):
+                if turn.media:
+                    message["media"] = [medium.model_dump(mode="json", exclude_none=True) for medium in turn.media]
             yield NewItem(
                 key=one.id,
                 shown=QuestionItem(tuple(shown), (str((copy["answer"] or {}).get("content") or ""),)),

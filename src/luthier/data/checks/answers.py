@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -70,13 +71,13 @@ class AnswerQuality(Check):
     kind: Literal["answer_quality"] = "answer_quality"
     needs: ClassVar[frozenset[Needs]] = frozenset({"texts"})
     measures: ClassVar[Mapping[str, str]] = {
-        "answers.bad": "share of rows with any fault of the answer",
-        "answers.empty": "share of rows without a word in the answer",
-        "answers.refused": "share of rows with a refusal",
-        "answers.cut": "share of rows whose answer stops in the middle of a sentence",
-        "answers.repeated": "share of rows whose answer goes in circles",
-        "answers.echo": "share of rows whose answer repeats the prompt",
-        "answers.stock": "share of rows with one answer that many prompts share",
+        "answers.bad": gettext_noop("share of rows with any fault of the answer"),
+        "answers.empty": gettext_noop("share of rows without a word in the answer"),
+        "answers.refused": gettext_noop("share of rows with a refusal"),
+        "answers.cut": gettext_noop("share of rows whose answer stops in the middle of a sentence"),
+        "answers.repeated": gettext_noop("share of rows whose answer goes in circles"),
+        "answers.echo": gettext_noop("share of rows whose answer repeats the prompt"),
+        "answers.stock": gettext_noop("share of rows with one answer that many prompts share"),
     }
     false_alarms: ClassVar[float] = 0.01
     summed: ClassVar[Summed] = "within"
@@ -111,17 +112,21 @@ class AnswerQuality(Check):
             Finding(
                 name=self.kind,
                 severity=severity_of_share(share, self.warning, self.serious),
-                title="Answers that teach nothing" if marks else "Answers",
-                sentence=f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} "
-                f"({format_percent(share)}) have an "
-                f"answer that teaches nothing: {parts}." if marks else f"All {len(data.rows):,} answers look whole.",
+                title=gettext_noop("Answers that teach nothing" if marks else "Answers"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} "
+                    f"({format_percent(share)}) have an "
+                    f"answer that teaches nothing: {parts}."
+                    if marks
+                    else f"All {len(data.rows):,} answers look whole."
+                ),
                 rows=len(marks),
                 numbers=numbers,
-                hint="Write these answers anew, or leave the rows out by their ids." if marks else "",
+                hint=gettext_noop("Write these answers anew, or leave the rows out by their ids." if marks else ""),
                 mend=format_exclude_setting([row for row, _, _ in marks], "poor answer"),
             ),
             marks,
-        )  # fmt: skip
+        )
 
     def _fault(self, row: CheckRow, common: set[str], *, whole: bool) -> str:
         """The first fault of an answer, by its measure's name; empty when there is none."""
@@ -156,12 +161,12 @@ class AnswerQuality(Check):
 
 
 _WORDS = {
-    "empty": "without a word",
-    "refused": "refused",
-    "cut": "cut off",
-    "repeated": "going in circles",
-    "echo": "echoing the prompt",
-    "stock": "the same for many prompts",
+    "empty": gettext_noop("without a word"),
+    "refused": gettext_noop("refused"),
+    "cut": gettext_noop("cut off"),
+    "repeated": gettext_noop("going in circles"),
+    "echo": gettext_noop("echoing the prompt"),
+    "stock": gettext_noop("the same for many prompts"),
 }
 
 

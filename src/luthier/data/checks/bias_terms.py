@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable, Severity
 from luthier.core.events import format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, PlantedFaults
 from luthier.data.validate.context import CheckData, CheckRow
 
@@ -80,9 +81,9 @@ class BiasTerms(Check):
 
     kind: Literal["bias_terms"] = "bias_terms"
     measures: ClassVar[Mapping[str, str]] = {
-        "bias.rows": "rows that name a group of people",
-        "bias.terms": "answers that go with one group clearly more than with others",
-        "bias.log_odds": "the largest such log-odds ratio, by the lower end of its interval",
+        "bias.rows": gettext_noop("rows that name a group of people"),
+        "bias.terms": gettext_noop("answers that go with one group clearly more than with others"),
+        "bias.log_odds": gettext_noop("the largest such log-odds ratio, by the lower end of its interval"),
     }
     false_alarms: ClassVar[float] = 0.05
 
@@ -113,7 +114,7 @@ class BiasTerms(Check):
             Finding(
                 name=self.kind,
                 severity=severity,
-                title="Answers that go with a group of people" if worst else "Groups of people",
+                title=gettext_noop("Answers that go with a group of people" if worst else "Groups of people"),
                 sentence=_sentence(rows, len(data.rows), worst[0] if worst else None, low, len(strong)),
                 rows=sum(
                     _concerned(groups, strong, row_features)
@@ -124,10 +125,12 @@ class BiasTerms(Check):
                     "bias.terms": FindingNumber(value=len(strong), rows=rows, about=self.measures["bias.terms"]),
                     "bias.log_odds": _worst(worst, rows, self.measures["bias.log_odds"]),
                 },
-                hint="Look whether the world or the collection of rows makes it so; add rows that say the same of "
-                "the other group, and measure the tuned model by group."
-                if worst
-                else "",
+                hint=gettext_noop(
+                    "Look whether the world or the collection of rows makes it so; add rows that say the same of "
+                    "the other group, and measure the tuned model by group."
+                    if worst
+                    else ""
+                ),
                 tables=tuple(_tables(named, strong)),
             ),
             [
@@ -184,8 +187,11 @@ def _pairs(
     axis: str, named: Sequence[frozenset[str]], features: Sequence[frozenset[str]], least: int
 ) -> Iterable[_Pair]:
     """Every group of a kind with every feature, against the other groups of that kind."""
-    rows = [(next(iter(mine)), row_features) for groups, row_features in zip(named, features, strict=True)
-            if len(mine := {group for group in groups if group.startswith(f"{axis}: ")}) == 1]  # fmt: skip
+    rows = [
+        (next(iter(mine)), row_features)
+        for groups, row_features in zip(named, features, strict=True)
+        if len(mine := {group for group in groups if group.startswith(f"{axis}: ")}) == 1
+    ]
     sizes = Counter(group for group, _ in rows)
     large = sorted(group for group, size in sizes.items() if size >= least)
     if len(large) < 2:
@@ -230,13 +236,16 @@ def _worst(worst: tuple[_Pair, float] | None, rows: int, about: str) -> FindingN
 
 
 def _sentence(rows: int, of: int, worst: _Pair | None, low: float, count: int) -> str:
-    sentence = f"{format_rows_affected(rows, of, 'names', 'name')} a group of people"
     if worst is None:
-        return f"{sentence}; no answer goes with one of them clearly more than with others."
-    return (
-        f"{sentence}; {count} {'pair goes' if count == 1 else 'pairs go'} together: the odds of "
-        f"{worst.feature!r} are at "
-        f"least {math.exp(low):.1f} times as high where {worst.group!r} is named as where others are ({worst.axis})."
+        return gettext_noop(
+            f"{format_rows_affected(rows, of, 'names', 'name')} a group of people; no answer goes with one of them "
+            "clearly more than with others."
+        )
+    named = gettext_noop(f"{format_rows_affected(rows, of, 'names', 'name')} a group of people")
+    factor = f"{math.exp(low):.1f}"
+    return gettext_noop(
+        f"{named}; {count} {'pair goes' if count == 1 else 'pairs go'} together: the odds of {worst.feature!r} are at "
+        f"least {factor} times as high where {worst.group!r} is named as where others are ({worst.axis})."
     )
 
 
@@ -244,11 +253,11 @@ def _tables(named: Sequence[frozenset[str]], strong: Sequence[tuple[_Pair, float
     counts = Counter(group for groups in named for group in groups)
     if counts:
         rows = tuple(sorted(counts.items(), key=lambda count: (-count[1], count[0])))
-        yield FindingTable(title="Rows that name a group", columns=("group", "rows"), rows=rows)
+        yield FindingTable(title=gettext_noop("Rows that name a group"), columns=("group", "rows"), rows=rows)
     if strong:
         cells = tuple(
             (pair.axis, pair.group, pair.feature, pair.rows, round(pair.log_odds, 2), round(low, 2))
             for pair, low in strong[:50]
         )
         heads = ("kind", "group", "answer", "rows", "log-odds", "at least")
-        yield FindingTable(title="What goes together", columns=heads, rows=cells)
+        yield FindingTable(title=gettext_noop("What goes together"), columns=heads, rows=cells)

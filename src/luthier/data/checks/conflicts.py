@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -30,7 +31,9 @@ class ConflictingAnswers(Check):
     """
 
     kind: Literal["conflicts"] = "conflicts"
-    measures: ClassVar[Mapping[str, str]] = {"conflicts": "share of rows whose twin is answered in another way"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "conflicts": gettext_noop("share of rows whose twin is answered in another way")
+    }
     false_alarms: ClassVar[float] = 0.005
     summed: ClassVar[Summed] = "within"
 
@@ -57,22 +60,27 @@ class ConflictingAnswers(Check):
                 marks.append((row, 1.0 if (row.label or row.says) != usual else 0.0, note))
         number = share_with_interval(len(marks), len(data.rows), self.measures["conflicts"])
         severity = severity_of_share(number.value, self.warning, self.serious)
-        share = f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({format_percent(number.value)})"
-        sentence = f"{share} have a near-identical prompt but a different answer"
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
-                title="Conflicting twins" if severity != "info" else "Twins",
-                sentence=f"{sentence}.",
+                title=gettext_noop("Conflicting twins" if severity != "info" else "Twins"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(marks), 'row')} of {len(data.rows):,} ({format_percent(number.value)}) "
+                    "have a near-identical prompt but a different answer."
+                ),
                 rows=len(marks),
                 numbers={"conflicts": number},
-                hint="Correct the rows; where they cannot be, drop every row of a prompt with several answers, which "
-                "`exact_dedup` does for equal prompts." if marks else "",
+                hint=gettext_noop(
+                    "Correct the rows; where they cannot be, drop every row of a prompt with several answers, which "
+                    "`exact_dedup` does for equal prompts."
+                    if marks
+                    else ""
+                ),
                 mend="ops: [{kind: exact_dedup, conflict: drop}]" if marks and equal else "",
             ),
             marks,
-        )  # fmt: skip
+        )
 
     def _clusters(self, data: CheckData) -> Iterable[list[CheckRow]]:
         """Rows whose prompts are twins, in the order of their ids."""

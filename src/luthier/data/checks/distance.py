@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -40,7 +41,7 @@ class EmbeddingOutliers(Check):
     """
 
     kind: Literal["embedding_outliers"] = "embedding_outliers"
-    measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": "share of rows unlike all others"}
+    measures: ClassVar[Mapping[str, str]] = {"embedding_outliers": gettext_noop("share of rows unlike all others")}
     false_alarms: ClassVar[float] = 0.02
     summed: ClassVar[Summed] = "within"
 
@@ -63,25 +64,31 @@ class EmbeddingOutliers(Check):
         indices = np.flatnonzero((scores >= self.far) & (distance >= _NEAR)).tolist()
         indices.sort(key=lambda index: (-distance[index], data.rows[index].id))
         near, usual = max(1, min(self.neighbours, len(set(data.heads.tolist())) - 1)), float(np.median(distance))
-        say = "says" if len(indices) == 1 else "say"
         number = share_with_interval(len(indices), len(data.rows), self.measures["embedding_outliers"])
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
-                title="Rows unlike all others" if indices else "Neighbours",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} "
-                f"({format_percent(number.value)}) "
-                f"{say} something unlike every other row, according to the embedder `{self.embedder.kind}` sees; the "
-                f"usual distance to the nearest {near} is {usual:.2f}.",
+                title=gettext_noop("Rows unlike all others" if indices else "Neighbours"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} "
+                    f"({format_percent(number.value)}) "
+                    f"{'says' if len(indices) == 1 else 'say'} something unlike every other row, "
+                    f"according to the embedder `{self.embedder.kind}` sees; the usual "
+                    f"distance to the nearest {near} is {usual:.2f}."
+                ),
                 rows=len(indices),
                 numbers={"embedding_outliers": number},
-                hint="Look at them: they may be of another language or topic, or the best rows there are; leave out "
-                "what does not belong by its ids." if indices else "",
+                hint=gettext_noop(
+                    "Look at them: they may be of another language or topic, or the best rows there are; leave out "
+                    "what does not belong by its ids."
+                    if indices
+                    else ""
+                ),
                 mend=format_exclude_setting([data.rows[index] for index in indices], "unlike all others"),
             ),
             [(data.rows[index], round(float(distance[index]), 4), "") for index in indices],
-        )  # fmt: skip
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every fiftieth prompt is letters and digits that mean nothing."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable, Severity
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, Needs, PlantedFaults
 from luthier.data.validate.context import CheckData, CheckRow, first_parent_id
 
@@ -30,8 +31,8 @@ class LearningCurve(Check):
     kind: Literal["enough"] = "enough"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "enough.error": "error of the plain classifier with all training rows",
-        "enough.gain": "error that twice as many training rows would take off",
+        "enough.error": gettext_noop("error of the plain classifier with all training rows"),
+        "enough.gain": gettext_noop("error that twice as many training rows would take off"),
     }
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.0
@@ -58,21 +59,26 @@ class LearningCurve(Check):
         wrong = np.array([self._wrong(matrix, data, learn, ask, count) for count in counts])  # (sizes, repeats, rows)
         error, gain = _read(np.array(counts, dtype=float), wrong, data.seed)
         low, high = gain.ends
-        gathered = "gathered " if any(first_parent_id(row) for row in data.rows) else ""
+        is_gathered = any(first_parent_id(row) for row in data.rows)
         severity: Severity = "warning" if low >= self.warning else "info"
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
-                title="More rows would help" if severity != "info" else "Rows",
-                sentence=f"With {len(learn):,} {gathered}training rows the {_LEARNERS[self.on]} errs on "
-                f"{100 * error.value:.1f} % of held-out rows; twice as many would take off {100 * gain.value:.1f} "
-                f"points (95 % interval {100 * low:.1f} to {100 * high:.1f}).",
+                title=gettext_noop("More rows would help" if severity != "info" else "Rows"),
+                sentence=gettext_noop(
+                    f"With {len(learn):,} {'gathered ' if is_gathered else ''}training rows the "
+                    f"{'plain classifier' if self.on == 'classifier' else 'model with a plain head'} errs on "
+                    f"{100 * error.value:.1f} % of held-out rows; twice as many would take off {100 * gain.value:.1f} "
+                    f"points (95 % interval {100 * low:.1f} to {100 * high:.1f})."
+                ),
                 numbers={"enough.error": error, "enough.gain": gain},
-                hint="Gather or make more rows before you tune longer or larger; of the classes that are told apart "
-                "worst, first."
-                if severity != "info"
-                else "",
+                hint=gettext_noop(
+                    "Gather or make more rows before you tune longer or larger; of the classes that are told apart "
+                    "worst, first."
+                    if severity != "info"
+                    else ""
+                ),
                 tables=(_table(counts, wrong),),
             )
         )
@@ -82,10 +88,12 @@ class LearningCurve(Check):
             name: FindingNumber(value=0, low=0, high=1, rows=rows, about=about, share=True)
             for name, about in self.measures.items()
         }
-        sentence = (
+        sentence = gettext_noop(
             f"There are too few rows to draw a curve: at least {_LEAST} to learn from and {_LEAST} to measure on."
         )
-        return CheckResult(Finding(name=self.kind, severity="info", title="Rows", sentence=sentence, numbers=numbers))
+        return CheckResult(
+            Finding(name=self.kind, severity="info", title=gettext_noop("Rows"), sentence=sentence, numbers=numbers)
+        )
 
     def _matrix(self, data: CheckData) -> Any:
         from luthier.models.text_classifier import compute_tfidf_features
@@ -120,9 +128,6 @@ class LearningCurve(Check):
         return PlantedFaults([row.saying(prompt=f"{row.label}{int(row.id, 16) % 300}") for row in rows])
 
 
-_LEARNERS = {"classifier": "plain classifier", "model": "model with a plain head"}
-
-
 def _parted(data: CheckData) -> tuple[list[int], list[int]]:
     """Rows to learn from and rows to measure on: the held-out ones, or every fourth when there are none.
 
@@ -146,14 +151,21 @@ def _read(counts: NDArray[np.float64], wrong: NDArray[np.bool_], seed: int) -> t
     last = float(wrong[-1].mean())
     ends = wilson_interval(last * rows, rows)
     gain = FindingNumber(
-        value=round(forecast_number.value, 5), low=round(forecast_number.low, 5), high=round(forecast_number.high, 5),
+        value=round(forecast_number.value, 5),
+        low=round(forecast_number.low, 5),
+        high=round(forecast_number.high, 5),
         rows=rows,
-        about=LearningCurve.measures["enough.gain"], share=True,
-    )  # fmt: skip
+        about=LearningCurve.measures["enough.gain"],
+        share=True,
+    )
     error = FindingNumber(
-        value=round(last, 5), low=round(ends[0], 5), high=round(ends[1], 5), rows=rows,
-        about=LearningCurve.measures["enough.error"], share=True,
-    )  # fmt: skip
+        value=round(last, 5),
+        low=round(ends[0], 5),
+        high=round(ends[1], 5),
+        rows=rows,
+        about=LearningCurve.measures["enough.error"],
+        share=True,
+    )
     return error, gain
 
 
@@ -168,4 +180,4 @@ def _table(counts: Sequence[int], wrong: NDArray[np.bool_]) -> FindingTable:
         for count, line in zip(counts, wrong, strict=True)
     )
     heads = ("training rows", "error", "of the best draw", "of the worst draw")
-    return FindingTable(title="Learning curve", columns=heads, rows=rows)
+    return FindingTable(title=gettext_noop("Learning curve"), columns=heads, rows=rows)

@@ -10,13 +10,14 @@ from pydantic import Field
 
 from luthier.artifacts.findings import FEWEST_ROWS, Finding, FindingNumber, Severity
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, PlantedFaults, RowNames, Summed
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.metrics.counts import CountGroup, Counts
 
 FEW_ROWS = 50
 """From 50 to 100 examples on, OpenAI's guide to supervised fine-tuning sees clear improvements."""
-REMEDY = (
+REMEDY = gettext_noop(
     "Collect more rows, label those that have no label yet (step `unlabeled`), or make some of the rows that there are "
     "(step `augment`); until then, give the examples to the model in its prompt."
 )
@@ -26,7 +27,7 @@ class FewRows(Check):
     """Fewer training rows than a model needs to learn from."""
 
     kind: Literal["few_rows"] = "few_rows"
-    measures: ClassVar[Mapping[str, str]] = {"rows.train": "rows to train on"}
+    measures: ClassVar[Mapping[str, str]] = {"rows.train": gettext_noop("rows to train on")}
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "pooled"
 
@@ -59,14 +60,19 @@ class FewRows(Check):
         yield self._tell(training, measured, training + measured, "info" if not training and measured else severity)
 
     def _tell(self, training: int, measured: int, rows: int, severity: Severity) -> Finding:
-        held = f", {measured:,} held out" if measured else ""
-        requirement = f"at least {self.serious:,} are needed and {self.warning:,} recommended"
         return Finding(
             name=self.kind,
             severity=severity,
-            title="Too few rows" if severity != "info" else "Training rows",
-            sentence=f"{format_counted_noun(training, 'training row')}{held}"
-            + (f": too few to train on; {requirement}." if severity != "info" else "."),
+            title=gettext_noop("Too few rows" if severity != "info" else "Training rows"),
+            sentence=gettext_noop(
+                f"{format_counted_noun(training, 'training row')}"
+                + (f", {measured:,} held out" if measured else "")
+                + (
+                    f": too few to train on; at least {self.serious:,} are needed and {self.warning:,} recommended."
+                    if severity != "info"
+                    else "."
+                )
+            ),
             numbers={"rows.train": FindingNumber(value=training, rows=rows, about=self.measures["rows.train"])},
             hint=REMEDY if severity != "info" else "",
         )

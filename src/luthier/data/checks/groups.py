@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Cell, Finding, FindingNumber, FindingTable, Severity
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, Needs, PlantedFaults, format_percent
 from luthier.data.validate.context import CheckData, CheckRow
 
@@ -31,8 +32,8 @@ class GroupBalance(Check):
     kind: Literal["group_balance"] = "group_balance"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "groups.smallest": "share of rows of the smallest group",
-        "groups.association": "how much the class depends on the group (Cramér's V)",
+        "groups.smallest": gettext_noop("share of rows of the smallest group"),
+        "groups.association": gettext_noop("how much the class depends on the group (Cramér's V)"),
     }
     false_alarms: ClassVar[float] = 0.0
 
@@ -70,16 +71,22 @@ class GroupBalance(Check):
             Finding(
                 name=self.kind,
                 severity="warning" if rare else "info",
-                title="Rare groups" if rare else "Groups",
-                sentence=f"{len(rows):,} rows are of {len(sizes)} groups; the smallest, {smallest[0]!r}, has "
-                f"{smallest[1]:,} ({format_percent(share)}).",
+                title=gettext_noop("Rare groups" if rare else "Groups"),
+                sentence=gettext_noop(
+                    f"{len(rows):,} rows are of {len(sizes)} groups; the smallest, {smallest[0]!r}, has "
+                    f"{smallest[1]:,} ({format_percent(share)})."
+                ),
                 rows=sum(sizes[name] for name in rare),
                 numbers={"groups.smallest": smallest_share},
-                hint=f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "
-                "measured." if rare else "",
+                hint=gettext_noop(
+                    f"Gather rows of {', '.join(rare[:5])}: what a model does for so few can neither be learnt nor "
+                    "measured."
+                    if rare
+                    else ""
+                ),
             ),
             [(row, None, f"group {group!r}") for row, group in rows if group in rare],
-        )  # fmt: skip
+        )
 
     def _association(self, table: NDArray[np.int64], names: Sequence[str], data: CheckData) -> CheckResult:
         """How much the class depends on the group."""
@@ -90,16 +97,22 @@ class GroupBalance(Check):
             Finding(
                 name=f"{self.kind}.association",
                 severity=severity,
-                title="Classes that depend on the group" if severity != "info" else "Classes by group",
-                sentence=f"How much the class depends on the group is {strength.value:.2f} (95 % interval {low:.2f} to "
-                f"{high:.2f}) on a scale of 0 to 1.",
+                title=gettext_noop("Classes that depend on the group" if severity != "info" else "Classes by group"),
+                sentence=gettext_noop(
+                    f"How much the class depends on the group is {strength.value:.2f} (95 % interval {low:.2f} to "
+                    f"{high:.2f}) on a scale of 0 to 1."
+                ),
                 numbers={"groups.association": strength},
-                hint="Ask whether the world or the collection makes it so; measure each group apart "
-                "(`probes: [{kind: group_gap, column: …}]` of `evaluate`), and keep what names the group out of the "
-                "prompt." if severity != "info" else "",
+                hint=gettext_noop(
+                    "Ask whether the world or the collection makes it so; measure each group apart "
+                    "(`probes: [{kind: group_gap, column: …}]` of `evaluate`), and keep what names the group out of "
+                    "the prompt."
+                    if severity != "info"
+                    else ""
+                ),
                 tables=(_table(table, names, data.labels),),
             )
-        )  # fmt: skip
+        )
 
     def _group(self, row: CheckRow) -> str:
         value = row.group if self.column is None else row.meta.get(self.column)
@@ -107,14 +120,17 @@ class GroupBalance(Check):
 
     def _none(self, groups: int, rows: int) -> CheckResult:
         """What is said when the rows are of no groups, or of too many."""
-        where = "the source's `group`" if self.column is None else f"column {self.column!r}"
         numbers = {name: FindingNumber(value=0, rows=rows, about=about) for name, about in self.measures.items()}
-        sentence = (
-            f"{where[0].upper()}{where[1:]} tells {format_counted_noun(groups, 'group')} apart: between 2 and "
-            f"{self.max} are "
+        sentence = gettext_noop(
+            f"The source's `group` tells {format_counted_noun(groups, 'group')} apart: between 2 and {self.max} are "
             "compared."
+            if self.column is None
+            else f"Column {self.column!r} tells {format_counted_noun(groups, 'group')} apart: between 2 and {self.max} "
+            "are compared."
         )
-        return CheckResult(Finding(name=self.kind, severity="info", title="Groups", sentence=sentence, numbers=numbers))
+        return CheckResult(
+            Finding(name=self.kind, severity="info", title=gettext_noop("Groups"), sentence=sentence, numbers=numbers)
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """One class comes by mail only, and three rows by fax."""
@@ -187,4 +203,4 @@ def _table(table: NDArray[np.int64], names: Sequence[str], classes: Sequence[str
     shown = list(classes) if len(classes) <= 8 else []
     lines = zip(names, table.tolist(), strict=True)
     rows: list[tuple[Cell, ...]] = [(name, sum(line), *line[: len(shown)]) for name, line in lines]
-    return FindingTable(title="Rows of each group", columns=("group", "rows", *shown), rows=tuple(rows))
+    return FindingTable(title=gettext_noop("Rows of each group"), columns=("group", "rows", *shown), rows=tuple(rows))

@@ -9,6 +9,7 @@ from typing import ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -22,7 +23,7 @@ from luthier.data.check import (
 from luthier.data.validate.context import CheckData, CheckRow
 from luthier.metrics.counts import CountGroup, Counts
 
-_REMEDY = (
+_REMEDY = gettext_noop(
     "Measure macro_f1 and each class, not accuracy alone; gather more rows of the small classes, make some by the step "
     "`augment` with the augmenter `balance`, or merge classes that mean the same."
 )
@@ -32,7 +33,8 @@ _SHOWN = 12
 """Small classes that a sentence names; the table has all."""
 
 
-FEW_REMEDY = (
+_SETTING = gettext_noop("The setting below leaves the rows out.")
+FEW_REMEDY = gettext_noop(
     "Merge each with the class that it belongs to (`label_spelling` with `also: {small: large}`), collect rows of it, "
     "or leave its rows out (`exclude_ids`)."
 )
@@ -41,9 +43,9 @@ FEW_REMEDY = (
 def describe_small_classes(few: Mapping[str, int], classes: int, least: int, rows: str) -> str:
     """Which of some classes have fewer rows than are needed, and how many each has, the smallest first."""
     shown = ", ".join(f"{label!r} ({count})" for label, count in list(few.items())[:_SHOWN])
-    more = f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else ""
-    return (
-        f"{len(few)} of {classes} classes {'has' if len(few) == 1 else 'have'} fewer than {least} {rows}: {shown}{more}"
+    return gettext_noop(
+        f"{len(few)} of {classes} classes {'has' if len(few) == 1 else 'have'} fewer than {least} {rows}: {shown}"
+        + (f" and {len(few) - _SHOWN} more" if len(few) > _SHOWN else "")
     )
 
 
@@ -53,8 +55,8 @@ class ClassImbalance(Check):
     kind: Literal["imbalance"] = "imbalance"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "imbalance": "rows of the largest class for each row of the smallest",
-        "classes.few": "classes with fewer training rows than are needed to learn them",
+        "imbalance": gettext_noop("rows of the largest class for each row of the smallest"),
+        "classes.few": gettext_noop("classes with fewer training rows than are needed to learn them"),
     }
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "pooled"
@@ -111,15 +113,21 @@ class ClassImbalance(Check):
         finding = Finding(
             name=self.kind,
             severity=severity,
-            title="Class imbalance" if severity != "info" else "Classes",
-            sentence=f"The largest class, {most[0]!r}, has {most[1]:,} training rows, the smallest, "
-            f"{fewest[0]!r}, {fewest[1]:,}.",
+            title=gettext_noop("Class imbalance" if severity != "info" else "Classes"),
+            sentence=gettext_noop(
+                f"The largest class, {most[0]!r}, has {most[1]:,} training rows, the smallest, "
+                f"{fewest[0]!r}, {fewest[1]:,}."
+            ),
             numbers={
                 "imbalance": FindingNumber(value=ratio, rows=rows, about=self.measures["imbalance"]),
                 **({} if few else {"classes.few": scarce}),
             },
             hint=_REMEDY if severity != "info" else "",
-            tables=(FindingTable(title="Training rows by class", columns=("class", "rows"), rows=tuple(ordered)),),
+            tables=(
+                FindingTable(
+                    title=gettext_noop("Training rows by class"), columns=("class", "rows"), rows=tuple(ordered)
+                ),
+            ),
         )
         return finding, scarce
 
@@ -128,11 +136,13 @@ class ClassImbalance(Check):
         return Finding(
             name=f"{self.kind}.few",
             severity="warning",
-            title="Classes with very few rows",
-            sentence=f"{describe_small_classes(few, classes, self.min, 'training rows')}.",
+            title=gettext_noop("Classes with very few rows"),
+            sentence=f"{describe_small_classes(few, classes, self.min, gettext_noop('training rows'))}.",
             numbers={"classes.few": scarce},
             hint=FEW_REMEDY,
-            tables=(FindingTable(title="Small classes", columns=("class", "rows"), rows=tuple(few.items())),),
+            tables=(
+                FindingTable(title=gettext_noop("Small classes"), columns=("class", "rows"), rows=tuple(few.items())),
+            ),
         )
 
     def _scarce(self, data: CheckData, few: Mapping[str, int], classes: int, scarce: FindingNumber) -> CheckResult:
@@ -140,7 +150,7 @@ class ClassImbalance(Check):
         rows = [row for row in data.rows if row.label in few]
         changes = {
             "rows": len(rows),
-            "hint": f"{FEW_REMEDY} The setting below leaves the rows out.",
+            "hint": f"{FEW_REMEDY} {_SETTING}",
             "mend": format_exclude_setting(rows, "rare class"),
         }
         finding = self._tell_few(few, classes, scarce).model_copy(update=changes)

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -34,7 +35,7 @@ class LabelErrors(Check):
 
     kind: Literal["label_errors"] = "label_errors"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
-    measures: ClassVar[Mapping[str, str]] = {"label_errors": "share of rows whose label is likely wrong"}
+    measures: ClassVar[Mapping[str, str]] = {"label_errors": gettext_noop("share of rows whose label is likely wrong")}
     finds: ClassVar[float] = 0.5
     false_alarms: ClassVar[float] = 0.03
     summed: ClassVar[Summed] = "within"
@@ -65,28 +66,31 @@ class LabelErrors(Check):
         guesses = probabilities.argmax(axis=1)
         number = share_with_interval(len(indices), len(codes), self.measures["label_errors"])
         severity = severity_of_share(number.value, self.warning, self.serious)
-        sentence = (
-            f"{format_counted_noun(len(indices), 'row')} of {len(codes):,} ({format_percent(number.value)}) likely "
-        )
-        sentence += "bears a wrong label" if len(indices) == 1 else "bear a wrong label"
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity,
-                title="Likely label errors" if severity != "info" else "Labels",
-                sentence=f"{sentence}, by a classifier that is right on "
-                f"{format_percent(data.held.accuracy)} of all rows.",
+                title=gettext_noop("Likely label errors" if severity != "info" else "Labels"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(indices), 'row')} of {len(codes):,} ({format_percent(number.value)}) "
+                    f"likely {'bears' if len(indices) == 1 else 'bear'} a wrong label, by a classifier that is right "
+                    f"on {format_percent(data.held.accuracy)} of all rows."
+                ),
                 rows=len(indices),
                 numbers={"label_errors": number},
-                hint="Read the rows, the most doubtful first; correct their labels at the source, or leave them out "
-                "by their ids." if indices else "",
+                hint=gettext_noop(
+                    "Read the rows, the most doubtful first; correct their labels at the source, or leave them out "
+                    "by their ids."
+                    if indices
+                    else ""
+                ),
                 mend=format_exclude_setting([data.rows[index] for index in indices], "wrong label"),
             ),
             [
                 (data.rows[index], round(float(stand[index]), 4), f"rather {data.labels[guesses[index]]!r}")
                 for index in indices
             ],
-        )  # fmt: skip
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every twelfth row bears the next class."""

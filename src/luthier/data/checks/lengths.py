@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -34,7 +35,7 @@ class LengthOutliers(Check):
     """
 
     kind: Literal["length_outliers"] = "length_outliers"
-    measures: ClassVar[Mapping[str, str]] = {"length_outliers": "share of rows of a very unusual length"}
+    measures: ClassVar[Mapping[str, str]] = {"length_outliers": gettext_noop("share of rows of a very unusual length")}
     false_alarms: ClassVar[float] = 0.005
     summed: ClassVar[Summed] = "within"
 
@@ -56,25 +57,30 @@ class LengthOutliers(Check):
         number = share_with_interval(len(indices), len(lengths), self.measures["length_outliers"])
         middle = int(np.median(lengths))
         long = [index for index in indices if scores[index] > 0]
-        are = "is" if len(indices) == 1 else "are"
         usual = lengths[np.abs(scores) < self.far]
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
-                title="Unusual lengths" if indices else "Lengths",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(lengths):,} "
-                f"({format_percent(number.value)}) "
-                f"{are} far from the usual length: {len(long):,} much longer and {len(indices) - len(long):,} much "
-                f"shorter than {middle:,} characters.",
+                title=gettext_noop("Unusual lengths" if indices else "Lengths"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(indices), 'row')} of {len(lengths):,} "
+                    f"({format_percent(number.value)}) "
+                    f"{'is' if len(indices) == 1 else 'are'} far from the usual length: {len(long):,} much "
+                    f"longer and {len(indices) - len(long):,} much "
+                    f"shorter than {middle:,} characters."
+                ),
                 rows=len(indices),
                 numbers={"length_outliers": number},
-                hint="Look at the longest and the shortest; what is not meant to be there can be left out by length."
-                if indices else "",
+                hint=gettext_noop(
+                    "Look at the longest and the shortest; what is not meant to be there can be left out by length."
+                    if indices
+                    else ""
+                ),
                 mend=f"ops: [{{kind: length, unit: characters, max: {max(usual, default=1)}}}]" if long else "",
             ),
             [(data.rows[index], round(float(scores[index]), 2), f"{lengths[index]:,} characters") for index in indices],
-        )  # fmt: skip
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every twentieth prompt is a pasted log."""

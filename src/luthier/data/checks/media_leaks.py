@@ -11,6 +11,7 @@ from pydantic import Field
 from luthier.artifacts.findings import Finding
 from luthier.chat.messages import MEDIA_MARK, Media
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -33,7 +34,9 @@ class MediaLeaks(Check):
 
     kind: Literal["media_leaks"] = "media_leaks"
     needs: ClassVar[frozenset[Needs]] = frozenset({"test"})
-    measures: ClassVar[Mapping[str, str]] = {"media.leaks": "share of held-out rows whose media are trained on"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "media.leaks": gettext_noop("share of held-out rows whose media are trained on")
+    }
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "within"
 
@@ -73,13 +76,15 @@ class MediaLeaks(Check):
             Finding(
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious) if found else "info",
-                title="Media on both sides of the split" if found else "Media of the split",
-                sentence=f"{format_counted_noun(len(found), 'row')} of {held:,} held out with media "
-                f"({format_percent(number.value)}) {'shows or plays' if len(found) == 1 else 'show or play'} a near "
-                "copy of what is trained on.",
+                title=gettext_noop("Media on both sides of the split" if found else "Media of the split"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(found), 'row')} of {held:,} held out with media "
+                    f"({format_percent(number.value)}) {'shows or plays' if len(found) == 1 else 'show or play'} a "
+                    "near copy of what is trained on."
+                ),
                 rows=len(found),
                 numbers={"media.leaks": number},
-                hint="Hold near copies on one side of the split." if found else "",
+                hint=gettext_noop("Hold near copies on one side of the split." if found else ""),
                 mend="{ops: [media_dedup], split: {group: cluster}}" if found else "",
             ),
             [(data.rows[index], None, f"as {twin} of the training rows") for index, twin in found.items()],

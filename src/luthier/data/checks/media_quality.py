@@ -13,6 +13,7 @@ from luthier.artifacts.findings import FindingTable
 from luthier.chat.media_codec import decode_audio, decode_image, encode_wav
 from luthier.chat.messages import Media
 from luthier.core.errors import DataError
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
 from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
 from luthier.data.media.measures import measure_bandwidth, measure_blur
@@ -27,12 +28,12 @@ _SHARPNESS_SIDE = 48
 _RATED_SECONDS = 0.2
 """Seconds of sound from which its spectrum can be told."""
 _WORDS = MediaFindingWords(
-    title="Faulty media",
-    clean_title="Media",
-    media="media",
-    singular="has a faulty picture or sound",
-    plural="have a faulty picture or sound",
-    hint="Look at them; what shows or plays nothing teaches a model to guess.",
+    title=gettext_noop("Faulty media"),
+    clean_title=gettext_noop("Media"),
+    media=gettext_noop("media"),
+    singular=gettext_noop("has a faulty picture or sound"),
+    plural=gettext_noop("have a faulty picture or sound"),
+    hint=gettext_noop("Look at them; what shows or plays nothing teaches a model to guess."),
     reason="faulty_media",
 )
 
@@ -47,7 +48,9 @@ class MediaQuality(Check):
     """
 
     kind: Literal["media_quality"] = "media_quality"
-    measures: ClassVar[Mapping[str, str]] = {"media.faulty": "share of rows with a faulty picture or sound"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "media.faulty": gettext_noop("share of rows with a faulty picture or sound")
+    }
     false_alarms: ClassVar[float] = 0.005
     summed: ClassVar[Summed] = "within"
 
@@ -83,11 +86,19 @@ class MediaQuality(Check):
             if problems:
                 found.append((row, None, "; ".join(dict.fromkeys(problems))))
         counts = Counter(note.partition(":")[0] for _, _, note in found)
-        table = FindingTable(title="Rows by fault", columns=("fault", "rows"), rows=tuple(sorted(counts.items())))
+        table = FindingTable(
+            title=gettext_noop("Rows by fault"), columns=("fault", "rows"), rows=tuple(sorted(counts.items()))
+        )
         yield report_faulty_media(
-            self.kind, _WORDS, next(iter(self.measures.items())), found, holding, warning=self.warning,
-            serious=self.serious, tables=(table,) if counts else (),
-        )  # fmt: skip
+            self.kind,
+            _WORDS,
+            next(iter(self.measures.items())),
+            found,
+            holding,
+            warning=self.warning,
+            serious=self.serious,
+            tables=(table,) if counts else (),
+        )
 
     def _usual_rate(self, rows: Sequence[CheckRow]) -> int | None:
         """The rate that most sounds have."""

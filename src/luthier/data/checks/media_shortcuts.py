@@ -11,6 +11,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
 from luthier.chat.messages import MEDIA_MARK, Media
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, Needs, PlantedFaults
 from luthier.data.checks.groups import cramers_v_with_interval
 from luthier.data.validate.context import CheckData, CheckRow
@@ -39,7 +40,9 @@ class MediaShortcuts(Check):
     kind: Literal["media_shortcuts"] = "media_shortcuts"
     needs: ClassVar[frozenset[Needs]] = frozenset({"labels"})
     measures: ClassVar[Mapping[str, str]] = {
-        "media.shortcut": "how much the class depends on a property of the file (Cramér's V, the strongest)"
+        "media.shortcut": gettext_noop(
+            "how much the class depends on a property of the file (Cramér's V, the strongest)"
+        )
     }
     false_alarms: ClassVar[float] = 0.0
 
@@ -60,9 +63,9 @@ class MediaShortcuts(Check):
         )
         low = number.ends[0]
         is_strong = bool(name) and low >= self.warning
-        sentence = "No property of the files tells the classes apart."
+        sentence = gettext_noop("No property of the files tells the classes apart.")
         if name:
-            sentence = (
+            sentence = gettext_noop(
                 f"The class depends on the {name} of the files by {number.value:.2f} (95 % interval {low:.2f} to "
                 f"{number.ends[1]:.2f}) on a scale of 0 to 1, the most of {len(strengths)} properties."
             )
@@ -71,16 +74,24 @@ class MediaShortcuts(Check):
             Finding(
                 name=self.kind,
                 severity=("serious" if low >= self.serious else "warning") if is_strong else "info",
-                title=f"The {name} of files foretells the class" if is_strong else "Properties of files by class",
+                title=gettext_noop(
+                    f"The {name} of files foretells the class" if is_strong else "Properties of files by class"
+                ),
                 sentence=sentence,
                 rows=0,
                 numbers={"media.shortcut": number},
-                hint=f"Bring all classes to one {name} (the same camera, microphone and encoder for each), or gather "
-                "rows in which it varies; measure on files from elsewhere."
-                if is_strong
-                else "",
+                hint=gettext_noop(
+                    f"Bring all classes to one {name} (the same camera, microphone and encoder for each), or gather "
+                    "rows in which it varies; measure on files from elsewhere."
+                    if is_strong
+                    else ""
+                ),
                 tables=(
-                    (FindingTable(title="By property", columns=("property", "V", "at least"), rows=table),)
+                    (
+                        FindingTable(
+                            title=gettext_noop("By property"), columns=("property", "V", "at least"), rows=table
+                        ),
+                    )
                     if table
                     else ()
                 ),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.chat.media_codec import decode_audio, encode_wav
 from luthier.core.errors import DataError
+from luthier.core.messages import gettext_noop
 from luthier.data.check import Check, CheckResult, PlantedFaults, Summed
 from luthier.data.media.findings import MediaFindingWords, plant_media, report_faulty_media
 from luthier.data.media.measures import measure_speech
@@ -16,12 +17,12 @@ from luthier.data.validate.context import CheckData, CheckRow
 
 _RATE = 16_000
 _WORDS = MediaFindingWords(
-    title="Sounds without speech",
-    clean_title="Speech",
-    media="sounds",
-    singular="plays one in which nobody speaks",
-    plural="play one in which nobody speaks",
-    hint="Listen to them: a transcript of silence teaches a model to make words up.",
+    title=gettext_noop("Sounds without speech"),
+    clean_title=gettext_noop("Speech"),
+    media=gettext_noop("sounds"),
+    singular=gettext_noop("plays one in which nobody speaks"),
+    plural=gettext_noop("play one in which nobody speaks"),
+    hint=gettext_noop("Listen to them: a transcript of silence teaches a model to make words up."),
     reason="no_speech",
 )
 
@@ -35,7 +36,9 @@ class NoSpeech(Check):
 
     kind: Literal["no_speech"] = "no_speech"
     libraries: ClassVar[Mapping[str, str]] = {"silero_vad": "vad", "onnxruntime": "vad"}
-    measures: ClassVar[Mapping[str, str]] = {"media.no_speech": "share of rows with a sound in which nobody speaks"}
+    measures: ClassVar[Mapping[str, str]] = {
+        "media.no_speech": gettext_noop("share of rows with a sound in which nobody speaks")
+    }
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.02
     summed: ClassVar[Summed] = "within"
@@ -63,9 +66,14 @@ class NoSpeech(Check):
             if least < self.min_speech_s:
                 found.append((row, least, f"no speech: {least:.2f} seconds of it"))
         yield report_faulty_media(
-            self.kind, _WORDS, next(iter(self.measures.items())), found, holding, warning=self.warning,
+            self.kind,
+            _WORDS,
+            next(iter(self.measures.items())),
+            found,
+            holding,
+            warning=self.warning,
             serious=self.serious,
-        )  # fmt: skip
+        )
 
     def _measure(self, data: CheckData, digest: str) -> float:
         """Seconds of speech; what cannot be read is the business of `media_quality`."""

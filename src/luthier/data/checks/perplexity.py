@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -35,7 +36,7 @@ class PerplexityOutliers(Check):
     kind: Literal["perplexity_outliers"] = "perplexity_outliers"
     needs: ClassVar[frozenset[Needs]] = frozenset({"model"})
     measures: ClassVar[Mapping[str, str]] = {
-        "perplexity_outliers": "share of rows that the model finds very unlikely",
+        "perplexity_outliers": gettext_noop("share of rows that the model finds very unlikely"),
     }
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.02
@@ -55,27 +56,33 @@ class PerplexityOutliers(Check):
         indices = np.flatnonzero(scores >= self.far).tolist()
         indices.sort(key=lambda index: (-scores[index], data.rows[index].id))
         number = share_with_interval(len(indices), len(data.rows), self.measures["perplexity_outliers"])
-        are = "is" if len(indices) == 1 else "are"
         usual = float(np.exp(np.median(nll)))
         yield CheckResult(
             Finding(
                 name=self.kind,
                 severity=severity_of_share(number.value, self.warning, self.serious),
-                title="Rows that the model finds very unlikely" if indices else "Perplexity",
-                sentence=f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} "
-                f"({format_percent(number.value)}) "
-                f"{are} far less likely to the model than the others, whose median perplexity is {usual:.1f}.",
+                title=gettext_noop("Rows that the model finds very unlikely" if indices else "Perplexity"),
+                sentence=gettext_noop(
+                    f"{format_counted_noun(len(indices), 'row')} of {len(data.rows):,} "
+                    f"({format_percent(number.value)}) "
+                    f"{'is' if len(indices) == 1 else 'are'} far less likely to the model than the "
+                    f"others, whose median perplexity is {usual:.1f}."
+                ),
                 rows=len(indices),
                 numbers={"perplexity_outliers": number},
-                hint="Look at them: noise and broken encodings can be left out by their ids; another language by "
-                "`language`." if indices else "",
+                hint=gettext_noop(
+                    "Look at them: noise and broken encodings can be left out by their ids; another language by "
+                    "`language`."
+                    if indices
+                    else ""
+                ),
                 mend=format_exclude_setting([data.rows[index] for index in indices], "very unlikely"),
             ),
             [
                 (data.rows[index], round(float(nll[index]), 4), f"perplexity {np.exp(nll[index]):,.0f}")
                 for index in indices
             ],
-        )  # fmt: skip
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """Every thirtieth prompt is words that nobody would put together."""

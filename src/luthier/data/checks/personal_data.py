@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     MARKED,
     REST,
@@ -35,7 +36,7 @@ class PersonalData(Check):
     """
 
     kind: Literal["personal_data"] = "personal_data"
-    measures: ClassVar[Mapping[str, str]] = {"personal_data": "share of rows that hold personal data"}
+    measures: ClassVar[Mapping[str, str]] = {"personal_data": gettext_noop("share of rows that hold personal data")}
     quick: ClassVar[bool] = False
     false_alarms: ClassVar[float] = 0.01
     summed: ClassVar[Summed] = "pooled"
@@ -80,18 +81,20 @@ class PersonalData(Check):
     def _tell(self, marked: int, rows: int, kinds: Mapping[str, int]) -> Finding:
         number: FindingNumber = share_with_interval(marked, rows, self.measures["personal_data"])
         ordered = tuple(sorted(kinds.items(), key=lambda entry: (-entry[1], entry[0])))
-        verb = "holds" if marked == 1 else "hold"
         return Finding(
             name=self.kind,
             severity=severity_of_share(number.value, self.warning, self.serious),
-            title="Personal data",
-            sentence=f"{format_counted_noun(marked, 'row')} of {rows:,} ({format_percent(number.value)}) {verb} "
-            "personal data that patterns find.",
+            title=gettext_noop("Personal data"),
+            sentence=gettext_noop(
+                f"{format_counted_noun(marked, 'row')} of {rows:,} ({format_percent(number.value)}) "
+                f"{'holds' if marked == 1 else 'hold'} "
+                "personal data that patterns find."
+            ),
             rows=marked,
             numbers={"personal_data": number},
-            hint="Mask or replace it, unless a model shall learn it." if marked else "",
+            hint=gettext_noop("Mask or replace it, unless a model shall learn it." if marked else ""),
             mend="ops: [{kind: pii, action: mask}]" if marked else "",
-            tables=(FindingTable(title="Rows with each kind", columns=("kind", "rows"), rows=ordered),)
+            tables=(FindingTable(title=gettext_noop("Rows with each kind"), columns=("kind", "rows"), rows=ordered),)
             if ordered
             else (),
         )

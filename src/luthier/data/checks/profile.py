@@ -12,6 +12,7 @@ from pydantic import Field
 from luthier.artifacts.dataset import MADE
 from luthier.artifacts.findings import Cell, Finding, FindingNumber, FindingTable
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -43,9 +44,9 @@ class DatasetProfile(Check):
 
     kind: Literal["profile"] = "profile"
     measures: ClassVar[Mapping[str, str]] = {
-        "vocabulary": "different words",
-        "missing": "share of rows without a value in the emptiest column",
-        "languages.other": "share of rows that are not in the most frequent language",
+        "vocabulary": gettext_noop("different words"),
+        "missing": gettext_noop("share of rows without a value in the emptiest column"),
+        "languages.other": gettext_noop("share of rows that are not in the most frequent language"),
     }
     false_alarms: ClassVar[float] = 0.0
     summed: ClassVar[Summed] = "pooled"
@@ -63,9 +64,11 @@ class DatasetProfile(Check):
             Finding(
                 name="profile",
                 severity="info",
-                title="Contents",
-                sentence=f"{data.available:,} rows, {sum(words.values()):,} words, {len(words):,} different ones, of "
-                f"which {format_percent(once / max(1, len(words)))} stand only once.",
+                title=gettext_noop("Contents"),
+                sentence=gettext_noop(
+                    f"{data.available:,} rows, {sum(words.values()):,} words, {len(words):,} different ones, of "
+                    f"which {format_percent(once / max(1, len(words)))} stand only once."
+                ),
                 numbers=numbers,
                 tables=(_lengths(data), *_tokens(data)),
             )
@@ -115,10 +118,12 @@ class DatasetProfile(Check):
         yield Finding(
             name="profile",
             severity="info",
-            title="Contents",
-            sentence=f"{rows:,} rows. Lengths above {WIDTHS[1]} words are told to within "
-            f"{format_percent(WIDTHS[0] - 1)}; different words, and the longest row, are not told.",
-            tables=(FindingTable(title="Lengths", columns=("what", *_heads()), rows=tuple(lines)),),
+            title=gettext_noop("Contents"),
+            sentence=gettext_noop(
+                f"{rows:,} rows. Lengths above {WIDTHS[1]} words are told to within "
+                f"{format_percent(WIDTHS[0] - 1)}; different words, and the longest row, are not told."
+            ),
+            tables=(FindingTable(title=gettext_noop("Lengths"), columns=("what", *_heads()), rows=tuple(lines)),),
         )
         columns = {name: counts[f"column/{name}"] for name in names.fields}
         if columns:
@@ -138,27 +143,30 @@ class DatasetProfile(Check):
         names = sorted(empty)
         worst = max(names, key=lambda name: (empty[name], name), default="")
         number = share_with_interval(empty.get(worst, 0), rows, self.measures["missing"])
-        column_count = format_counted_noun(len(names), "column")
-        sentence = (
+        count = len(names)
+        column_count = gettext_noop(f"{format_counted_noun(count, 'column')}")
+        sentence = gettext_noop(
             f"No row lacks a value in the {column_count} beside the text."
             if names
             else "There are no columns beside the text."
         )
         if empty.get(worst):
             share = format_percent(number.value)
-            sentence = f"Of {column_count} beside the text, {worst!r} is empty most often: in {share} of the rows."
+            sentence = gettext_noop(
+                f"Of {column_count} beside the text, {worst!r} is empty most often: in {share} of the rows."
+            )
         return Finding(
             name="profile.columns",
             severity="warning" if number.value >= self.warning else "info",
-            title="Empty columns" if number.value >= self.warning else "Columns",
+            title=gettext_noop("Empty columns" if number.value >= self.warning else "Columns"),
             sentence=sentence,
             numbers={"missing": number},
-            hint="Do not split, group or slice by a column that is mostly empty."
-            if number.value >= self.warning
-            else "",
+            hint=gettext_noop(
+                "Do not split, group or slice by a column that is mostly empty." if number.value >= self.warning else ""
+            ),
             tables=(
                 FindingTable(
-                    title="Rows without a value",
+                    title=gettext_noop("Rows without a value"),
                     columns=("column", "rows"),
                     rows=tuple((name, empty[name]) for name in names),
                 ),
@@ -187,14 +195,20 @@ class DatasetProfile(Check):
         return Finding(
             name="profile.languages",
             severity=severity,
-            title="Several languages" if severity != "info" else "Languages",
-            sentence=f"Of {looked:,} rows looked at, {known:,} are long enough to tell their language"
-            f"{': ' + language_list if language_list else ''}.",
+            title=gettext_noop("Several languages" if severity != "info" else "Languages"),
+            sentence=gettext_noop(
+                f"Of {looked:,} rows looked at, {known:,} are long enough to tell their language: {language_list}."
+                if language_list
+                else f"Of {looked:,} rows looked at, {known:,} are long enough to tell their language."
+            ),
             numbers={"languages.other": number},
-            hint="Keep one language, or hold out enough rows of each to measure them apart."
-            if severity != "info" else "",
+            hint=gettext_noop(
+                "Keep one language, or hold out enough rows of each to measure them apart."
+                if severity != "info"
+                else ""
+            ),
             mend=f"ops: [{{kind: language, keep: [{first}]}}]" if severity != "info" else "",
-        )  # fmt: skip
+        )
 
     def plant(self, rows: Sequence[CheckRow]) -> PlantedFaults:
         """A column of which three in four rows say nothing."""
@@ -221,7 +235,7 @@ def _lengths(data: CheckData) -> FindingTable:
         for indices in [data.of_split(split)]
         for part in ("prompt", "answer")
     ]
-    return FindingTable(title="Lengths", columns=("what", *_heads(), "longest"), rows=tuple(rows))
+    return FindingTable(title=gettext_noop("Lengths"), columns=("what", *_heads(), "longest"), rows=tuple(rows))
 
 
 def _heads() -> tuple[str, ...]:
@@ -244,4 +258,4 @@ def _tokens(data: CheckData) -> tuple[FindingTable, ...]:
         _quantiles("tokens of a row", [whole for whole, _ in counts]),
         _quantiles("of them learnt", [trained_tokens for _, trained_tokens in counts]),
     )
-    return (FindingTable(title="Tokens", columns=("what", *_heads(), "longest"), rows=rows),)
+    return (FindingTable(title=gettext_noop("Tokens"), columns=("what", *_heads(), "longest"), rows=rows),)

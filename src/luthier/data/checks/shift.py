@@ -10,6 +10,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field
 
 from luthier.artifacts.findings import Finding, FindingNumber, FindingTable
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     Check,
     CheckResult,
@@ -39,9 +40,9 @@ class DistributionShift(Check):
     kind: Literal["shift"] = "shift"
     needs: ClassVar[frozenset[Needs]] = frozenset({"test"})
     measures: ClassVar[Mapping[str, str]] = {
-        "shift": "area under the curve of telling held-out from training rows",
-        "shift.labels": "total variation between the classes of held-out and training rows",
-        "shift.words": "share of the words of held-out rows that no training row has",
+        "shift": gettext_noop("area under the curve of telling held-out from training rows"),
+        "shift.labels": gettext_noop("total variation between the classes of held-out and training rows"),
+        "shift.words": gettext_noop("share of the words of held-out rows that no training row has"),
     }
     false_alarms: ClassVar[float] = 0.0
 
@@ -66,18 +67,24 @@ class DistributionShift(Check):
             Finding(
                 name=self.kind,
                 severity=severity,
-                title="Held-out rows of another kind" if severity != "info" else "Split",
-                sentence=f"A plain classifier tells held-out from training rows with an area under the curve of "
-                f"{area:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 is chance); "
-                f"{format_percent(words.value)} of the "
-                "words of held-out rows stand in no training row.",
+                title=gettext_noop("Held-out rows of another kind" if severity != "info" else "Split"),
+                sentence=gettext_noop(
+                    f"A plain classifier tells held-out from training rows with an area under the curve of "
+                    f"{area:.2f} (95 % interval {low:.2f} to {high:.2f}; 0.5 is chance); "
+                    f"{format_percent(words.value)} of the "
+                    "words of held-out rows stand in no training row."
+                ),
                 numbers={"shift": number, "shift.labels": labels, "shift.words": words},
-                hint="Draw the held-out rows by content from the same source (`split`), unless the difference is "
-                "what you want to measure." if severity != "info" else "",
+                hint=gettext_noop(
+                    "Draw the held-out rows by content from the same source (`split`), unless the difference is "
+                    "what you want to measure."
+                    if severity != "info"
+                    else ""
+                ),
                 mend="split: {test: 0.2}" if severity != "info" else "",
                 tables=(_shares(data),) if data.task == "label" else (),
             )
-        )  # fmt: skip
+        )
 
     def _features(self, data: CheckData, indices: Sequence[int]) -> Any:
         """(rows, width): what the classifier sees of rows."""
@@ -127,5 +134,5 @@ def _shares(data: CheckData) -> FindingTable:
         for label in data.labels
     ]
     return FindingTable(
-        title="Rows of each class", columns=("class", "train", "test", "share held out"), rows=tuple(rows)
+        title=gettext_noop("Rows of each class"), columns=("class", "train", "test", "share held out"), rows=tuple(rows)
     )

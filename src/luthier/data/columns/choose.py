@@ -11,6 +11,7 @@ from typing import Any, Literal, NamedTuple
 
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun, format_counts_by_name, format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.data.annotation.annotations import detect_class_separator, labels_with_separator
 from luthier.data.columns import layouts
 from luthier.data.columns.conversations import TurnColumns, parse_message_time
@@ -117,7 +118,10 @@ def choose_layout(
         return _with_belonging(columns, layout.settings, _recognised(layout), "")
     if (columns_found := _find_text_beside_medium(columns)) is not None:
         medium, text = columns_found
-        reasons = {"prompt": f"{medium!r} is what is shown or played", "answer": f"{text!r} is the only text beside it"}
+        reasons = {
+            "prompt": gettext_noop(f"{medium!r} is what is shown or played"),
+            "answer": gettext_noop(f"{text!r} is the only text beside it"),
+        }
         return _with_belonging(columns, {"prompt": medium, "answer": text}, reasons, "")
     try:
         settings, reasons, other = _spoken(columns, rows, file, task)
@@ -142,8 +146,11 @@ def _with_other_texts(choice: LayoutChoice, columns: Mapping[str, ColumnProfile]
     free = {name: column for name, column in columns.items() if name not in taken and not _ID.search(name)}
     later = [name for name in _ranked(free, _REPLIES) if free[name].kind == "text" and not free[name].is_class]
     if later:
-        explanation = (
-            f"{', '.join(map(repr, later))} {'is' if len(later) == 1 else 'are'} left out: by name written afterwards"
+        columns_shown = ", ".join(map(repr, later))
+        explanation = gettext_noop(
+            f"{columns_shown} is left out: by name written afterwards"
+            if len(later) == 1
+            else f"{columns_shown} are left out: by name written afterwards"
         )
         choice.reasons["prompt"] += f"; {explanation}"
     given = _ranked(free, f"{_PROMPTS} {_GIVEN}")
@@ -197,7 +204,8 @@ def _with_belonging(
         return LayoutChoice({**settings, **more}, reasons)
     if answer.is_class and (empty := _placeholders(answer)):
         value_list = format_counts_by_name({repr(name): rows for name, rows in empty.items()})
-        more["null_values"], reasons["null_values"] = list(empty), f"what stands for no value: {value_list}"
+        more["null_values"] = list(empty)
+        reasons["null_values"] = gettext_noop(f"what stands for no value: {value_list}")
     return LayoutChoice({**settings, **more}, reasons, answer.is_class, other)
 
 
@@ -205,7 +213,7 @@ def _structured(layout: Layout, columns: Mapping[str, ColumnProfile]) -> LayoutC
     """The mapping for rows that hold their turns themselves; those that Luthier gave out have ids already."""
     if layout.own:  # nothing is set: columns that are named are read as anybody's
         labelled = columns["label"].filled == columns["messages"].filled
-        return LayoutChoice({}, {"kind": f"recognised as {layout.note}"}, is_label=labelled)
+        return LayoutChoice({}, {"kind": _recognised_as(layout)}, is_label=labelled)
     settings, reasons = layout.settings, _recognised(layout)
     single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
     more = _belonging(single, settings, reasons)
@@ -260,10 +268,14 @@ def _belonging(
 def _recognised(layout: Layout) -> dict[str, str]:
     """Why the columns of a known layout mean what they do."""
     own = {
-        "system_column": "each row's system turn",
-        "tools": "the tools on offer; the base model's chat template must have a place for them",
+        "system_column": gettext_noop("each row's system turn"),
+        "tools": gettext_noop("the tools on offer; the base model's chat template must have a place for them"),
     }
-    return {name: own.get(name, f"recognised as {layout.note}") for name in layout.settings}
+    return {name: own.get(name, _recognised_as(layout)) for name in layout.settings}
+
+
+def _recognised_as(layout: Layout) -> str:
+    return gettext_noop(f"recognised as {layout.note}")
 
 
 def _placeholders(column: ColumnProfile) -> dict[str, int]:
@@ -287,12 +299,16 @@ def _too_few(column: ColumnProfile) -> str:
 def choose_conversation_layout(turns: TurnColumns, columns: Mapping[str, ColumnProfile]) -> LayoutChoice:
     """The mapping for conversations that were gathered from single messages."""
     settings: dict[str, Any] = {"turns": turns.model_dump(exclude_none=True), "id": turns.conversation}
-    order = f"in the order of {turns.order!r}" if turns.order else "in the order in which they stand"
+    order = gettext_noop(f"in the order of {turns.order!r}" if turns.order else "in the order in which they stand")
     if not turns.order and (times := _ranked(columns, _TIMES)):
-        order += f": {times[0]!r} holds what is not read as times; write them as 2026-05-01T10:00:00Z to sort by them"
+        order += ": " + gettext_noop(
+            f"{times[0]!r} holds what is not read as times; write them as 2026-05-01T10:00:00Z to sort by them"
+        )
     reasons = {
-        "turns": f"every row is one message; those of one {turns.conversation!r} are one conversation, {order}",
-        "id": "it names the conversation, and `lineage` accepts it",
+        "turns": gettext_noop(
+            f"every row is one message; those of one {turns.conversation!r} are one conversation, {order}"
+        ),
+        "id": gettext_noop("it names the conversation, and `lineage` accepts it"),
     }
     single = {name: column for name, column in columns.items() if column.kind in ("text", "number")}
     groups = _groups(single, {"turns": turns.conversation, "id": turns.conversation})
@@ -352,7 +368,7 @@ def _spoken(
     is_guess = label not in _ranked(free, _CLASSES)
     first = reply or label if is_guess else label  # what is called a reply is one; a few values may be anything
     answer = requested_layout.answer or ({"label": label, "text": reply}[task] if task else first)
-    why_answer = "as asked for; " if requested_layout.answer else ""
+    why_answer = f"{gettext_noop('as asked for')}; " if requested_layout.answer else ""
     if answer is None and task != "label" and (guess := _guess(free, rows, requested_layout.prompt)):
         settings, why_prompt = {"prompt": guess.prompt, "answer": guess.answer}, guess.why
     elif answer is None:
@@ -385,18 +401,18 @@ def _guess(columns: Mapping[str, ColumnProfile], rows: Sequence[dict[str, Any]],
     texts = [name for name, column in columns.items() if name not in known and _may_ask(column) and not column.is_class]
     texts = [name for name in texts if not all(map(_DATE.match, columns[name].common or ("",)))]
     asking = [name for name in _ranked(columns, _PROMPTS) if _may_ask(columns[name]) and not columns[name].is_class]
-    advice = "; give --prompt and --answer to choose other columns"
+    advice = "; " + gettext_noop("give --prompt and --answer to choose other columns")
     figures = [name for name, column in columns.items() if name not in known and column.kind == "number"]
     other = texts or (figures if len(columns) == 2 else [])
     if len(other) == 1 and (prompt or len(asking) == 1):
-        note = f"{other[0]!r} is the only other {'text' if texts else 'column'}{advice}"
-        return _Guess(prompt or asking[0], other[0], note)
+        note = gettext_noop(f"{other[0]!r} is the only other {'text' if texts else 'column'}")
+        return _Guess(prompt or asking[0], other[0], f"{note}{advice}")
     is_text = len(columns) == 2 or any(columns[name].mean_words >= _FEWEST_WORDS for name in texts)
     if prompt or asking or len(texts) != 2 or not is_text:
         return None
     first, second, why = decide_prompt_and_answer(texts[0], texts[1], rows)
-    note = f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why}){advice}"
-    return _Guess(first, second, note)
+    note = gettext_noop(f"a guess, for their names do not tell: {first!r} asks and {second!r} answers ({why})")
+    return _Guess(first, second, f"{note}{advice}")
 
 
 def _name_them(columns: Mapping[str, ColumnProfile]) -> str:
@@ -483,18 +499,19 @@ def _prompt(columns: Mapping[str, ColumnProfile], taken: Iterable[str | None]) -
     if headings and bodies:
         return (
             f"{{{headings[0]}}}\n\n{{{bodies[0]}}}",
-            f"{headings[0]!r} and {bodies[0]!r} are combined into the prompt",
+            gettext_noop(f"{headings[0]!r} and {bodies[0]!r} are combined into the prompt"),
         )
     if named:
-        words = texts[named[0]].mean_words
-        return named[0], f"chosen because of its column name; {format_counted_noun(round(words), 'word')} on average"
+        words = round(texts[named[0]].mean_words)
+        return named[0], gettext_noop(
+            f"chosen because of its column name; {format_counted_noun(words, 'word')} on average"
+        )
     longest = max(texts, key=lambda name: texts[name].mean_words, default=None)
     if longest is None:
         return None
-    return (
-        longest,
-        "chosen because it has the longest text; "
-        f"{format_counted_noun(round(texts[longest].mean_words), 'word')} on average",
+    words = round(texts[longest].mean_words)
+    return longest, gettext_noop(
+        f"chosen because it has the longest text; {format_counted_noun(words, 'word')} on average"
     )
 
 
@@ -510,24 +527,26 @@ def is_heading_column(column: str) -> bool:
 
 def _why_answer(column: ColumnProfile, *, is_label: bool) -> str:
     if is_label:
-        found = f"{column.distinct} different short values in {column.filled} rows"
+        found = gettext_noop(f"{column.distinct} different short values in {column.filled} rows")
         return f"{found}: {_classes(column)}{_several(column)}"
-    words = format_counted_noun(round(column.mean_words), "word")
-    return f"free text; {words} on average, {column.distinct} different in {format_counted_noun(column.filled, 'row')}"
+    words, filled = round(column.mean_words), gettext_noop(f"{format_counted_noun(column.filled, 'row')}")
+    return gettext_noop(
+        f"free text; {format_counted_noun(words, 'word')} on average, {column.distinct} different in {filled}"
+    )
 
 
 def _classes(column: ColumnProfile) -> str:
     """What the values are: classes, of which some may be spelt in several ways."""
     other = map_label_variants(Counter(column.common))
-    return describe_class_count(column.distinct - len(other), other) if other else "classes"
+    return describe_class_count(column.distinct - len(other), other) if other else gettext_noop("classes")
 
 
 def describe_class_count(number: int, other: Mapping[str, str]) -> str:
     """How many classes there are, and which values look like other spellings of them."""
     (first, meant), *more = sorted(other.items())
-    classes = format_counted_noun(number, "class", "classes")
-    return f"{classes}, for {first!r} looks like another spelling of {meant!r}" + (
-        f", and {len(more)} more like it" if more else ""
+    return gettext_noop(
+        f"{format_counted_noun(number, 'class', 'classes')}, for {first!r} looks like another spelling of {meant!r}"
+        + (f", and {len(more)} more like it" if more else "")
     )
 
 
@@ -537,8 +556,11 @@ def _several(column: ColumnProfile) -> str:
     if mark is None:
         return ""
     found = labels_with_separator(column.common, mark.text.strip())
-    some = format_rows_affected(sum(column.common[name] for name in found), column.filled, "holds", "hold")
-    return f"; {some} several, such as {found[0]!r}, each combination a class of its own"
+    holding, rows, first = sum(column.common[name] for name in found), column.filled, found[0]
+    return "; " + gettext_noop(
+        f"{format_rows_affected(holding, rows, 'holds', 'hold')} several, such as {first!r}, each combination a class "
+        "of its own"
+    )
 
 
 def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -> tuple[str, str] | None:
@@ -546,7 +568,7 @@ def _identity(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str])
         is_name = column.kind in ("text", "number")
         unique = is_name and column.distinct == column.filled > 1 and column.max_chars <= 64
         if unique and (_ID.search(name) or _numbers_tickets(column)) and name not in settings.values():
-            return name, "every value differs: it names the row, and `lineage` accepts it"
+            return name, gettext_noop("every value differs: it names the row, and `lineage` accepts it")
     return None
 
 
@@ -569,5 +591,6 @@ def _groups(columns: Mapping[str, ColumnProfile], settings: Mapping[str, str]) -
 
 
 def _why_group(column: ColumnProfile) -> str:
-    what = f"{column.distinct} different values in {column.filled} rows"
-    return f"{what}; rows of one {column.name} stay in one split"
+    return gettext_noop(
+        f"{column.distinct} different values in {column.filled} rows; rows of one {column.name} stay in one split"
+    )

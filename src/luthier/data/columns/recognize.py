@@ -81,6 +81,9 @@ def build_source_for_file(file: SourceFile, but: str = "") -> FileSource:
 def _unknown(look: FileSample, file: SourceFile) -> DataError:
     """That nothing reads a file, and what its name would have it be."""
     what = "cannot tell what kind of file this is"
+    if look.is_markup:
+        hint = "export the table as CSV, JSON Lines or Parquet; a web page ends in .html"
+        return DataError("is HTML or XML, not a table", where=file.where, hint=hint)
     if look.ending not in list_file_extensions():
         return DataError(what, where=file.where, hint=f"known endings: {', '.join(list_file_extensions())}")
     hint = "check that it is whole, and what it was saved as"

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _AHEAD = 128
 """Rows that are compared together with the row that most likely stays for each."""
+_FEW_OF = 32
+"""Fewer members than one in so many rows are few."""
 Verify = Callable[[int, int], float | None]
 """The similarity of two rows when they are twins, else None."""
 Pairs = list[tuple[int, int]]
@@ -133,7 +135,7 @@ class DuplicateFinder:
     def _in_order(self, proposals: _Proposals, gone: bytearray) -> Iterator[tuple[int, list[int]]]:
         """Each row that may copy one before it, with those that are not gone, the soonest first."""
         earlier, later, large, large_bucket = proposals
-        members: dict[int, list[int]] = {}
+        members = _BucketMembers(large_bucket, len(self._ranks))
         indices = sort_unique(np.concatenate([later, large]))
         order = indices[np.argsort(self._ranks[indices], kind="stable")]
         requested_pairs = deque[Pairs]()
@@ -147,12 +149,10 @@ class DuplicateFinder:
             for index, (before, buckets) in zip(some.tolist(), mine, strict=True):
                 others = set(before)
                 if buckets:
-                    near = {other for bucket in buckets for other in members.get(bucket, ())} - others
-                    others |= self._alike(index, near)
+                    others |= self._alike(index, members.of(buckets))
                 yield index, sorted((other for other in others if not gone[other]), key=self._ranks.__getitem__)
-                if not gone[index]:
-                    for bucket in buckets:
-                        members.setdefault(bucket, []).append(index)
+                if buckets and not gone[index]:
+                    members.add(index, buckets)
 
     def _by_rank(self, pairs: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Pairs as (stays sooner, stays later), sorted by the later, the soonest first."""
@@ -162,14 +162,42 @@ class DuplicateFinder:
         order = np.lexsort((self._ranks[earlier], later))
         return earlier[order], later[order]
 
-    def _alike(self, index: int, others: set[int]) -> set[int]:
+    def _alike(self, index: int, others: NDArray[np.int64]) -> set[int]:
         """Those of the others that share enough columns with a row."""
-        if not others:
+        if not len(others):
             return set()
-        all_others = np.fromiter(others, np.int64, len(others))
         own = read_rows(self._signatures, np.array([index]))
-        same = (read_rows(self._signatures, all_others) == own).sum(axis=1)
-        return set(all_others[same >= self._bands.at_least].tolist())
+        same = (read_rows(self._signatures, others) == own).sum(axis=1)
+        return set(others[same >= self._bands.at_least].tolist())
+
+
+class _BucketMembers:
+    """The rows of large buckets that came so far and stay, by bucket: eight bytes for each, and one for every row."""
+
+    def __init__(self, buckets: NDArray[np.int64], rows: int) -> None:
+        """The bucket of each member that may come, and how many rows there are."""
+        names, sizes = np.unique(buckets, return_counts=True)
+        self._starts = dict(zip(names.tolist(), (np.cumsum(sizes) - sizes).tolist(), strict=True))
+        self._ends = dict(self._starts)
+        self._members = np.empty(len(buckets), np.int64)
+        self._seen = np.zeros(rows if len(buckets) else 0, np.bool_)
+
+    def add(self, row: int, buckets: Sequence[int]) -> None:
+        """A row that stays becomes a member of its buckets."""
+        for bucket in buckets:
+            self._members[self._ends[bucket]] = row
+            self._ends[bucket] += 1
+
+    def of(self, buckets: Sequence[int]) -> NDArray[np.int64]:
+        """The different members of some buckets."""
+        parts = [self._members[self._starts[bucket] : self._ends[bucket]] for bucket in buckets]
+        if sum(map(len, parts)) * _FEW_OF < len(self._seen):  # then sorting them is quicker than to look at every row
+            return sort_unique(np.concatenate(parts))
+        for part in parts:
+            self._seen[part] = True
+        found = np.flatnonzero(self._seen)
+        self._seen[found] = False
+        return found
 
 
 def _likely(

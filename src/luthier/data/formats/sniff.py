@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ class FormatMatch(IntEnum):
 _ARCHIVES = (b"PK\x03\x04", b"7z\xbc\xaf\x27\x1c", b"Rar!")
 ENDING = 15
 """What a fitting ending adds."""
+_DECLARATION = re.compile(r"<(?:[?!]|html(?:\s[^<>]*)?>(?![^\S\n]*[,;\t|]))", re.IGNORECASE)
+"""How a page or an XML document declares itself; `<html>,label` is the header of a table."""
+_ELEMENT = re.compile(r"<([a-z][\w:.-]*)(?:\s[^<>]*)?/?>", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,23 @@ class FileSample:
     def start(self) -> str:
         """The text from its first character that isn't blank."""
         return self.text.lstrip("\ufeff \t\r\n")
+
+    @cached_property
+    def declares_markup(self) -> bool:
+        """Whether it declares itself HTML or XML: by `<?xml`, a doctype, a comment or `<html>`."""
+        return _DECLARATION.match(self.start) is not None
+
+    @cached_property
+    def is_markup(self) -> bool:
+        """Whether it is HTML or XML: declared, or an element that is closed or whose lines begin with tags.
+
+        A first cell that looks like a tag does not make a table markup.
+        """
+        if self.declares_markup or (element := _ELEMENT.match(self.start)) is None:
+            return self.declares_markup
+        lines = [line for line in map(str.strip, self.start.splitlines()) if line]
+        tags = sum(line.startswith("<") for line in lines)
+        return 2 * tags > len(lines) or f"</{element[1].lower()}" in self.start.lower()
 
     @cached_property
     def first_object(self) -> dict[str, Any] | None:

@@ -9,6 +9,7 @@ from luthier.artifacts.findings import Finding, FindingTable
 from luthier.chat.media_codec import keep_media
 from luthier.chat.messages import MEDIA_MARK
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.check import (
     CheckResult,
     PlantedFaults,
@@ -59,8 +60,10 @@ def report_faulty_media(
             name=name,
             severity=severity_of_share(number.value, warning, serious) if found else "info",
             title=words.title if found else words.clean_title,
-            sentence=f"{format_counted_noun(count, 'row')} of {holding:,} with {words.media} "
-            f"({format_percent(number.value)}) {words.singular if count == 1 else words.plural}.",
+            sentence=gettext_noop(
+                f"{format_counted_noun(count, 'row')} of {holding:,} with {words.media} "
+                f"({format_percent(number.value)}) {words.singular if count == 1 else words.plural}."
+            ),
             rows=count,
             numbers={key: number},
             hint=words.hint if found else "",

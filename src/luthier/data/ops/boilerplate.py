@@ -11,6 +11,7 @@ import numpy as np
 from pydantic import Field
 
 from luthier.core.events import format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.data.cleaning.quoted import QuoteSpan
 from luthier.data.cleaning.spans import FENCE, edits_removing_spans, line_spans
@@ -130,8 +131,10 @@ class Boilerplate(SetOperator):
             return None
         return Suggestion(
             {},
-            f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} lines that come back in "
-            "many rows",
+            gettext_noop(
+                f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} lines that come back in "
+                "many rows"
+            ),
         )
 
     def search_space(self) -> Mapping[str, ParamDistribution]:

@@ -11,6 +11,7 @@ from pydantic import model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
 from luthier.core.hashing import canonical_json
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.data.decisions import DropReasons, Drops, SparseColumn
 from luthier.data.dedup.duplicates import DedupReport
@@ -105,12 +106,15 @@ class ExactDedup(SetOperator):
         """Always: it costs next to nothing, and a test row that was trained on spoils the measure."""
         tried = profile.trials.get("exact_dedup")
         if tried is None:
-            return Suggestion({}, "removes rows that would be in both training and test; none was seen so far")
-        why = format_rows_affected(
-            sum(tried.dropped.values()), profile.looked_at, "repeats an earlier one", "repeat an earlier one"
-        )
+            return Suggestion(
+                {}, gettext_noop("removes rows that would be in both training and test; none was seen so far")
+            )
+        dropped, rows = sum(tried.dropped.values()), profile.looked_at
+        why = gettext_noop(f"{format_rows_affected(dropped, rows, 'repeats an earlier one', 'repeat an earlier one')}")
         contested = tried.flagged.get("conflict", 0)
-        more = f"; {contested} have the same prompt but different answers (`conflict: drop` leaves them out)"
+        more = "; " + gettext_noop(
+            f"{contested} have the same prompt but different answers (`conflict: drop` leaves them out)"
+        )
         return Suggestion({}, why + (more if contested else ""))
 
     def search_space(self) -> Mapping[str, ParamDistribution]:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from pydantic import Field
 
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.cleaning.class_lists import ClassListEdit, edit_class_lists, find_names_in_text
 from luthier.data.cleaning.spelling import OTHER_WITH_S, find_misspellings, is_plural, join_compound_name, may_be_plural
 from luthier.data.dedup.shingles import normalize_for_comparison
@@ -101,10 +102,12 @@ class LabelSpelling(SetOperator):
             return None
         shown = ", ".join(f"{old!r} as {new!r}" for old, new in sorted(profile.spellings.items())[:3])
         many = len(profile.spellings)
-        why = f"{many} spelling{'s' * (many > 1)} of classes can be brought together, such as {shown}"
+        why = gettext_noop(
+            f"{format_counted_noun(many, 'spelling')} of classes can be brought together, such as {shown}"
+        )
         certain = find_spelling_variants(Counter(profile.answers))
         if also := {old: new for old, new in sorted(profile.spellings.items()) if certain.get(old) != new}:
-            return Suggestion({"also": also}, f"{why}; check `also` before you run")
+            return Suggestion({"also": also}, f"{why}; {gettext_noop('check `also` before you run')}")
         return Suggestion({}, why)
 
 

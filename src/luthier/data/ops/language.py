@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from luthier.core.errors import did_you_mean
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -80,8 +81,9 @@ class LanguageOperator(RowOperator):
             return None
         ranked = sorted(common.items(), key=lambda entry: (-entry[1], entry[0]))
         shown = ", ".join(f"{code} {count}" for code, count in ranked)
-        keep = f"add `keep: [{ranked[0][0]}]` to keep one"
-        return Suggestion({}, f"the rows are in several languages ({shown} of {profile.looked_at}); {keep}")
+        first, rows = ranked[0][0], profile.looked_at
+        why = gettext_noop(f"the rows are in several languages ({shown} of {rows}); add `keep: [{first}]` to keep one")
+        return Suggestion({}, why)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """How sure the language of a row must be, where only some are kept."""

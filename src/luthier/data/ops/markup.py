@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.events import format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.data.cleaning.spans import CODE, FENCED, clean_with_code_masked, diff_to_edits
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -80,8 +81,10 @@ class Markup(RowOperator):
             return None
         return Suggestion(
             {},
-            f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} mark-up of a forum, a "
-            "tracker or a chat",
+            gettext_noop(
+                f"{format_rows_affected(tried.edited, profile.looked_at, 'holds', 'hold')} mark-up of a forum, a "
+                "tracker or a chat"
+            ),
         )
 
 

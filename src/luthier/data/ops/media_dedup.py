@@ -9,6 +9,7 @@ import numpy as np
 from pydantic import Field
 
 from luthier.core.events import format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DedupReport, DuplicatePairs, report_duplicates
 from luthier.data.dedup.media import BYTES, cluster_fingerprints, fingerprints_of
@@ -89,8 +90,12 @@ class MediaDedup(SetOperator):
         """Where rows show or play something."""
         if not profile.media:
             return None
-        rows = format_rows_affected(max(profile.media.values()), profile.looked_at, "holds", "hold")
-        return Suggestion({}, f"{rows} media: near copies of one are marked, and stand on one side of the split")
+        holding, rows = max(profile.media.values()), profile.looked_at
+        why = gettext_noop(
+            f"{format_rows_affected(holding, rows, 'holds', 'hold')} media: near copies of one are marked, and stand "
+            "on one side of the split"
+        )
+        return Suggestion({}, why)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """How alike copies are."""

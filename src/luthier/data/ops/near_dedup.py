@@ -11,10 +11,12 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DedupReport, DuplicateFinder, report_duplicates
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.minhash import PairSearchResources, choose_bands, compute_minhash_signatures, max_bands_for
+from luthier.data.dedup.pair_estimate import SAMPLE_ROWS, measure_pair_rates
 from luthier.data.dedup.shingles import (
     Compared,
     FlatShingles,
@@ -46,6 +48,8 @@ _AT_ONCE = 64
 """Texts whose pieces are hashed together: they should fit the processor's cache."""
 _SHOWN = 1024
 """Rows whose pieces are held, ready to be compared, of those that nobody foresaw."""
+_PAIR_S, _CHARACTER_S = 1.5e-5, 1e-7
+"""Seconds of one core for a pair that is compared, and for each character of a row: some rows are cut again."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
 _CONTESTED = 0.1
@@ -65,6 +69,7 @@ class NearDedup(SetOperator):
 
     kind: Literal["near_dedup"] = "near_dedup"
     reads: ClassVar[tuple[Reads, ...]] = ("prompt", "answer")
+    sample_rows: ClassVar[int] = SAMPLE_ROWS
     suggested_at: ClassVar[int] = 60
     writes: ClassVar[dict[str, Column]] = {"cluster": "text", "similarity": "number"}
 
@@ -126,6 +131,29 @@ class NearDedup(SetOperator):
         return report_duplicates(
             duplicate_pairs, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None
         )
+
+    def extra_s(self, rows: int, sample: Sequence[Row] = ()) -> float:
+        """Comparing pairs that are nearly alike, as many as a sample foretells."""
+        if len(sample) < 2:
+            return 0.0
+        chars = sum(len(self.text(row)) for row in sample) / len(sample)
+        return self.estimate_pairs(rows, sample) * (_PAIR_S + _CHARACTER_S * chars)
+
+    def estimate_pairs(self, rows: int, sample: Sequence[Row]) -> float:
+        """How many pairs of so many rows are compared, if they are like those of a sample."""
+        texts = [normalize_for_comparison(self.text(row)) for row in sample]
+        first = {digest16(text): index for index, text in reversed([*enumerate(texts)])}
+        kept = sorted(first.values())  # copies to the letter are not compared
+        some = [sample[index] for index in kept]
+        signatures = compute_minhash_signatures(self.pieces([texts[index] for index in kept], some))
+        at_least = choose_bands(self.proposing, max_bands_for(rows)).at_least
+
+        def are_twins(pairs: Sequence[tuple[int, int]]) -> list[bool]:
+            used, among = _among(pairs)
+            return [found is not None for found in self.all_verified([some[index] for index in used], among)]
+
+        rates = measure_pair_rates(signatures, at_least, are_twins)
+        return rates.count_pairs(round(rows * len(some) / len(sample)), drop=self.action == "drop")
 
     @property
     def proposing(self) -> float:
@@ -201,30 +229,36 @@ class NearDedup(SetOperator):
         tried = profile.trials.get("near_dedup")
         compared: dict[str, str] = {"of": "both"} if profile.with_tools else {}
         if tried is None:
-            return Suggestion(compared, "removes near copies, which make test scores too high; none was seen so far")
+            return Suggestion(
+                compared, gettext_noop("removes near copies, which make test scores too high; none was seen so far")
+            )
         copies = sum(tried.dropped.values())
-        why = format_rows_affected(
-            copies, profile.looked_at, "nearly repeats an earlier one", "nearly repeat an earlier one"
+        rows, contested = profile.looked_at, tried.contested
+        why = gettext_noop(
+            f"{format_rows_affected(copies, rows, 'nearly repeats an earlier one', 'nearly repeat an earlier one')}"
         )
-        stay = "they are marked and stay, and `split: {group: cluster}` would hold twins on one side"
+        stay = gettext_noop("they are marked and stay, and `split: {group: cluster}` would hold twins on one side")
         if profile.answers and tried.lost:
-            return Suggestion(
-                {"action": "flag", **compared}, f"{why}; to drop them would leave no row of {tried.lost_shown}: {stay}"
-            )
+            lost = gettext_noop(f"to drop them would leave no row of {tried.lost_shown}")
+            return Suggestion({"action": "flag", **compared}, f"{why}; {lost}: {stay}")
         if copies > _TEMPLATED * (profile.looked_at - _copies(profile)):
-            left = format_counted_noun(profile.looked_at - _copies(profile) - copies, "row")
-            return Suggestion(
-                {"action": "flag", **compared},
-                f"{why}: they look templated, and to drop them would leave {left}, so {stay}",
+            left = profile.looked_at - _copies(profile) - copies
+            templated = gettext_noop(
+                f"they look templated, and to drop them would leave {format_counted_noun(left, 'row')}, so {stay}"
             )
+            return Suggestion({"action": "flag", **compared}, f"{why}: {templated}")
         matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
         if matters and tried.contested > _CONTESTED * copies:
-            other = f"{tried.contested} of them with another answer, so that what little differs matters"
-            return Suggestion({"action": "flag", **compared}, f"{why}, {other}: {stay}")
-        other = f", {tried.contested} of them with another answer (`of: both` compares answers, too)"
+            said = gettext_noop(
+                f"{why}, {contested} of them with another answer, so that what little differs matters: {stay}"
+            )
+            return Suggestion({"action": "flag", **compared}, said)
         if compared:
-            return Suggestion(compared, f"{why} in prompt and answer; with tools on offer one prompt has many answers")
-        return Suggestion(compared, why + other * bool(tried.contested))
+            said = gettext_noop(f"{why} in prompt and answer; with tools on offer one prompt has many answers")
+            return Suggestion(compared, said)
+        if contested:
+            why = gettext_noop(f"{why}, {contested} of them with another answer (`of: both` compares answers, too)")
+        return Suggestion(compared, why)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
         """How like twins are, where they are dropped: below that, many pairs must be compared."""

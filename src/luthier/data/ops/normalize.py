@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from luthier.core.events import format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.data.cleaning.spans import CODE, FENCE, clean_outside_code, diff_to_edits
 from luthier.data.operator import OperatorResult, Reads, RowOperator, Suggestion
 from luthier.data.row import Row
@@ -114,15 +115,20 @@ class Normalize(RowOperator):
         tried = profile.trials.get("normalize")
         if tried is None:
             return None
-        holding = format_rows_affected(tried.edited, profile.looked_at, "holds", "hold")
+        edited, rows = tried.edited, profile.looked_at
         if profile.about_html * 2 > profile.html_rows:
-            explanation = format_rows_affected(
-                profile.about_html, profile.html_rows, "with HTML speaks", "with HTML speak"
+            about, html_rows = profile.about_html, profile.html_rows
+            broken = gettext_noop(
+                f"{format_rows_affected(edited, rows, 'holds', 'hold')} broken characters or stray spaces"
             )
-            return Suggestion(
-                {"html": False}, f"{holding} broken characters or stray spaces; {explanation} of HTML, so it stays"
+            speaking = gettext_noop(
+                f"{format_rows_affected(about, html_rows, 'with HTML speaks', 'with HTML speak')} of HTML, so it stays"
             )
-        return Suggestion({}, f"{holding} broken characters, HTML or stray spaces")
+            return Suggestion({"html": False}, f"{broken}; {speaking}")
+        why = gettext_noop(
+            f"{format_rows_affected(edited, rows, 'holds', 'hold')} broken characters, HTML or stray spaces"
+        )
+        return Suggestion({}, why)
 
     @classmethod
     def trial(cls) -> Normalize:

@@ -19,6 +19,7 @@ from pydantic import Field, PrivateAttr, model_validator
 
 from luthier.core.component import BasicMarker, digest_plugin_code
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.revision import code_revision
 from luthier.core.system.packages import is_installed
 from luthier.data.engine.batch import apply_edits
@@ -369,7 +370,7 @@ class Pii(RowOperator):
         shown = ", ".join(
             f"{kind} in {rows}" for kind, rows in sorted(profile.pii.items(), key=lambda entry: -entry[1])
         )
-        why = [f"personal data in the {profile.looked_at} rows seen: {shown}"] if shown else []
+        why = [gettext_noop(f"personal data in the {profile.looked_at} rows seen: {shown}")] if shown else []
         if not profile.holds_names:
             return Suggestion({"action": "redact"}, *why)
         settings: dict[str, Any] = {"action": "redact", "ner": {"kind": _PROPOSED.kind, "organizations": False}}
@@ -385,17 +386,17 @@ _PROPOSED = Rampart(organizations=False)
 def _names_told(profile: SourceProfile) -> str:
     """Where names stand, what finding them costs, and what becomes of them without it."""
     position_list = ", ".join(f"{position} in {rows}" for position, rows in profile.names.items())
-    cost = f"about {max(1, round(1000 * profile.row_bytes * _PROPOSED.seconds_a_byte))} s of one core for 1,000 rows"
+    seconds = max(1, round(1000 * profile.row_bytes * _PROPOSED.seconds_a_byte))
     size = _PROPOSED.download_bytes()
     fetched = f", {size / 1e6:.0f} MB to fetch once" * bool(size)
     missing = [extra for module, extra in _PROPOSED.libraries.items() if not is_installed(module)]
     install = "".join(f", and `pip install 'luthier[{extra}]'`" for extra in missing)
     spared = "; it does not read classes (`names_in`)" * bool(profile.answers)
-    return (
-        f"names of persons in the {profile.looked_at} rows seen: {position_list}. The model {_PROPOSED.kind} "
-        "finds them: it "
-        f"takes {cost}{fetched}{install}{spared}. Without `ner` they stay in clear in the data set, caches, report, "
-        "exports and traces"
+    more, seen = f"{fetched}{install}{spared}", profile.looked_at
+    return gettext_noop(
+        f"names of persons in the {seen} rows seen: {position_list}. The model {_PROPOSED.kind} finds them: it takes "
+        f"about {seconds} s of one core for 1,000 rows{more}. Without `ner` they stay in clear in the data set, "
+        "caches, report, exports and traces"
     )
 
 

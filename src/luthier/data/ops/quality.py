@@ -13,6 +13,7 @@ from pydantic import Field, field_validator
 from luthier.chat.messages import MEDIA_MARK
 from luthier.core.errors import did_you_mean
 from luthier.core.events import format_counts_by_name, format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution, list_unique_values
 from luthier.data.cleaning.quality_measures import TextFeatures
 from luthier.data.cleaning.quality_rules import NAMES, RULES, QualityRule, RuleSet
@@ -167,19 +168,19 @@ class Quality(RowOperator):
             return None
         broken = {name.removeprefix("quality "): count for name, count in sorted(tried.dropped.items())}
         shown = format_counts_by_name(broken)
-        why = format_rows_affected(
-            sum(broken.values()),
-            profile.looked_at,
-            "says nothing or repeats itself",
-            "say nothing or repeat themselves",
+        bad, rows = sum(broken.values()), profile.looked_at
+        why = gettext_noop(
+            f"{format_rows_affected(bad, rows, 'says nothing or repeats itself', 'say nothing or repeat themselves')}: "
+            f"{shown}"
         )
-        why += f": {shown}"
         if sum(broken.values()) > _MOST_DROPPED * profile.looked_at:
             skip = max(broken, key=broken.__getitem__)
-            stay = f"so many are marked and stay; `skip: [{skip}]` leaves out a rule that does not fit your texts"
+            stay = gettext_noop(
+                f"so many are marked and stay; `skip: [{skip}]` leaves out a rule that does not fit your texts"
+            )
             return Suggestion({"action": "flag"}, f"{why}; {stay}")
         if profile.answers and tried.lost:
-            stay = f"to drop them would leave no row of {tried.lost_shown}, so they are marked and stay"
+            stay = gettext_noop(f"to drop them would leave no row of {tried.lost_shown}, so they are marked and stay")
             return Suggestion({"action": "flag"}, f"{why}; {stay}")
         return Suggestion({}, why)
 

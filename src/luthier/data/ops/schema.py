@@ -11,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from luthier.core.component import add_field_descriptions, refuse_unknown_settings
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.cleaning.spelling import find_misspellings
 from luthier.data.dedup.shingles import digest16
 from luthier.data.operator import Column, Drop, OperatorResult, Reads, RowCorpus, SetOperator, Suggestion
@@ -122,8 +123,12 @@ class SchemaOperator(SetOperator):
         }
         name, odd = next(iter(found.items()))
         (rare, usual), counts = next(iter(odd.items())), profile.columns[name].common
-        explanation = f"{name} is {rare!r} in {format_counted_noun(counts[rare], 'row')}, {usual!r} in {counts[usual]}"
-        return Suggestion({"columns": rules, "action": "flag"}, f"{explanation}; such rows are marked, not dropped")
+        few, many = counts[rare], counts[usual]
+        why = gettext_noop(
+            f"{name} is {rare!r} in {format_counted_noun(few, 'row')}, {usual!r} in {many}; such rows are marked, not "
+            "dropped"
+        )
+        return Suggestion({"columns": rules, "action": "flag"}, why)
 
     def sketch(self, rows: Sequence[Row]) -> list[bytes]:
         """A digest of each value that must be unique; of a missing one, zeros."""

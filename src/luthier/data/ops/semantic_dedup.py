@@ -102,7 +102,7 @@ class SemanticDedup(SetOperator):
         reason = "means the same" if self.action == "drop" else None
         return report_duplicates(DuplicatePairs.those(found), len(corpus), corpus.id, reason)
 
-    def extra_s(self, rows: int) -> float:
+    def extra_s(self, rows: int, sample: Sequence[Row] = ()) -> float:
         """All pairs."""
         return rows * (rows - 1) / 2 * _SECONDS_A_PAIR
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from pydantic import AwareDatetime, Field
 
+from luthier.annotation.media import ItemMediaReader, list_message_media, split_content
 from luthier.annotation.project import AnnotationProject, list_projects
 from luthier.annotation.question import AnswerValue, Question, QuestionItem
 from luthier.annotation.results import AnsweredItem, read_answered_items
@@ -24,6 +26,7 @@ from luthier.data.annotation.annotations import JUDGMENTS, TOGETHER, judgment_to
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.layouts import Layout
 from luthier.data.columns.mapping import ColumnMapping, decide_mapping
+from luthier.data.columns.media import COLUMNS
 from luthier.data.row import BrokenRow, SourceRecord
 from luthier.data.source import Say, Source
 
@@ -60,8 +63,16 @@ class Annotations(Source):
         """Yield every item in the order in which items were added; one that is not decided is left out."""
         with ExitStack() as opened:
             ledger, project = self._open(recipe_dir, opened)
-            name, question = self._question(project)
-            answered_items = list(read_answered_items(ledger, project.id, until=self.until))
+            media = ItemMediaReader(ledger)
+            opened.callback(media.close)
+            yield from self._read_project(ledger, project, media, say)
+
+    def _read_project(
+        self, ledger: Ledger, project: AnnotationProject, media: ItemMediaReader | None, say: Say
+    ) -> Iterator[SourceRecord | BrokenRow]:
+        """The rows of a project; without a reader, digests stand in the place of the content of media."""
+        name, question = self._question(project)
+        answered_items = list(read_answered_items(ledger, project.id, until=self.until))
         votes = [_votes(answered_item, name, question) for answered_item in answered_items]
         verdicts = self.rule.decide(votes)
         file = f"annotations/{project.name}"
@@ -80,8 +91,14 @@ class Annotations(Source):
                 why = why or "nothing is learnt from this answer"
                 yield BrokenRow(file, line, why, key=key, left_out=True)
                 continue
+            try:
+                shown = _media_columns(one.item.shown, project, media)
+            except (LuthierError, OSError) as error:
+                problem = f"its picture or sound cannot be read: {getattr(error, 'message', error)}"
+                yield BrokenRow(file, line, problem, key=key)
+                continue
             about = {JUDGMENTS: [judgment_to_json(vote) for vote in judgments], "rule": self.rule.kind}
-            yield SourceRecord({"item": one.item.key, **row, **about}, file, line, key)
+            yield SourceRecord({"item": one.item.key, **row, **shown, **about}, file, line, key)
 
     def mapping(self, good: list[SourceRecord]) -> ColumnMapping:
         """The rows say what they are: a text with its label, a conversation, or two answers of which one is better."""
@@ -115,16 +132,22 @@ class Annotations(Source):
     def fingerprint(self, recipe_dir: Path) -> str | None:
         """A digest of the rows; None where there is no such project (`read` says so)."""
         try:
-            return digest_of([json.dumps(record, default=str) for record in self.read(recipe_dir, lambda text: None)])
+            return digest_of([json.dumps(record, default=str) for record in self._outline(recipe_dir)])
         except LuthierError:
             return None
 
     def size(self, recipe_dir: Path) -> int | None:
         """The characters of all rows."""
         try:
-            return sum(len(json.dumps(record, default=str)) for record in self.read(recipe_dir, lambda text: None))
+            return sum(len(json.dumps(record, default=str)) for record in self._outline(recipe_dir))
         except LuthierError:
             return None
+
+    def _outline(self, recipe_dir: Path) -> list[SourceRecord | BrokenRow]:
+        """The rows with the digests of their media alone."""
+        with ExitStack() as opened:
+            ledger, project = self._open(recipe_dir, opened)
+            return list(self._read_project(ledger, project, None, lambda text: None))
 
     def _open(self, recipe_dir: Path, opened: ExitStack) -> tuple[Ledger, AnnotationProject]:
         """The ledger that has the project, and the project."""
@@ -192,8 +215,35 @@ def _decide(
     return (verdict.label if value is None else value), ""
 
 
+def _media_columns(
+    item: QuestionItem, project: AnnotationProject, media: ItemMediaReader | None
+) -> dict[str, list[str]]:
+    """The media of an item by column, in the order of their marks: the content of each as a data URL."""
+    found: dict[str, list[str]] = {}
+    for medium in item.media:
+        if media is None:
+            address = medium.digest
+        elif project.settings.media is None:
+            raise DataError(f"nothing keeps {medium.describe()}")
+        else:
+            content = base64.b64encode(media.read(project.settings.media, medium)).decode()
+            address = f"data:{medium.kind}/{medium.format};base64,{content}"
+        found.setdefault(COLUMNS[medium.kind], []).append(address)
+    return found
+
+
+def _with_marks(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A turn of an item with the marks of its media in their places, as sources write them."""
+    media = list_message_media(message)
+    if not media:
+        return dict(message)
+    marks = (f"<{part.medium.kind}>" if part.medium else part.text for part in split_content(message))
+    return {**{name: value for name, value in message.items() if name != "media"}, "content": "\n".join(marks)}
+
+
 def _to_row(item: QuestionItem, question: Question, value: AnswerValue) -> dict[str, Any] | None:
     """The columns of a training row; None where nothing is learnt from the answer."""
+    item = item._replace(messages=tuple(map(_with_marks, item.messages)))
     taught = dict(question.teaches(value, item))
     turns = [dict(message) for message in item.messages]
     if not taught:

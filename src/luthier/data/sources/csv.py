@@ -36,7 +36,7 @@ class Csv(FileSource):
     def recognises(cls, look: FileSample) -> FormatMatch:
         """Rows of one width, at least two fields; one column only by its ending. Tabs in every line, as Excel saves
         tables with the ending .txt, are no prose."""
-        if not look.start or look.start.startswith(("{", "[", "<")):
+        if not look.start or look.start.startswith(("{", "[")) or look.declares_markup:
             return FormatMatch.NO
         found = dialect.detect_dialect(look.text, "auto", "auto", whole=False)
         rows = [len(row) for row in found.reader(look.text.splitlines(keepends=True)[:50][:-1], strict=False) if row]
@@ -44,7 +44,7 @@ class Csv(FileSource):
         if alike:
             is_table = found.delimiter == "\t" and len(rows) >= _MANY_ROWS
             return FormatMatch.CERTAIN if is_table else FormatMatch.LIKELY
-        return FormatMatch.POSSIBLE if look.ending in cls.endings else FormatMatch.NO
+        return FormatMatch.POSSIBLE if look.ending in cls.endings and not look.is_markup else FormatMatch.NO
 
     def suggest_settings(self, recipe_dir: Path) -> SuggestedSettings:
         """The line of the header, where titles stand above it."""

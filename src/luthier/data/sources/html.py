@@ -39,10 +39,10 @@ class Html(DocumentSource):
     @classmethod
     def recognises(cls, look: FileSample) -> FormatMatch:
         """A page's beginning, or a tag and the ending."""
-        begin = look.start[:200].lower()
-        if begin.startswith(("<!doctype html", "<html")) or "<html" in begin:
+        named = look.ending in cls.endings
+        if (named or look.declares_markup) and "<html" in look.start[:200].lower():
             return FormatMatch.CERTAIN
-        return FormatMatch.POSSIBLE if begin.startswith("<") and look.ending in cls.endings else FormatMatch.NO
+        return FormatMatch.POSSIBLE if named and look.start.startswith("<") else FormatMatch.NO
 
     def paragraphs(self, file: SourceFile) -> Iterator[Paragraph | BrokenRow]:
         """The paragraphs of the page, each under its heading."""

@@ -6,18 +6,21 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepContext, StepCostEstimate
-from luthier.data.engine.pipeline import PrepareOptions, prepare
+from luthier.data.engine.pipeline import PrepareOptions, prepare, with_split_group
 from luthier.data.operator import Operator
+from luthier.data.row import Row
 from luthier.data.source import Source
 from luthier.data.split import Split
-from luthier.data.suggest.settings import estimate_source_bytes, predict_dataset_spec
+from luthier.data.suggest.settings import estimate_source_bytes, predict_dataset_spec, sample_rows
 
 BYTES_PER_S = 1_500_000
 """Measured on two cores of a common server with normalize, pii, exact and near duplicates."""
@@ -72,7 +75,8 @@ class Prepare(Step):
         unit = 1 if sys.platform == "darwin" else 1024
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
         speed = {"rows_per_s": prepared.rows / seconds, "bytes_per_s": size / seconds}
-        is_usual = prepared.is_anew and seconds >= TELLS_S and not self._extra_s(prepared.rows, size)
+        is_usual = prepared.is_anew and seconds >= TELLS_S
+        is_usual = is_usual and not self._extra_s(prepared.rows, size, self._sample(work.recipe_dir))
         return {**(speed if is_usual else {}), "peak_bytes": peak}
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
@@ -80,11 +84,12 @@ class Prepare(Step):
         outline = plan_context.outline or self.outline(plan_context)
         size = estimate_source_bytes(self.source, plan_context.recipe_dir)
         if size is None:
-            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data is not here yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how=gettext_noop("the data is not here yet"))
         measured = _measured(plan_context.history, "bytes_per_s")
         speed = measured or BYTES_PER_S
-        how = f"{size / 1e6:.1f} MB at {speed / 1e6:.1f} MB/s ({'as last time' if measured else 'typical'})"
-        extra = self._extra_s(sum((outline.rows or {}).values()), size)
+        megabytes, rate = f"{size / 1e6:.1f}", f"{speed / 1e6:.1f}"
+        how = gettext_noop(f"{megabytes} MB at {rate} MB/s ({'as last time' if measured else 'typical'})")
+        extra = self._extra_s(sum((outline.rows or {}).values()), size, self._sample(plan_context.recipe_dir))
         how += "".join(f", and {seconds:.0f} s for {what}" for what, seconds in extra)
         return StepCostEstimate(
             seconds=1 + size / speed + sum(seconds for _, seconds in extra),
@@ -93,10 +98,15 @@ class Prepare(Step):
             how=how,
         )
 
-    def _extra_s(self, rows: int, size: int) -> list[tuple[str, float]]:
+    def _sample(self, recipe_dir: Path) -> list[Row]:
+        """Some rows as they are read, as many as operators look at to say how long they take."""
+        most = max((operator.sample_rows for operator in self.ops), default=0)
+        return sample_rows(with_split_group(self.source, self.split), recipe_dir, most) if most else []
+
+    def _extra_s(self, rows: int, size: int, sample: Sequence[Row]) -> list[tuple[str, float]]:
         """Seconds of operators that ask a model, or whose time grows faster than the rows, where it is one or more."""
         workers = self._workers(size)
-        found = [(f"{operator.kind} over all pairs of rows", operator.extra_s(rows)) for operator in self.ops]
+        found = [(f"{operator.kind} over pairs of rows", operator.extra_s(rows, sample)) for operator in self.ops]
         found += [(f"the model of {operator.kind}", operator.model_s(size) / workers) for operator in self.ops]
         return [(what, seconds) for what, seconds in found if seconds >= 1]
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from luthier.artifacts.findings import COUNTS
+from luthier.core.artifact import Artifact
 from luthier.core.component import components_by_kind
-from luthier.core.step import DataRef, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
+from luthier.core.errors import did_you_mean
+from luthier.core.messages import gettext_noop
+from luthier.core.step import DataRef, NotHashed, PlanContext, Step, StepContext, StepCostEstimate, TeacherRef
 from luthier.data.check import Check
 
 ROWS_PER_S = 300
@@ -49,6 +52,9 @@ class Validate(Step):
     named after them replace its defaults."""
     rows: int = Field(default=50_000, ge=1)
     """At most so many rows are looked at, drawn by content; that is said."""
+    stop_on: Annotated[tuple[str, ...], NotHashed()] = ("few_rows",)
+    """Checks whose serious finding ends the run before a step trains on these rows. `[]` trains whatever is found. Too
+    few rows are a fact and stop by default; most other findings are estimates, to be read first."""
 
     @field_validator("checks", mode="before")
     @classmethod
@@ -66,6 +72,24 @@ class Validate(Step):
             else:
                 found[_kind(entry) or f"{len(found)}"] = entry
         return list(found.values())
+
+    @model_validator(mode="after")
+    def _stops_on_own_checks(self) -> Self:
+        if "stop_on" in self.model_fields_set:
+            made = [check.kind for check in self.checks]
+            for name in self.stop_on:
+                if name not in made:
+                    raise ValueError(
+                        f"stop_on names {name!r}, which is not among the checks; {did_you_mean(name, made)}"
+                    )
+        return self
+
+    def find_training_obstacle(self, artifact: Artifact) -> str:
+        """The serious findings of the checks in `stop_on`."""
+        from luthier.artifacts.findings import read_findings
+
+        serious = [finding for finding in read_findings(artifact).of("serious") if finding.name in self.stop_on]
+        return " ".join(finding.sentence for finding in serious)
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Look, write `findings.json` and `rows.parquet`, and say what is serious."""
@@ -96,10 +120,10 @@ class Validate(Step):
 
             rows = sum(DatasetSummary.read(plan_context.inputs["data"]).rows.values())
         if rows is None:
-            return StepCostEstimate(peak_bytes=BASE_BYTES, how="the data are not here yet")
+            return StepCostEstimate(peak_bytes=BASE_BYTES, how=gettext_noop("the data are not here yet"))
         speed = plan_context.history.get("measures", {}).get("rows_per_s")
         looked, known = min(rows, self.rows), speed or ROWS_PER_S
-        how = f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})"
+        how = gettext_noop(f"{looked:,} rows at {known:,.0f} rows/s ({'as last time' if speed else 'typical'})")
         return StepCostEstimate(seconds=2 + looked / known, peak_bytes=BASE_BYTES + looked * BYTES_A_ROW, how=how)
 
     def measured(self) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from luthier.artifacts.findings import FEWEST_ROWS
 from luthier.core.component import add_field_descriptions, components_by_kind
 from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.events import format_counted_noun, format_rows_affected
+from luthier.core.messages import gettext_noop
 from luthier.data.checks.few_rows import FEW_ROWS, severity_of_row_count
 from luthier.data.checks.imbalance import FEW_REMEDY, FEWEST_OF_CLASS, describe_small_classes
 from luthier.data.columns.choose import LayoutChoice, Task, describe_class_count
@@ -190,11 +191,11 @@ def propose_recipe_from_source(  # noqa: PLR0913  # what may be asked for
         (["accuracy"], ["accuracy > base"]) if objective == "dpo" else _measures(profile, chosen, learn, want)
     )
     split, reasons["split.test"] = _split(
-        left, "an accuracy" if "accuracy" in metrics else "a score from 0 to 100", profile
+        left, gettext_noop("an accuracy" if "accuracy" in metrics else "a score from 0 to 100"), profile
     )
     if any(entry["kind"] == "media_dedup" for entry in ops):
         split["group"] = "cluster"
-        reasons["split.group"] = "rows that show or play near copies of one thing stand on one side"
+        reasons["split.group"] = gettext_noop("rows that show or play near copies of one thing stand on one side")
     reasons |= _shortages(profile, left, chosen)
     reasons["task"] = _why_task(profile, choice, chosen)
     return RecipeProposal(
@@ -236,7 +237,9 @@ def _recognize_want(objective: str, task: Task, profile: SourceProfile) -> Want:
 def _json_instruction(profile: SourceProfile) -> tuple[str, str]:
     """A system turn that says which facts are wanted."""
     keys = f" with the keys {', '.join(profile.json_keys[:_MOST_KEYS])}" if profile.json_keys else ""
-    return f"Answer with JSON alone{keys}.", "the same on every row: it tells the base model in which form to answer"
+    return f"Answer with JSON alone{keys}.", gettext_noop(
+        "the same on every row: it tells the base model in which form to answer"
+    )
 
 
 def _objective(choice: LayoutChoice) -> str:
@@ -254,19 +257,19 @@ def _learn(profile: SourceProfile) -> tuple[Literal["last", "all"], str]:
     """Which turns of the assistant's are learnt, and why where that is not the last alone."""
     rows = profile.looked_at
     if profile.going_on * 2 > profile.several:
-        explanation = format_rows_affected(profile.going_on, rows, "goes on", "go on")
-        return "last", f"{explanation} from another row: each answer is the last one of a row of its own"
-    if profile.with_tools or profile.called:
-        explanation = format_rows_affected(
-            max(profile.with_tools, profile.called), rows, "calls tools or has", "call tools or have"
+        return "last", gettext_noop(
+            f"{format_rows_affected(profile.going_on, rows, 'goes on', 'go on')} from another row: each answer is the "
+            "last one of a row of its own"
         )
-        return "all", (
-            f"{explanation} them on offer: every turn of the assistant is trained on, so that calls are; `last` "
-            "would leave "
-            "out each call that its result and an answer follow"
+    if profile.with_tools or profile.called:
+        calling = max(profile.with_tools, profile.called)
+        return "all", gettext_noop(
+            f"{format_rows_affected(calling, rows, 'calls tools or has', 'call tools or have')} them on offer: every "
+            "turn of the assistant is trained on, so that calls are; `last` would leave out each call that its result "
+            "and an answer follow"
         )
     if profile.several:
-        return "all", (
+        return "all", gettext_noop(
             f"{format_rows_affected(profile.several, rows, 'holds', 'hold')} several answers of the assistant: "
             "every one is trained "
             "on, as TRL (`assistant_only_loss`), axolotl and LLaMA-Factory do; `last` takes one of each row"
@@ -278,9 +281,12 @@ def _unread(profile: SourceProfile) -> str:
     """What is said of broken rows, with the place of the first."""
     more = f"; {profile.first_remedy}" if profile.first_remedy else ""
     if profile.broken == 1:
-        return f"one row cannot be read ({profile.first_broken}); it is left out and listed{more}"
-    what = f"{profile.broken} rows cannot be read (the first, {profile.first_broken})"
-    return f"{what}; they are left out and listed{more}"
+        said = gettext_noop(f"one row cannot be read ({profile.first_broken}); it is left out and listed")
+    else:
+        said = gettext_noop(
+            f"{profile.broken} rows cannot be read (the first, {profile.first_broken}); they are left out and listed"
+        )
+    return f"{said}{more}"
 
 
 def _instruction(profile: SourceProfile) -> tuple[str, str]:
@@ -288,10 +294,12 @@ def _instruction(profile: SourceProfile) -> tuple[str, str]:
     labels = sorted(set(profile.answers) - set(profile.spellings))
     if labels and len(labels) <= _MOST_NAMED_CLASSES:
         text = f"Choose the class of {_shown(profile)}. Answer with one of: {', '.join(labels)}."
-        return text, "the same on every row; it is computed once and tells the base model what is wanted"
+        return text, gettext_noop("the same on every row; it is computed once and tells the base model what is wanted")
     return (
         f"Name the class of {_shown(profile)}.",
-        "there are too many classes to name them all" if labels else "the file is large: not all classes were seen",
+        gettext_noop(
+            "there are too many classes to name them all" if labels else "the file is large: not all classes were seen"
+        ),
     )
 
 
@@ -348,17 +356,19 @@ def _split(rows: int, measure: str, profile: SourceProfile) -> tuple[dict[str, A
     found = profile.held_out.get(str(share), expected_rows)
     if expected_rows >= _NO_CHANCE and found < _FAR_FEWER * expected_rows:
         few_rows = format_counted_noun(max(1, round(rows * found / profile.looked_at)), "row")
-        return {"test": share}, (
+        return {"test": share}, gettext_noop(
             f"only about {few_rows}: by the same seed the others were left to train on in the data set that they come "
             "from; read the rows of its other splits, too, or set another `seed`, if no model that learnt some of them "
             "is measured on these"
         )
     if rows < _NO_CHANCE:
-        return {"test": share}, f"{format_counted_noun(rows, 'row')} may leave none to measure on: give more"
+        return {"test": share}, gettext_noop(
+            f"{format_counted_noun(rows, 'row')} may leave none to measure on: give more"
+        )
     all_seen = profile.looked_at >= profile.rows - profile.broken  # then it is known which rows the seed holds out
     held = max(1, round(rows * (found / profile.looked_at if all_seen else share)))
     width = 100 * 1.96 * (0.25 / held) ** 0.5
-    return {"test": share}, (
+    return {"test": share}, gettext_noop(
         f"about {format_counted_noun(held, 'row')}: {measure} measured on them has a margin of ±{width:.0f} "
         "points or less"
     )
@@ -368,9 +378,12 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
     """What there is too little of: rows, rows of some classes, labels; each with what to do about it."""
     found: dict[str, str] = {}
     if (severity := severity_of_row_count(left)) != "info":
-        what = "too few to train on" if severity == "serious" else "few to train on"
-        found["rows"] = (
-            f"{format_counted_noun(left, 'row')}: {what}; at least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
+        found["rows"] = gettext_noop(
+            f"{format_counted_noun(left, 'row')}: too few to train on; at least {FEWEST_ROWS} are needed and "
+            f"{FEW_ROWS} recommended; a run stops before training (`stop_on` of the step `validate`)"
+            if severity == "serious"
+            else f"{format_counted_noun(left, 'row')}: few to train on; at least {FEWEST_ROWS} are needed and "
+            f"{FEW_ROWS} recommended"
         )
     if task != "label":
         return found
@@ -379,11 +392,14 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
         classes[profile.spellings.get(label, label)] += rows
     small = {label: rows for label, rows in reversed(classes.most_common()) if rows < FEWEST_OF_CLASS}
     if small and len(classes) > 1:
-        found["classes"] = f"{describe_small_classes(small, len(classes), FEWEST_OF_CLASS, 'rows')}. {FEW_REMEDY}"
+        found["classes"] = (
+            f"{describe_small_classes(small, len(classes), FEWEST_OF_CLASS, gettext_noop('rows'))}. {FEW_REMEDY}"
+        )
     if profile.unlabeled:
-        some = format_rows_affected(profile.unlabeled, profile.looked_at, "has", "have")
-        found["unlabeled"] = (
-            f"{some} no label. To give them to annotators, uncomment the step `unlabeled` in the recipe, run it, and "
+        rows = profile.looked_at
+        found["unlabeled"] = gettext_noop(
+            f"{format_rows_affected(profile.unlabeled, rows, 'has', 'have')} no label. To give them to "
+            "annotators, uncomment the step `unlabeled` in the recipe, run it, and "
             "`luthier export RECIPE:unlabeled --to DIR --format label-studio` (`luthier docs label`)"
         )
     return found
@@ -392,13 +408,22 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
 def _why_task(profile: SourceProfile, choice: LayoutChoice, task: Task) -> str:
     other = ""
     if choice.other:
-        other = f"; to learn {choice.other!r} instead, begin anew with `--answer {shlex.quote(choice.other)}`"
+        name, written = choice.other, shlex.quote(choice.other)
+        other = "; " + gettext_noop(f"to learn {name!r} instead, begin anew with `--answer {written}`")
     if task == "label":
         count = len(set(profile.answers) - set(profile.spellings))
         if count == 1:
-            return f"all rows have the same answer: `luthier run` refuses them until another class is there{other}"
-        return f"{count or 'few'} different short answers come again and again{other}"
-    return f"answers are free text ({format_counted_noun(round(profile.answer_words), 'word')} on average){other}"
+            said = gettext_noop(
+                "all rows have the same answer: `luthier run` refuses them until another class is there"
+            )
+        elif count:
+            said = gettext_noop(f"{count} different short answers come again and again")
+        else:
+            said = gettext_noop("few different short answers come again and again")
+    else:
+        words = round(profile.answer_words)
+        said = gettext_noop(f"answers are free text ({format_counted_noun(words, 'word')} on average)")
+    return f"{said}{other}"
 
 
 def asks_every_turn(profile: SourceProfile, learn: str) -> bool:
@@ -432,10 +457,10 @@ def _measures(profile: SourceProfile, task: Task, learn: str, want: Want) -> tup
 
 
 _WHY: dict[TraceOutput, str] = {
-    "chat": "answers as they were given, or as they were corrected",
-    "pairs": "people said what answers should have been: their words are preferred to the model's",
-    "verdicts": "people said which answers they liked",
-    "labels": "people named the true classes",
+    "chat": gettext_noop("answers as they were given, or as they were corrected"),
+    "pairs": gettext_noop("people said what answers should have been: their words are preferred to the model's"),
+    "verdicts": gettext_noop("people said which answers they liked"),
+    "labels": gettext_noop("people named the true classes"),
 }
 
 
@@ -460,6 +485,8 @@ def propose_trace_recipe(
     )
     reasons = {
         "source.makes": _WHY[found],
-        "source.until": "traffic goes on: below this moment it stands still, so that the same rows come again",
+        "source.until": gettext_noop(
+            "traffic goes on: below this moment it stands still, so that the same rows come again"
+        ),
     }
     return proposal.model_copy(update={"reasons": {**proposal.reasons, **reasons}})

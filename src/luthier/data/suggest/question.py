@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.core.events import format_counted_noun, take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.data.columns.choose import LayoutChoice, is_heading_column
 from luthier.data.columns.mapping import ColumnTemplate, join_as_template
 from luthier.data.columns.turns import cell_to_text
@@ -78,13 +79,13 @@ def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Se
     sample = _sample(choice, records, [*present, *(name for name in choice.suspects if name not in choice.more)])
     column_decisions = [
         PromptColumnDecision(
-            name, belongs=False, why=f"{format_counted_noun(rows, 'row has', 'rows have')} no such column"
+            name, belongs=False, why=gettext_noop(f"{format_counted_noun(rows, 'row has', 'rows have')} no such column")
         )
         for name, rows in lacking.items()
     ]
     column_decisions += _try(sample, present, choice)
     column_decisions += [
-        PromptColumnDecision(name, belongs=False, why="too many columns of text to try") for name in over
+        PromptColumnDecision(name, belongs=False, why=gettext_noop("too many columns of text to try")) for name in over
     ]
     prompt_columns = ColumnTemplate.parse(choice.settings["prompt"], "prompt").columns
     whole = {
@@ -95,7 +96,11 @@ def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Se
     why = [
         choice.reasons["prompt"],
         *(
-            f"{column_decision.column!r} {_verdict(column_decision)}: {column_decision.why}"
+            gettext_noop(
+                f"{column_decision.column!r} belongs to it: {column_decision.why}"
+                if column_decision.belongs
+                else f"{column_decision.column!r} is left out: {column_decision.why}"
+            )
             for column_decision in column_decisions
         ),
     ]
@@ -103,10 +108,6 @@ def add_prompt_columns(choice: LayoutChoice, columns: Sequence[str], records: Se
     settings["prompt"] = join_as_template(ordered) if len(whole) > len(prompt_columns) else choice.settings["prompt"]
     reasons["prompt"] = "; ".join(why)
     return choice._replace(settings=settings, reasons=reasons)
-
-
-def _verdict(one: PromptColumnDecision) -> str:
-    return "belongs to it" if one.belongs else "is left out"
 
 
 def _sample(choice: LayoutChoice, records: Sequence[SourceRecord], columns: Sequence[str]) -> _Sample:
@@ -150,7 +151,9 @@ def _try(sample: _Sample, columns: Sequence[str], choice: LayoutChoice) -> list[
             for name in columns
         ]
     repeated = [name for name in columns if _repeats(sample.columns[name], sample.prompts)]
-    column_decisions = [PromptColumnDecision(name, belongs=False, why="it repeats what is asked") for name in repeated]
+    column_decisions = [
+        PromptColumnDecision(name, belongs=False, why=gettext_noop("it repeats what is asked")) for name in repeated
+    ]
     tried = {name: sample.columns[name] for name in columns if name not in repeated}
     if not choice.is_label:
         return column_decisions + _by_words(sample, tried, choice.suspects)
@@ -185,9 +188,10 @@ def _given_away(sample: _Sample, columns: Mapping[str, Sequence[str]]) -> list[P
 
 def _leak(share: float, rows: int) -> str:
     """What is said of a column that foretells the answers."""
-    count = format_counted_noun(rows, "row")
-    explanation = f"it gives the answer away, for it alone foretells {100 * share:.0f} % of them ({count})"
-    return f"{explanation}; name it in `--prompt` if it is known before the answer is"
+    return gettext_noop(
+        f"it gives the answer away, for it alone foretells {100 * share:.0f} % of them "
+        f"({format_counted_noun(rows, 'row')}); name it in `--prompt` if it is known before the answer is"
+    )
 
 
 def _foretold(values: Sequence[str], answers: Sequence[str]) -> float:
@@ -223,7 +227,8 @@ def _by_classifier(
     indices = [index for index, answer in enumerate(sample.answers) if answer in classes]
     codes = np.array([classes.index(sample.answers[index]) for index in indices], dtype=np.int64)
     if len(indices) < _FEWEST_ROWS or len(classes) < 2:
-        why = f"a text like the others, and {format_counted_noun(len(indices), 'row')} are too few to try it"
+        count = len(indices)
+        why = gettext_noop(f"a text like the others, and {format_counted_noun(count, 'row')} are too few to try it")
         return [PromptColumnDecision(name, belongs=True, why=why) for name in columns]
     usual = float(np.bincount(codes).max()) / len(codes)
     matrix = text_classifier.compute_tfidf_features([sample.prompts[index] for index in indices])
@@ -241,7 +246,9 @@ def _by_classifier(
             continue
         one = _compared(name, before, after, usual)
         if alone >= _ALONE_TEXT:
-            one = one._replace(why=f"{one.why}; leave it out by `--prompt` if it is written when the answer is known")
+            one = one._replace(
+                why=gettext_noop(f"{one.why}; leave it out by `--prompt` if it is written when the answer is known")
+            )
         found.append(one)
         if one.belongs:
             matrix, before = both, after
@@ -260,13 +267,16 @@ def _compared(name: str, before: NDArray[np.float64], after: NDArray[np.float64]
     rows = len(before)
     gain, best = float((after - before).mean()), max(float(before.mean()), float(after.mean()))
     error = float((after - before).std()) / rows**0.5
-    explanation = (
-        f"a plain classifier finds {100 * after.mean():.0f} % of the classes with it, {100 * before.mean():.0f} %"
+    with_it, without = f"{100 * after.mean():.0f}", f"{100 * before.mean():.0f}"
+    explanation = gettext_noop(
+        f"a plain classifier finds {with_it} % of the classes with it, {without} % without "
+        f"({format_counted_noun(rows, 'row')}, held out)"
     )
-    explanation = f"{explanation} without ({format_counted_noun(rows, 'row')}, held out)"
     if best - _TWO_SIDED * (best * (1 - best) / rows) ** 0.5 <= usual:
         return PromptColumnDecision(
-            name, belongs=True, why=f"{explanation}: no better than the most frequent class, which shows nothing"
+            name,
+            belongs=True,
+            why=gettext_noop(f"{explanation}: no better than the most frequent class, which shows nothing"),
         )
     return PromptColumnDecision(name, belongs=gain + _ONE_SIDED * error >= _NO_HELP, why=explanation)
 
@@ -284,7 +294,7 @@ def _by_words(
         own = [_words(text) for text in texts]
         same = np.mean([len(a & b) / max(1, len(a | b)) for a, b in zip(own, answer_words, strict=True)])
         if name in suspects and same >= _SAME:
-            found.append(PromptColumnDecision(name, belongs=False, why="it says what the answer says"))
+            found.append(PromptColumnDecision(name, belongs=False, why=gettext_noop("it says what the answer says")))
             continue
         half = len(own) // 2
         rows = [index for index, words in enumerate(new) if words]
@@ -292,17 +302,22 @@ def _by_words(
         by_chance = np.array([len(new[at] & own[(at + half) % len(own)]) / len(new[at]) for at in rows])
         if len(rows) < _FEWEST_ROWS:
             found.append(
-                PromptColumnDecision(name, belongs=True, why="a text like the others, and too few rows to try it")
+                PromptColumnDecision(
+                    name, belongs=True, why=gettext_noop("a text like the others, and too few rows to try it")
+                )
             )
             continue
         shared = with_own - by_chance
-        explanation = (
-            f"{100 * with_own.mean():.0f} % of the answers' other words stand in it, {100 * by_chance.mean():.0f} %"
-        )
+        own_share, other_share = f"{100 * with_own.mean():.0f}", f"{100 * by_chance.mean():.0f}"
         helps = float(shared.mean()) + _ONE_SIDED * float(shared.std()) / len(rows) ** 0.5 >= _NO_HELP
         found.append(
             PromptColumnDecision(
-                name, belongs=helps, why=f"{explanation} in that of another row (answers are no classes)"
+                name,
+                belongs=helps,
+                why=gettext_noop(
+                    f"{own_share} % of the answers' other words stand in it, {other_share} % in that of another row "
+                    "(answers are no classes)"
+                ),
             )
         )
     return found

@@ -12,11 +12,12 @@ from luthier.artifacts.dataset import OUTLINED, dump_spec_example
 from luthier.chat.messages import Example, ExampleOrigin
 from luthier.core.errors import DataError, MissingExtra
 from luthier.core.events import take_evenly_spaced
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec
 from luthier.data.columns.mapping import MappedRecord
 from luthier.data.columns.media import count_media
 from luthier.data.engine.pipeline import with_split_group
-from luthier.data.row import SourceRecord, UnusableRowError
+from luthier.data.row import Row, SourceRecord, UnusableRowError
 from luthier.data.source import Source, SourceSample
 from luthier.data.split import TEST, TRAIN, VALIDATION, Split
 from luthier.data.task import AnswerCounter
@@ -25,6 +26,8 @@ _MARKS_CHARS = 2
 """Separators and quotes around a value in a file."""
 _LOOKING_S = 0.3
 """How long rows are looked at after the first of them; a file of some megabytes is read whole by then."""
+_SAMPLING_S = 0.1
+"""The same for rows that operators look at to say how long they take."""
 _NAME_CHARS = 5
 """The same around a column's name where every row says it."""
 
@@ -34,7 +37,7 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
     sample = with_split_group(source, split).look(recipe_dir, _LOOKING_S)
     rows = _split(split, len(sample.rows) if sample.whole else _rows(sample, source.size(recipe_dir), source))
     if not sample.rows:
-        return ArtifactSpec(rows=rows or None, how="as the split says" if rows else "")
+        return ArtifactSpec(rows=rows or None, how=gettext_noop("as the split says") if rows else "")
     answers = AnswerCounter()
     for _, parts in sample.rows:
         if parts.messages[-1].role == "assistant":
@@ -47,8 +50,21 @@ def predict_dataset_spec(source: Source, split: Split, recipe_dir: Path) -> Arti
         ],
         task=answers.decide().task if answers.rows else None,
         answers=sorted(answers.labels),
-        how="before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}",
+        how=gettext_noop("before operators drop any" if sample.whole else f"told from the first {len(sample.rows):,}"),
     )
+
+
+def sample_rows(source: Source, recipe_dir: Path, most: int) -> list[Row]:
+    """At most so many rows, evenly spaced among the first ones that are read in a moment."""
+    if source.size(recipe_dir) is None:
+        return []
+    looked = take_evenly_spaced(source.look(recipe_dir, _SAMPLING_S).rows, most)
+    return [
+        Row(
+            number, f"{number:016x}", source.kind, record.file, record.line, parts.kind, parts.messages, meta=parts.meta
+        )
+        for number, (record, parts) in enumerate(looked)
+    ]
 
 
 def estimate_source_bytes(source: Source, recipe_dir: Path) -> int | None:

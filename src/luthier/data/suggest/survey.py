@@ -20,6 +20,7 @@ from luthier.core.events import (
     format_rows_affected,
     take_evenly_spaced,
 )
+from luthier.core.messages import gettext_noop
 from luthier.data.columns.choose import LayoutChoice, Task
 from luthier.data.columns.media import outline_media, place_media
 from luthier.data.columns.recognize import build_source_for_path
@@ -114,9 +115,10 @@ def survey_source(
     if left:
         reason_list = format_counts_by_name(dict(sorted(left.items())))
         notes.append(
-            f"{format_rows_affected(left.total(), len(source_records), 'has', 'have')} nothing to train on and will be "
-            "dropped: "
-            f"{reason_list}"
+            gettext_noop(
+                f"{format_rows_affected(left.total(), len(source_records), 'has', 'have')} nothing to train on and "
+                f"will be dropped: {reason_list}"
+            )
         )
         source_profile = source_profile.model_copy(update={"notes": notes, "unlabeled": left[EMPTY_ANSWER]})
     labeled = bool(answers) or choice.is_label
@@ -139,7 +141,8 @@ def _read(
     broken = [each for each in found if isinstance(each, BrokenRow) and not each.left_out]
     left = Counter(each.message for each in found if isinstance(each, BrokenRow) and each.left_out)
     notes.extend(
-        f"{format_counted_noun(count, 'row is', 'rows are')} left out: {why}" for why, count in left.most_common()
+        gettext_noop(f"{format_counted_noun(count, 'row is', 'rows are')} left out: {why}")
+        for why, count in left.most_common()
     )
     if not records and not broken:
         what = f"every row is left out: {', '.join(left)}"
@@ -387,7 +390,7 @@ def _answer_forms(rows: Sequence[Row]) -> dict[str, Any]:
 def _few_names(profile: SourceProfile) -> str:
     """What is said of names that few rows hold."""
     position_list = ", ".join(f"{position} in {rows}" for position, rows in profile.names.items())
-    return (
+    return gettext_noop(
         f"names of persons are seen in few of {format_counted_noun(profile.looked_at, 'row')} ({position_list}) "
         "and stay in clear; "
         "`{kind: pii, ner: rampart}` among `ops` takes them out (`luthier docs personal-data`)"

@@ -13,6 +13,7 @@ from luthier.artifacts.media import MediaReader
 from luthier.chat.messages import Message, render_message_text
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation
+from luthier.core.messages import gettext_noop
 from luthier.data.dedup.shingles import digest8, normalize_for_comparison
 from luthier.data.row import MESSAGES, Row
 
@@ -157,15 +158,15 @@ class CheckData:
         """What checks may need and these rows do not have, with the reason."""
         found = {}
         if self.task != "label":
-            found["labels"] = "answers are free text"
+            found["labels"] = gettext_noop("answers are free text")
         else:
-            found["texts"] = "answers are classes"
+            found["texts"] = gettext_noop("answers are classes")
         if not self.of_split("test") or not self.of_split("train"):
-            found["test"] = "there are no held-out rows beside training rows"
+            found["test"] = gettext_noop("there are no held-out rows beside training rows")
         if self.model is None:
-            found["model"] = "the step names no `model`"
+            found["model"] = gettext_noop("the step names no `model`")
         if not any(row.group for row in self.rows):
-            found["groups"] = "the source names no `group`"
+            found["groups"] = gettext_noop("the source names no `group`")
         return found
 
     @cached_property

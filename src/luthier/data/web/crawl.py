@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from luthier.data.web import page, sitemap
 from luthier.data.web.fetch import FetchError, HttpResponse, RateLimitedFetcher
 from luthier.data.web.robots import RobotsRules
 
-_TOLD_EACH = 50
+_REPORT_EVERY_S = 10.0
 _AGAIN = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
 
@@ -116,15 +117,23 @@ class _Crawl:
         request = self._wanted
         self._say(f"asking as {request.user_agent!r}, one request to a host each {request.delay_s:g} s or as it wishes")
         made: list[dict[str, Any]] = []
+        reported = time.monotonic()
         with RateLimitedFetcher(
             request.user_agent, request.delay_s, request.timeout_s, request.retries, request.hosts
         ) as fetcher:
             robots = RobotsRules(fetcher, re.split(r"[\s/]", request.user_agent)[0])
             for url in self._addresses(fetcher):
                 made.append(self._entry(url, fetcher, robots))
-                if len(made) % _TOLD_EACH == 0:
-                    self._say(f"{len(made)} pages")
+                if time.monotonic() - reported >= _REPORT_EVERY_S:
+                    reported = time.monotonic()
+                    self._say(self._describe_progress(len(made)))
         return made
+
+    def _describe_progress(self, fetched: int) -> str:
+        """How many pages are here, of how many where that is known: a sitemap is read as the crawl goes."""
+        request = self._wanted
+        known = f" of {min(len(request.pages), request.limit)}" if request.pages and request.glob == "*" else ""
+        return f"{fetched}{known} pages; an interrupted crawl goes on from here"
 
     def _addresses(self, fetcher: RateLimitedFetcher) -> Iterator[str]:
         request = self._wanted

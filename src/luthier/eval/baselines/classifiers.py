@@ -11,6 +11,7 @@ from pydantic import Field
 
 from luthier.chat.messages import answer_of, user_text_of
 from luthier.core.errors import DataError
+from luthier.core.messages import gettext_noop
 from luthier.eval.baseline import Baseline
 from luthier.eval.task import HeldOutTask, Reply, TaskKind
 from luthier.models.text_classifier import MIN_DF, WORDS, C, TextClassifier, TextClassifierSettings
@@ -24,7 +25,7 @@ class MajorityBaseline(Baseline):
 
     kind: Literal["majority"] = "majority"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"label"})
-    title: ClassVar[str] = "always the most frequent label"
+    title: ClassVar[str] = gettext_noop("always the most frequent label")
 
     def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         counts = Counter(example.label for example in train)
@@ -44,7 +45,7 @@ class NearestNeighborBaseline(Baseline):
 
     kind: Literal["nearest"] = "nearest"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"text"})
-    title: ClassVar[str] = "the answer of the nearest training question"
+    title: ClassVar[str] = gettext_noop("the answer of the nearest training question")
     words: int = Field(default=2, ge=1, le=5)
     """Longest run of words that is compared."""
 
@@ -74,7 +75,7 @@ class TfidfBaseline(Baseline):
 
     kind: Literal["tfidf"] = "tfidf"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"label"})
-    title: ClassVar[str] = "TF-IDF with logistic regression"
+    title: ClassVar[str] = gettext_noop("TF-IDF with logistic regression")
     c: float = Field(default=C, gt=0)
     """Inverse strength of regularization; 10 does well on short texts."""
     words: int = Field(default=WORDS, ge=1, le=5)

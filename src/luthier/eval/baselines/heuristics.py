@@ -12,6 +12,7 @@ from pydantic import Field
 
 from luthier.chat.messages import user_text_of
 from luthier.chat.preference import PreferencePair, pair_of
+from luthier.core.messages import gettext_noop
 from luthier.eval.baseline import Baseline
 from luthier.eval.task import FIRST, SECOND, HeldOutTask, Reply, TaskKind, build_answer_pair
 
@@ -28,7 +29,7 @@ class LengthBaseline(Baseline):
     kind: Literal["length"] = "length"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"label"})
     pairs: ClassVar[bool] = True
-    title: ClassVar[str] = "the longer or the shorter answer"
+    title: ClassVar[str] = gettext_noop("the longer or the shorter answer")
 
     def answer(self, train: Sequence[Example], task: HeldOutTask) -> list[Reply]:
         share = _share_of_longer([pair for entry in train if isinstance(pair := pair_of(entry), PreferencePair)])
@@ -65,7 +66,7 @@ class LeadSentencesBaseline(Baseline):
 
     kind: Literal["lead"] = "lead"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"text"})
-    title: ClassVar[str] = "the first sentences of the text"
+    title: ClassVar[str] = gettext_noop("the first sentences of the text")
     sentences: int = Field(default=3, ge=1)
     """How many."""
 

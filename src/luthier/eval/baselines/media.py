@@ -9,6 +9,7 @@ from pydantic import Field
 
 from luthier.chat.media_codec import decode_audio, decode_image
 from luthier.core.errors import DataError
+from luthier.core.messages import gettext_noop
 from luthier.eval.baseline import Baseline
 from luthier.eval.baselines.classifiers import MajorityBaseline
 from luthier.eval.task import HeldOutTask, Reply, TaskKind
@@ -33,7 +34,7 @@ class MediaBaseline(Baseline):
 
     kind: Literal["media"] = "media"
     tasks: ClassVar[frozenset[TaskKind]] = frozenset({"label"})
-    title: ClassVar[str] = "pixels and mel bands with logistic regression"
+    title: ClassVar[str] = gettext_noop("pixels and mel bands with logistic regression")
 
     side: int = Field(default=24, ge=2, le=128)
     """Pixels of a picture in width and height, after it was made smaller."""

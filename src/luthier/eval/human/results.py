@@ -20,6 +20,7 @@ from luthier.artifacts.findings import FindingNumber, FindingTable
 from luthier.core.artifact import Artifact
 from luthier.core.component import add_field_descriptions
 from luthier.core.errors import DataError
+from luthier.core.messages import gettext_noop
 from luthier.eval.human.study import Assignment
 
 if TYPE_CHECKING:
@@ -408,24 +409,28 @@ def _sentence(
     question: RatingQuestion, numbers: Mapping[str, FindingNumber], subject: str, rival: str | None, left_out: int
 ) -> str:
     difference = numbers.get("people.difference")
-    without = f" {left_out} of the judges failed the planted items and do not count." if left_out else ""
+    failed = gettext_noop(f"{left_out} of the judges failed the planted items and do not count.")
+    without = f" {failed}" if left_out else ""
     if difference is None or rival is None:
         finding_number = numbers.get("people.points")
         if finding_number is None:
-            return f"People have not judged {subject} yet.{without}"
-        return f"People give {subject} {finding_number.value:.2f} points ({_ends(finding_number)}).{without}"
+            return gettext_noop(f"People have not judged {subject} yet.") + without
+        points, ends = f"{finding_number.value:.2f}", _ends(finding_number)
+        return gettext_noop(f"People give {subject} {points} points ({ends}).") + without
     sure = difference.low is not None and difference.high is not None and (difference.low > 0 or difference.high < 0)
     if question.sides == 2:
         low, high = ((1 + end) / 2 for end in difference.ends)
-        won = f"{subject} is preferred in {(1 + difference.value) / 2:.0%} of the rows, ties half"
-        range_ = f"95 % interval {low:.0%} to {high:.0%}"
+        share = f"{(1 + difference.value) / 2:.0%}"
+        won = gettext_noop(
+            f"{subject} is preferred in {share} of the rows, ties half (95 % interval {low:.0%} to {high:.0%})"
+        )
     else:
-        won = f"{subject} has {difference.value:+.2f} points beside {rival}"
-        range_ = f"95 % interval {_ends(difference)}"
+        points, (low, high) = f"{difference.value:+.2f}", difference.ends
+        won = gettext_noop(f"{subject} has {points} points beside {rival} (95 % interval {low:.2f} to {high:.2f})")
     if not sure:
-        return f"No clear preference between {subject} and {rival}: {won} ({range_}).{without}"
+        return gettext_noop(f"No clear preference between {subject} and {rival}: {won}.") + without
     better, worse = (subject, rival) if difference.value > 0 else (rival, subject)
-    return f"People prefer {better} to {worse}: {won} ({range_}).{without}"
+    return gettext_noop(f"People prefer {better} to {worse}: {won}.") + without
 
 
 def _ends(number: FindingNumber) -> str:
@@ -438,10 +443,11 @@ def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[s
     from luthier.eval.human.tally import describe_advice
 
     if len(models) < 2:
-        return "One model was judged; go on until its interval is as narrow as you need."
+        return gettext_noop("One model was judged; go on until its interval is as narrow as you need.")
     advice, rows = tally.ranking.advise(), tally.ranking.rows
     if not rows:
-        return f"{models[0]} and {models[1]} have no row in common yet; go on."
+        first, second = models[0], models[1]
+        return gettext_noop(f"{first} and {second} have no row in common yet; go on.")
     if advice.stop:
         return describe_advice(advice, rows)
     same = len({row for row, *_ in assignment.same.values()})
@@ -452,11 +458,11 @@ def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[s
         for item in sheet
         if not assignment.key[item].planted
     )
-    more = f"{left} judgments are still to come" if left > 0 else "assign more rows to decide"
+    more = gettext_noop(f"{left} judgments are still to come" if left > 0 else "assign more rows to decide")
     if assignment.is_open:
-        more = "let more people judge"
+        more = gettext_noop("let more people judge")
     elif not counting:
-        more = "nobody's judgments count, for every judge failed the planted items: let others judge"
+        more = gettext_noop("nobody's judgments count, for every judge failed the planted items: let others judge")
     return f"{describe_advice(advice, rows, same)}; {more}."
 
 

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError
+from luthier.core.messages import gettext_noop
 from luthier.eval.human.results import compute_row_points, list_comparisons, score_ratings
 from luthier.eval.human.tally import RatingTally, describe_advice
 
@@ -105,10 +106,14 @@ def compute_study_standings(
     ranking = tally.ranking if len(models) > 1 else None
     advice = ranking.advise() if ranking is not None else None
     if ranking is None or advice is None:
-        stop = "One model is judged; go on until its interval is as narrow as you need."
+        stop = gettext_noop("One model is judged; go on until its interval is as narrow as you need.")
     else:
         same = len({row for row, *_ in assignment.same.values()})
-        stop = describe_advice(advice, ranking.rows, same) if counting and ranking.rows else "Nothing is judged yet."
+        stop = (
+            describe_advice(advice, ranking.rows, same)
+            if counting and ranking.rows
+            else gettext_noop("Nothing is judged yet.")
+        )
     categories = _categories(question, scored)
     people = compare_raters(
         "people with each other",

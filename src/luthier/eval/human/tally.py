@@ -9,6 +9,7 @@ from itertools import combinations
 
 from luthier.annotation.question import RatingQuestion
 from luthier.artifacts.annotation import Annotation
+from luthier.core.messages import gettext_noop
 from luthier.eval.human.study import Assignment
 from luthier.metrics.anytime_ranking import AnytimeRanking, RankingAdvice
 
@@ -141,18 +142,29 @@ def describe_advice(advice: RankingAdvice, rows: int, same: int = 0) -> str:
 
     `same` of the rows have equal answers: ties that nobody was asked about.
     """
-    counted = f"{rows:,} rows" + (f", {same:,} of them ties of equal answers," if same else "")
-    looks = "by bounds that hold however often one looks"
+    count = f"{rows:,}"
+    counted = gettext_noop(f"{count} rows, {same:,} of them ties of equal answers," if same else f"{count} rows")
     if not advice.stop:
         first = advice.undecided[0]
-        far = "is close to even" if first.more is None else f"would take about {first.more:,} more rows"
-        others = len(advice.undecided) - 1
-        more = f" (and {others} more {'pairs' if others > 1 else 'pair'})" if others else ""
-        return f"Not decided after {counted} {looks}: {first.first} against {first.second} {far}{more}"
+        one, other, more = first.first, first.second, first.more
+        pair = gettext_noop(
+            f"{one} against {other} is close to even"
+            if more is None
+            else f"{one} against {other} would take about {more:,} more rows"
+        )
+        if others := len(advice.undecided) - 1:
+            pair = gettext_noop(f"{pair} (and {others} more {'pair' if others == 1 else 'pairs'})")
+        return gettext_noop(f"Not decided after {counted} by bounds that hold however often one looks: {pair}")
     best = advice.order[0]
     if len(best) > 1:
-        return f"You may stop: {' and '.join(best)} are alike, {looks} ({rows:,} rows)."
-    ranked = (
-        "" if len(advice.order) == 2 else f"; the order is {', '.join(' = '.join(entry) for entry in advice.order)}"
+        models = " and ".join(best)
+        return gettext_noop(
+            f"You may stop: {models} are alike, by bounds that hold however often one looks ({rows:,} rows)."
+        )
+    winner, order = best[0], ", ".join(" = ".join(entry) for entry in advice.order)
+    return gettext_noop(
+        f"You may stop: {winner} is better by bounds that hold however often one looks ({rows:,} rows)."
+        if len(advice.order) == 2
+        else f"You may stop: {winner} is better by bounds that hold however often one looks ({rows:,} rows); the order "
+        f"is {order}."
     )
-    return f"You may stop: {best[0]} is better {looks} ({rows:,} rows){ranked}."

@@ -14,6 +14,7 @@ import yaml
 from luthier.artifacts.dataset import DatasetSummary
 from luthier.core.artifact import Artifact
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.eval.report.facts.data import ValidationFacts
 from luthier.eval.report.facts.models import Advice, ConfusionMatrix, EvaluationFacts
 from luthier.eval.report.facts.tuning import TuningFacts
@@ -85,8 +86,8 @@ def _plain(facts: EvaluationFacts, made: RecipeArtifacts, step: str) -> Advice |
         return None
     rows = "" if settings.get("max_train_samples") is None else f", max_train_samples: {settings['max_train_samples']}"
     return Advice(
-        what="Take the plain classifier as the model.",
-        why="It is trained in seconds, and evaluated, exported, served and watched as any other model.",
+        what=gettext_noop("Take the plain classifier as the model."),
+        why=gettext_noop("It is trained in seconds, and evaluated, exported, served and watched as any other model."),
         command=made.command(f"steps.{step}={{kind: tune, data: {data}, technique: plain{rows}}}", only=facts.name),
     )
 
@@ -96,10 +97,16 @@ def _passes(tuning: TuningFacts | None, made: RecipeArtifacts, step: str) -> Adv
     epochs = made.artifacts[step].manifest.settings.get("epochs")
     if tuning is None or not isinstance(epochs, int | float) or epochs >= MOST_EPOCHS or _rises(tuning):
         return None
-    saw, steps = "once" if epochs == 1 else f"{epochs:g} times", format_counted_noun(tuning.steps or 0, "step")
+    steps = tuning.steps or 0
     return Advice(
-        what=f"Train for {2 * epochs:g} passes.",
-        why=f"The model saw each row {saw}, in {steps}. Twice the passes take twice as long.",
+        what=gettext_noop(f"Train for {2 * epochs:g} passes."),
+        why=gettext_noop(
+            f"The model saw each row once, in {format_counted_noun(steps, 'step')}. Twice the passes take "
+            "twice as long."
+            if epochs == 1
+            else f"The model saw each row {epochs:g} times, in {format_counted_noun(steps, 'step')}. Twice the passes "
+            "take twice as long."
+        ),
         command=made.command(f"steps.{step}.epochs={2 * epochs:g}"),
     )
 
@@ -118,22 +125,26 @@ def _rows(made: RecipeArtifacts, step: str) -> Advice | None:
         return None
     has = DatasetSummary.read(data).rows.get("train", 0)
     if isinstance(limit, int) and limit < has:
-        why = f"It was trained on {format_thousands(limit)} of {format_thousands(has)} training rows."
-        return Advice(what="Train on all rows.", why=why, command=made.command(f"steps.{step}.max_train_samples=null"))
+        why = gettext_noop(f"It was trained on {format_thousands(limit)} of {format_thousands(has)} training rows.")
+        return Advice(
+            what=gettext_noop("Train on all rows."),
+            why=why,
+            command=made.command(f"steps.{step}.max_train_samples=null"),
+        )
     gain = next((number for number in _numbers(made, "enough.gain")), None)
     if gain is not None:
         if gain.high <= 0:
             return None
-        why = (
+        why = gettext_noop(
             f"By the learning curve, twice the {format_thousands(has)} rows take {100 * gain.value:.1f} points "
             "off the errors of "
             f"the plain classifier (95 % interval {100 * gain.low:.1f} to {100 * gain.high:.1f})."
         )
-        return Advice(what="Add rows to the source, and run it again.", why=why, command=made.command())
+        return Advice(what=gettext_noop("Add rows to the source, and run it again."), why=why, command=made.command())
     check = f"steps.enough={{kind: validate, data: {made.step_of(data.digest)}, checks: [enough]}}"
     return Advice(
-        what="Compute the learning curve to see whether more rows help.",
-        why=f'The model was trained on {format_thousands(has)} rows; the check "enough" was not run.',
+        what=gettext_noop("Compute the learning curve to see whether more rows help."),
+        why=gettext_noop(f'The model was trained on {format_thousands(has)} rows; the check "enough" was not run.'),
         command=made.command(check, only="enough"),
     )
 
@@ -159,9 +170,11 @@ def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice
     ops = _with_merged(written.get("ops") or [], rarer, usual)
     value = yaml.safe_dump(ops, default_flow_style=True, width=10**6, allow_unicode=True, sort_keys=False).strip()
     return Advice(
-        what=f"Merge the classes {rarer} and {usual}, if they mean the same to you.",
-        why=f"{format_thousands(mistaken)} of {format_counted_noun(wrong, 'wrong answer')} take one of them for "
-        "the other.",
+        what=gettext_noop(f"Merge the classes {rarer} and {usual}, if they mean the same to you."),
+        why=gettext_noop(
+            f"{format_thousands(mistaken)} of {format_counted_noun(wrong, 'wrong answer')} take one of them for "
+            "the other."
+        ),
         command=made.command(f"steps.{step}.ops={value}"),
     )
 
@@ -207,9 +220,12 @@ def _larger(made: RecipeArtifacts, step: str) -> Advice | None:
         return None
     family = name.partition("-")[0]
     best = min(able, key=lambda other: (not other.startswith(family), able[other]))
-    why = f"{name} has {size / 1e6:,.0f} million parameters; one {able[best]:.1f} times as large knows more, and takes "
+    millions, factor = f"{size / 1e6:,.0f}", f"{able[best]:.1f}"
     return Advice(
-        what=f"Begin with a larger base model, {best}.",
-        why=f"{why}about {able[best]:.1f} times as long.",
+        what=gettext_noop(f"Begin with a larger base model, {best}."),
+        why=gettext_noop(
+            f"{name} has {millions} million parameters; one {factor} times as large knows more, and takes about "
+            f"{factor} times as long."
+        ),
         command=made.command(f"model={best}"),
     )

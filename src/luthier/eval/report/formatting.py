@@ -9,6 +9,7 @@ import math
 from collections.abc import Sequence
 from typing import Literal
 
+from luthier.core.messages import gettext_noop
 from luthier.eval.report.facts.fact import ScoreFact
 from luthier.eval.report.facts.models import BLIND, LOWER_IS_BETTER, ComparisonFact, EvaluationFacts, ModelFacts
 
@@ -20,35 +21,35 @@ OPEN = frozenset({"perplexity", "bits_per_byte", "fluency", "reward", "cider"})
 SURE = 0.05
 """Above this p a difference is called unclear, whatever its interval says."""
 NAMES = {
-    "accuracy": "Accuracy",
-    "macro_f1": "Macro F1",
-    "micro_f1": "Micro F1",
-    "weighted_f1": "Weighted F1",
-    "macro_precision": "Macro precision",
-    "macro_recall": "Macro recall",
-    "balanced_accuracy": "Balanced accuracy",
-    "mcc": "Matthews correlation",
-    "ece": "Calibration error",
-    "brier": "Brier score",
-    "exact_match": "Exact match",
-    "tool_calls": "Tool calls",
-    "token_f1": "Token F1",
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "ter": "Edit rate (TER)",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-    "meteor": "METEOR",
-    "wer": "Word error rate",
-    "cer": "Character error rate",
-    "perplexity": "Perplexity",
-    "bits_per_byte": "Bits per byte",
-    "vqa_accuracy": "VQA accuracy",
-    "anls": "ANLS",
-    "iou": "Overlap of boxes (IoU)",
-    "cider": "CIDEr-D",
+    "accuracy": gettext_noop("Accuracy"),
+    "macro_f1": gettext_noop("Macro F1"),
+    "micro_f1": gettext_noop("Micro F1"),
+    "weighted_f1": gettext_noop("Weighted F1"),
+    "macro_precision": gettext_noop("Macro precision"),
+    "macro_recall": gettext_noop("Macro recall"),
+    "balanced_accuracy": gettext_noop("Balanced accuracy"),
+    "mcc": gettext_noop("Matthews correlation"),
+    "ece": gettext_noop("Calibration error"),
+    "brier": gettext_noop("Brier score"),
+    "exact_match": gettext_noop("Exact match"),
+    "tool_calls": gettext_noop("Tool calls"),
+    "token_f1": gettext_noop("Token F1"),
+    "bleu": gettext_noop("BLEU"),
+    "chrf": gettext_noop("chrF"),
+    "ter": gettext_noop("Edit rate (TER)"),
+    "rouge1": gettext_noop("ROUGE-1"),
+    "rouge2": gettext_noop("ROUGE-2"),
+    "rougeL": gettext_noop("ROUGE-L"),
+    "rougeLsum": gettext_noop("ROUGE-Lsum"),
+    "meteor": gettext_noop("METEOR"),
+    "wer": gettext_noop("Word error rate"),
+    "cer": gettext_noop("Character error rate"),
+    "perplexity": gettext_noop("Perplexity"),
+    "bits_per_byte": gettext_noop("Bits per byte"),
+    "vqa_accuracy": gettext_noop("VQA accuracy"),
+    "anls": gettext_noop("ANLS"),
+    "iou": gettext_noop("Overlap of boxes (IoU)"),
+    "cider": gettext_noop("CIDEr-D"),
 }
 
 
@@ -172,8 +173,20 @@ def join_words(words: Sequence[str]) -> str:
     return f"{', '.join(words[:-1])} and {words[-1]}"
 
 
+ALONE = {
+    "the tuned model": gettext_noop("Tuned model"),
+    "the base model": gettext_noop("Base model"),
+    "the compared model": gettext_noop("Compared model"),
+    "the plain classifier": gettext_noop("Plain classifier"),
+    "always the most frequent label": gettext_noop("Always the most frequent label"),
+}
+"""Titles as they stand alone, in a table or over a figure."""
+
+
 def capitalize_title(title: str) -> str:
     """A title as it stands alone: `Tuned model` for `the tuned model`."""
+    if title in ALONE:
+        return ALONE[title]
     bare = title.removeprefix("the ")
     return bare[:1].upper() + bare[1:]
 
@@ -225,27 +238,36 @@ def format_points(value: float, metric: str) -> str:
     name = get_metric_title(metric)
     name = name if name[1:2].isupper() or name.startswith(("ROUGE", "chrF")) else name[0].lower() + name[1:]
     if metric in OPEN:
-        return f"{format_number(abs(value), widen_decimals(2, value))} of {name}"
+        count = format_number(abs(value), widen_decimals(2, value))
+        return {
+            "perplexity": gettext_noop(f"{count} of perplexity"),
+            "bits_per_byte": gettext_noop(f"{count} of bits per byte"),
+            "fluency": gettext_noop(f"{count} of fluency"),
+            "reward": gettext_noop(f"{count} of reward"),
+            "cider": gettext_noop(f"{count} of CIDEr-D"),
+        }[metric]
     scaled = abs(value) * _scale(metric)
     shown = format_number(scaled, widen_decimals(1, scaled))
-    return f"{shown} {'point' if shown == '1.0' else 'points'} of {name}"
+    count = shown
+    if shown == "1.0":
+        return gettext_noop(f"{count} point of {name}")
+    return gettext_noop(f"{count} points of {name}")
 
 
 def format_interval_and_p(comparison: ComparisonFact) -> str:
     """`(95 % interval 3.1 to 5.2, p < 0.001)` in the direction of the comparison's own sign."""
     sign = -1 if comparison.difference < 0 else 1
-    parts = []
-    if comparison.low is not None and comparison.high is not None:
-        ends = sorted(sign * end * _scale(comparison.metric) for end in (comparison.low, comparison.high))
-        decimals = 2 if comparison.metric in OPEN else 1
-        if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
-            decimals = widen_decimals(decimals, *ends)
-        low, high = (format_number(end, decimals) for end in ends)
-        parts.append(f"95 % interval {low} to {high}")
-    p = comparison.p if comparison.p_holm is None else comparison.p_holm
-    if p is not None:
-        parts.append(format_p_value(p))
-    return f" ({', '.join(parts)})" if parts else ""
+    p_value = comparison.p if comparison.p_holm is None else comparison.p_holm
+    p = "" if p_value is None else format_p_value(p_value)
+    if comparison.low is None or comparison.high is None:
+        return f" ({p})" if p else ""
+    ends = sorted(sign * end * _scale(comparison.metric) for end in (comparison.low, comparison.high))
+    decimals = 2 if comparison.metric in OPEN else 1
+    if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
+        decimals = widen_decimals(decimals, *ends)
+    low, high = (format_number(end, decimals) for end in ends)
+    said = gettext_noop(f"95 % interval {low} to {high}, {p}" if p else f"95 % interval {low} to {high}")
+    return f" ({said})"
 
 
 def rows_per_hundred(comparison: ComparisonFact) -> str:
@@ -253,20 +275,24 @@ def rows_per_hundred(comparison: ComparisonFact) -> str:
     if comparison.metric not in ("accuracy", "exact_match"):
         return ""
     hundredth = abs(comparison.difference) * 100
-    amount = f"about {round(hundredth)}" if hundredth >= 1 else "fewer than 1"
-    word = "more" if comparison.difference >= 0 else "fewer"
-    return f"{amount} {word} rows right in every 100"
+    if hundredth >= 1:
+        amount = round(hundredth)
+        return gettext_noop(
+            f"about {amount} {'more' if comparison.difference >= 0 else 'fewer'} rows right in every 100"
+        )
+    return gettext_noop(f"fewer than 1 {'more' if comparison.difference >= 0 else 'fewer'} rows right in every 100")
 
 
 def _untuned(facts: EvaluationFacts) -> str:
     models = [model for model in facts.models if _value(model, facts.main_metric) is not None]
     if not models:
-        return f"Nothing could be measured on the {format_thousands(facts.rows)} held-out rows."
-    results = [f"{model.title} {_score(model.metrics[facts.main_metric], facts.main_metric)}" for model in models]
-    return (
-        f"No tuned model was measured. {get_metric_title(facts.main_metric)} on {format_thousands(facts.rows)} "
-        "held-out rows: "
-        f"{'; '.join(results)}."
+        return gettext_noop(f"Nothing could be measured on the {format_thousands(facts.rows)} held-out rows.")
+    results = "; ".join(
+        f"{model.title} {_score(model.metrics[facts.main_metric], facts.main_metric)}" for model in models
+    )
+    metric = get_metric_title(facts.main_metric)
+    return gettext_noop(
+        f"No tuned model was measured. {metric} on {format_thousands(facts.rows)} held-out rows: {results}."
     )
 
 
@@ -276,52 +302,86 @@ def _tuned_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | N
         return f"{first}."
     comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
     if comparison is None:
-        return f"{first}. The plain {_noun(facts)}, {plain.title}, scores {_said(plain, facts.main_metric)}."
-    gap = format_points(comparison.difference, facts.main_metric)
+        score = _said(plain, facts.main_metric)
+        then = gettext_noop(
+            f"The plain {'classifier' if _is_classifier(facts) else 'baseline'}, {plain.title}, scores {score}."
+        )
+        return f"{first}. {then}"
+    gap, certainty = _short(format_points(comparison.difference, facts.main_metric)), format_interval_and_p(comparison)
     if classify_comparison(comparison) == "better":
-        certainty = format_interval_and_p(comparison)
-        return f"{first}. It beats the plain {_noun(facts)}, {plain.title}, by {_short(gap)}{certainty}."
-    return (
-        f"{first}. It is {_short(gap)} ahead of the plain {_noun(facts)}, "
-        f"{plain.title}{format_interval_and_p(comparison)}, "
-        "which is within chance."
-    )
+        gap += certainty
+        then = gettext_noop(
+            f"It beats the plain {'classifier' if _is_classifier(facts) else 'baseline'}, {plain.title}, by {gap}."
+        )
+        return f"{first}. {then}"
+    if certainty:
+        interval = certainty.strip(" ()")
+        then = gettext_noop(
+            f"It is {gap} ahead of the plain {'classifier' if _is_classifier(facts) else 'baseline'}, {plain.title} "
+            f"({interval}), which is within chance."
+        )
+    else:
+        then = gettext_noop(
+            f"It is {gap} ahead of the plain {'classifier' if _is_classifier(facts) else 'baseline'}, {plain.title}, "
+            "which is within chance."
+        )
+    return f"{first}. {then}"
 
 
 def _plain_first(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None, plain: ModelFacts) -> str:
     comparison = facts.compared(tuned.name, plain.name, facts.main_metric)
     then = _against_base(facts, tuned, base)
     if comparison is not None and classify_comparison(comparison) == "worse":
-        gap = format_points(comparison.difference, facts.main_metric)
-        certainty = format_interval_and_p(comparison)
-        return f"A plain {_noun(facts)} wins: {plain.title} beats {tuned.title} by {gap}{certainty}. {then}."
-    its, own = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
-    if its == own:
-        return f"A plain {_noun(facts)} does as well: {plain.title} and {tuned.title} both score {its}. {then}."
-    scores = f"{plain.title} scores {its}, {tuned.title} {own}, and the difference is within chance"
-    return f"A plain {_noun(facts)} does as well: {scores}. {then}."
+        gap = format_points(comparison.difference, facts.main_metric) + format_interval_and_p(comparison)
+        first = gettext_noop(
+            f"A plain {'classifier' if _is_classifier(facts) else 'baseline'} wins: {plain.title} beats {tuned.title} "
+            f"by {gap}."
+        )
+        return f"{first} {then}."
+    plain_figure, tuned_figure = _said(plain, facts.main_metric), _said(tuned, facts.main_metric)
+    if plain_figure == tuned_figure:
+        first = gettext_noop(
+            f"A plain {'classifier' if _is_classifier(facts) else 'baseline'} does as well: {plain.title} and "
+            f"{tuned.title} both score {plain_figure}."
+        )
+    else:
+        first = gettext_noop(
+            f"A plain {'classifier' if _is_classifier(facts) else 'baseline'} does as well: {plain.title} scores "
+            f"{plain_figure}, {tuned.title} {tuned_figure}, and the difference is within chance."
+        )
+    return f"{first} {then}."
 
 
 def _against_base(facts: EvaluationFacts, tuned: ModelFacts, base: ModelFacts | None) -> str:
-    on, it = f"on {format_thousands(facts.rows)} held-out rows", f"{tuned.title[0].upper()}{tuned.title[1:]}"
+    rows, model = format_thousands(facts.rows), f"{tuned.title[0].upper()}{tuned.title[1:]}"
+    metric, score = _lower(facts.main_metric), _said(tuned, facts.main_metric)
     if base is None:
-        return f"{it} scores {_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)} {on}"
-    comparison = facts.compared(tuned.name, base.name, facts.main_metric)
+        return gettext_noop(f"{model} scores {score} in {metric} on {rows} held-out rows")
+    comparison, other = facts.compared(tuned.name, base.name, facts.main_metric), base.title
     if comparison is None:
-        values = f"{_said(tuned, facts.main_metric)} against {_said(base, facts.main_metric)}"
-        return f"{it} was not compared with {base.title} row by row ({values} {on})"
-    gap, sure = format_points(comparison.difference, facts.main_metric), format_interval_and_p(comparison)
+        its = _said(base, facts.main_metric)
+        return gettext_noop(
+            f"{model} was not compared with {other} row by row ({score} against {its} on {rows} held-out rows)"
+        )
+    sure = format_interval_and_p(comparison)
+    gap = format_points(comparison.difference, facts.main_metric) + sure
     if comparison.difference == 0:
-        value = f"{_said(tuned, facts.main_metric)} in {_lower(facts.main_metric)}"
-        apart = f": they differ by {_short(gap)}{sure}" if comparison.low or comparison.high else ","
-        return f"{it} scores the same as {base.title}, {value}{apart} {on}"
+        short = _short(gap) + sure
+        return gettext_noop(
+            f"{model} scores the same as {other}, {score} in {metric}: they differ by {short} on {rows} held-out rows"
+            if comparison.low or comparison.high
+            else f"{model} scores the same as {other}, {score} in {metric}, on {rows} held-out rows"
+        )
     match classify_comparison(comparison):
         case "better":
-            return f"{it} is better than {base.title} by {gap}{sure} {on}"
+            return gettext_noop(f"{model} is better than {other} by {gap} on {rows} held-out rows")
         case "worse":
-            return f"{it} is worse than {base.title} by {gap}{sure} {on}"
+            return gettext_noop(f"{model} is worse than {other} by {gap} on {rows} held-out rows")
         case _:
-            return f"No clear difference between {tuned.title} and {base.title}: they differ by {gap}{sure} {on}"
+            model = tuned.title
+            return gettext_noop(
+                f"No clear difference between {model} and {other}: they differ by {gap} on {rows} held-out rows"
+            )
 
 
 def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
@@ -330,13 +390,28 @@ def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
     comparison = facts.compared(tuned.name, BLIND, facts.main_metric) if blind is not None else None
     if blind is None or comparison is None:
         return ""
-    silent = blind.title.endswith("silence")
-    shown, needed = ("given silence", "the sounds") if silent else ("shown grey pictures", "the pictures")
-    shown = f"{shown}, the same model scores {_said(blind, facts.main_metric)}"
+    is_silent, score = blind.title.endswith("silence"), _said(blind, facts.main_metric)
     gap = f"{format_points(comparison.difference, facts.main_metric)}{format_interval_and_p(comparison)}"
     if classify_comparison(comparison) == "better":
-        return f" Of its score, {gap} need {needed}: {shown}."
-    return f" That it needs {needed} is not shown: {shown}, {gap} apart."
+        said = (
+            gettext_noop(f"Of its score, {gap} need the sounds: given silence, the same model scores {score}.")
+            if is_silent
+            else gettext_noop(
+                f"Of its score, {gap} need the pictures: shown grey pictures, the same model scores {score}."
+            )
+        )
+    else:
+        said = (
+            gettext_noop(
+                f"That it needs the sounds is not shown: given silence, the same model scores {score}, {gap} apart."
+            )
+            if is_silent
+            else gettext_noop(
+                "That it needs the pictures is not shown: shown grey pictures, the same model scores "
+                f"{score}, {gap} apart."
+            )
+        )
+    return f" {said}"
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:
@@ -363,7 +438,11 @@ def _score(score: ScoreFact, metric: str) -> str:
 
 
 def _said(model: ModelFacts, metric: str) -> str:
-    return _score(model.metrics[metric], metric) if metric in model.metrics else "nothing that could be measured"
+    return (
+        _score(model.metrics[metric], metric)
+        if metric in model.metrics
+        else gettext_noop("nothing that could be measured")
+    )
 
 
 def _lower(metric: str) -> str:
@@ -372,12 +451,13 @@ def _lower(metric: str) -> str:
 
 def _short(gap: str) -> str:
     """`4.1 points`, where the metric was named before."""
-    return gap.partition(" of ")[0]
+    count, _, unit = gap.partition(" of ")[0].partition(" ")
+    return {"point": gettext_noop(f"{count} point"), "points": gettext_noop(f"{count} points")}.get(unit, count)
 
 
-def _noun(facts: EvaluationFacts) -> str:
-    is_plain = any(model.is_plain for model in facts.models)
-    return "classifier" if facts.task == "label" and not is_plain else "baseline"
+def _is_classifier(facts: EvaluationFacts) -> bool:
+    """Whether the plain baseline is called a plain classifier."""
+    return facts.task == "label" and not any(model.is_plain for model in facts.models)
 
 
 def _scale(metric: str) -> float:

@@ -9,9 +9,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from typing import TYPE_CHECKING
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
 from luthier.artifacts.explanation_picture import render_picture_heat
 from luthier.eval.report import formatting, search_charts, views
@@ -30,12 +33,37 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 
-def render_report_page(facts: ReportFacts) -> str:
+def _same(text: str) -> str:
+    return text
+
+
+def _choose_form(one: str, many: str, count: int) -> str:
+    return one if count == 1 else many
+
+
+@dataclass(frozen=True)
+class PageLanguage:
+    """The language of a report's page, given by whoever shows it; English unless another is given."""
+
+    code: str = "en"
+    gettext: Callable[[str], str] = _same
+    """Translates what the templates say."""
+    ngettext: Callable[[str, str, int], str] = _choose_form
+    translate_message: Callable[[str], str] = _same
+    """Translates a sentence that is in the facts, in English."""
+    localize_figures: Callable[[str], str] = _same
+    """Writes figures with the language's signs."""
+
+
+ENGLISH = PageLanguage()
+
+
+def render_report_page(facts: ReportFacts, language: PageLanguage = ENGLISH) -> str:
     """The page as text; the same facts give the same text."""
     style, script = _style(), _asset("page.js")
     allowed = f"style-src '{_hash(style)}'; script-src '{_hash(script)}'"
     policy = f"default-src 'none'; img-src data:; media-src data:; {allowed}; base-uri 'none'; form-action 'none'"
-    template = _environment().get_template("page.html.jinja")
+    template = _environment(language).get_template("page.html.jinja")
     return template.render(facts=facts, pictures=ReportCharts(), style=style, script=script, policy=policy)
 
 
@@ -45,8 +73,8 @@ def report_facts_to_json(facts: ReportFacts) -> str:
 
 
 @cache
-def _environment() -> Environment:
-    """The templates, compiled once for all pages of a process."""
+def _environment(language: PageLanguage) -> Environment:
+    """The templates, compiled once for all pages of a language."""
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
     environment = Environment(
@@ -57,7 +85,8 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.globals.update(
-        n=formatting,
+        n=formatting if language == ENGLISH else _TranslatedFunctions(formatting, language),
+        language=language.code,
         views=views,
         searching=search_charts,
         order_metrics=order_metrics,
@@ -67,9 +96,30 @@ def _environment() -> Environment:
         lower_is_better=LOWER_IS_BETTER,
         draw_picture=render_picture_heat,
     )
+    environment.add_extension("jinja2.ext.i18n")
+    callables: Any = environment
+    callables.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)
+    environment.filters["translated"] = language.translate_message
+    environment.filters["figures"] = language.localize_figures
     environment.filters["tied"] = _tied
     environment.filters["clip"] = formatting.truncate_text
     return environment
+
+
+class _TranslatedFunctions:
+    """The functions of a module that write text, in a language."""
+
+    def __init__(self, module: ModuleType, language: PageLanguage) -> None:
+        self._module, self._language = module, language
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._module, name)
+
+        def write(*values: Any) -> Any:
+            written = found(*values)
+            return self._language.translate_message(written) if isinstance(written, str) else written
+
+        return write if callable(found) else found
 
 
 def _tied(text: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from luthier.artifacts.findings import FindingNumber
+from luthier.core.messages import gettext_noop
 from luthier.eval.report import formatting
 from luthier.eval.report.charts.classification import get_heat_css_class
 from luthier.eval.report.facts.fact import Fact
@@ -85,8 +86,10 @@ def key_figures(facts: EvaluationFacts) -> list[KeyFigure]:
     ]
     comparison = find_base_comparison(facts)
     if comparison is not None and comparison.fixed is not None and comparison.broken is not None:
-        note = f"by the tuning, against {_reference_models(facts)[0].title}"
-        figures.append(KeyFigure(f"{comparison.fixed} / {comparison.broken}", "Rows fixed / broken", note))
+        other = _reference_models(facts)[0].title
+        note = gettext_noop(f"by the tuning, against {other}")
+        name = gettext_noop("Rows fixed / broken")
+        figures.append(KeyFigure(f"{comparison.fixed} / {comparison.broken}", name, note))
     return figures
 
 
@@ -113,19 +116,19 @@ def explain_difference(facts: EvaluationFacts) -> str:
         return ""
     words = []
     if gain_text := rows_per_hundred(comparison):
-        words.append(f"Against {_reference_models(facts)[0].title} that is {gain_text}.")
+        other = _reference_models(facts)[0].title
+        words.append(gettext_noop(f"Against {other} that is {gain_text}."))
     if comparison.detectable is not None:
         least = format_points(comparison.detectable, comparison.metric).partition(" of ")[0]
-        larger = abs(comparison.difference) > comparison.detectable
-        conclusion = (
-            "the measured difference is larger"
-            if larger
-            else "the measured difference is smaller, so more rows are needed"
-        )
+        rows = formatting.format_thousands(comparison.rows or facts.rows)
         words.append(
-            f"With {formatting.format_thousands(comparison.rows or facts.rows)} rows, a difference of {least} "
-            "would be noticed "
-            f"four times in five; {conclusion}."
+            gettext_noop(
+                f"With {rows} rows, a difference of {least} would be noticed four times in five; the measured "
+                "difference is larger."
+                if abs(comparison.difference) > comparison.detectable
+                else f"With {rows} rows, a difference of {least} would be noticed four times in five; the measured "
+                "difference is smaller, so more rows are needed."
+            )
         )
     return " ".join(words)
 
@@ -137,7 +140,11 @@ def list_run_metrics(facts: ReportFacts) -> list[str]:
 
 def describe_outcome(comparison: ComparisonFact) -> str:
     """The outcome of a comparison in a word or two."""
-    return {"better": "better", "worse": "worse", "unclear": "cannot be told apart"}[classify_comparison(comparison)]
+    return {
+        "better": gettext_noop("better"),
+        "worse": gettext_noop("worse"),
+        "unclear": gettext_noop("cannot be told apart"),
+    }[classify_comparison(comparison)]
 
 
 def build_confusion_rows(facts: ConfusionMatrix) -> list[tuple[str, list[ConfusionCell], int]]:

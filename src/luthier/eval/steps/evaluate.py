@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from luthier.core.artifact import Artifact
 from luthier.core.files import json_bytes, write_atomically
+from luthier.core.messages import gettext_noop
 from luthier.core.scorer import Scorer
 from luthier.core.step import (
     DataRef,
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from luthier.eval.probe import ProbeContext
     from luthier.eval.task import HeldOutTask, TaskType
 
-_DECIDED = "The labels of the model that this is about are decided by a threshold for each group."
+_DECIDED = gettext_noop("The labels of the model that this is about are decided by a threshold for each group.")
 
 
 class Evaluate(Step):

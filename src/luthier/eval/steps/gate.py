@@ -10,6 +10,7 @@ from pydantic import AfterValidator, Field, ValidationInfo, model_validator
 from luthier.core.artifact import Artifact
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.files import json_bytes, write_atomically
+from luthier.core.messages import gettext_noop
 from luthier.core.step import (
     EvaluationRef,
     ExplanationRef,
@@ -134,7 +135,7 @@ class Gate(Step):
                 _check_data(rule, checked, where)
             elif isinstance(evaluation, Evaluate):
                 _check(rule, evaluation, where)
-        return StepCostEstimate(seconds=0.1, how="reads the evaluation's numbers")
+        return StepCostEstimate(seconds=0.1, how=gettext_noop("reads the evaluation's numbers"))
 
 
 def _check_data(rule: ThresholdExpression, checked: Step, where: SourceLocation) -> None:

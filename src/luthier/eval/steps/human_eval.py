@@ -13,6 +13,7 @@ from luthier.annotation.questions.comparison import PairQuestion
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
 from luthier.eval.human.study import JUDGE_NAME, check_gives_points
 
@@ -132,7 +133,7 @@ class HumanEval(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Reads and writes a few files."""
-        return StepCostEstimate(seconds=1.0, how="reads the evaluation's answers")
+        return StepCostEstimate(seconds=1.0, how=gettext_noop("reads the evaluation's answers"))
 
 
 def _candidates(evaluation: Artifact, models: list[str]) -> list[RatingCandidate]:

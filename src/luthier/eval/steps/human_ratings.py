@@ -10,6 +10,7 @@ from pydantic import Field
 
 from luthier.core.files import PathText, resolve_path, write_atomically
 from luthier.core.hashing import canonical_json, file_digest
+from luthier.core.messages import gettext_noop
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
 
 
@@ -81,4 +82,4 @@ class HumanRatings(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """Reads a file."""
-        return StepCostEstimate(seconds=2.0, how="reads what people said")
+        return StepCostEstimate(seconds=2.0, how=gettext_noop("reads what people said"))

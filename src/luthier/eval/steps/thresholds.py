@@ -10,6 +10,7 @@ from pydantic import Field
 from luthier.core.errors import RecipeError, SourceLocation, did_you_mean
 from luthier.core.events import format_counted_noun
 from luthier.core.files import json_bytes, write_atomically
+from luthier.core.messages import gettext_noop
 from luthier.core.step import PlanContext, Reads, Step, StepContext, StepCostEstimate
 
 EvaluationIn = Annotated[str, Reads("evaluation")]
@@ -81,4 +82,4 @@ class FitThresholds(Step):
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
         """It reads numbers only."""
-        return StepCostEstimate(seconds=1.0, how="reads an evaluation's scores")
+        return StepCostEstimate(seconds=1.0, how=gettext_noop("reads an evaluation's scores"))

@@ -1,1 +1,1 @@
-"""What helps to decide with a classifier: the smallest edits that flip a label, rules that stand for it, label sets."""
+"""Decision support for classifiers: counterfactual edits, surrogate rules, and label sets."""

@@ -33,11 +33,11 @@ WIDENED = 12
 """Single edits by which a set is widened, the most promising ones."""
 SHOWN, SHOWN_WORDS = 30, 12
 Edits = frozenset[tuple[int, str]]
-"""Numbers of words, each with what stands in its place (empty: nothing)."""
+"""Word indices with their replacements (empty: removed)."""
 
 
 class EditLimits(NamedTuple):
-    """How far the search goes."""
+    """Limits of the search."""
 
     most_edits: int = 5
     substitutes: int = 4
@@ -52,11 +52,11 @@ class _Verdict(NamedTuple):
     margin: float
     """The log-score of the label before all edits minus the best other one's."""
     probability: float
-    """Of the label that is named."""
+    """Probability of the predicted label."""
 
 
 class _EditSearch:
-    """One text, and what the model says of its variants; each is read once."""
+    """One text, and the model's predictions of its variants; each is computed once."""
 
     def __init__(self, model: LabelScorer, messages: tuple[Message, ...], tools: Tools) -> None:
         self._model, self.messages, self._tools = model, messages, tools
@@ -68,11 +68,11 @@ class _EditSearch:
 
     @property
     def texts_read(self) -> int:
-        """How many variants were read."""
+        """Number of computed variants."""
         return len(self._known)
 
     def ask(self, variants: Sequence[Edits]) -> list[_Verdict]:
-        """What the model says of each variant."""
+        """Return the model's prediction of each variant."""
         missing = [edits for edits in dict.fromkeys(variants) if edits not in self._known]
         scores = self._model.compute_log_scores([(self.apply(edits), self._tools) for edits in missing])
         self._known |= {edits: self._judge(row) for edits, row in zip(missing, scores, strict=True)}
@@ -91,7 +91,7 @@ class _EditSearch:
         )
 
     def flips(self, edits: Edits) -> bool:
-        """Whether another label is named after some edits."""
+        """Return whether the edits change the label."""
         return self.ask([edits])[0].label != self.original
 
     def _judge(self, scores: np.ndarray[tuple[int], np.dtype[np.float64]]) -> _Verdict:
@@ -236,7 +236,7 @@ def summarize_counterfactuals(
     *,
     seed: int = 0,
 ) -> CounterfactualSummary:
-    """What counterfactuals of rows say of a model.
+    """Summarize the counterfactuals of rows.
 
     Raises:
         DataError: there is none.

@@ -42,7 +42,7 @@ class LabelScores(NamedTuple):
 
 
 class ConformalSettings(NamedTuple):
-    """How sets are made."""
+    """Settings of conformal label sets."""
 
     level: float = 0.9
     score: ConformalScore = "lac"

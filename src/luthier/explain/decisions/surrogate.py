@@ -1,4 +1,4 @@
-"""Rules that stand for a classifier: a small decision tree over words, learnt from what the model says."""
+"""Surrogate rules of a classifier: a small decision tree over words, fitted to the model's labels."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ _WORD = r"(?u)\b\w+\b"
 
 
 class SurrogateSettings(NamedTuple):
-    """How large the tree may be."""
+    """Size of the tree."""
 
     leaves: int = 16
     """Rules at most."""
     least_rows: int = 5
-    """Rows that a rule is learnt from at least."""
+    """Minimum rows of a rule."""
     least_share: float = 0.9
     """A rule counts where the model gives its label to at least this share of them."""
     words: int = 2
@@ -45,7 +45,7 @@ USUAL_SURROGATE = SurrogateSettings()
 
 
 class TextsWithLabels(NamedTuple):
-    """Texts and what the model says of each."""
+    """Texts and the model's label of each."""
 
     texts: Sequence[str]
     labels: Sequence[str]
@@ -59,10 +59,10 @@ def fit_surrogate(
     *,
     seed: int = 0,
 ) -> SurrogateSummary:
-    """Learn rules from the model's labels of some texts, and measure on others how often it says the same.
+    """Fit rules to the model's labels of some texts, and measure their fidelity on others.
 
     Raises:
-        DataError: too few texts, or texts that have no word in common.
+        DataError: too few texts, or texts without a common word.
     """
     names = sorted({*trained.labels})
     if len(trained.texts) < _FEWEST or not held_out.texts:

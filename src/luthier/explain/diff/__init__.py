@@ -1,1 +1,1 @@
-"""What tuning changed in a model: distributions, hidden states, weights and answers beside the base's."""
+"""Model diff: changes of distributions, hidden states, weights and answers by tuning."""

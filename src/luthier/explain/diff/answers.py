@@ -1,4 +1,4 @@
-"""Which answers changed, and which words go with that."""
+"""Changed answers, and the words associated with changes."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ if TYPE_CHECKING:
 
 WORD = re.compile(r"[^\W\d_]+(?:['’][^\W\d_]+)?")
 FEWEST = 3
-"""Rows that a word must stand in, and must be missing from, to be tested."""
+"""Minimum rows with a word, and without it, for a test."""
 MOST_WORDS = 400
 """Words that are tested in each part, those in the most rows first: each further one costs the others power."""
 
 
 class PairedAnswer(NamedTuple):
-    """What both models answer."""
+    """The answers of both models."""
 
     row: str
     prompt: str
@@ -36,7 +36,7 @@ class PairedAnswer(NamedTuple):
 
     @property
     def changed(self) -> bool:
-        """Whether the answer is another one."""
+        """Whether the answer changed."""
         return self.before != self.after
 
 

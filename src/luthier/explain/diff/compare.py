@@ -44,7 +44,7 @@ _CERTAIN = 0.05
 
 @dataclass(frozen=True)
 class ComparedRows:
-    """What two models are compared on."""
+    """The rows on which two models are compared."""
 
     examples: Sequence[Example]
     options: dict[str, str]
@@ -56,7 +56,7 @@ class ComparedRows:
 
 @dataclass(frozen=True)
 class ModelComparison:
-    """What came of it: the summary, and one number of each kind for every answer token."""
+    """The result: a summary, and one number of each kind for every answer token."""
 
     summary: ModelDiff
     columns: dict[str, Any]
@@ -168,7 +168,7 @@ def _compare_weights(pair: ModelPair, matrices: int) -> tuple[list[MatrixChange]
 
 
 def _name_directions(pair: ModelPair) -> Callable[[Any], Sequence[str]] | None:
-    """What names the tokens that a direction of the hidden state writes towards, then away from."""
+    """Return the tokens that a direction of the hidden state promotes, and those that it suppresses."""
     from luthier.models.sequence_head import ends_in_sequence_head, unwrap_peft_model
 
     inner = unwrap_peft_model(pair.model)
@@ -378,7 +378,7 @@ def _columns(readings: PairReadings, texts: _Texts) -> dict[str, Any]:
 
 
 def _summarize(diff: ModelDiff) -> str:
-    """What changed, in plain words."""
+    """Describe the changes."""
     over = f"over {format_counted_noun(diff.rows, 'row')}"
     if diff.identical:
         return f"{diff.model} and {diff.base} are identical {over}: no weight and no answer token differs."
@@ -419,8 +419,9 @@ def read_compared_rows(
 
 
 def find_label_texts(data: Artifact, classes: Sequence[str]) -> dict[str, str]:
-    """What a language model says for each label of a data set; nothing where the model names classes by a head, or the
-    answers are texts."""
+    """Return a language model's text for each label of a data set; empty for a classification head, or free-text
+    answers.
+    """
     from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
     from luthier.chat.messages import answer_text_by_label
 

@@ -27,7 +27,7 @@ LENS_TOKENS = 512
 
 
 class AnswerTokens(NamedTuple):
-    """What was read at every answer token, N in all, in the order of the rows."""
+    """Measures at every answer token, N in all, in the order of the rows."""
 
     row: Integers
     """(N,) number of its row."""

@@ -1,4 +1,4 @@
-"""A tuned model beside its base, in memory once where the tuned one is an adapter over it."""
+"""A tuned model with its base; the base is loaded once where the tuned one is an adapter over it."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class ModelPair:
     """`adapter`: the base is the same model with its adapter switched off. `same`: only the prompts differ. `none`: two
     models are in memory."""
     comparable: bool
-    """Whether next-token distributions, or those over classes, are over the same things."""
+    """Whether next-token distributions, or those over classes, have the same support."""
     notes: tuple[str, ...] = ()
 
     @property
@@ -51,7 +51,7 @@ class ModelPair:
 
     @contextmanager
     def use_base(self) -> Iterator[None]:
-        """Let the base speak: an adapter is switched off for a while."""
+        """Use the base within a context: adapters are disabled."""
         if self.shared != "adapter":
             yield
             return

@@ -1,4 +1,4 @@
-"""How the weights changed: distance, singular directions, effective rank and intruder dimensions of each matrix."""
+"""Weight changes: distance, singular directions, effective rank and intruder dimensions of each matrix."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _WRITERS = ("o_proj", "down_proj", "c_proj", "out_proj", "dense_4h_to_h", "wo", 
 
 @dataclass(frozen=True)
 class WeightChange:
-    """One parameter before and after. A change of low rank is given by its factors, `up @ down`."""
+    """One parameter before and after. A low-rank change is given by its factors, `up @ down`."""
 
     name: str
     before: Callable[[], Tensor]
@@ -57,8 +57,9 @@ class WeightChange:
 
 
 def list_adapter_changes(model: Any) -> Iterator[WeightChange]:
-    """What the active adapter of PEFT's model does to each weight; nothing for virtual tokens and bottlenecks, which
-    stand beside the weights."""
+    """Return the change of each weight by PEFT's active adapter; empty for virtual tokens and bottlenecks, which do not
+    change weights.
+    """
     from peft.tuners.ia3 import IA3Layer
     from peft.tuners.lora import LoraLayer
     from peft.utils import ModulesToSaveWrapper
@@ -272,7 +273,7 @@ def compute_effective_rank(values: Tensor) -> float:
 
 
 def count_intruders(before: Tensor, after: Tensor, top: int = TOP, cosine: float = COSINE) -> int:
-    """How many of the first left singular vectors after are like none before (Shuttleworth et al. 2024)."""
+    """Count the first left singular vectors after training that are unlike all before (Shuttleworth et al. 2024)."""
     was, _ = decompose_matrix(before)
     now, _ = decompose_matrix(after)
     likeness = (was.T @ now[:, :top]).abs().amax(0)

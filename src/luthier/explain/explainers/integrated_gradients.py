@@ -11,7 +11,7 @@ from luthier.explain.explainer import AddsUp, Attribution, ExplainedPrompt, Expl
 _AT_ONCE = 8
 """Points whose gradients are held together."""
 _LARGE_GAP = 0.1
-"""A gap above this share of what the scores should add up to is told."""
+"""Share of the expected sum above which a gap is reported."""
 
 
 class IntegratedGradientsExplainer(Explainer):

@@ -22,7 +22,7 @@ class LeaveOneOutExplainer(Explainer):
 
 
 def leave_one_out(scorer: PromptScorer) -> list[float]:
-    """How far the value falls without each unit."""
+    """Return the decrease of the value without each unit."""
     whole = scorer.all_units
     full, *without = scorer.score([whole, *(whole - {unit} for unit in range(scorer.count))])
     return [full - entry for entry in without]

@@ -135,7 +135,7 @@ class Explain(Step):
         )
 
     def measured(self) -> tuple[str, ...] | None:
-        """Names of the numbers that a gate's rules may use; which methods there are, their settings say."""
+        """Names of its numbers in a gate's rules; they depend on the methods."""
         from luthier.artifacts.explanation import MEASURES
 
         usual = dict.fromkeys((*_USUAL, *_WITHOUT_WEIGHTS))

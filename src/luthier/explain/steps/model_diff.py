@@ -1,4 +1,4 @@
-"""The step that says what tuning changed in a model."""
+"""The step `model_diff`: what tuning changed in a model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The step that learns rules which stand for a classifier."""
+"""The step `surrogate`: fits interpretable rules to a classifier."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""How the weights of sites become one, one file each."""
+"""Aggregators of the sites' weights, one file each."""

@@ -36,5 +36,5 @@ class ResidualAggregator(Aggregator):
         return AggregatedWeights(weights=weights, base=base)
 
     def count_numbers(self, down: int, up: int, other: int, sites: int) -> RoundNumbers:
-        """All sites' factors and their mean of the round before go to a site beside the adapter."""
+        """A site receives, besides the adapter, all sites' factors and their mean of the previous round."""
         return RoundNumbers((sites + 2) * (down + up) + other, down + up + other)

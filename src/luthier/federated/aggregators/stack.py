@@ -36,5 +36,5 @@ class StackAggregator(Aggregator):
         return AggregatedWeights(weights=others, base=base)
 
     def count_numbers(self, down: int, up: int, other: int, sites: int) -> RoundNumbers:
-        """All sites' factors of the round before go to a site beside the adapter."""
+        """A site receives, besides the adapter, all sites' factors of the previous round."""
         return RoundNumbers((sites + 1) * (down + up) + other, down + up + other)

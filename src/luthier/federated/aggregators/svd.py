@@ -30,7 +30,7 @@ class SvdAggregator(Aggregator):
     linear: ClassVar[bool] = False
 
     def refuses(self, technique: object) -> str:
-        """DoRA's lengths belong to the factors that they were learnt with."""
+        """Refuse DoRA, whose magnitudes belong to the factors that they were trained with."""
         if getattr(technique, "use_dora", False):
             return "DoRA's lengths belong to the factors that they were learnt with; take factors"
         return super().refuses(technique)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""What a site has answered of its rows, so that no two answers tell of one row by their difference.
+"""A site's earlier answers about its rows, so that no two answers reveal one row by their difference.
 
-Of the same rows, each kind of question has one answer: asked again, the same numbers leave, noise included, and another
-question of the kind is refused. Of other rows, a question is answered only where enough rows differ from those of each
-earlier answer.
+For the same rows, each kind of query has one answer: repeated, it returns the same numbers, noise included, and a
+different query of the kind is refused. For other rows, a query is answered only where enough rows differ from those of
+each earlier answer.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _ID_BYTES = 12
 
 
 class SiteAnswer(NamedTuple):
-    """What a site answers before anything is masked."""
+    """A site's answer before masking."""
 
     numbers: tuple[int, ...] = ()
     names: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""Opens the way to sites that are asked, wherever they are."""
+"""Opens the channel to the queried sites."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ def open_query_channel(
     traffic: Mapping[str, Path] | None = None,
     references: Path | None = None,
 ) -> SiteChannel:
-    """Sites on this machine, where no transport to sites elsewhere is named: their rows are inputs of the step, their
-    requests lie in folders of `traffic`."""
+    """Open the channel to the sites; without a transport, they are simulated on this machine.
+
+    Their rows are then inputs of the step, and their requests are in the folders of `traffic`.
+    """
     if isinstance(transport, ProcessesTransport):
         return transport.open_channel(work, sites, traffic, references)
     if transport is not None:

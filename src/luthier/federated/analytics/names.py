@@ -27,7 +27,7 @@ WIDTH = 1 + NAME_BYTES + _CHECK_BYTES
 
 
 def find_name_obstacle(name: str) -> str:
-    """Why a name may not be sent; empty when it may."""
+    """Return why a name may not be sent; empty when it may."""
     from luthier.pii.detect import find_pii
     from luthier.pii.span import PATTERN_KINDS
 

@@ -21,14 +21,14 @@ MOST_ROWS = 50_000
 
 @dataclass(frozen=True)
 class SiteRows:
-    """What a site has to count."""
+    """The rows that a site counts."""
 
     artifact: Artifact | None
     seed: int = 0
     traffic: Path | None = None
-    """Where requests to a served model are kept; None: none are looked at."""
+    """Folder of requests to a served model; None: none are counted."""
     references: Path | None = None
-    """What signals learnt from the site's own training rows."""
+    """What the signals were fitted to on the site's own training rows."""
     limit: int = MOST_ROWS
 
     @cached_property
@@ -57,26 +57,28 @@ class SiteQuery(Component):
 
     @abstractmethod
     def list_groups(self, names: RowNames) -> Sequence[CountGroup]:
-        """What is counted."""
+        """Return the counted groups."""
 
     @abstractmethod
     def count(self, rows: SiteRows, names: RowNames) -> Counts:
         """The counts of one site's rows."""
 
     def count_names(self, rows: SiteRows) -> dict[str, int]:
-        """How many rows have each name, which begins with what it names; none where no names are asked for."""
+        """Return the rows of each name, prefixed with its kind; empty where no names are needed."""
         return {}
 
     def find_noise_obstacle(self, names: RowNames) -> str:
-        """Why one row may move a group by more than one, so that no noise protects it; empty where it may not."""
+        """Return why one row may change a group by more than one, so that noise does not protect it; empty
+        otherwise.
+        """
         return ""
 
     def refuses(self) -> str:
-        """Why a site cannot answer it; empty when it can."""
+        """Return why a site cannot answer it; empty when it can."""
         return ""
 
     def list_row_ids(self, rows: SiteRows) -> Iterable[str]:
-        """What names each row that is counted."""
+        """Return the ids of the counted rows."""
         return (row.id for row in rows.data.rows)
 
 

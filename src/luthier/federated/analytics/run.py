@@ -1,4 +1,4 @@
-"""The coordinator's end of questions: it asks all sites, sums their counts, and leaves out what few rows have."""
+"""The coordinator of queries: it queries all sites, sums their counts, and removes small ones."""
 
 from __future__ import annotations
 
@@ -53,21 +53,21 @@ if TYPE_CHECKING:
 
 
 NOISE_SPREADS = 3.0
-"""Standard deviations of the noise in a count below which it is taken for noise alone."""
+"""Standard deviations of the noise below which a count is treated as noise."""
 
 
 class SiteCounts(NamedTuple):
-    """What sites counted."""
+    """The counts of the sites."""
 
     total: Mapping[str, Mapping[str, int]]
     """Over all sites, by group and cell."""
     sites: Mapping[str, Mapping[str, Mapping[str, int]]]
-    """Of each site; none under masks."""
+    """Counts of each site; empty under masks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class CountSettings:
-    """How sites are asked."""
+    """Settings of a query to sites."""
 
     least_rows: int
     masks: bool = False
@@ -190,7 +190,7 @@ class QueryRun:
     def _ask(
         self, query: SiteQuery, stage: QuestionStage, **about: Any
     ) -> dict[str, tuple[Counted, Mapping[str, Any]]]:
-        """What each site answers without masks."""
+        """Return each site's unmasked answer."""
         number, question = self._number, self._build(query, stage, **about)
         self._number += 1
         content = FederationMessage(question).encode()

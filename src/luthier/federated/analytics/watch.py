@@ -30,14 +30,14 @@ if TYPE_CHECKING:
     from luthier.federated.steps.monitor_sites import MonitorSites
 
 KEPT_WINDOWS = 1000
-"""Of each, the counts are kept; older ones are forgotten."""
+"""Number of windows whose counts are kept."""
 FEWEST = 10
 """Events of a site below which it is not named as the worst."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SiteMonitoring:
-    """Where and how sites are asked for the counts of a window."""
+    """How sites are queried for the counts of a window."""
 
     step: MonitorSites
     digest: str
@@ -53,7 +53,7 @@ class SiteMonitoring:
         return {int(path.stem): SiteCounts(*json.loads(path.read_text(encoding="utf-8"))) for path in paths}
 
     def ask(self, plan: MonitorPlan, until: int) -> SiteCounts | None:
-        """The counts of the window that ends at a moment; None where sites did not answer, which is said."""
+        """Return the counts of the window that ends at a moment; None where sites did not answer, which is reported."""
         since = until - int(self.step.window)
         path = self.kept / "windows" / f"{until}.json"
         signals = tuple(signal for signal in plan.signals if signal.list_count_groups())
@@ -130,8 +130,9 @@ class SiteAlertEvaluator(AlertEvaluator):
             self.events_seen += 1
 
     def reading(self, number: str, spec: Window, at: float, *, ends: bool = True) -> SignalValue | None:
-        """A number of the windows that a rule asks for: those of the last seconds, or the last that hold so many
-        events."""
+        """Return a number over the windows that a rule covers: those of the last seconds, or the last ones with enough
+        events.
+        """
         return self._measure(number, spec, at, lambda counts: counts.total)
 
     def _measure(
@@ -155,7 +156,7 @@ class SiteAlertEvaluator(AlertEvaluator):
         return value
 
     def _message(self, rule: AlertRule, state: AlertState, at: float, tells: Tells) -> AlertMessage:
-        """What is said, with the site that is worst where sites are seen."""
+        """Return the alert's message, with the worst site where sites are visible."""
         message = super()._message(rule, state, at, tells)
         if tells != "firing":
             return message

@@ -1,4 +1,4 @@
-"""What a site does with questions: it counts its rows, leaves out what few rows have, and answers each once."""
+"""A site's part in queries: it counts its rows, removes small counts, and answers each query once."""
 
 from __future__ import annotations
 
@@ -68,11 +68,11 @@ class QueryWorker(SiteWorker):
     """Answers the questions of one coordinator at one site."""
 
     answered: AnswerHistory | None = None
-    """What was answered before, by any federation; None at sites of the coordinator's own machine."""
+    """Earlier answers to any federation; None at sites of the coordinator's own machine."""
     traffic: Path | None = None
-    """Where the site keeps requests to a served model."""
+    """Folder of the site's requests to a served model."""
     references: Path | None = None
-    """What the signals of the site's own monitor learnt."""
+    """What the signals of the site's own monitor were fitted to."""
 
     def _compute(self, number: int, content: bytes) -> bytes:
         message = FederationMessage.decode(content, *ASKED)
@@ -104,7 +104,7 @@ class QueryWorker(SiteWorker):
             super()._keep(number, digest, reply)
 
     def plan_question(self, question: SiteQuestion) -> PrivacySpending | None:
-        """What answering costs the rows: nothing without noise, or where the same was answered before."""
+        """Return the privacy cost of an answer: none without noise, or for a repeated answer."""
         query = read_query(question)
         if question.noise is None or question.privacy is None or question.stage == "salt":
             return None
@@ -209,8 +209,9 @@ class QueryWorker(SiteWorker):
         return SiteAnswer(names=tuple(sorted(found)))
 
     def _find_least(self, question: SiteQuestion) -> int:
-        """Rows below which a count of this site is not told: under masks it may be part of a sum over all sites, where
-        the policy says so."""
+        """Return the minimum count that this site reveals: under masks a smaller one may be part of a sum over all
+        sites, where the policy allows it.
+        """
         if question.group and (self._policy is None or self._policy.pooled_counts):
             return 1
         own = 1 if self._policy is None else self._policy.least_class_rows
@@ -246,7 +247,7 @@ class QueryWorker(SiteWorker):
         }
 
     def _make_salt(self) -> bytes:
-        """The same of the same rows at all times, so that asking anew tells nothing new."""
+        """Return a salt that depends on the rows alone, so that a repeated query reveals nothing new."""
         assert self._masks is not None, "only under masks there is a salt"
         ids = digest_of(sorted(row.id for row in self._rows.data.rows))
         return hashlib.sha256(self._masks.identity.secret + b"salt of names 1" + ids.encode()).digest()
@@ -287,12 +288,14 @@ def _read_names(question: SiteQuestion) -> RowNames:
 
 
 def _describe(query: SiteQuery, question: SiteQuestion) -> str:
-    """What has one answer: a stage of a kind of question."""
+    """Return what identifies an answer: a stage of a kind of query."""
     return f"{query.kind}-{question.stage}"
 
 
 def _digest_question(question: SiteQuestion, salt: bytes) -> str:
-    """What decides an answer: all but the federation, and the salt itself in place of its envelope."""
+    """Return the digest of everything that determines an answer, without the federation, and with the salt in place of
+    its envelope.
+    """
     content = question.model_dump(mode="json", exclude={"federation", "sealed", "code"})
     return digest_of([content, salt.hex()])
 
@@ -308,5 +311,5 @@ def count_steps(query: SiteQuery) -> int:
 
 
 def digest_for_masks(question: SiteQuestion) -> str:
-    """What masks are bound to: the question, as it is the same at all sites."""
+    """Return the digest that masks are bound to: the query, in the form that all sites share."""
     return digest_of(question.model_dump(mode="json", exclude={"sealed"}))

@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST_ELEMENTS = 512
-"""Of a set of so many or fewer, no size is seen."""
+"""Number of elements up to which the size of a set is not revealed."""
 LEAST_CANDIDATES = 8
-"""Of so many candidates or fewer, no size is seen."""
+"""Number of candidates up to which their number is not revealed."""
 _ROWS_AT_ONCE = 2048
 
 
@@ -87,7 +87,7 @@ def encode_elements(bands: NDArray[np.uint64], settings: DecontaminationSettings
 
 
 def pad_size(count: int, least: int = LEAST_ELEMENTS) -> int:
-    """The size that is told of a set: at most a quarter more, so that near sizes look alike."""
+    """Return the padded size of a set: at most a quarter more, so that similar sizes look alike."""
     if count <= least:
         return least
     step = 1 << ((count - 1).bit_length() - 3)
@@ -95,8 +95,9 @@ def pad_size(count: int, least: int = LEAST_ELEMENTS) -> int:
 
 
 def pad_candidates(elements: int, rows: int) -> int:
-    """The size that is told of the later bands of candidates among so many rows: that of one row in 32, or as many
-    times twice that as it takes."""
+    """Return the padded size of the later bands of candidates among `rows` rows: that of one row in 32, or that times a
+    power of two.
+    """
     size = pad_size(max(LEAST_CANDIDATES, -(-rows // 32)) * LATER_BANDS.number)
     while size < elements:
         size *= 2

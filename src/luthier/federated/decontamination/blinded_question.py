@@ -39,8 +39,9 @@ class BlindedQuestion:
         self._folder, self._settings = folder, settings
 
     def write(self, elements: NDArray[np.uint64], size: int) -> bytes:
-        """What is sent for different elements, of which nothing but the `size` is seen: they stand among points of
-        nothing, in an order that tells nothing."""
+        """Return the message for distinct elements, which reveals only `size`: they are among dummy points, in a random
+        order.
+        """
         secret = draw_scalar()
         points = multiply_points(hash_to_points(encode_elements(elements, self._settings)), secret)
         chaff = hash_to_points([secrets.token_bytes(POINT_BYTES) for _ in range(size - len(points))])

@@ -1,9 +1,9 @@
 """An oblivious pseudorandom function over the prime-order subgroup of edwards25519.
 
-Who asks hashes an element to a point and multiplies it by a secret (blinds it); who answers multiplies that by its key;
-who asked takes its own secret out again, and hashes element and point (2HashDH; Jarecki et al. 2014, RFC 9497). The one
-that answers learns nothing, and the other learns the function's value at what it asked, and nowhere else. libsodium
-does the arithmetic: it takes no point that is not of the subgroup, is not written in the one way, or is its identity.
+The client hashes an element to a point and multiplies it by a random scalar (blinding); the server multiplies that by
+its key; the client removes its scalar, and hashes element and point (2HashDH; Jarecki et al. 2014, RFC 9497). The
+server learns nothing, and the client learns the function's value at its own elements only. libsodium does the
+arithmetic: it rejects points outside the subgroup, non-canonical encodings, and the identity.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def draw_scalar() -> bytes:
 
 
 def invert_scalar(scalar: bytes) -> bytes:
-    """What takes a secret out of a product again."""
+    """Return the scalar that removes a blinding scalar from a product."""
     from nacl.bindings import crypto_core_ed25519_scalar_invert
 
     found: bytes = crypto_core_ed25519_scalar_invert(scalar)
@@ -48,7 +48,9 @@ def invert_scalar(scalar: bytes) -> bytes:
 
 
 def hash_to_points(elements: Sequence[bytes]) -> list[bytes]:
-    """A point of the subgroup for each element, of which nobody knows the logarithm: the sum of two Elligator maps."""
+    """Return a point of the subgroup for each element, with an unknown discrete logarithm: the sum of two Elligator
+    maps.
+    """
     from nacl.bindings import crypto_core_ed25519_add
     from nacl.bindings.crypto_core import crypto_core_ed25519_from_uniform
 
@@ -77,7 +79,7 @@ def multiply_points(points: Sequence[bytes], scalar: bytes) -> list[bytes]:
 
 
 def compute_value(element: bytes, point: bytes) -> bytes:
-    """The function's value (64 bytes) at an element, from its point times the key."""
+    """Return the pseudorandom function's output (64 bytes) at an element, from its point times the key."""
     return hashlib.sha512(_VALUE + element + point).digest()
 
 

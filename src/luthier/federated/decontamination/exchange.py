@@ -1,4 +1,4 @@
-"""The coordinator's part: it carries what sites ask each other, and answer, and hears no more than sizes."""
+"""The coordinator's part in decontamination: it relays the sites' encrypted messages, and learns only sizes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIRST = 1
 """The number of the first of the messages `COMPARISONS`; the order is 0."""
 DONE = "done"
 _BYTES = 64
-"""Of an element at most: a point there, or a point and a tag back, with what encryption adds."""
+"""Maximum bytes of an element: a point, or a point and a tag, with the encryption's overhead."""
 
 
 class DecontaminationExchange:
@@ -38,7 +38,9 @@ class DecontaminationExchange:
         folder: Path,
         read: Callable[[str, bytes, type[Any]], FederationMessage],
     ) -> None:
-        """What was heard is sealed in `folder`, since sites answer each message once. `read` reads an answer."""
+        """Prepare the exchange; answers are stored encrypted in `folder`, since sites answer each message once. `read`
+        parses an answer.
+        """
         self._channel, self._folder, self._read = channel, folder, read
         self._names = {card.fingerprint: name for name, card in channel.cards.items()}
         channel.expect_bytes(len(channel.sites) * (settings.max_rows * LATER_BANDS.number + 1024) * 2 * _BYTES)

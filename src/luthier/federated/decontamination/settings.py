@@ -1,4 +1,4 @@
-"""What counts as a near copy of a row that another site holds out."""
+"""Settings of near duplicates of another site's held-out rows."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from luthier.data.dedup.shingles import Compared, Unit
 
 
 class BandLayout(NamedTuple):
-    """Which bands of MinHash signatures are compared: bands agree independently, since no two share a column."""
+    """The compared bands of MinHash signatures: bands match independently, since no two share a column."""
 
     number: int
-    """How many."""
+    """Number of bands."""
     width: int
     """Columns of each, of one byte."""
     first: int
-    """What number the first of them has."""
+    """Index of the first band."""
     seed: int
-    """Of the signature."""
+    """Seed of the signature."""
 
     def find_chance(self, similarity: float, least: int) -> float:
-        """The chance that so many bands agree, or more, of two rows of a Jaccard similarity."""
+        """Return the probability that at least `least` bands match for two rows of a Jaccard similarity."""
         chance = (similarity + (1 - similarity) / 256) ** self.width
         return math.fsum(
             math.comb(self.number, count) * chance**count * (1 - chance) ** (self.number - count)
@@ -33,10 +33,10 @@ class BandLayout(NamedTuple):
 
 
 FIRST_BANDS = BandLayout(32, 4, 0, 7919)
-"""Those that tell candidates: the 128 columns that `near_dedup` computes."""
+"""Bands that find candidates: the 128 columns that `near_dedup` computes."""
 LATER_BANDS = BandLayout(256, 6, 32, 104_729)
-"""Those that tell how similar candidates are, of 1,536 other columns. Wider ones tell more of similar rows, and next to
-nothing of others: rows that share less than two fifths of their pieces share none of either kind."""
+"""Bands that estimate the similarity of candidates, from 1,536 other columns. Wider ones say more about similar rows,
+and almost nothing about others: rows that share less than two fifths of their shingles match in neither kind."""
 MISSED = 0.01
 """The chance that a pair at the threshold is overlooked, at the most: half of it in each of both comparisons."""
 
@@ -54,7 +54,8 @@ class DecontaminationSettings(BaseModel):
     threshold: float = Field(default=0.8, ge=0.7, le=1)
     """Jaccard similarity of pieces from which two rows are near copies."""
     of: Compared = "prompt"
-    """What is compared; equal prompts with other answers are near copies, too, unless both are compared."""
+    """The compared part of a row; equal prompts with other answers are near duplicates, too, unless both are
+    compared."""
     unit: Unit = "char"
     """Pieces of characters suit short texts and any script; pieces of words suit long ones."""
     size: int = Field(default=5, ge=1, le=20)
@@ -64,12 +65,12 @@ class DecontaminationSettings(BaseModel):
 
     @property
     def candidate_bands(self) -> int:
-        """Of the first bands, those that two rows share at the least to be compared by more."""
+        """Minimum number of first bands that two rows share to be candidates."""
         return self._find_least(FIRST_BANDS)
 
     @property
     def shared_bands(self) -> int:
-        """Of the later bands, those that candidates share at the least to be near copies."""
+        """Minimum number of later bands that candidates share to be near duplicates."""
         return self._find_least(LATER_BANDS)
 
     def find_chance(self, similarity: float) -> float:
@@ -78,6 +79,6 @@ class DecontaminationSettings(BaseModel):
         return first * LATER_BANDS.find_chance(similarity, self.shared_bands)
 
     def _find_least(self, bands: BandLayout) -> int:
-        """As many as overlook a pair at the threshold with half of the chance `MISSED`."""
+        """Return the number that misses a pair at the threshold with half of the probability `MISSED`."""
         enough = 1 - MISSED / 2
         return max(least for least in range(bands.number + 1) if bands.find_chance(self.threshold, least) >= enough)

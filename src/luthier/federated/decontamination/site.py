@@ -1,7 +1,8 @@
-"""One site's part: it asks about its training rows, answers about its held-out rows, and leaves rows out.
+"""A site's part in decontamination: it queries its training rows, answers for its held-out rows, and removes matching
+training rows.
 
-Messages between two sites are signed, and encrypted to each other under the keys of their cards; the coordinator
-carries them, and sees sizes. What a site answers, it computes once: the worker keeps the bytes of its answers.
+Messages between two sites are signed, and encrypted to each other under the keys of their cards; the coordinator relays
+them, and sees sizes. A site computes each answer once: the worker keeps the bytes of its answers.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ FOLDER, ROWS = "decontamination", "rows"
 _CANDIDATES = "candidates.npy"
 _BANDS_AT_ONCE = 32
 FIRST_COMPARISON = 2
-"""The number of the message that asks for the first bands to be evaluated."""
+"""Number of the message that requests the evaluation of the first bands."""
 
 
 class SiteDecontamination:
@@ -176,7 +177,7 @@ class SiteDecontamination:
         shared_bands: int,
         candidates: bool = False,
     ) -> dict[str, NDArray[np.bool_]]:
-        """By peer, which rows of `bands` share so many with one row that it holds out."""
+        """Return by peer the rows of `bands` that share enough bands with one of its held-out rows."""
         found = {}
         for peer, content in self._open_all(envelopes, number).items():
             elements = np.unique(bands[peer])
@@ -214,7 +215,7 @@ class SiteDecontamination:
         return sealed
 
     def _open_all(self, envelopes: Mapping[str, Tensor], number: int) -> dict[str, bytes]:
-        """What all peers wrote; `OrderError` where one is missing, or something is not by it and for this site."""
+        """Return the messages of all peers; `OrderError` where one is missing, or not signed by it for this site."""
         if envelopes.keys() != self._peers.keys():
             raise OrderError("what came to be compared is not of all peers of this site, and of no others")
         found = {}
@@ -251,8 +252,9 @@ class SiteDecontamination:
 
 
 def count_left_out(scratch: Path) -> int | None:
-    """How many training rows of a site were left out of a federation whose files are in a folder; None before rows
-    were compared."""
+    """Return the number of training rows that a site removed, from its files in a folder; None before rows were
+    compared.
+    """
     path = scratch / FOLDER / LEFT_OUT
     return len(path.read_bytes().splitlines()) if path.is_file() else None
 

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 MARK_BYTES, NUMBER_BYTES = 8, 4
 TAG_BYTES = MARK_BYTES + NUMBER_BYTES
 _LEAST_ROWS = 16
-"""Of so many rows or fewer, no number is seen."""
+"""Number of rows up to which their number is not revealed."""
 MOST_REPEATS = 64
 """Held-out rows that one band is listed for; the same first ones in every band."""
 

@@ -39,7 +39,7 @@ class Post(ABC):
         """The answer of a site; None where there is none yet."""
 
     def expect_bytes(self, most: int) -> None:  # noqa: B027 - not all have a limit
-        """Take answers of so many bytes, though what they answer is small."""
+        """Accept answers of up to `most` bytes, although the message is small."""
 
     @abstractmethod
     def discard(self, site: str, number: int) -> None:
@@ -59,7 +59,7 @@ class FolderPost(Post):
         self._expected = 0
 
     def expect_bytes(self, most: int) -> None:
-        """Read answers of so many bytes, though what they answer is small."""
+        """Accept answers of up to `most` bytes, although the message is small."""
         self._expected = most
 
     def put(self, site: str, number: int, envelope: bytes) -> None:
@@ -74,7 +74,7 @@ class FolderPost(Post):
         write_atomically(self._folder / get_message_name(number, site), envelope)
 
     def get(self, site: str, number: int) -> bytes | None:
-        """Read the answer's file, if it is there."""
+        """Read the answer's file, if it exists."""
         most = max(2 * self._largest.get(site, 0), self._expected) + SPARE
         return read_envelope_file(self._folder / get_answer_name(number, site), most)
 
@@ -113,7 +113,7 @@ class EnvelopeChannel(SiteChannel):
     def exchange_with_late(
         self, number: int, contents: Mapping[str, bytes], late: Mapping[str, SentMessage], least: int
     ) -> dict[str, bytes]:
-        """The same, with answers to earlier messages among those that come."""
+        """As `exchange`, and accept answers to earlier messages."""
         sent = {**{name: SentMessage(number, content) for name, content in contents.items()}, **late}
         for name, message in sent.items():
             if name in contents or self._sent.get(name) != message.number:
@@ -156,7 +156,7 @@ class EnvelopeChannel(SiteChannel):
         self._sent[name] = message.number
 
     def expect_bytes(self, most: int) -> None:
-        """Take answers of so many bytes."""
+        """Accept answers of up to `most` bytes."""
         self._post.expect_bytes(most)
 
     def list_gone(self) -> frozenset[str]:
@@ -201,7 +201,7 @@ class EnvelopeTransport(Transport):
     revoked: tuple[str, ...] = ()
     """Fingerprints (12 characters or more) of keys that were stolen or withdrawn: no site may have one of them."""
     wait_s: float = Field(default=3600.0, gt=0)
-    """How long a round waits for answers. Those that come later are not used."""
+    """Seconds that a round waits for answers. Later ones are not used."""
 
     @property
     def members(self) -> Mapping[str, str]:

@@ -1,9 +1,8 @@
-"""Who speaks: the keys of a coordinator or a site, and envelopes that are signed and that only their reader opens.
+"""Keys of coordinators and sites, and envelopes that are signed and encrypted to their reader.
 
-An identity has an Ed25519 key to sign and an X25519 key to be written to. An envelope is encrypted by ChaCha20-Poly1305
-under a key from a fresh X25519 exchange (HKDF-SHA256), and signed as a whole. Its header says from whom to whom, of
-which federation and which number it is; it is covered by the encryption and by the signature. There is one format, and
-no other is read.
+An identity has an Ed25519 key for signatures and an X25519 key for encryption. An envelope is encrypted by
+ChaCha20-Poly1305 under a key from a fresh X25519 exchange (HKDF-SHA256), and signed as a whole. Its header has sender,
+reader, federation and number; encryption and signature cover it. There is one format.
 """
 
 from __future__ import annotations
@@ -68,7 +67,7 @@ class PublicCard(BaseModel):
 
 
 class EnvelopeHeader(BaseModel):
-    """What can be read of an envelope from outside."""
+    """The unencrypted header of an envelope."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -95,7 +94,7 @@ class FederationIdentity:
         return cls(name, Ed25519PrivateKey.generate(), X25519PrivateKey.generate(), data)
 
     def with_data(self, data: str) -> FederationIdentity:
-        """The same keys with a name for the site's rows."""
+        """Return the same keys with a name of the site's rows."""
         return FederationIdentity(self.card.name, self._sign, self._encrypt, data)
 
     @property
@@ -108,7 +107,7 @@ class FederationIdentity:
 
     @classmethod
     def read(cls, folder: Path) -> FederationIdentity:
-        """That of a folder; `InputError` where it is missing, or others than its owner may read the key."""
+        """Read the identity in a folder; `InputError` where it is missing, or where other users may read the key."""
         _require_cryptography()
         from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
         from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
@@ -202,7 +201,7 @@ class FederationIdentity:
 
 
 def read_envelope_header(envelope: bytes) -> EnvelopeHeader:
-    """What an envelope says of itself, which nothing proves yet; `MessageError` where it is none."""
+    """Read an envelope's header, which is not verified yet; `MessageError` for anything else."""
     text, _ = _split(envelope)
     try:
         return EnvelopeHeader.model_validate_json(text)
@@ -221,7 +220,7 @@ def verify_envelope(envelope: bytes, sender: PublicCard) -> EnvelopeHeader:
 
 
 def verify_signature(sender: PublicCard, signature: bytes, content: bytes) -> bool:
-    """Whether the key of a card signed something."""
+    """Return whether the key of a card signed some content."""
     from cryptography.exceptions import InvalidSignature
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 

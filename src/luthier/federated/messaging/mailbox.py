@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     import httpx
 
 BEGINNING_BYTES = 4096
-"""What is read of a message that is too long."""
+"""Bytes that are read of a message that is too long."""
 MESSAGE_BYTES = 8 << 30
-"""The longest message that is read where no policy says it."""
+"""Default maximum of a message."""
 FEDERATION = re.compile(r"[0-9a-f]{8,128}")
 _NUMBER = re.compile(r"[0-9]{7}")
 
@@ -38,8 +38,9 @@ def get_answer_name(number: int, site: str) -> str:
 
 
 def read_envelope_file(path: Path, most: int) -> bytes | None:
-    """What a plain file in a folder that others write to holds; None where there is none, and the beginning alone where
-    there are more bytes than `most`, so that it is refused like any other that is not whole."""
+    """Read a plain file from a shared folder; None where there is none, and only its beginning where it exceeds `most`
+    bytes, so that it is refused like any incomplete one.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
@@ -55,12 +56,12 @@ def read_envelope_file(path: Path, most: int) -> bytes | None:
 
 
 class SiteMailbox(ABC):
-    """What a site reads from and writes to."""
+    """A site's incoming and outgoing messages."""
 
     location: str = ""
-    """Where messages come from, in words."""
+    """Origin of messages, for people."""
     obstacle: str = ""
-    """Why the last look could not tell whether something waits; empty where it could."""
+    """Why the last poll failed; empty where it succeeded."""
 
     @abstractmethod
     def fetch(self) -> Iterator[bytes]:
@@ -71,7 +72,7 @@ class SiteMailbox(ABC):
         """Put the answer to a message of a federation."""
 
     def refuse(self, envelope: bytes) -> None:  # noqa: B027  # most have nobody who waits
-        """Give no answer to an envelope; nothing to do where nobody waits at this end."""
+        """Refuse an envelope; does nothing where no sender waits."""
 
     def close(self) -> None:  # noqa: B027  # most opened nothing
         """End what was opened; nothing by default."""
@@ -86,7 +87,7 @@ class FolderMailbox(SiteMailbox):
         self.location = f"in {folder}"
 
     def fetch(self) -> Iterator[bytes]:
-        """Files to this site without an answer beside them."""
+        """Return the messages to this site without an answer."""
         self.obstacle = "" if self._folder.is_dir() else f"there is no folder {self._folder} yet"
         for federation in sorted(self._folder.glob("*")):
             if not FEDERATION.fullmatch(federation.name) or not federation.is_dir():
@@ -104,7 +105,7 @@ class FolderMailbox(SiteMailbox):
 
 
 class HttpMailbox(SiteMailbox):
-    """A coordinator that listens; the site asks what waits for it."""
+    """A listening coordinator that the site polls."""
 
     def __init__(self, address: HttpAddress, site: str, policy: SitePolicy) -> None:
         self._url, self._site, self._most = address.url.rstrip("/"), site, policy.message_bytes
@@ -112,7 +113,9 @@ class HttpMailbox(SiteMailbox):
         self.location = f"at {self._url}"
 
     def fetch(self) -> Iterator[bytes]:
-        """The envelope that waits, if one does; nothing where nobody answers, which `obstacle` then tells."""
+        """Return the waiting envelope, if any; nothing where the coordinator does not respond, with the reason in
+        `obstacle`.
+        """
         import httpx
 
         try:
@@ -146,7 +149,7 @@ class HttpMailbox(SiteMailbox):
             raise SystemResourceError(f"the coordinator does not take the answer: {found.status_code}")
 
     def _read(self, found: httpx.Response) -> bytes:
-        """What comes; the beginning alone where it is longer than the policy allows."""
+        """Return the response; only its beginning where it exceeds the policy's limit."""
         content = bytearray()
         for part in found.iter_raw():  # not decoded: somebody's archive could be a thousand times as long
             content += part
@@ -161,7 +164,7 @@ class HttpMailbox(SiteMailbox):
 
 
 def _explain_transport(error: httpx.TransportError, url: str) -> str:
-    """Why a coordinator is not heard, and what may be done."""
+    """Return why a coordinator does not respond, and what to do."""
     import httpx
 
     cause = error.__context__
@@ -176,7 +179,7 @@ def _explain_transport(error: httpx.TransportError, url: str) -> str:
 
 
 def _build_tls(address: HttpAddress, policy: SitePolicy) -> ssl.SSLContext:
-    """What the site trusts, and how it proves itself."""
+    """Return the TLS context: trusted authorities, and the site's client certificate."""
     try:
         context = ssl.create_default_context(cafile=str(policy.resolve(address.ca)) if address.ca else None)
         context.minimum_version = ssl.TLSVersion.TLSv1_3

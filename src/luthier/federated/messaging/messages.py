@@ -1,8 +1,8 @@
-"""What travels between a coordinator and its sites: a small JSON header, and tensors as safetensors; never code.
+"""Messages between a coordinator and its sites: a small JSON header, and tensors as safetensors; never code.
 
-A message is `LUF1`, the header's length (8 bytes, big-endian), the header, and the tensors. What comes is checked whole
-before anything of it is used: kind, round, names, shapes, types, and that every number is finite. Headers are filled up
-with spaces, so that the size of an encrypted message tells nothing of the numbers in it.
+A message is `LUF1`, the header's length (8 bytes, big-endian), the header, and the tensors. A received message is
+validated before use: kind, round, names, shapes, dtypes, and that every number is finite. Headers are padded with
+spaces, so that the size of an encrypted message reveals nothing about the numbers in it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ MAGIC = b"LUF1"
 HEADER_BYTES = 16 << 20
 """The largest header that is read."""
 PADDING_BYTES = 512
-"""Headers have a multiple of so many bytes."""
+"""Headers are padded to a multiple of this."""
 MOST_ROWS = 1 << 40
 """Rows that a site may claim: more are no number of rows."""
 Rows = Annotated[int, Field(ge=1, le=MOST_ROWS)]
@@ -41,12 +41,12 @@ class _Header(BaseModel):
 
 
 class LocalWork(BaseModel):
-    """How much a site trains in each round."""
+    """The amount of training of a site in each round."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
 
     epochs: float | None = Field(default=None, gt=0, le=1000)
-    """How often each row is seen in a round."""
+    """Passes over the rows in a round."""
     steps: int | None = Field(default=None, ge=1)
     """Optimizer steps of a round, in place of `epochs`."""
 
@@ -297,7 +297,7 @@ class CountPrivacy(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
 
     epsilon: float = Field(gt=0, le=100)
-    """How much all answers together may tell of any one row."""
+    """The ε of all answers together about any one row."""
     delta: float = Field(default=1e-5, gt=0, lt=1)
     """The chance with which that may fail; well below one over the number of rows."""
 
@@ -338,12 +338,12 @@ class SiteQuestion(_Header):
 
     @property
     def masks(self) -> bool | None:
-        """Whether counts are masked; None where they are not, as an order has it."""
+        """Mask settings of the counts; None without masks, as in an order."""
         return True if self.group else None
 
 
 class Counted(_Header):
-    """A site's answer without masks: its counts are the one tensor that comes with it."""
+    """A site's unmasked counts, which are the message's only tensor."""
 
     kind: Literal["counted"] = "counted"
     answers: str
@@ -361,14 +361,14 @@ Header = (
     | Measured
 )  # fmt: skip
 STAGES: tuple[type[_Header], ...] = (RoundStart, KeyList, ShareList, SurvivorList, UnmaskRequest)
-"""What a coordinator sends in a masked round that sites may drop out of."""
+"""Messages of a coordinator in a masked round that tolerates dropouts."""
 COMPARISONS: tuple[type[_Header], ...] = (
     BlindRequest, ComparisonRequest, CandidateRequest, ComparisonRequest, LeaveOutRequest
 )  # fmt: skip
-"""What a coordinator sends before the first round where rows are compared."""
+"""Messages of a coordinator before the first round where rows are compared."""
 QUESTIONS: tuple[type[_Header], ...] = (Order, *dict.fromkeys(COMPARISONS), *STAGES, Final)
 ASKED: tuple[type[_Header], ...] = (SiteQuestion, *STAGES[1:], Final)
-"""What a coordinator sends where sites answer by counts."""
+"""Messages of a coordinator that sites answer with counts."""
 ANSWERS: tuple[type[_Header], ...] = (
     Enrolled, Counted, BlindedRows, EvaluatedRows, LeaveOutResponse,
     RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
@@ -460,8 +460,7 @@ def pack_tensors(tensors: Mapping[str, Tensor]) -> bytes:
 
 
 def unpack_tensors(content: bytes) -> dict[str, Tensor]:
-    """Tensors from bytes that somebody sent; `MessageError` where they are none, or hold a number that is not
-    finite."""
+    """Parse received tensors; `MessageError` for invalid ones, or a number that is not finite."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -483,7 +482,7 @@ _WEIGHT, _UP, _DOWN = "weight/", "up/", "down/"
 
 
 def pack_weights(given: GlobalWeights) -> dict[str, Tensor]:
-    """What a round begins with, as tensors by name."""
+    """Return a round's initial weights as tensors by name."""
     found = {f"{_WEIGHT}{name}": value for name, value in given.moving.items()}
     for name, factors in given.base.items():
         found |= {f"{_UP}{name}": factors.up, f"{_DOWN}{name}": factors.down}
@@ -491,7 +490,7 @@ def pack_weights(given: GlobalWeights) -> dict[str, Tensor]:
 
 
 def unpack_weights(tensors: Mapping[str, Tensor]) -> GlobalWeights:
-    """The same from tensors; `MessageError` for names that mean nothing."""
+    """Return a round's initial weights from tensors; `MessageError` for unknown names."""
     moving: dict[str, Tensor] = {}
     base: dict[str, Factors] = {}
     for key, value in tensors.items():

@@ -17,13 +17,13 @@ from luthier.federated.messaging.unix_server import UnixServer
 LARGEST = 1 << 32
 """Bytes of a message at most."""
 SEND_S = 10.0
-"""How long handing an answer over may take."""
+"""Maximum seconds to send an answer."""
 MOST_WAITING = 16
 """Messages that may wait at once: a coordinator has one for a site."""
 
 
 class WaitingMessage:
-    """A message that somebody waits for the answer to."""
+    """A message whose sender waits for an answer."""
 
     def __init__(self, envelope: bytes) -> None:
         self.envelope = envelope
@@ -53,7 +53,7 @@ class SocketMailbox(SiteMailbox):
         self._thread.start()
 
     def fetch(self) -> Iterator[bytes]:
-        """What waits, in the order of the numbers."""
+        """Return the waiting messages, in the order of their numbers."""
         with self._lock:
             waiting = sorted(self._waiting.values(), key=lambda entry: entry.location)
         yield from (entry.envelope for entry in waiting)
@@ -68,7 +68,7 @@ class SocketMailbox(SiteMailbox):
             entry.sent.wait(SEND_S)  # this process may end after its last answer
 
     def refuse(self, envelope: bytes) -> None:
-        """Let who waits for this go without an answer."""
+        """Close the connection of a sender without an answer."""
         with self._lock:
             self._end(digest_message(envelope), None)
 

@@ -13,7 +13,7 @@ from typing import Any
 from luthier.core.errors import InputError, SourceLocation
 
 TIMEOUT_S = 60.0
-"""How long one read may take."""
+"""Maximum seconds of one read."""
 PATH_BYTES = 107
 """The longest name of a socket that Linux allows."""
 
@@ -24,7 +24,7 @@ class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
     daemon_threads = True
 
     def __init__(self, path: Path, handler: type[BaseHTTPRequestHandler]) -> None:
-        """`InputError` where nobody can listen there, or somebody does."""
+        """Listen; `InputError` where that is impossible, or another process already listens."""
         where = SourceLocation(file=str(path))
         self._path: Path | None = None
         if len(os.fsencode(path)) > PATH_BYTES:

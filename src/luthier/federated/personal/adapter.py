@@ -1,4 +1,4 @@
-"""Adapters that sites train for themselves beside the shared one."""
+"""Adapters that each site trains for itself on top of the shared one."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class PersonalAdapter(PersonalPart):
     stays near the shared one (lambda in Ditto, Li et al., 2021)."""
 
     def find_obstacle(self, tune: Tune, aggregator: Aggregator, privacy: FederatedPrivacy | None) -> str:
-        """Techniques beside which no low-rank adapter can be written."""
+        """Refuse techniques that do not combine with a low-rank adapter."""
         technique = tune.technique
         if not isinstance(technique, LowRankTechnique):
             return f"an adapter of a site's own stands beside a low-rank one; {technique.kind} is none, take lora"

@@ -25,28 +25,28 @@ class PersonalPart(Component):
 
     @abstractmethod
     def find_obstacle(self, tune: Tune, aggregator: Aggregator, privacy: FederatedPrivacy | None) -> str:
-        """Why it cannot stay at the sites in such a federation; empty when it can."""
+        """Return why it cannot stay at the sites in such a federation; empty when it can."""
 
     def find_sum_obstacle(self, tune: Tune, aggregator: Aggregator) -> str:
-        """Why an aggregator cannot add up what is left to travel; empty when it can."""
+        """Return why an aggregator cannot sum the remaining weights; empty when it can."""
         return aggregator.refuses(tune.technique)
 
     def find_model_obstacle(self, tune: Tune, model: ModelDescription) -> str:
-        """Why it is no part of a model; empty when it is one."""
+        """Return why it is not a part of a model; empty when it is one."""
         return ""
 
     def keeps(self, name: str) -> bool:
-        """Whether a parameter that the rounds train stays at each site."""
+        """Return whether a parameter trained in the rounds stays at each site."""
         return False
 
     def build_tune(self, tune: Tune) -> Tune | None:
-        """What each site trains on its own after the last round, on top of the shared model; None: nothing."""
+        """Return the training of each site after the last round, on top of the shared model; None: none."""
         return None
 
     def count_numbers(self, aggregator: Aggregator, down: int, up: int, other: int, sites: int) -> RoundNumbers:
-        """What is left to travel in a round, given the numbers of A, of B and of what is no factor."""
+        """Return the numbers that are sent in a round, given those of A, of B and of other weights."""
         return aggregator.count_numbers(down, up, other, sites)
 
     @abstractmethod
     def describe(self, tune: Tune, model: ModelDescription | None) -> str:
-        """What stays, for the plan."""
+        """Describe the personal part, for the plan."""

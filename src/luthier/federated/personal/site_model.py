@@ -28,22 +28,22 @@ _OWN = "own/"
 
 
 def name_own_weights(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """What a site keeps of the trained weights for itself, as it stands among its state after a round."""
+    """Return a site's own trained weights, under their names in its state after a round."""
     return {f"{_OWN}{name}": value for name, value in weights.items()}
 
 
 def select_own_weights(kept: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same by parameter name, from the state of a site; none before its first round."""
+    """Return the own weights by parameter name, from a site's state; empty before its first round."""
     return {name.removeprefix(_OWN): value for name, value in kept.items() if name.startswith(_OWN)}
 
 
 def train_adapter(
     part: PersonalAdapter, tune: Tune, work: StepContext, given: GlobalWeights, classes: Mapping[str, str] | None
 ) -> tuple[FederatedTraining, GlobalWeights]:
-    """Train a site's own adapter on top of the last weights; a killed training goes on from its checkpoint.
+    """Train a site's own adapter on top of the final weights; a killed training resumes from its checkpoint.
 
-    The shared adapter's product is added to the frozen weights, as what earlier rounds added is. Heads are trained on
-    from where they are. The adapter begins by a seed of its own, so that its A is not the shared one.
+    The shared adapter's product is added to the frozen weights, like the changes of earlier rounds. Heads are trained
+    further. The adapter has a seed of its own, so that its A differs from the shared one.
     """
     from luthier.tune.training.gradient_pull import ProximalPull
 
@@ -67,7 +67,7 @@ def derive_seed(seed: int) -> int:
 
 
 def _find_scale(tune: Tune) -> float:
-    """What a low-rank product is multiplied by."""
+    """Return the scale of a low-rank product."""
     technique = tune.technique
     assert isinstance(technique, LowRankTechnique), "others are refused by the plan"
     return technique.lora_alpha / (technique.r**0.5 if technique.use_rslora else technique.r)

@@ -1,4 +1,4 @@
-"""What signals say of the requests that all sites served in a window of time."""
+"""Signals over the requests that all sites served in a window of time."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.monitor.signal import SignalState
 
 LOOKBACK = timedelta(days=30)
-"""How long before a window a request may have come that feedback in the window is about."""
+"""Maximum time before a window of requests whose feedback is in the window."""
 
 
 class MonitorQuery(SiteQuery):
@@ -57,7 +57,7 @@ class MonitorQuery(SiteQuery):
         return [group for signal in self.signals for group in signal.list_count_groups()]
 
     def count(self, rows: SiteRows, names: RowNames) -> Counts:
-        """The same of one site's traffic; `OrderError` where it has none, or the window is not over."""
+        """Count one site's traffic; `OrderError` where it has none, or the window is not over."""
         if rows.traffic is None or not rows.traffic.exists():
             raise OrderError("no requests are kept here")
         if self.until > time.time():
@@ -71,7 +71,7 @@ class MonitorQuery(SiteQuery):
         return found
 
     def _find_reference(self, signal: Signal, rows: SiteRows) -> Path:
-        """The folder with what a signal learnt here."""
+        """Return the folder with what a signal was fitted to here."""
         if not (signal.learns or signal.needs_report):
             return Path()
         folder = None if rows.references is None else rows.references / signal.called
@@ -104,7 +104,7 @@ class MonitorQuery(SiteQuery):
         return [list(rows.values()) for rows in found]
 
     def find_noise_obstacle(self, names: RowNames) -> str:
-        """A signal that is held against training rows, which noise in counts of requests does not protect."""
+        """Refuse a signal that compares with training rows, which noise in counts of requests does not protect."""
         for signal in self.signals:
             if signal.learns or signal.needs_report:
                 return f"{signal.called} is held against training rows"

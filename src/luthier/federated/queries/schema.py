@@ -1,4 +1,4 @@
-"""What rows look like, and which classes there are."""
+"""The columns of the rows, and the classes."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luthier.federated.analytics.query import SiteQuery, SiteRows
 from luthier.metrics.counts import CountGroup, Counts
 
 SCHEMA_FILE = "schema.json"
-"""Where a coordinator keeps what sites agreed on."""
+"""File of a coordinator with the agreed schema."""
 ROWS = "rows"
 ROLES = ("system", "user", "assistant", "tool")
 MOST_TURNS = 9
@@ -41,7 +41,7 @@ class SchemaQuery(SiteQuery):
         ]
 
     def count(self, rows: SiteRows, names: RowNames) -> Counts:
-        """The same of one site."""
+        """Count one site's rows."""
         counts: dict[str, Counter[str]] = {group.name: Counter() for group in self.list_groups(names)}
         classes = set(names.classes)
         for row in rows.data.rows:

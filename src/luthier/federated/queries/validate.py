@@ -1,4 +1,4 @@
-"""What checks of data say of the rows of all sites."""
+"""Data checks over the rows of all sites."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ UNSUMMED: Mapping[str, str] = {
     "perplexity_outliers": "it reads a model over all rows",
     "shift": "it compares words over all rows",
 }
-"""Why a check cannot be told by counts."""
+"""Why a check cannot be computed from counts."""
 
 
 def list_summed_checks() -> tuple[Check, ...]:
@@ -47,7 +47,7 @@ class ValidateQuery(SiteQuery):
         return list(groups.values())
 
     def count(self, rows: SiteRows, names: RowNames) -> Counts:
-        """The same of one site; what its rows lack is not counted."""
+        """Count one site's rows; missing values are not counted."""
         lacks, found = rows.data.lacks(), dict[str, Mapping[str, int]]()
         for check in self.checks:
             if not check.needs & lacks.keys():
@@ -71,6 +71,6 @@ class ValidateQuery(SiteQuery):
         return ""
 
     def conclude(self, counts: Counts, names: RowNames) -> Iterable[Finding]:
-        """What the summed counts say."""
+        """Return the conclusions from the summed counts."""
         for check in self.checks:
             yield from check.conclude(counts, names)

@@ -1,4 +1,4 @@
-"""The sites that lie nearest to their nearest others."""
+"""Krum: the sites closest to their nearest neighbours."""
 
 from __future__ import annotations
 

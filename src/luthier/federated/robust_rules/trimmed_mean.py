@@ -17,7 +17,7 @@ class TrimmedMeanRule(RobustRule):
     kind: Literal["trimmed_mean"] = "trimmed_mean"
 
     def combine(self, changes: Tensor) -> Tensor:
-        """The mean of what lies between."""
+        """Return the mean of the remaining values."""
         import torch
 
         count = len(changes)

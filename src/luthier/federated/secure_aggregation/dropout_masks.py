@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LEAST_SITES = 4
-"""Of fewer, none may be missing: more than two thirds must remain."""
+"""Below this number, no site may drop out: more than two thirds must remain."""
 COLLUDING = 0.2
 """The share of the sites that may work together with the coordinator, where not all are neighbours."""
 FAILURE = 2.0**-40
@@ -60,12 +60,12 @@ class MaskKeys(BaseModel):
     signature: str = Field(pattern=r"^[0-9a-f]{128}$")
 
     def list_signed(self, about: str) -> bytes:
-        """What is signed, for a round."""
+        """Return the signed content, for a round."""
         return " ".join([about, self.mask, self.share, self.seed_digest, *self.chosen]).encode()
 
 
 class MaskContext(BaseModel):
-    """What names a masked round, the same at all sites."""
+    """Identifies a masked round; the same at all sites."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -80,8 +80,9 @@ class MaskContext(BaseModel):
 
     @property
     def about(self) -> str:
-        """The round as text, which all that is signed or derived is bound to: sites that were told of different groups
-        refuse each other's keys."""
+        """The round as text, to which all signatures and derived keys are bound: sites that were told of different
+        groups refuse each other's keys.
+        """
         group = hashlib.sha256(" ".join(self.group).encode()).hexdigest()
         return f"{self.federation} {self.round} {self.digest} {self.least} {group}"
 
@@ -95,20 +96,23 @@ class MaskContext(BaseModel):
         return sorted(one for one in keys if one != site and (one in own or site in keys[one].chosen))
 
     def count_shares(self, holders: int) -> int:
-        """Shares that give back a secret which so many sites hold, the site itself among them."""
+        """Return the shares that reconstruct a secret with `holders` holders, the site itself included."""
         if count_chosen(len(self.group), self.least) == len(self.group) - 1:
             return min(self.least, holders)
         return max(2, math.ceil(holders * _share_of(len(self.group), self.least)))
 
 
 def find_least(sites: int) -> int:
-    """How many sites must remain at least: more than two thirds. Then any two lists of survivors that enough sites sign
-    are one, though a third of the sites work together with the coordinator."""
+    """Return the minimum number of remaining sites: more than two thirds.
+
+    Then any two lists of survivors with enough signatures are equal, even if a third of the sites collude with the
+    coordinator.
+    """
     return 2 * sites // 3 + 1
 
 
 def check_least(sites: int, least: int) -> str:
-    """Why masks allow no round of so many sites; empty when they do."""
+    """Return why masks do not allow a round of this number of sites; empty when they do."""
     if sites < LEAST_SITES or least < find_least(sites):
         needed = find_least(sites)
         return f"under masks more than two thirds of the sites must remain: {needed} of {sites}, got {least}"
@@ -116,10 +120,10 @@ def check_least(sites: int, least: int) -> str:
 
 
 def count_chosen(sites: int, least: int) -> int:
-    """How many neighbours each site chooses at random; all others up to about two hundred sites.
+    """Return how many neighbours each site chooses at random; all others up to about two hundred sites.
 
-    With fewer, Hoeffding's bound says that the colluding ones among the holders of a secret stay below the number of
-    shares, and those that remain reach it, but for a chance of `FAILURE` over all sites.
+    With fewer, Hoeffding's bound says that the colluding holders of a secret stay below the number of shares, and the
+    remaining ones reach it, except with probability `FAILURE` over all sites.
     """
     gap = _share_of(sites, least) - COLLUDING
     holders = math.ceil(math.log(2 * sites / FAILURE) / (2 * gap**2))
@@ -163,7 +167,7 @@ def verify_survivors(
 
 
 class _Secrets(BaseModel):
-    """What a site keeps of a round."""
+    """A site's secrets of a round."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -172,7 +176,7 @@ class _Secrets(BaseModel):
     share: str
     seed: str
     keys: dict[str, MaskKeys] = {}
-    """Of the sites that take part."""
+    """Keys of the participating sites."""
     received: dict[str, str] = {}
     """Encrypted shares, by who sent them."""
     own_shares: tuple[str, str] = ("", "")
@@ -181,7 +185,7 @@ class _Secrets(BaseModel):
 
 
 class DropoutMasks:
-    """One site in one masked round; every stage is kept, so that a killed site goes on."""
+    """One site in one masked round; every stage is stored, so that a killed site resumes."""
 
     def __init__(self, identity: FederationIdentity, peers: Mapping[str, PublicCard], folder: Path) -> None:
         """`peers` by fingerprint. `folder` is the site's own, for one federation."""
@@ -348,12 +352,12 @@ def add_pair_stream(
 
 
 class RevealedShares(BaseModel):
-    """What the sites that remain gave to unmask the sum."""
+    """The remaining sites' shares that unmask the sum."""
 
     seeds: dict[str, dict[str, str]] = {}
     """Shares of each remaining site's seed, by who gave them."""
     masks: dict[str, dict[str, str]] = {}
-    """The same of the mask keys of sites that dropped out."""
+    """Shares of the mask keys of sites that dropped out."""
 
 
 def unmask_sum(

@@ -47,7 +47,7 @@ DONE = "done"
 
 
 class MaskedGroup:
-    """Sites that mask their numbers towards each other in a round, and what they said so far."""
+    """Sites that mask their numbers against each other in a round, and their messages so far."""
 
     def __init__(self, about: MaskContext, cards: Mapping[str, PublicCard]) -> None:
         """`cards` by the sites' names."""
@@ -108,7 +108,7 @@ class MaskedGroup:
 
 
 class MaskedRound:
-    """One round of all groups."""
+    """One masked round of all groups."""
 
     def __init__(
         self,
@@ -121,9 +121,11 @@ class MaskedRound:
         fewest: int = 1,
         warn: Callable[[str], None] = lambda text: None,
     ) -> None:
-        """`first` is the number of the round's first message, and `folder` keeps the answers. `read` reads and checks a
-        site's answer of a kind. `least` sites must remain, in `fewest` groups; where a group is left out, `warn` is
-        told."""
+        """Prepare a round.
+
+        `first` is the number of its first message, and `folder` stores the answers. `read` parses a site's answer of a
+        kind. `least` sites must remain, in `fewest` groups; where a group is left out, `warn` is called.
+        """
         self._channel, self._first, self._folder, self._read = channel, first, folder, read
         self._least, self._fewest, self._warn = least, fewest, warn
         self._alone = len(groups) == 1
@@ -133,7 +135,7 @@ class MaskedRound:
         """Those that remain."""
 
     def list_sites(self, sites: Sequence[str]) -> list[str]:
-        """Those of some sites that are in groups that remain."""
+        """Return those of some sites that are in remaining groups."""
         left = {name for group in self.groups for name in group.names.values()}
         return [name for name in sites if name in left]
 
@@ -152,8 +154,9 @@ class MaskedRound:
         return {name: answers[name] for name in answers if name in self._next}
 
     def unmask(self, add: Callable[[Sequence[str]], NDArray[Any]]) -> list[tuple[MaskedGroup, NDArray[Any]]]:
-        """Of each group that remains, the sum of what its remaining sites encoded; `add` adds up the masked numbers of
-        sites."""
+        """Return for each remaining group the sum of its remaining sites' encoded numbers; `add` adds up the masked
+        numbers of sites.
+        """
         answers = self._exchange(3, self._next, "signed who remains")
         requests = self._advance(answers, SurvivorSignature, MaskedGroup.take_signatures)
         answers = self._exchange(4, requests, "gave their shares")
@@ -188,7 +191,7 @@ class MaskedRound:
         return contents
 
     def _read_header(self, group: MaskedGroup, name: str, reply: bytes, kind: type[BaseModel]) -> Any:
-        """What a site says; None where it is lost by what it sends, which only one of several groups has to bear."""
+        """Return a site's header; None where its message makes the group fail, which one of several groups may."""
         try:
             header = self._read(name, reply, kind).header
             if kind is RoundUpdate and (header.round, header.answers) != (group.about.round, group.about.digest):

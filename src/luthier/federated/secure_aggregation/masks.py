@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 LEAST_SITES = 3
-"""Of two sites, each knows the other's numbers from the sum."""
+"""With two sites, each learns the other's numbers from the sum."""
 MASKED = "masked"
 """The name of the masked numbers in a message."""
 _BITS = 62
-"""Of the ring's 64: one for the sign, one to spare."""
+"""Usable bits of the ring's 64: one for the sign, one to spare."""
 _PURPOSE = b"luthier mask 1"
 
 
@@ -39,7 +39,7 @@ class BoundError(InputError):
 
 
 class MaskSettings(BaseModel):
-    """How numbers are encoded under masks."""
+    """Encoding of numbers under masks."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, json_schema_extra=add_field_descriptions)
 
@@ -58,7 +58,7 @@ class MaskSettings(BaseModel):
 
 
 class MaskedSum(NamedTuple):
-    """What the sum over all sites tells."""
+    """The sum over all sites."""
 
     weights: dict[str, Tensor]
     """The mean, weighed by rows."""
@@ -67,7 +67,7 @@ class MaskedSum(NamedTuple):
 
 
 def compute_scale(settings: MaskSettings, sites: int) -> int:
-    """What numbers are multiplied by before they are rounded: the largest power of two by which no sum overflows."""
+    """Return the factor on numbers before rounding: the largest power of two without overflow of a sum."""
     largest = sites * settings.rows * max(1.0, settings.bound)
     return 1 << max(0, _BITS - math.ceil(math.log2(largest)))
 
@@ -117,7 +117,7 @@ def decode_sum(
 
 
 class PairMasks:
-    """One site's masks towards its peers."""
+    """One site's masks against its peers."""
 
     def __init__(self, identity: FederationIdentity, peers: Sequence[PublicCard]) -> None:
         self.identity = identity
@@ -133,7 +133,7 @@ class PairMasks:
         return sorted([self.own, *self._secrets])
 
     def within(self, group: Sequence[str]) -> PairMasks:
-        """The same masks towards some of the peers alone."""
+        """Return the masks against some of the peers alone."""
         return PairMasks(self.identity, [card for name, card in self.peers.items() if name in group])
 
     def mask(self, numbers: NDArray[Any], federation: str, round_number: int, digest: str) -> NDArray[Any]:
@@ -146,7 +146,7 @@ class PairMasks:
 
 
 def draw_stream(secret: bytes, count: int, about: bytes) -> NDArray[Any]:
-    """So many numbers (uint64) that only who has a secret of 32 bytes can tell, for one purpose and never again."""
+    """Return `count` numbers (uint64) that only a holder of the 32-byte secret can compute, for one purpose."""
     import numpy
     from cryptography.hazmat.primitives.ciphers import Cipher
     from cryptography.hazmat.primitives.ciphers.algorithms import ChaCha20

@@ -1,6 +1,7 @@
-"""Shamir's secret sharing (1979) over the prime field of 2^521 - 1: so many shares give a secret, fewer tell nothing.
+"""Shamir's secret sharing (1979) over the prime field of 2^521 - 1: a threshold of shares reconstructs a secret, fewer
+reveal nothing.
 
-No library in wide use shares secrets of 32 bytes among hundreds of holders: PyCryptodome's holds 16.
+No common library shares secrets of 32 bytes among hundreds of holders: PyCryptodome's supports 16.
 """
 
 from __future__ import annotations

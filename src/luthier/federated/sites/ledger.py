@@ -87,7 +87,7 @@ class SiteLedger:
             yield before, entry
 
     def _read_lines(self) -> list[bytes]:
-        """Whole lines with their ends; the last one is none where writing it was cut short, and was not acted upon."""
+        """Return complete lines with their ends; an incomplete last line was never acted upon."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         return lines if not lines or lines[-1].endswith(b"\n") else lines[:-1]
 
@@ -123,7 +123,7 @@ class SiteLedger:
         return len(found - {without})
 
     def list_spent(self, without: Callable[[LedgerEntry], bool]) -> tuple[PrivacySpending, ...]:
-        """What rounds of all federations cost, but for some; a message that came twice is computed and costs once."""
+        """Return the privacy cost of rounds of all federations, except some; a repeated message costs once."""
         found = {
             (entry.federation, entry.number): entry.spent
             for entry in self.read()

@@ -1,4 +1,4 @@
-"""A site's own word: `policy.yaml` says what a coordinator may ask for; everything else is refused with the line."""
+"""A site's policy: `policy.yaml` lists what a coordinator may request; everything else is refused with the line."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class SitePolicyError(OrderError):
 
 
 class HttpAddress(BaseModel):
-    """Where a coordinator listens, and what proves both ends beside the messages' own signatures."""
+    """Address of the coordinator, and the TLS credentials of both ends, besides the messages' own signatures."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -62,7 +62,7 @@ class HttpAddress(BaseModel):
 
 
 class SitePolicy(BaseModel):
-    """What a site does for a coordinator."""
+    """What a site accepts from a coordinator."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -204,7 +204,7 @@ class SitePolicy(BaseModel):
                 raise self.build_refusal("revoked", f"the key of {card.name} ({card.fingerprint[:12]}) was revoked")
 
     def check_order(self, order: Order, rows: int) -> None:
-        """`SitePolicyError`, with the line, for an order that asks for more than is allowed."""
+        """Raise `SitePolicyError`, with the line, for an order that exceeds the policy."""
         tune, aggregator = read_order_settings(order)
         self._check_parts(tune, aggregator)
         bare = build_local_tune(order.tune, order.local, order.rounds)

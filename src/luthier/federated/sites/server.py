@@ -59,7 +59,7 @@ RETRY_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class SiteInputs:
-    """What a site has of its own."""
+    """A site's own inputs."""
 
     data: Artifact | None
     """None where requests to a served model alone are counted."""
@@ -67,9 +67,9 @@ class SiteInputs:
     """None where questions alone are answered."""
     kept: Path | None = None
     traffic: Path | None = None
-    """Where requests to a served model are kept."""
+    """Folder of requests to a served model."""
     references: Path | None = None
-    """What the signals of the site's own monitor learnt."""
+    """What the signals of the site's own monitor were fitted to."""
     peers: tuple[PublicCard, ...] = ()
     """The other sites, towards which numbers are masked."""
 
@@ -103,9 +103,8 @@ class SiteServer:
         """Whether a federation ended."""
 
     def run(self, stop: Callable[[], bool] = lambda: False, *, once: bool = False) -> None:
-        """Answer until told to stop; `once`: until a federation has ended.
-
-        `InputError` where another process answers for this site.
+        """Answer messages until `stop` returns True; `once`: until one federation has ended. `InputError` where another
+        process answers for this site.
         """
         try:
             with FileLock(self._folder / "serve.lock", timeout=0):
@@ -124,7 +123,7 @@ class SiteServer:
         self._mailbox.close()
 
     def _tell_obstacle(self) -> None:
-        """Say why nothing is heard, once, and when it is heard again."""
+        """Report once why the coordinator does not respond, and once when it does again."""
         now, before = self._mailbox.obstacle, self._obstacle
         if now != before:
             self._say(now or f"messages can come again {self._mailbox.location}")
@@ -219,7 +218,7 @@ class SiteServer:
     def _plan_spending(
         self, header: EnvelopeHeader, message: FederationMessage
     ) -> tuple[PrivacySpending | None, bytes | None]:
-        """What training will cost the rows, and the refusal where the budget does not hold it."""
+        """Return the privacy cost of a training, and the refusal where it exceeds the budget."""
         body = message.header
         ends = isinstance(body, Final) and not self._is_question(header, body)
         if self._policy is None or not (ends or isinstance(body, RoundStart | SiteQuestion)):
@@ -245,13 +244,13 @@ class SiteServer:
         return kept, None
 
     def _is_question(self, header: EnvelopeHeader, request: object) -> bool:
-        """Whether a message asks for counts, or goes on with masks of such a one."""
+        """Return whether a message requests counts, or continues the masks of such a request."""
         return (
             isinstance(request, SiteQuestion) or (self._folder / FEDERATIONS / header.federation / ASKED_FILE).is_file()
         )
 
     def _query_worker(self, header: EnvelopeHeader) -> QueryWorker:
-        """What answers questions; with a policy, each about the same rows once."""
+        """Return the worker for queries; with a policy, it answers each about the same rows once."""
         worker = QueryWorker(*self._describe_site(header))
         worker.traffic, worker.references = self._inputs.traffic, self._inputs.references
         if self._policy is not None:
@@ -279,7 +278,7 @@ class SiteServer:
         return self._identity.card.name, work, self._policy, masks
 
     def _must_wait(self, header: EnvelopeHeader, message: FederationMessage) -> bool:
-        """Whether an order waits for a person's word."""
+        """Return whether an order needs approval."""
         if self._policy is None or self._policy.approval == "never":
             return False
         if not isinstance(message.header, Order | SiteQuestion):
@@ -336,7 +335,7 @@ class SiteServer:
 
 
 def describe_question(question: SiteQuestion) -> str:
-    """What a question asks for, as the log tells it."""
+    """Describe a query, for the log."""
     how = [word for word, holds in (("masked", question.group), ("with noise", question.noise)) if holds]
     return ", ".join([f"{str(question.query.get('kind'))[:40]}: {question.stage}", *how])
 

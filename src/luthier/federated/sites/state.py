@@ -1,7 +1,7 @@
-"""What a site keeps from round to round, beside its answers.
+"""A site's encrypted state after each round.
 
-The state after a round lies in a file of its own, sealed before the round's answer is. A round that is computed again
-after a kill begins with the state before it, so it ends in the same bytes.
+The state after a round is a file of its own, written before the round's answer. A round that is computed again after a
+kill starts from the state before it, so it ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _PREFIX = "state-"
 
 
 class SavedSiteState(NamedTuple):
-    """What a site kept after a round."""
+    """A site's state after a round."""
 
     round: int
     """The round (from 1) that it was kept after; 0 where there is none."""
@@ -37,7 +37,7 @@ class SiteState:
         self._scratch = scratch
 
     def read(self, round_number: int) -> SavedSiteState:
-        """What was kept after the last round before a round (from 1); `CorruptArtifact` where a byte of it differs."""
+        """Return the state after the last round before a round (from 1); `CorruptArtifact` where a byte differs."""
         before = [number for number in self._list() if number < round_number]
         if not before:
             return SavedSiteState(0, {})

@@ -1,7 +1,7 @@
-"""What a site does for a coordinator: it takes an order, trains rounds one after another, and answers each once.
+"""A site's work for a coordinator: it accepts an order, trains rounds one after another, and answers each once.
 
-A message is answered with the bytes of its first answer when it comes again with the same contents; another message of
-the same number is refused. So a coordinator that was killed goes on, and none can have a round computed twice.
+A repeated message with the same contents gets the bytes of its first answer; another message of the same number is
+refused. So a killed coordinator resumes, and none can have a round computed twice.
 """
 
 from __future__ import annotations
@@ -90,11 +90,11 @@ if TYPE_CHECKING:
 
 
 DATA = "data"
-"""What a site calls its rows in an order's settings."""
+"""Name of a site's rows in an order's settings."""
 ADAPTER = "own-adapter"
 """The folder of the training of a site's own adapter, until it is done."""
 UNMASKED = "unmasked.safetensors"
-"""What a site trained in a round, until it is masked."""
+"""A site's update before it is masked."""
 
 
 def build_local_tune(
@@ -120,7 +120,7 @@ def read_order_settings(order: Order) -> tuple[Tune, Aggregator]:
 
 
 def read_personal_part(order: Order) -> PersonalPart | None:
-    """What stays at each site by an order; `MessageError` where its settings are none of such a part."""
+    """Return the personal part of an order; `MessageError` for invalid settings."""
     try:
         return None if order.personal is None else PersonalPart.parse(order.personal)
     except (ValidationError, PydanticCustomError, TypeError) as error:
@@ -136,7 +136,9 @@ def compute_training_code(tune: Tune, aggregator: Aggregator, personal: Personal
 
 
 def describe_own_promise(privacy: FederatedPrivacy | None) -> dict[str, Any]:
-    """What is promised of a site's own model, for its record: to whole sites nothing, since what stays has no noise."""
+    """Return the privacy guarantee of a site's own model, for its record: none for whole sites, since its own weights
+    have no noise.
+    """
     if privacy is None:
         return {}
     about = privacy.model_dump(include={"unit", "epsilon", "delta", "clip"})
@@ -179,7 +181,7 @@ class SiteWorker:
             self._take_order(FederationMessage.decode(order_path.read_bytes(), Order).header)
 
     def keeps_answer(self, number: int) -> bool:
-        """Whether the answer to a message is kept here."""
+        """Return whether the answer to a message is stored here."""
         return number in self._seen
 
     def answer(self, number: int, content: bytes) -> bytes:
@@ -280,9 +282,9 @@ class SiteWorker:
             raise OrderError("the order compares rows among other sites than this site and its peers")
 
     def _list_classes(self, order: Order, training: FederatedTraining, counts: Mapping[str, int]) -> dict[str, str]:
-        """The answer of each class that enough rows have, where the order asks for classes.
+        """Return the answer text of each class with enough rows, where the order asks for classes.
 
-        `OrderError` where a class that was agreed has other words for an answer here.
+        `OrderError` where an agreed class has another text here.
         """
         if not order.classes and not order.asks_classes:
             return {}
@@ -385,7 +387,7 @@ class SiteWorker:
         return SiteVariates(kept, start.counted[order.position], shared)
 
     def plan_spending(self, number: int | None = None) -> PrivacySpending | None:
-        """What a message by its number, or the whole order, costs the rows here; None where nothing is promised."""
+        """Return the privacy cost of a message, or of the whole order; None without a guarantee."""
         order = self.order
         if (privacy := order.privacy) is None:
             return None
@@ -401,7 +403,7 @@ class SiteWorker:
         return training.plan_spending(order.rounds, None if round_number is None else round_number - 1)
 
     def _plan_own_spending(self, order: Order) -> PrivacySpending | None:
-        """What the site's own training after the rounds costs the rows; None where there is none, or no noise."""
+        """Return the privacy cost of the site's own training after the rounds; None without one, or without noise."""
         (tune, _), personal = read_order_settings(order), read_personal_part(order)
         own = None if personal is None else personal.build_tune(tune)
         if own is None or own.privacy is None:
@@ -409,7 +411,7 @@ class SiteWorker:
         return FederatedTraining(own, self._open_scratch({}), MeanAggregator(), other=tune).plan_spending(1, 0)
 
     def _encode(self, order: Order, update: SiteUpdate, given: GlobalWeights, number: int) -> Any:
-        """What is masked: weights, rows and loss; with a promise to sites, a clipped change with noise."""
+        """Return the masked content: weights, rows and loss; with a guarantee to sites, a clipped change with noise."""
         assert order.masks is not None, "only then something is masked"
         sites, privacy = len(order.group), order.privacy
         if privacy is None or privacy.unit != SITE:
@@ -534,7 +536,7 @@ class SiteWorker:
 
     @property
     def scratch(self) -> Path:
-        """Where its own model lies when all is over."""
+        """Folder of its own model at the end."""
         return self._work.scratch
 
     def _describe(self, error: LuthierError) -> str:
@@ -545,7 +547,7 @@ class SiteWorker:
         return f"training failed there ({type(error).__name__}); the site's own output tells more"
 
     def _open_scratch(self, classes: Mapping[str, str]) -> StepContext:
-        """Where the rows that are trained on are kept as tokens, which depend on the classes."""
+        """Return the folder of the tokenized training rows, which depend on the classes."""
         data, about = self._work.inputs["data"], repr(sorted(classes.items()))
         if self.order.decontaminate is not None:
             from luthier.federated.decontamination.site import find_remaining_rows
@@ -562,7 +564,7 @@ class SiteWorker:
 
     @property
     def order(self) -> Order:
-        """What was agreed; `MessageError` before that."""
+        """The accepted order; `MessageError` before that."""
         if self._order is None:
             raise MessageError("a round comes before its order")
         return self._order

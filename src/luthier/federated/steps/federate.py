@@ -54,9 +54,9 @@ from luthier.tune.steps.tune import Tune
 PLACEHOLDER = "sites"
 """Stands in `tune.data`: the rows are those of each site."""
 SERVER_RATE = 0.01
-"""Of adaptive optimizers: about the best in most tasks of Reddi et al. (2021)."""
+"""Default rate of adaptive optimizers: about the best in most tasks of Reddi et al. (2021)."""
 MOST_EPOCHS = 1000
-"""As of a plain training."""
+"""Maximum epochs, as in a plain training."""
 EACH_S = 2.0
 """Seconds to open a model, for each site and round."""
 
@@ -228,7 +228,7 @@ class Federate(Step):
             raise ValueError("simulated sites have training rows alone; leave `metrics` out, and use a step `evaluate`")
 
     def _count_sites(self) -> int:
-        """How many sites there are; 0 where the rows will say it."""
+        """Return the number of sites; 0 where the rows determine it."""
         if self.partition is not None:
             return self.partition.number or 0
         return len(self.site_names)
@@ -361,7 +361,9 @@ class Federate(Step):
         return Federation(self, work).run()
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """What the coordinator sees, what a round sends, and what the sites' trainings take where they are here."""
+        """Estimate the bytes of a round, and the sites' trainings where they are simulated here; and what the
+        coordinator sees.
+        """
         model = describe_step_model(plan_context)
         if model is not None:
             self._agree(model)
@@ -387,8 +389,9 @@ class Federate(Step):
         return round(rounds + sum(cost.tokens or 0 for cost in more))
 
     def _count_trainings(self) -> float:
-        """How often a training over the rows of a step in `sites` is computed: simulated sites that train for some
-        epochs see all rows together, and those that train for some steps have as many each."""
+        """Return how often a training over the rows of a step in `sites` is computed: simulated sites with epochs see
+        all rows together, those with steps have as many steps each.
+        """
         if self.partition is None:
             return 1.0
         number = self._count_sites()
@@ -396,7 +399,7 @@ class Federate(Step):
         return whole * min(1.0, (self.sites_per_round or number or 1) / (number or 1))
 
     def _estimate_site(self, plan_context: PlanContext, at: int, tune: Tune) -> StepCostEstimate:
-        """What a plain training over the rows of one site would take."""
+        """Estimate a plain training over the rows of one site."""
         field = f"sites.{at}"
 
         def narrow(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -434,7 +437,7 @@ class Federate(Step):
             raise ModelError(what, where=SourceLocation(field="sum"), hint="take ffa or alternate")
 
     def describe_exchange(self, model: ModelDescription | None) -> str:
-        """What the coordinator can see, whether the sum is exact, and what a round sends."""
+        """Describe what the coordinator sees, whether the sum is exact, and the bytes of a round."""
         aggregator = self.sum
         sees = f"the coordinator can see {self._describe_view()}"
         if self.privacy is not None:
@@ -473,13 +476,13 @@ class Federate(Step):
         return text
 
     def _describe_unprotected(self) -> str:
-        """What the promise is not for."""
+        """Describe what the guarantee does not cover."""
         if self.personal is None or self.privacy is None or self.privacy.unit != SITE:
             return ""
         return ", for what travels alone: each site's own model has a part without noise, and no promise"
 
     def _describe_view(self) -> str:
-        """What of the sites' updates the coordinator can see."""
+        """Describe what the coordinator sees of the sites' updates."""
         if self.secure is None:
             return "the update of each site (there are no masks)"
         which = "all sites" if self.least is None else f"{self.least} sites or more"
@@ -502,7 +505,7 @@ class Federate(Step):
         return down, up, max(0, trainable - down - up)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """As that of a training."""
+        """Predict the result of a training."""
         return self.tune.outline(plan_context)
 
 

@@ -89,7 +89,7 @@ class MonitorSites(Step):
         return {}
 
     def _find_obstacle(self, signal: Signal) -> str:
-        """Why noise does not protect what a signal counts; empty where there is none, or it does."""
+        """Return why noise does not protect a signal's counts; empty without noise, or where it does."""
         if self.privacy is None or not signal.list_count_groups():
             return ""
         from luthier.data.check import RowNames
@@ -115,7 +115,7 @@ class MonitorSites(Step):
                 raise RecipeError(what, where=where, hint=hint)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """What the coordinator sees."""
+        """Describe what the coordinator sees."""
         sees = "the coordinator can see the counts of each site (there are no masks)"
         if self.secure:
             sees = "the coordinator can see sums over all sites alone (counts are masked)"

@@ -97,7 +97,7 @@ class SelectSiteModel(Step):
         return StepCostEstimate(seconds=SECONDS, how="files are copied")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """It has the size of the model it stands on, and is merged or not as the shared one."""
+        """Predict the size of the base model, and the shared model's way of merging."""
         tuned = plan_context.outlines.get("tuned", ArtifactSpec())
         return replace(predict_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
 

@@ -62,7 +62,7 @@ class ValidateSites(Step):
     @field_validator("checks", mode="before")
     @classmethod
     def _named(cls, value: Any) -> Any:
-        """`all` and `quick` as the checks that they stand for."""
+        """Expand `all` and `quick` to their checks."""
         if value in ("quick", ["quick"]):
             return list_summed_checks()
         if value in ("all", ["all"]):
@@ -85,15 +85,16 @@ class ValidateSites(Step):
         return self.sites or tuple(self.transport.members if self.transport is not None else ())
 
     def build_query(self) -> ValidateQuery:
-        """What is asked of the checks; with noise, of those alone that it protects."""
+        """Return the query of the checks; with noise, of those that it protects."""
         checks = self.checks
         if self.privacy is not None:
             checks = tuple(check for check in checks if check.summed == "pooled")
         return ValidateQuery(checks=checks)
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
-        """Ask, write `findings.json`, `rows.parquet` (which names no rows) and `schema.json`, and say what is
-        serious."""
+        """Query the sites, write `findings.json`, `rows.parquet` (without rows) and `schema.json`, and report serious
+        findings.
+        """
         from luthier.artifacts.findings import write_findings
         from luthier.federated.analytics.channel import open_query_channel
         from luthier.federated.analytics.run import CountSettings, QueryRun, find_count_noise
@@ -144,7 +145,7 @@ class ValidateSites(Step):
         return Findings(rows=rows, looked_at=rows, findings=tuple(found), skipped=skipped)
 
     def _describe_schema(self, names: RowNames, looks: SiteCounts) -> Finding:
-        """What rows look like, and in what sites differ."""
+        """Describe the columns, and the differences between sites."""
         total = looks.total
         rows = total[ROWS][ROWS]
         table = [(name.removeprefix("has/"), cells[YES]) for name, cells in total.items() if name.startswith("has/")]
@@ -179,7 +180,7 @@ class ValidateSites(Step):
         )
 
     def _describe_promise(self) -> str:
-        """How small counts and single rows are protected."""
+        """Describe how small counts and single rows are protected."""
         if self.privacy is not None:
             return (
                 f"\N{GREEK SMALL LETTER EPSILON} = {self.privacy.epsilon:g} at \N{GREEK SMALL LETTER DELTA} = "
@@ -203,7 +204,7 @@ class ValidateSites(Step):
         }
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """What the coordinator sees."""
+        """Describe what the coordinator sees."""
         sees = "the coordinator can see the counts of each site (there are no masks)"
         if self.secure:
             sees = "the coordinator can see sums over all sites alone (counts are masked)"

@@ -1,1 +1,1 @@
-"""How messages between a coordinator and its sites travel, one file each."""
+"""Transports of messages between a coordinator and its sites, one file each."""

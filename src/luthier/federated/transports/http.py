@@ -25,7 +25,7 @@ from luthier.federated.transport import SiteChannel
 _MESSAGES = re.compile(r"/messages/(?P<site>[a-z0-9_-]{1,63})")
 _ANSWERS = re.compile(r"/answers/(?P<site>[a-z0-9_-]{1,63})/(?P<federation>[0-9a-f]{8,128})/(?P<number>[0-9]{1,7})")
 TIMEOUT_S = 60.0
-"""How long one read from a site may take."""
+"""Maximum seconds of one read from a site."""
 
 
 class HttpTransport(EnvelopeTransport):
@@ -124,12 +124,12 @@ class HttpPost(Post):
             return self._answers.get((site, number))
 
     def expect_bytes(self, most: int) -> None:
-        """Take answers of so many bytes, though what they answer is small."""
+        """Accept answers of up to `most` bytes, although the message is small."""
         with self._lock:
             self._expected = most
 
     def discard(self, site: str, number: int) -> None:
-        """Let the site bring its answer again."""
+        """Let the site send its answer again."""
         with self._lock:
             self._answers.pop((site, number), None)
 
@@ -140,7 +140,7 @@ class HttpPost(Post):
         self._thread.join()
 
     def knows(self, site: str) -> bool:
-        """Whether a site of this name takes part."""
+        """Return whether a site of this name takes part."""
         return site in self._cards
 
     def find_waiting(self, site: str) -> tuple[str, bytes] | None:

@@ -37,8 +37,11 @@ class ProcessesTransport(Transport):
         traffic: Mapping[str, Path] | None = None,
         references: Path | None = None,
     ) -> SiteChannel:
-        """Start the processes. `traffic` has where each site keeps requests to a served model, and `references` is what
-        the signals of a monitor learnt; sites that count requests have no rows among the inputs of `work`."""
+        """Start the processes.
+
+        `traffic` are the folders of each site's requests to a served model, and `references` what the signals of a
+        monitor were fitted to; sites that count requests have no rows among the inputs of `work`.
+        """
         mail = work.scratch / "mail"
         shutil.rmtree(mail, ignore_errors=True)
         identity = FederationIdentity.create("coordinator")
@@ -128,7 +131,7 @@ def _describe_path(path: Path | None) -> str | None:
 
 
 def _list_folders(artifacts: Sequence[Artifact]) -> dict[str, str]:
-    """The folders of some artifacts and of the models that they stand on, by digest."""
+    """Return the folders of some artifacts and of their base models, by digest."""
     folders: dict[str, str] = {}
     waiting = list(artifacts)
     while waiting:

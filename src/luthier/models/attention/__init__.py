@@ -31,13 +31,13 @@ NAME = "luthier"
 
 
 class AttentionContext(Protocol):
-    """What the attention layers of a forward call attend to."""
+    """How the attention layers of a forward call attend."""
 
     def attend(
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         scaling: float | None, kwargs: dict[str, Any],
     ) -> Tensor:  # fmt: skip
-        """Queries, keys and values (1, heads, T, d) of a layer to outputs (1, T, heads, d)."""
+        """Attend from queries, keys and values (1, heads, T, d) of a layer to outputs (1, T, heads, d)."""
 
 
 _CONTEXT: ContextVar[AttentionContext | None] = ContextVar("luthier_attention", default=None)
@@ -45,7 +45,7 @@ _CONTEXT: ContextVar[AttentionContext | None] = ContextVar("luthier_attention", 
 
 @contextmanager
 def use_attention(context: AttentionContext) -> Iterator[None]:
-    """Let the attention layers that this thread calls attend by a context, whichever model they belong to."""
+    """Let the attention layers that this thread calls attend by `context`, in any model."""
     token = _CONTEXT.set(context)
     try:
         yield
@@ -62,7 +62,7 @@ def context_attention(
     scaling: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """The function in the registry."""
+    """Attend by the active context; the function in transformers' registry."""
     context = _CONTEXT.get()
     if context is None:
         raise RuntimeError(f"attention {NAME!r} is chosen by `use_attention`, not by a configuration")
@@ -73,7 +73,7 @@ def context_attention(
 
 
 def _read_implementation(config: Any) -> str | None:
-    """What a configuration says of its attention: its own setting outside of a context."""
+    """Return a configuration's attention implementation: outside of a context, its own setting."""
     own: str | None = config._attn_implementation_internal
     return own if _CONTEXT.get() is None else NAME
 
@@ -86,7 +86,7 @@ Cached = Sequence[tuple[Tensor, Tensor]]
 
 
 class UnpackableAttentionError(Exception):
-    """The model's attention needs something that packed sequences do not support; rows are padded instead."""
+    """The model's attention does not support packed sequences; rows are padded instead."""
 
 
 @dataclass
@@ -96,17 +96,17 @@ class PackAttentionState:
     plan: AttentionPlan
     quick: bool
     cached: Cached = ()
-    """Keys and values of the pack's first tokens in each layer, where they are not the model's own (`prefix`)."""
+    """Keys and values of the pack's first tokens in each layer, where they come from prefix tuning."""
     prefix_kv: PackPrefixKV | None = None
-    """What the pack begins with, where that was or will be read with another one."""
+    """The pack's prefix, where another pack shares it."""
     windows: list[int | None] = field(default_factory=list)
-    """The sliding window of each attention call so far: how often the registry was used, and how."""
+    """The sliding window of each attention call so far, which shows how the registry was used."""
 
     def attend(
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         scaling: float | None, kwargs: dict[str, Any],
     ) -> Tensor:  # fmt: skip
-        """Attend along the pack's ancestry; `UnpackableAttentionError` where the layer asks for something else."""
+        """Attend along the pack's ancestry; `UnpackableAttentionError` where the layer needs something else."""
         _refuse(module, mask, kwargs)
         params = build_attention_params(query, scaling, kwargs)
         self.windows.append(params.window)
@@ -123,10 +123,10 @@ class PackAttentionState:
 def use_pack_attention(
     pack: Pack, *, quick: bool = True, cached: Cached = (), prefix_kv: PackPrefixKV | None = None, mutual: bool = False
 ) -> Iterator[PackAttentionState]:
-    """Let attention layers follow the pack; `quick=False` keeps to the plain path with a dense mask.
+    """Let attention layers follow the pack; `quick=False` uses the dense mask alone.
 
-    `cached` keys and values stand in the place of those that the layers compute for the pack's first tokens; what is
-    known of `prefix_kv` is not computed at all. With `mutual` the tokens of a medium see one another.
+    `cached` keys and values replace those that the layers compute for the pack's first tokens; the known part of
+    `prefix_kv` is not computed. With `mutual` the tokens of one image or clip attend to one another.
     """
     plan = AttentionPlan(pack, prefix_kv.known if prefix_kv else 0, mutual=mutual)
     now = PackAttentionState(plan, quick, cached, prefix_kv)
@@ -147,7 +147,7 @@ def build_attention_params(query: Tensor, scaling: float | None, kwargs: dict[st
 
 
 def _prepend_cached(cached: Cached, module: Any, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """A layer's keys and values with others in the place of the first ones."""
+    """Return a layer's keys and values with the first ones replaced."""
     keys, values = cached[module.layer_idx]
     count = keys.shape[2]
     return torch.cat([keys, key[:, :, count:]], 2), torch.cat([values, value[:, :, count:]], 2)

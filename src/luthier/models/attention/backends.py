@@ -24,11 +24,11 @@ from luthier.models.packing.pack import Pack
 
 
 class AttentionParams(NamedTuple):
-    """What an architecture asks of its attention beyond queries, keys and values."""
+    """Attention parameters of an architecture besides queries, keys and values."""
 
     scaling: float
     window: int | None = None
-    """Tokens at this distance or further are not seen."""
+    """Sliding window: tokens at this distance or further are masked."""
     softcap: float | None = None
     sinks: Tensor | None = None  # (heads,)
     dropout: float = 0.0
@@ -61,7 +61,7 @@ def sdpa_pack_attention(
     """Compute attention over a pack with torch's `scaled_dot_product_attention`: queries (1, heads, T, d) to outputs
     (1, T, heads, d).
 
-    Neither capped scores nor sinks are known to these kernels.
+    These kernels support neither softcap nor sinks.
     """
     out = torch.nn.functional.scaled_dot_product_attention(
         query,
@@ -109,7 +109,7 @@ _MASKS: WeakKeyDictionary[AttentionPlan, dict[int | None, BlockMask]] = WeakKeyD
 
 
 def _mask(plan: AttentionPlan, window: int | None) -> BlockMask:
-    """The pack's mask in tiles, made once for all layers with the same window."""
+    """Return the pack's block mask, built once for all layers with the same window."""
     known = _MASKS.setdefault(plan, {})
     if window not in known:
         device = plan.pack.ids.device
@@ -125,7 +125,7 @@ def _mask(plan: AttentionPlan, window: int | None) -> BlockMask:
 
 
 def compute_subtree_ends(pack: Pack) -> Tensor:
-    """(T,) for each token, where what descends from its segment ends."""
+    """Return (T,) for each token the end of its segment's subtree."""
     parent, starts = pack.parent.tolist(), pack.starts.tolist()
     ends = starts[1:]
     for segment in reversed(range(len(parent))):

@@ -29,14 +29,14 @@ from luthier.models.packing.pack import Pack
 
 Kept = TypeVar("Kept")
 CHUNK = 128
-"""Query rows of one long segment that are computed together: a causal square wastes half of itself."""
+"""Query rows of one long segment that are computed together: half of a causal square is wasted."""
 TOGETHER = 96
-"""Sibling subtrees of up to this many tokens in all are computed together."""
+"""Maximum tokens of sibling subtrees that are computed together."""
 
 
 @dataclass(frozen=True, eq=False)
 class QueryBlock:
-    """Query rows with the keys that all of them see, and which of each other's they see."""
+    """Query rows, the keys that all of them attend to, and the mask among one another."""
 
     rows: slice
     shared: tuple[slice, ...]
@@ -44,12 +44,12 @@ class QueryBlock:
 
     @property
     def count(self) -> int:
-        """Query rows."""
+        """Number of query rows."""
         return int(self.rows.stop - self.rows.start)
 
     @property
     def shared_key_count(self) -> int:
-        """How many shared keys."""
+        """Number of shared keys."""
         return sum(int(span.stop - span.start) for span in self.shared)
 
 
@@ -57,8 +57,11 @@ class AttentionPlan:
     """Everything about one pack that its attention layers need, computed once and shared by all of them."""
 
     def __init__(self, pack: Pack, first: int = 0, *, mutual: bool = False) -> None:
-        """Nobody asks what tokens before `first` see: a path may leave their outputs as they come. With `mutual` the
-        tokens of a medium see one another, later ones too, as only the dense mask says."""
+        """Plan a pack.
+
+        Outputs of tokens before `first` are not needed, and a backend may leave them undefined. With `mutual` the
+        tokens of one image or clip attend to one another, later ones included; only the dense mask supports it.
+        """
         self.pack = pack
         self.first = first
         self.mutual = mutual
@@ -68,7 +71,7 @@ class AttentionPlan:
         self._kept: dict[int | None, Any] = {}
 
     def dense(self, window: int | None) -> Tensor:
-        """(T, T) bool: whether the token of a row sees the token of a column."""
+        """Return (T, T) bool: whether a row's token attends to a column's token."""
         if window not in self._dense:
             mask = _dense(self.pack, window)
             if self.mutual:
@@ -77,7 +80,7 @@ class AttentionPlan:
         return self._dense[window]
 
     def bias(self, window: int | None, dtype: torch.dtype) -> list[tuple[Tensor | None, Tensor]]:
-        """For each block, what is added to scores against shared keys (None: nothing) and against own keys."""
+        """Return for each block the bias on scores of shared keys (None: zero) and of own keys."""
         key = (window, dtype)
         if key not in self._bias:
             positions = self.pack.positions.cpu()
@@ -85,15 +88,15 @@ class AttentionPlan:
         return self._bias[key]
 
     def kept(self, window: int | None, make: Callable[[AttentionPlan, int | None], Kept]) -> Kept:
-        """What a path makes of the plan for all layers of a window, made once."""
+        """Return what a backend makes of the plan for all layers with a window, computed once."""
         if window not in self._kept:
             self._kept[window] = make(self, window)
-        found: Kept = self._kept[window]
-        return found
+        cached: Kept = self._kept[window]
+        return cached
 
     @property
     def scores(self) -> int:
-        """How many scores one head computes in blocks."""
+        """Number of scores that one head computes in blocks."""
         return sum(block.count * (block.shared_key_count + block.count) for block in self.blocks)
 
 
@@ -112,7 +115,7 @@ def _dense(pack: Pack, window: int | None) -> Tensor:
 
 
 def _within_media(pack: Pack) -> Tensor:
-    """(T, T) bool: whether both tokens belong to one medium at one place; none is parted by a segment's end."""
+    """Return (T, T) bool: whether both tokens belong to the same occurrence of a medium; segments never split one."""
     ids = pack.ids.tolist()
     runs, number = [], 0
     for at, token in enumerate(ids):
@@ -123,7 +126,7 @@ def _within_media(pack: Pack) -> Tensor:
 
 
 def _blocks(pack: Pack) -> Iterator[QueryBlock]:
-    """Blocks in the order of the tokens; together they hold every token once."""
+    """Yield blocks in the order of the tokens; together they contain every token once."""
     tree = _Tree(pack.parent.tolist(), pack.starts.tolist())
     segment = 0
     while segment < len(tree.parent):
@@ -137,7 +140,7 @@ def _blocks(pack: Pack) -> Iterator[QueryBlock]:
 
 
 class _Tree:
-    """The forest of a pack: for each segment what is above it, and where its subtree ends."""
+    """The forest of a pack: for each segment its ancestors, and the end of its subtree."""
 
     def __init__(self, parent: list[int], starts: list[int]) -> None:
         self.parent, self.starts = parent, starts
@@ -151,12 +154,12 @@ class _Tree:
                 self.end[parent[segment]] = max(self.end[parent[segment]], self.end[segment])
 
     def span(self, segment: int) -> slice:
-        """Tokens of one segment."""
+        """Return the tokens of one segment."""
         return slice(self.starts[segment], self.starts[segment + 1])
 
 
 def _siblings(segment: int, tree: _Tree) -> int:
-    """Where the small subtrees of one parent that begin at a segment and are computed together end."""
+    """Return the end of the run of small sibling subtrees that starts at a segment and is computed together."""
     at, first = segment, tree.starts[segment]
     while at < len(tree.parent) and tree.parent[at] == tree.parent[segment]:
         if tree.starts[tree.end[at]] - first > TOGETHER:
@@ -166,7 +169,7 @@ def _siblings(segment: int, tree: _Tree) -> int:
 
 
 def _merge_segments(segment: int, end: int, tree: _Tree) -> QueryBlock:
-    """One block of all segments up to `end`: whole subtrees of one parent."""
+    """Return one block of all segments up to `end`: whole subtrees of one parent."""
     first, count = tree.starts[segment], tree.starts[end] - tree.starts[segment]
     sees = torch.zeros(count, count, dtype=torch.bool)
     for at in range(segment, end):
@@ -178,7 +181,7 @@ def _merge_segments(segment: int, end: int, tree: _Tree) -> QueryBlock:
 
 
 def _chunks(segment: int, tree: _Tree) -> Iterator[QueryBlock]:
-    """A long segment in pieces: each sees what is above, the pieces before it, and itself causally."""
+    """Yield a long segment in chunks: each attends to its ancestors, the chunks before it, and itself causally."""
     own = tree.span(segment)
     for begin in range(own.start, own.stop, CHUNK):
         end = min(begin + CHUNK, own.stop)
@@ -208,7 +211,7 @@ def _minus_infinity(where: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def merge_adjacent_spans(spans: Sequence[slice]) -> tuple[slice, ...]:
-    """Neighbouring spans as one, so that keys need not be copied together."""
+    """Merge adjacent spans, so that their keys need not be copied together."""
     slices: list[slice] = []
     for span in spans:
         if slices and slices[-1].stop == span.start:
@@ -277,14 +280,14 @@ class _BlockAttention(torch.autograd.Function):
 
 
 class _Sums(NamedTuple):
-    """Gradients of keys and values, gathered in at least fp32 from all blocks that saw them."""
+    """Gradients of keys and values, accumulated in at least fp32 over all blocks."""
 
     key: Tensor
     value: Tensor
 
 
 def _shares(block: QueryBlock, at: _Heads, bias: tuple[Tensor | None, Tensor]) -> Tensor:
-    """(key heads, rows * groups, shared + rows): how much of each key a row takes."""
+    """Return the attention weights (key heads, rows * groups, shared + rows)."""
     shared_bias, own_bias = bias
     scores = _gather_rows(at.query, block) @ _keys(at.key, block).transpose(1, 2)
     if shared_bias is None and (quick := kernels_at(scores)):
@@ -297,7 +300,7 @@ def _shares(block: QueryBlock, at: _Heads, bias: tuple[Tensor | None, Tensor]) -
 
 
 def _backward(block: QueryBlock, share: Tensor, at: _Heads, grad: Tensor, dot: Tensor, sums: _Sums) -> Tensor:
-    """Add to the gradients of keys and values; return that of the block's scaled queries."""
+    """Add to the gradients of keys and values; return the gradient of the block's scaled queries."""
     d_out, query = _gather_rows(grad, block), _gather_rows(at.query, block)
     d_scores = d_out @ _keys(at.value, block).transpose(1, 2)
     along = _gather_rows(dot[..., None], block)
@@ -311,18 +314,18 @@ def _backward(block: QueryBlock, share: Tensor, at: _Heads, grad: Tensor, dot: T
 
 
 def _gather_rows(states: Tensor, block: QueryBlock) -> Tensor:
-    """(key heads, T, groups, d) to (key heads, rows * groups, d)."""
+    """Return (key heads, T, groups, d) as (key heads, rows * groups, d)."""
     return states[:, block.rows].flatten(1, 2).contiguous()
 
 
 def _keys(states: Tensor, block: QueryBlock) -> Tensor:
-    """(key heads, T, d) to the states that a block sees, the shared ones and then its own; laid out for products."""
+    """Return the (key heads, T, d) states that a block attends to, shared ones first; contiguous for products."""
     spans = merge_adjacent_spans((*block.shared, block.rows))
     return states[:, spans[0]].contiguous() if len(spans) == 1 else torch.cat([states[:, span] for span in spans], 1)
 
 
 def _scatter_gradient(total: Tensor, block: QueryBlock, part: Tensor) -> None:
-    """Add the gradient of the states that a block sees to the total."""
+    """Add the gradient of a block's states to the total."""
     begin = 0
     for span in (*block.shared, block.rows):
         end = begin + span.stop - span.start
@@ -374,7 +377,7 @@ class _TileAttention(torch.autograd.Function):
 
 
 def _build_block_mask(plan: AttentionPlan, window: int | None) -> KernelBlockMask:
-    """What the kernels are told of a plan's blocks."""
+    """Return a plan's blocks in the form of the kernels."""
     biases = plan.bias(window, torch.float32)
     return KernelBlockMask([_block(block, bias) for block, bias in zip(plan.blocks, biases, strict=True)])
 

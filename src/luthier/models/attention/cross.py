@@ -1,9 +1,9 @@
-"""Attention of a decoder to encoded sounds, each row to its own.
+"""Cross-attention of a decoder to encoded audio, each row to its own clip.
 
-The keys and values of a sound of S states are needed for few tokens as a rule: the projections of queries are turned
-into the space of the states instead, when that is less to compute. With W the keys' weight, q · (W m) = (Wᵀ q) · m, and
-the values' weight is applied to the mixed states, as shares sum to one. The keys' bias adds one number to all scores of
-a query, which changes no share.
+Usually few tokens need the keys and values of a clip's S states, so the queries are projected into the space of the
+states instead when that is less to compute. With W the keys' weight, q · (W m) = (Wᵀ q) · m, and the values' weight is
+applied to the mixed states, as attention weights sum to one. The keys' bias adds one number to all scores of a query,
+which changes no attention weight.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from torch import Tensor
 
 
 class SoundSpan(NamedTuple):
-    """A run of tokens that attend to one sound."""
+    """A run of tokens that attend to one audio clip."""
 
     begin: int
     end: int
     states: Tensor
-    """(S, width): what the encoder says of the sound."""
+    """(S, width): the encoder's output for the clip."""
 
 
 class CrossAttention:
-    """What the tokens of one forward call attend to, run by run in their order."""
+    """The clips that the tokens of one forward call attend to, run by run."""
 
     def __init__(self, spans: Sequence[SoundSpan]) -> None:
         self._spans = spans
 
     @property
     def inputs(self) -> dict[str, Tensor]:
-        """What a decoder is given so that its layers attend to an encoder at all: one empty state."""
+        """Model inputs that make a decoder use cross-attention at all: one empty state."""
         states = self._spans[0].states
         return {"encoder_hidden_states": states.new_zeros(1, 1, states.shape[1])}
 
     def attend(self, module: Any, query: Tensor, scaling: float) -> Tensor:
-        """Queries (1, heads, T, d) of a layer to outputs (1, T, heads, d)."""
+        """Attend from queries (1, heads, T, d) of a layer to outputs (1, T, heads, d)."""
         projections = _read_projections(module)
         parts = []
         for begin, end, states in self._spans:
@@ -58,7 +58,7 @@ _CROSS: ContextVar[CrossAttention | None] = ContextVar("luthier_cross", default=
 
 @contextmanager
 def use_cross_attention(cross: CrossAttention | None) -> Iterator[None]:
-    """Let the layers of this thread that attend to an encoder attend to these sounds."""
+    """Let the cross-attention layers of this thread attend to these clips."""
     token = _CROSS.set(cross)
     try:
         yield
@@ -67,12 +67,12 @@ def use_cross_attention(cross: CrossAttention | None) -> Iterator[None]:
 
 
 def get_cross_attention(module: Any) -> CrossAttention | None:
-    """What a layer attends to that is no part of its decoder; None for one that looks back on its own tokens."""
+    """Return the clips that a layer attends to; None for a self-attention layer."""
     return _CROSS.get() if getattr(module, "is_causal", True) is False else None
 
 
 class _Projection(NamedTuple):
-    """A linear layer with a plain low-rank adapter or none, by its parts."""
+    """A linear layer with plain low-rank adapters or none, by its parts."""
 
     weight: Tensor
     bias: Tensor | None
@@ -81,9 +81,9 @@ class _Projection(NamedTuple):
 
 
 def _read_projections(module: Any) -> tuple[_Projection, _Projection] | None:
-    """The projections of keys and values, where nothing but weights decides what they give."""
-    found = tuple(map(_read_projection, (module.k_proj, module.v_proj)))
-    key, value = found
+    """Return the projections of keys and values, where they are plain linear layers."""
+    projections = tuple(map(_read_projection, (module.k_proj, module.v_proj)))
+    key, value = projections
     return None if key is None or value is None else (key, value)
 
 
@@ -115,7 +115,7 @@ def _has_active_dropout(dropout: Any) -> bool:
 def _attend_in_states(
     projections: tuple[_Projection, _Projection], query: Tensor, states: Tensor, scaling: float
 ) -> Tensor:
-    """(heads, t, d) queries to (t, heads, d) outputs, in the space of the states."""
+    """Attend from (heads, t, d) queries to (t, heads, d) outputs, in the space of the states."""
     key, value = projections
     heads, count, padded = query.shape
     width = key.weight.shape[0] // heads
@@ -137,7 +137,7 @@ def _attend_in_states(
 
 
 def _attend_to_keys(module: Any, query: Tensor, states: Tensor, scaling: float) -> Tensor:
-    """Cross-attention from the keys and values that the layer's own projections give."""
+    """Attend with the keys and values of the layer's own projections."""
     heads, _, padded = query.shape
     keys, values = (
         torch.nn.functional.pad(found, (0, padded - found.shape[-1]))

@@ -1,4 +1,4 @@
-"""What several packs begin with: computed once, and found again by those that come after."""
+"""A prefix that several packs share: computed once, and reused by later packs."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ class PackPrefixKV:
 
     @property
     def known(self) -> int:
-        """How many first tokens need not be computed again."""
+        """Number of first tokens that are already computed."""
         return len(self._ids) if self._layers else 0
 
     def fits(self, pack: Pack) -> bool:
-        """Whether a pack begins so, and goes on, and nobody reads what comes next before its end."""
+        """Return whether a pack begins with the prefix, continues after it, and predicts no token within it."""
         count = len(self._ids)
         begins = pack.tokens > count and torch.equal(pack.ids[:count].cpu(), self._ids)
         return begins and pack.sources.shape[0] > 0 and int(pack.sources.min()) >= count
 
     def whole(self, layer: int, query: Tensor, key: Tensor, value: Tensor, tokens: int) -> tuple[Tensor, ...]:
-        """Queries, keys and values (1, heads, T, d) of all of a pack's tokens, from those that were computed.
+        """Return queries, keys and values (1, heads, T, d) of all of a pack's tokens, from those that were computed.
 
-        Nobody asks again what the beginning attends to: its queries are zero.
+        Outputs within the prefix are not needed again: its queries are zero.
         """
         missing = tokens - query.shape[2]
         if not missing:
@@ -41,8 +41,8 @@ class PackPrefixKV:
             self._layers[layer] = key[:, :, :count].clone(), value[:, :, :count].clone()
             return query, key, value
         keys, values = self._layers[layer]
-        nobody = query.new_zeros(*query.shape[:2], missing, query.shape[3])
-        return torch.cat([nobody, query], 2), torch.cat([keys, key], 2), torch.cat([values, value], 2)
+        zero_queries = query.new_zeros(*query.shape[:2], missing, query.shape[3])
+        return torch.cat([zero_queries, query], 2), torch.cat([keys, key], 2), torch.cat([values, value], 2)
 
 
 _NOW: ContextVar[PackPrefixKV | None] = ContextVar("luthier_begun", default=None)
@@ -59,6 +59,6 @@ def use_prefix_kv(prefix_kv: PackPrefixKV | None) -> Iterator[None]:
 
 
 def get_active_prefix_kv(pack: Pack) -> PackPrefixKV | None:
-    """What a pack stands on."""
+    """Return the active prefix of a pack."""
     now = _NOW.get()
     return now if now is not None and not torch.is_grad_enabled() and now.fits(pack) else None

@@ -1,7 +1,7 @@
-"""Which path computes attention: measured once for each device, dtype and kind of pack, and remembered.
+"""Selects the attention backend: measured once for each device, dtype and kind of pack, and stored.
 
-What was measured stands in `attention.json` of this user's cache, and what stands there is never measured again: a run
-and its resume take the same path, and so end in the same bytes. Where it cannot be remembered, nothing is measured.
+Results are in `attention.json` of this user's cache and are never measured again: a run and its resumption use the same
+backend, and so end in the same bytes. Where results cannot be stored, nothing is measured.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from luthier.models.packing.pack import Pack, TokenRow, build_pack
 
 Attend = Callable[[Tensor, Tensor, Tensor, AttentionPlan, AttentionParams], Tensor]
 LEAST_TOKENS = 256
-"""Smaller packs take the first path that can: what it costs them is not worth a measurement."""
+"""Smaller packs use the first available backend: a measurement would not pay."""
 CLEARLY = 1.25
-"""A path must be this many times quicker than one that stands before it, so that noise never decides."""
+"""Minimum speed-up of a backend over an earlier one in the list, so that noise never decides."""
 TRIES = 3
 
 
@@ -47,7 +47,9 @@ def run_attention_backend(
 
 
 def list_attention_backends(query: Tensor, params: AttentionParams) -> tuple[str, ...]:
-    """The paths that can compute this, the one that is expected to win first; the plain one where no other can."""
+    """Return the available backends, the one expected to be fastest first; the dense one where no other is
+    available.
+    """
     bare = params.softcap is None and params.sinks is None
     able = {
         "blocks": query.device.type == "cpu" and bare and not params.dropout,
@@ -58,7 +60,7 @@ def list_attention_backends(query: Tensor, params: AttentionParams) -> tuple[str
 
 
 def choose_fastest_backend(names: tuple[str, ...], query: Tensor, key: Tensor, plan: AttentionPlan) -> str:
-    """The remembered winner among `names`, measured now when there is none; by one process at a time."""
+    """Return the stored winner among `names`, measured now when there is none; by one process at a time."""
     file = cache_folder() / "attention.json"
     case = _build_cache_key(names, query, key, plan)
     if (file, case) not in _KNOWN:
@@ -93,7 +95,7 @@ def _shares(made: Pack) -> bool:
 
 
 def read_attention_choices() -> dict[str, str]:
-    """The winners that this machine remembers, by case."""
+    """Return the winners stored on this machine, by case."""
     return _read_winners(cache_folder() / "attention.json")
 
 
@@ -110,7 +112,7 @@ def _read_winners(file: Path) -> dict[str, str]:
 @torch.inference_mode(False)
 @torch.enable_grad()
 def _winner(names: tuple[str, ...], query: Tensor, key: Tensor, *, shared: bool) -> str:
-    """The quickest path forward and backward on an exemplary pack of this kind."""
+    """Return the fastest backend, forward and backward, on a sample pack of this kind."""
     pack = _build_sample_pack(shared, 8 if query.device.type == "cuda" else 1).on(query.device)
     best = names[0]
     least = _measure_seconds(best, query, key, pack)
@@ -122,33 +124,35 @@ def _winner(names: tuple[str, ...], query: Tensor, key: Tensor, *, shared: bool)
 
 
 def _build_sample_pack(shared: bool, scale: int) -> Pack:
-    """Eight short answers under one long prefix, or four rows that share nothing; 512 tokens times `scale`."""
+    """Build eight short answers after one long prefix, or four rows without a shared prefix; 512 tokens
+    times `scale`.
+    """
     prefix = [1] * 256 * scale if shared else []
     tails = [[2 + at] * (32 if shared else 128) for at in range((8 if shared else 4) * scale)]
     return build_pack([TokenRow([*prefix, *tail, 0], [0.0] * (len(prefix) + len(tail)) + [1.0]) for tail in tails])
 
 
 def _measure_seconds(name: str, query: Tensor, key: Tensor, made: Pack) -> float:
-    """The best of a few tries, after one that warms up (and compiles)."""
+    """Return the best of a few runs, after a warm-up run (which compiles)."""
     draw = torch.Generator(query.device).manual_seed(0)
     plan, params = AttentionPlan(made), AttentionParams(query.shape[3] ** -0.5)
     heads = (query.shape[1], key.shape[1], key.shape[1])
     shapes = [(1, count, made.tokens, query.shape[3]) for count in heads]
     draws = [torch.randn(shape, generator=draw, dtype=query.dtype, device=query.device) for shape in shapes]
     queries, keys, values = states = [entry.requires_grad_() for entry in draws]
-    found = []
+    outputs = []
     for _ in range(1 + TRIES):
         start = time.perf_counter()
         out = PATHS[name](queries, keys, values, plan, params)
         torch.autograd.grad(out, states, torch.ones_like(out))
         if query.device.type == "cuda":
             torch.cuda.synchronize(query.device)
-        found.append(time.perf_counter() - start)
-    return min(found[1:])
+        outputs.append(time.perf_counter() - start)
+    return min(outputs[1:])
 
 
 def _flexible(query: Tensor) -> bool:
-    """Whether FlexAttention compiles for it: triton is there, half or single precision, heads wide enough."""
+    """Return whether FlexAttention compiles here: triton is installed, half or single precision, heads wide enough."""
     return find_spec("triton") is not None and query.dtype != torch.float64 and query.shape[3] >= 16
 
 

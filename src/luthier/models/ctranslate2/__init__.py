@@ -1,1 +1,1 @@
-"""Models in the format of CTranslate2 (faster-whisper's), read into Hugging Face folders."""
+"""Models in CTranslate2's format (faster-whisper), converted to Hugging Face folders."""

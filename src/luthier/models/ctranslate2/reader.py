@@ -1,4 +1,4 @@
-"""The weights of a CTranslate2 `model.bin`: names, shapes and numbers, without that library.
+"""Reads the weights of a CTranslate2 `model.bin` without that library.
 
 The format is that of `ModelSpec._serialize` in CTranslate2's python/ctranslate2/specs/model_spec.py: version, name of
 the specification and its revision, then each variable with its shape and type, then aliases. Numbers are little-endian.
@@ -22,17 +22,17 @@ _AGAIN = "fetch the model again"
 
 
 class CTranslate2File(NamedTuple):
-    """A whole `model.bin`."""
+    """The contents of a `model.bin`."""
 
     specification: str
-    """What kind of model it is: `WhisperSpec`, `TransformerSpec`, ..."""
+    """Kind of model: `WhisperSpec`, `TransformerSpec`, ..."""
     variables: dict[str, Tensor]
-    """Weights and settings by name; quantized ones as they are, with their `_scale` beside them."""
+    """Weights and settings by name; quantized ones as stored, with their `_scale`."""
     aliases: dict[str, str]
-    """Names that mean another variable."""
+    """Alternative names of variables."""
 
     def get_weight(self, name: str) -> Tensor:
-        """A variable as floating-point numbers: int8 and int16 ones divided by their scale."""
+        """Return a variable as floating-point numbers: int8 and int16 ones divided by their scale."""
         value = self.variables[self.aliases.get(name, name)]
         if value.is_floating_point():
             return value
@@ -41,7 +41,7 @@ class CTranslate2File(NamedTuple):
 
 
 def is_ctranslate2_folder(folder: Path) -> bool:
-    """Whether a folder holds a CTranslate2 model: a `model.bin` that begins with its version and a name."""
+    """Return whether a folder has a CTranslate2 model: a `model.bin` that begins with its version and a name."""
     path = folder / "model.bin"
     if not path.is_file():
         return False
@@ -55,7 +55,7 @@ def is_ctranslate2_folder(folder: Path) -> bool:
 
 
 def read_ctranslate2_file(path: Path) -> CTranslate2File:
-    """All variables of a `model.bin`; `ModelError` when it is not whole."""
+    """Read all variables of a `model.bin`; `ModelError` when it is truncated."""
     try:
         return _parse_file(memoryview(path.read_bytes()))
     except (struct.error, UnicodeDecodeError, IndexError, ValueError) as error:

@@ -1,4 +1,4 @@
-"""From a Whisper model of CTranslate2 (faster-whisper's) to transformers' Whisper in a Hugging Face folder."""
+"""Converts a CTranslate2 Whisper model (faster-whisper) to transformers' Whisper in a Hugging Face folder."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ _OUTSIDE = {
     "decoder/position_encodings": "model.decoder.embed_positions",
 }
 _MANY_LANGUAGES = 51865
-"""So many tokens has the smallest vocabulary of the models that know many languages."""
+"""Smallest vocabulary of the multilingual models."""
 _LOCAL = frozenset({"is_local", "local_files_only", "name_or_path", "model_max_length"})
 _TIMED = 50
-"""Whisper's first timestamp lies within so many steps of 0.02 s (openai/whisper's `max_initial_timestamp` of 1 s)."""
+"""Maximum initial timestamp in steps of 0.02 s (openai/whisper's `max_initial_timestamp` of 1 s)."""
 
 
 def convert_ctranslate2_whisper(source: Path, folder: Path, say: Say) -> None:
@@ -90,20 +90,20 @@ def _open_tokenizer(source: Path, folder: Path) -> Any:
 
 
 def _name_weights(file: CTranslate2File) -> dict[str, Tensor]:
-    """The weights under transformers' names; projections that CTranslate2 joins are taken apart."""
-    found: dict[str, Tensor] = {}
+    """Return the weights under transformers' names; projections that CTranslate2 fuses are split."""
+    renamed: dict[str, Tensor] = {}
     for name in file.variables:
         if name.endswith("_scale"):
             continue
         if match := _PART.fullmatch(name):
             half, layer, part, _, number, suffix = match.groups()
             prefix = f"model.{half}.layers.{layer}"
-            found |= _name_part(prefix, part, number, _SUFFIXES[suffix], file.get_weight(name))
+            renamed |= _name_part(prefix, part, number, _SUFFIXES[suffix], file.get_weight(name))
             continue
         outside, _, suffix = name.rpartition("/")
         if outside in _OUTSIDE and suffix in (*_SUFFIXES, "encodings"):
-            found[f"{_OUTSIDE[outside]}.{_SUFFIXES.get(suffix, 'weight')}"] = file.get_weight(name)
-    return found
+            renamed[f"{_OUTSIDE[outside]}.{_SUFFIXES.get(suffix, 'weight')}"] = file.get_weight(name)
+    return renamed
 
 
 def _name_part(prefix: str, part: str, number: str | None, suffix: str, value: Tensor) -> dict[str, Tensor]:
@@ -158,12 +158,14 @@ def _build_config(file: CTranslate2File, weights: dict[str, Tensor], tokenizer: 
 
 
 def _is_english(vocabulary: int) -> bool:
-    """Whether a model knows English alone: openai/whisper tells so by the size of the vocabulary."""
+    """Return whether a model is English-only, by the size of the vocabulary as in openai/whisper."""
     return vocabulary < _MANY_LANGUAGES
 
 
 def _build_generation_config(config: Any, tokenizer: Any, given_config: dict[str, Any]) -> Any:
-    """What openai/whisper suppresses and begins with, as the publishers of Whisper write it for transformers."""
+    """Build the generation settings with openai/whisper's suppressed and initial tokens, as Whisper's publishers write
+    them.
+    """
     from transformers import GenerationConfig
 
     without = tokenizer.convert_tokens_to_ids(_WITHOUT_TIMES)

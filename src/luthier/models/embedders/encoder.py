@@ -1,4 +1,4 @@
-"""Texts as points by a trained encoder, as sentence-transformers publishes them."""
+"""Embeddings by a trained sentence encoder, as sentence-transformers publishes them."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ class EncoderEmbedder(Embedder):
     """A name (`all-minilm-l6-v2`, 83 MB from the package index, English), a folder, OWNER/NAME on the hub when it lies
     in the hub's cache, or a model source with its settings, as `{kind: hub, id: OWNER/NAME, online: true}`."""
     max_tokens: int | None = Field(default=None, ge=8)
-    """Texts are cut after so many tokens; by default, where the model's own files say. Fewer are quicker."""
+    """Maximum tokens of a text; by default that of the model's own files. Fewer are faster."""
     prompt: str | None = None
-    """What is put before each text, as `"query: "` for E5 models; by default, what the model's own files say."""
+    """Text before each input, such as `"query: "` for E5 models; by default that of the model's own files."""
 
     def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
-        """Read the model; nothing is learnt from texts."""
+        """Load the model; nothing is fitted to texts."""
         return _open_space(
             self._folder(recipe_dir, lambda text: None), self.max_tokens, self.prompt, self.fingerprint(recipe_dir)
         )
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """The identity of the model's source."""
+        """Return the identity of the model's source."""
         return self._source(recipe_dir).identity(recipe_dir)
 
     def gather(self, recipe_dir: Path, say: Callable[[str], None]) -> None:
-        """Fetch the model, when it is not here and its source fetches."""
+        """Download the model, when it is not here and its source allows it."""
         self._folder(recipe_dir, say)
 
     def _source(self, recipe_dir: Path) -> ModelSource:
@@ -59,7 +59,7 @@ class EncoderEmbedder(Embedder):
 
 @lru_cache(maxsize=2)
 def _open_space(folder: Path, max_tokens: int | None, prompt: str | None, identity: str | None) -> EmbeddingSpace:
-    """A model is read once for all that ask; `identity` keeps a folder whose files changed apart."""
+    """Load a model once for all callers; `identity` distinguishes a folder whose files changed."""
     from luthier.models.embeddings.sentence import SentenceEncoder
 
     return SentenceEncoder(folder, max_tokens=max_tokens, prompt=prompt)

@@ -1,4 +1,4 @@
-"""Texts as points without any model: latent semantic analysis of words and pieces of words."""
+"""Embeddings without a model: latent semantic analysis of words and character n-grams."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class LsaEmbedder(Embedder):
     learns_from: ClassVar[int | None] = 20_000
 
     dimensions: int = Field(default=256, ge=2, le=4096)
-    """How many numbers a point has at most."""
+    """Maximum dimensions of an embedding."""
     pieces: bool = True
-    """Whether pieces of words count beside words, so that other forms and spellings are near; without them, a text
-    whose words stand nowhere else is farther from all others."""
+    """Whether character n-grams count besides words, so that inflected and misspelled forms are close."""
     texts_a_dimension: int = Field(default=1, ge=1)
-    """How many texts there are to a number at least. With 1, few texts keep all that tells them apart, as duplicates
-    want it; with 8, what only an odd text has is left out and the text lies nowhere, as outliers want it."""
+    """Minimum number of texts for each dimension. With 1, few texts keep everything that distinguishes them, as
+    deduplication needs it; with 8, rare terms are dropped and an unusual text has almost no direction, as outlier
+    detection needs it."""
 
     def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
-        """Learn from texts; of more than 20,000, from those whose digests are lowest, which is a draw by content."""
+        """Fit to texts; of more than 20,000, to those with the lowest digests, which is a sample by content."""
         import xxhash
 
         def lot(text: str) -> tuple[int, str]:
@@ -46,13 +46,13 @@ class LsaEmbedder(Embedder):
         )
 
     def keep(self, space: EmbeddingSpace, folder: Path) -> None:
-        """Write terms, their weights, and directions: words of the texts stand there in clear."""
+        """Write terms, their weights, and directions: words of the texts are stored in plain text."""
         if not isinstance(space, LatentSemanticProjection):
             raise TypeError(f"expected a space of `lsa`, got {type(space).__name__}")
         space.save(folder)
 
     def kept(self, folder: Path, *, recipe_dir: Path) -> EmbeddingSpace:
-        """Read what was learnt."""
+        """Read what `keep` wrote."""
         return LatentSemanticProjection.load(folder, self._terms())
 
     def _terms(self) -> tuple[TermVectorizerConfig, ...]:

@@ -1,1 +1,1 @@
-"""Vectors of texts: the role of an embedder and sentence encoders."""
+"""Text embeddings: the role `embedder` and sentence encoders."""

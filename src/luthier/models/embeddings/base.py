@@ -36,15 +36,15 @@ if TYPE_CHECKING:
 
 
 class EmbeddingSpace(Protocol):
-    """Where texts lie."""
+    """Maps texts to vectors."""
 
     @property
     def width(self) -> int:
-        """How many numbers a point has."""
+        """Dimensions of a vector."""
         ...
 
     def points(self, texts: Sequence[str]) -> Points:
-        """A point for each text: at unit length, or zero where nothing of the text is known here."""
+        """Return a vector for each text: of unit length, or zero where no part of the text is known."""
         ...
 
 
@@ -54,53 +54,53 @@ class Embedder(Component):
     role: ClassVar[str] = "embedder"
     home: ClassVar[str] = "luthier.models.embedders"
     learns_from: ClassVar[int | None] = None
-    """How many texts it learns from at most; None: from none, and the same text is the same point in every space."""
+    """Maximum number of texts that it is fitted to; None: none, and equal texts have equal vectors in every space."""
 
     @abstractmethod
     def space(self, texts: Iterable[str], *, recipe_dir: Path, seed: int) -> EmbeddingSpace:
-        """Open the space; one that is learnt is learnt from these texts, in whatever order they come.
+        """Open the space, fitted to these texts in any order where it is fitted at all.
 
-        They are gone through once, and at most `learns_from` of them are kept. Relative paths start at `recipe_dir`,
-        the recipe's folder.
+        They are read once, and at most `learns_from` of them are kept. Relative paths start at `recipe_dir`, the
+        recipe's folder.
         """
 
     def points(self, texts: Sequence[str], *, recipe_dir: Path, seed: int) -> Points:
-        """The points of texts in the space that is learnt from them."""
+        """Return the vectors of texts in the space fitted to them."""
         return self.space(texts, recipe_dir=recipe_dir, seed=seed).points(texts)
 
     def keep(self, space: EmbeddingSpace, folder: Path) -> None:
-        """Write what a space of this embedder learnt from texts into a folder; what learns nothing writes nothing."""
+        """Write what a space was fitted with into a folder; nothing where nothing is fitted."""
         return
 
     def kept(self, folder: Path, *, recipe_dir: Path) -> EmbeddingSpace:
-        """Open the space whose learning `keep` wrote into this folder."""
+        """Open the space that `keep` wrote into this folder."""
         return self.space((), recipe_dir=recipe_dir, seed=0)
 
 
-def paired_cosine_similarity(one: Points, other: Points) -> NDArray[np.float64]:
+def paired_cosine_similarity(first: Points, second: Points) -> NDArray[np.float64]:
     """(pairs,): the cosine similarity of each pair of vectors, independent of order and batch."""
     import numpy as np
 
-    products = one.astype(np.float64) * other.astype(np.float64)
-    found: NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
-    return found
+    products = first.astype(np.float64) * second.astype(np.float64)
+    cosines: NDArray[np.float64] = np.clip(products.sum(axis=1), -1.0, 1.0)
+    return cosines
 
 
 KEPT = 0.2
-"""A text of whose length (1 before the SVD) less is kept points nowhere."""
+"""A text that keeps less of its length than this (1 before the SVD) gets a zero vector."""
 _TERMS, _NUMBERS = "terms.json", "numbers.safetensors"
 
 
 class TermVectorizerConfig(NamedTuple):
-    """A kind of terms, as scikit-learn says it."""
+    """A kind of terms, in scikit-learn's parameters."""
 
     analyzer: str
     lengths: tuple[int, int]
     most: int
-    """How many terms count: the most frequent ones."""
+    """Number of most frequent terms that count."""
 
     def vectorizer(self, known: Sequence[str] | None = None) -> Any:
-        """What weighs such terms of texts: those that are known, or those that it will learn."""
+        """Return a vectorizer of such terms: the known ones, or those that it will be fitted to."""
         import numpy as np
         from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -115,7 +115,7 @@ class TermVectorizerConfig(NamedTuple):
 
 
 class LatentSemanticProjection:
-    """Weighed terms of texts, turned into the directions that were learnt; of few texts, the terms themselves."""
+    """Weighted terms of texts, projected to the fitted directions; of few texts, the terms themselves."""
 
     def __init__(self, vectorizers: Sequence[Any], directions: NDArray[np.float64] | None) -> None:
         self._vectorizers = vectorizers
@@ -127,7 +127,7 @@ class LatentSemanticProjection:
     def fit(
         cls, texts: Sequence[str], kinds: Sequence[TermVectorizerConfig], dimensions: int, seed: int
     ) -> LatentSemanticProjection:
-        """Weights of the terms of these texts, and so many directions at most."""
+        """Fit term weights to these texts, and at most `dimensions` directions."""
         import numpy as np
         from sklearn.decomposition import TruncatedSVD
 
@@ -140,20 +140,20 @@ class LatentSemanticProjection:
         return cls(own._vectorizers, np.ascontiguousarray(svd.components_))
 
     def points(self, texts: Sequence[str]) -> Points:
-        """Each text by the terms that are known here."""
+        """Return the vector of each text by the known terms."""
         import numpy as np
 
         if not texts or not self._vectorizers:
             return np.zeros((len(texts), self.width), dtype=np.float32)
         matrix = self._features(texts)
-        found: NDArray[np.float64] = matrix.toarray() if self._directions is None else matrix @ self._directions.T
-        length = np.linalg.norm(found, axis=1, keepdims=True)
-        unit = np.divide(found, length, out=np.zeros_like(found), where=length >= KEPT)
+        projected: NDArray[np.float64] = matrix.toarray() if self._directions is None else matrix @ self._directions.T
+        length = np.linalg.norm(projected, axis=1, keepdims=True)
+        unit = np.divide(projected, length, out=np.zeros_like(projected), where=length >= KEPT)
         points: Points = unit.astype(np.float32)
         return points
 
     def _features(self, texts: Sequence[str]) -> Any:
-        """(texts, terms): words and pieces weigh the same; rows at unit length."""
+        """Return (texts, terms): words and n-grams have equal weight; rows of unit length."""
         from scipy.sparse import hstack
         from sklearn.preprocessing import normalize
 
@@ -187,7 +187,7 @@ class LatentSemanticProjection:
 
 
 def _is_fit(vectorizer: Any, texts: Sequence[str]) -> bool:
-    """Learn the terms; False when no text has any."""
+    """Fit the terms; False when no text has any."""
     try:
         vectorizer.fit(texts)
     except ValueError:  # an empty vocabulary
@@ -200,14 +200,14 @@ _ANEW = "learn the space anew and save it again"
 
 
 class StoredEmbeddingSpace(NamedTuple):
-    """A space that was opened again, and whose it is."""
+    """A stored space that was opened, and its embedder."""
 
     embedder: Embedder
     space: EmbeddingSpace
 
 
 def save_space(embedder: Embedder, space: EmbeddingSpace, folder: Path, *, recipe_dir: Path) -> None:
-    """Keep a space of this embedder in a folder that holds nothing else; `space.json` is written last."""
+    """Write a space of this embedder to a folder of its own; `space.json` is written last."""
     with translate_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / SPACE).unlink(missing_ok=True)
@@ -218,10 +218,10 @@ def save_space(embedder: Embedder, space: EmbeddingSpace, folder: Path, *, recip
 
 
 def load_space(folder: Path, *, recipe_dir: Path) -> StoredEmbeddingSpace:
-    """Open a space again: its points are those that it made before, bit by bit on the same machine.
+    """Open a stored space: its vectors equal those before, bit by bit on the same machine.
 
-    `CorruptArtifact` when a file is missing or changed, `ModelError` when the weights that it reads from outside are
-    others by now. Relative paths of weights start at `recipe_dir`.
+    `CorruptArtifact` when a file is missing or changed, `ModelError` when external weights have changed. Relative paths
+    of weights start at `recipe_dir`.
     """
     path = folder / SPACE
     try:

@@ -33,7 +33,7 @@ def pool_first_token(states: torch.Tensor, attention_mask: torch.Tensor) -> torc
 
 
 def pool_max(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The highest value of each number."""
+    """The maximum of each dimension."""
     return states.masked_fill(attention_mask[..., None] == 0, -torch.inf).amax(dim=1)
 
 
@@ -43,7 +43,7 @@ def pool_mean(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tenso
 
 
 def pool_mean_sqrt_length(states: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """The sum of all states by the square root of their count."""
+    """The sum of all states divided by the square root of their count."""
     return _sum(states, attention_mask) / attention_mask.sum(dim=1, keepdim=True).sqrt()
 
 
@@ -70,20 +70,20 @@ POOLINGS: Mapping[str, Pooling] = {
     "weightedmean": pool_weighted_mean,
     "lasttoken": pool_last_token,
 }
-"""In the order in which several are put side by side."""
+"""In the order in which several are concatenated."""
 
 
 STEP = 16
 """Lengths are rounded up to multiples of this."""
 BATCH_TOKENS = {"cpu": 256, "cuda": 16_384}
-"""Tokens computed together, by the kind of device."""
+"""Tokens of a batch, by the kind of device."""
 MOST_TOKENS = 8192
-"""Where neither the model's files nor the settings say where texts are cut."""
+"""Maximum tokens of a text where neither the model's files nor the settings give one."""
 Layer = Callable[[torch.Tensor], torch.Tensor]
 
 
 class SentenceEncoder:
-    """An open encoder: (texts) → (texts, width) at unit length."""
+    """A loaded encoder: (texts) → (texts, width) of unit length."""
 
     def __init__(self, folder: Path, *, max_tokens: int | None = None, prompt: str | None = None) -> None:
         from luthier.models.load import move_to_gpu
@@ -102,30 +102,30 @@ class SentenceEncoder:
             self.width = getattr(layer, "out_features", self.width)
 
     def points(self, texts: Sequence[str]) -> Points:
-        """A point for each text; equal texts are computed once."""
+        """Return a vector for each text; equal texts are computed once."""
         import numpy as np
 
         different = sorted(set(texts))
         index_by_text = {text: index for index, text in enumerate(different)}
         ids = self.tokens(different)
-        found = np.zeros((len(different), self.width), dtype=np.float32)
+        vectors = np.zeros((len(different), self.width), dtype=np.float32)
         for rows, tokens in _batches(ids, BATCH_TOKENS[self._model.device.type], self._positions):
-            found[rows] = self._computed([ids[row] for row in rows], tokens)
-        return found[[index_by_text[text] for text in texts]]
+            vectors[rows] = self._computed([ids[row] for row in rows], tokens)
+        return vectors[[index_by_text[text] for text in texts]]
 
     def tokens(self, texts: Sequence[str]) -> list[list[int]]:
-        """The token ids of each text, prompt and special tokens included, cut where the model's files say."""
+        """Return the token ids of each text, with prompt and special tokens, truncated as by the model's files."""
         if not texts:
             return []
         shown = [f"{self._prompt}{text}" for text in texts]
         if self._settings.get("do_lower_case"):
             shown = [text.lower() for text in shown]
         encoded = self._tokenizer(shown, truncation=True, max_length=self.max_tokens, return_attention_mask=False)
-        found: list[list[int]] = encoded["input_ids"]
-        return found
+        token_ids: list[list[int]] = encoded["input_ids"]
+        return token_ids
 
     def _computed(self, ids: Sequence[Sequence[int]], tokens: int) -> Points:
-        """Texts of one length, filled up to the one shape of that length."""
+        """Return the vectors of texts of one length, padded to the one shape of that length."""
         count = max(1, BATCH_TOKENS[self._model.device.type] // tokens)
         batch = torch.zeros((count, tokens), dtype=torch.long)
         attention_mask = torch.zeros((count, tokens), dtype=torch.long)
@@ -138,16 +138,16 @@ class SentenceEncoder:
             states = self._model(
                 input_ids=batch, attention_mask=attention_mask
             ).last_hidden_state  # (texts, tokens, width)
-            found = torch.cat([pool(states, attention_mask) for pool in self._pooling], dim=1)
+            pooled = torch.cat([pool(states, attention_mask) for pool in self._pooling], dim=1)
             for layer in self._layers:
-                found = layer(found)
-            unit = torch.nn.functional.normalize(found, dim=1)
+                pooled = layer(pooled)
+            unit = torch.nn.functional.normalize(pooled, dim=1)
         points: Points = unit[: len(ids)].cpu().numpy()
         return points
 
 
 def _batches(ids: Sequence[Sequence[int]], batch_tokens: int, most: int) -> Iterator[tuple[list[int], int]]:
-    """Places of texts of one rounded length (`most` at the most) that are computed together, with that length."""
+    """Yield the indices of texts of one rounded length (at most `most`) that are computed together, and that length."""
     by_length: dict[int, list[int]] = {}
     for index, own in enumerate(ids):
         by_length.setdefault(min(-(-max(1, len(own)) // STEP) * STEP, most), []).append(index)
@@ -158,7 +158,9 @@ def _batches(ids: Sequence[Sequence[int]], batch_tokens: int, most: int) -> Iter
 
 
 def _modules(folder: Path) -> list[tuple[str, Path]]:
-    """What follows the transformer, by the name of its class, with its folder; mean and nothing else of a plain one."""
+    """Return the modules after the transformer, by class name, with their folders; mean pooling alone for a plain
+    model.
+    """
     import json
 
     path = folder / "modules.json"
@@ -174,7 +176,7 @@ def _modules(folder: Path) -> list[tuple[str, Path]]:
 
 
 def _pooling(folder: Path, modules: Sequence[tuple[str, Path]]) -> list[Pooling]:
-    """How states become one vector; several ways are put side by side, in sentence-transformers' order."""
+    """Return the poolings of a model; several are concatenated, in sentence-transformers' order."""
     for name, module_path in modules:
         if name == "Pooling":
             config = read_json_object(module_path / "config.json")
@@ -192,12 +194,12 @@ def _pooling(folder: Path, modules: Sequence[tuple[str, Path]]) -> list[Pooling]
 
 
 _FLAGS = {"cls": "cls_token", "max": "max_tokens", "mean": "mean_tokens", "weightedmean": "weightedmean_tokens"}
-"""Older files have one `pooling_mode_…` for each way."""
+"""Older files have one `pooling_mode_…` for each pooling."""
 _TAKE = "take another encoder, as `all-minilm-l6-v2`"
 
 
 def _layers(folder: Path, module: tuple[str, Path]) -> Iterator[Layer]:
-    """What a module does to pooled vectors; everything ends at unit length."""
+    """Yield the layers of a module after pooling; everything ends at unit length."""
     name, path = module
     if name == "Dense":
         yield from _dense(path)
@@ -232,19 +234,19 @@ def _sentence_settings(folder: Path) -> dict[str, Any]:
 
 
 def _own_prompt(folder: Path) -> str:
-    """The prompt that the model's files name as the default."""
+    """Return the default prompt of the model's files."""
     path = folder / "config_sentence_transformers.json"
     config = read_json_object(path) if path.is_file() else {}
     return str((config.get("prompts") or {}).get(config.get("default_prompt_name"), ""))
 
 
 def _own_limit(settings: dict[str, Any], positions: int) -> int:
-    """Where texts are cut: as sentence-transformers' file says, else as many positions as there are."""
+    """Return the maximum length by sentence-transformers' file, else the number of positions."""
     return min(int(settings.get("max_seq_length") or positions), positions)
 
 
 def _positions(config: Any) -> int:
-    """How many tokens of a text have a position."""
+    """Return the number of positions of a model."""
     positions = getattr(config, "max_position_embeddings", None) or MOST_TOKENS
     if getattr(config, "model_type", "") in ("roberta", "xlm-roberta", "camembert", "mpnet"):
         positions -= 2  # their positions begin after the padding's

@@ -1,4 +1,4 @@
-"""What a model answers to one fixed prompt: the check that an export is the model that was tuned."""
+"""The check of an export: does it give the same answer to a fixed prompt as the tuned model?"""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ if TYPE_CHECKING:
 PROMPT = "Tell me in one sentence what you can do."
 TOKENS = 16
 NEAR_TIE = 0.1
-"""Nats between two next tokens below which the rounding of merged weights may exchange them."""
+"""Difference in nats between the two likeliest next tokens below which rounding of merged weights may swap them."""
 
 
 class GreedyAnswer(NamedTuple):
-    """Greedy tokens, and the log-probabilities of all tokens at each of them; or one class, and the scores of all."""
+    """A greedy completion, and the log-probabilities of all tokens at each position; or one class, and the scores of
+    all.
+    """
 
     tokens: list[int]
     logps: torch.Tensor
@@ -28,7 +30,9 @@ class GreedyAnswer(NamedTuple):
     """Whether it is a class."""
 
     def compute_difference(self, other: GreedyAnswer) -> float | None:
-        """By how many nats this answer prefers its own token where the two differ; None when they are equal."""
+        """Return by how many nats this completion prefers its own token at the first difference; None when they are
+        equal.
+        """
         for index, (mine, theirs) in enumerate(zip(self.tokens, other.tokens, strict=True)):
             if mine != theirs:
                 row = self.logps[index]
@@ -37,24 +41,24 @@ class GreedyAnswer(NamedTuple):
 
 
 class ModelAgreement(NamedTuple):
-    """How far a written model agrees with the one that it was written from, on the one fixed prompt."""
+    """Agreement of a written model with the one that it was written from, on the fixed prompt."""
 
     same: int
-    """Greedy tokens that both say before they part."""
+    """Number of equal greedy tokens before the first difference."""
     tokens: int
     difference: float
-    """Nats a token, on average, by which the log-probabilities of the model's own answer differ."""
+    """Mean difference in nats of the log-probabilities of the model's own completion."""
     gap: float
-    """Nats by which the model preferred its own token where they part; 0 when they do not."""
+    """Nats by which the model preferred its own token at the first difference; 0 without one."""
     names: bool = False
-    """Whether the models name classes instead of writing tokens."""
+    """Whether the models are classifiers."""
 
     def as_json(self) -> dict[str, Any]:
-        """The check as a record that is written beside an export."""
+        """Return the record that is written with an export."""
         return {"same_tokens": self.same, "tokens": self.tokens, "nats": self.difference}
 
     def __str__(self) -> str:
-        """The check in a sentence."""
+        """Describe the agreement in a sentence."""
         if self.names:
             return (
                 f"it names {'the same' if self.same else 'another'} class, its scores differ by {self.difference:.2g}"
@@ -88,7 +92,7 @@ def compare_greedy_answers(expected: GreedyAnswer, model: Any, ids: list[int]) -
 
 
 def encode_check_prompt(folder: Path) -> list[int]:
-    """The fixed prompt as token ids of the model in `folder`, in its chat template when it has one."""
+    """Return the fixed prompt as token ids of the model in `folder`, in its chat template when it has one."""
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
@@ -100,7 +104,7 @@ def encode_check_prompt(folder: Path) -> list[int]:
 
 
 def generate_greedy_answer(model: Any, ids: list[int]) -> GreedyAnswer:
-    """The greedy answer to a prompt, one whole forward pass a token: slow, short, and without any cache to go wrong."""
+    """Return the greedy completion of a prompt, with one full forward pass for each token and no cache."""
     import torch
 
     input_ids = torch.tensor([ids])

@@ -34,6 +34,7 @@ from luthier.models.export.model_card import (
     ExportDetails,
     ModelScores,
     find_published_base,
+    get_gguf_name,
     read_base_origin,
     render_model_card,
 )
@@ -60,13 +61,12 @@ from luthier.models.source import Say, list_model_files, list_tokenizer_files, w
 
 Format = Literal["hf", "adapter", "merged", "gguf", "sklearn"]
 MARKER = "luthier.json"
-"""The file by which an export of ours is known."""
+"""The file that marks an export."""
 MOST_NATS = {"q8_0": 0.25, "q4_0": 1.5}
-"""Mean difference of log-probabilities, in nats a token, beyond which a quantized file is broken rather than rounded.
-
-SmolLM2-135M, the smallest model that people tune and so the most hurt, lies 0.026 off in q8_0 and 0.60 in q4_0; with
-heads in the wrong order q8_0 lies 2.7 off. A random model says nothing with confidence, so nothing is far off there.
-"""
+"""Mean difference of log-probabilities, in nats a token, above which a quantized file counts as broken rather than
+rounded. SmolLM2-135M, the smallest common model and so the most affected, is 0.026 off in q8_0 and 0.60 in q4_0; with
+heads in the wrong order q8_0 is 2.7 off. A random model has nearly uniform predictions, so its difference is always
+small."""
 _TOKENIZER_PROBES = ("It costs 1,250.75 today.\n\n1. café  2\tnaïve — 你好", "  def f(x):\n    return x['key']\n")
 
 
@@ -84,12 +84,11 @@ def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
 ) -> Path:
     """Write a model artifact to the folder `to`, check it, and return the folder.
 
-    `quant` is the precision of a GGUF file's matrices; `dequantize` merges an adapter that was learnt over a quantized
-    base into what the base's codes stand for. `with_base` writes what an adapter stands on into `base/` beside it; by
-    default where that has no id on the Hugging Face hub. `measures` go into the model card; `before`, what belongs in
-    front of every conversation, into the card and `prompt.json`. A model that is only a prompt goes out as the weights
-    that it stands in front of. Raises `ModelError` when the format cannot hold this model, or when what was written
-    does not answer as the model does.
+    `quant` is the precision of a GGUF file's matrices; `dequantize` merges an adapter trained over a quantized base
+    into the dequantized weights. `with_base` writes an adapter's base model to `base/`; by default where it has no id
+    on the Hugging Face hub. `measures` go into the model card; `before`, the start of every conversation, into the card
+    and `prompt.json`. A prompt-only model is exported as the weights behind it. Raises `ModelError` when the format
+    cannot represent this model, or when the written model does not answer as the model does.
     """
     if quant != "f16" and format != "gguf":
         hint = "leave it out, or export as `gguf`"
@@ -121,7 +120,7 @@ def export_model_folder(  # noqa: PLR0913  # what an export may be asked for
 
 
 def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: ModelScores | None, say: Say) -> Path:
-    """A plain classifier has one form, without a network's files."""
+    """Export a plain classifier, which has one format."""
     from luthier.models.text_classifier import write_classifier
 
     if format != "sklearn":
@@ -137,7 +136,7 @@ def _export_classifier(artifact: Artifact, to: Path, format: Format, measures: M
 
 @contextmanager
 def _replace_folder(to: Path) -> Iterator[Path]:
-    """A folder that is filled, and then takes the place of an earlier export."""
+    """Yield a temporary folder, which then replaces an earlier export."""
     _check_target(to)
     aside = to.with_name(f".{to.name}.{os.getpid()}.export")
     with translate_write_errors(to):
@@ -180,7 +179,7 @@ def _write(artifact: Artifact, folder: Path, format: Format, quant: Quant, *, de
 
 
 def _write_whole(artifact: Artifact, folder: Path, *, dequantize: bool) -> None:
-    """One Hugging Face folder with everything: the artifact's own, or base and adapter merged."""
+    """Write one Hugging Face folder with everything: the artifact's own, or base and adapter merged."""
     base = find_base_folder(artifact)
     for path in list_model_files(base):
         weights = path.name.endswith((".safetensors", ".safetensors.index.json"))
@@ -203,10 +202,11 @@ def _write_whole(artifact: Artifact, folder: Path, *, dequantize: bool) -> None:
 
 
 def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: bool | None) -> None:
-    """An adapter in `folder`, which will lie at `to`: with the tokenizer, and with the base where that is wanted.
+    """Write an adapter to `folder`, which will be moved to `to`, with the tokenizer, and with the base where that is
+    requested.
 
-    PEFT opens the base by what the adapter's settings name, and takes a relative path from the working directory: a
-    base that is not on the hub is named by its absolute path.
+    PEFT opens the base that the adapter's settings name and resolves a relative path from the working directory: a base
+    that is not on the hub is named by its absolute path.
     """
     where = SourceLocation(file=str(artifact.folder))
     if not is_adapter(artifact):
@@ -238,10 +238,10 @@ def _write_adapter(artifact: Artifact, folder: Path, to: Path, *, with_base: boo
 def _verify(
     artifact: Artifact, folder: Path, format: Format, quant: Quant
 ) -> tuple[ModelAgreement, ModelAgreement | None]:
-    """Compare greedy answers in float32: equal, or parted only where rounding may exchange two near-equal tokens.
+    """Compare greedy completions in float32: equal, or different only where rounding may swap two near-equal tokens.
 
-    A quantized file may part anywhere; it is refused when its log-probabilities lie so far off that it is broken. The
-    second result is how an adapter that was learnt over a quantized base agrees over the whole one.
+    A quantized file may differ anywhere; it is refused when its log-probabilities are too far off. The second result is
+    the agreement of an adapter trained over a quantized base when it is used over the full one.
     """
     ids = encode_check_prompt(find_base_folder(artifact))
     expected = generate_greedy_answer(load_model(artifact, "float32").model, ids)
@@ -261,8 +261,9 @@ def _verify(
 
 
 def _whole_base(artifact: Artifact, folder: Path) -> Any:
-    """What an adapter stands on, in float32 and not quantized: as it was written into `base/`, else the model itself;
-    under a sequence head when the adapter was tuned with one."""
+    """Return an adapter's base model, in float32 and not quantized: from `base/`, else from the model itself; with a
+    sequence head when the adapter was trained with one.
+    """
     float32, outputs = pick_dtype("float32"), get_output_classes(artifact)
     written = (folder / BASE).is_dir()
     whole = open_folder(folder / BASE, float32) if written else open_merged(artifact.parent("model"), float32)
@@ -301,7 +302,7 @@ def _verify_tokenizer(artifact: Artifact, path: Path) -> None:
 
 
 def _verify_travellers(artifact: Artifact, folder: Path) -> None:
-    """What belongs to a model beside its weights came along: chat template, generation settings, tied embeddings."""
+    """Check that the export has the chat template, generation settings and tied embeddings of the model."""
     base = find_base_folder(artifact)
     same = {
         "chat template": read_chat_template(folder) == read_chat_template(base),
@@ -323,7 +324,7 @@ def _finish(artifact: Artifact, folder: Path, form: ExportDetails, measures: Mod
 
 
 def _mark(artifact: Artifact, folder: Path, record: Mapping[str, Any]) -> None:
-    """The file by which an export is known, with what is in it."""
+    """Write the file that marks an export and lists its contents."""
     files = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
     write_json(folder / MARKER, {"artifact": artifact.digest, "files": files, **record})
     for path in folder.rglob("*"):
@@ -331,7 +332,7 @@ def _mark(artifact: Artifact, folder: Path, record: Mapping[str, Any]) -> None:
 
 
 def _swap(aside: Path, to: Path) -> None:
-    """Put the finished export in place; an earlier one goes only once the new one stands ready."""
+    """Move the finished export into place; an earlier one is removed only then."""
     old = to.with_name(f".{to.name}.{os.getpid()}.old")
     with translate_write_errors(to):
         if to.exists():
@@ -341,11 +342,11 @@ def _swap(aside: Path, to: Path) -> None:
 
 
 def _gguf_path(artifact: Artifact, folder: Path, quant: Quant) -> Path:
-    return folder / f"{get_model_name(artifact).replace('/', '-')}-{quant}.gguf"
+    return folder / get_gguf_name(artifact, quant)
 
 
 def _saved_dtype(folder: Path) -> Literal["float32", "bfloat16", "float16"]:
-    """The dtype of the base's weights; anything unusual is kept in float32."""
+    """Return the dtype of the base's weights; unusual ones become float32."""
     match describe_model_folder(folder).dtype:
         case "bfloat16":
             return "bfloat16"

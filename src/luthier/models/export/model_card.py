@@ -1,11 +1,12 @@
-"""The model card of an export: what it is, what it came from, how it was made, how it did, and whose licences bind it.
+"""The model card of an export: description, lineage, training, results and licences.
 
-Every fact is read from the artifact and from those that it was made from; nothing is typed in.
+Every fact is read from the artifact and its ancestors.
 """
 
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -36,7 +37,7 @@ if TYPE_CHECKING:
 
 LIBRARIES = {"hf": "transformers", "merged": "transformers", "adapter": "peft", "gguf": "gguf"}
 BASE = "base"
-"""The folder of the base model inside an adapter's export."""
+"""Folder of the base model in an adapter's export."""
 _IMPORTS = "from transformers import AutoModelForCausalLM, AutoTokenizer\n"
 _FOLDER = '\nfolder = "."  # where this file lies\n'
 _TOKENIZER = "tokenizer = AutoTokenizer.from_pretrained(folder)"
@@ -49,7 +50,6 @@ _OPENING = {
     ),
 }
 _OPENING["merged"] = _OPENING["hf"]
-_GGUF = "llama-cli -m FILE.gguf -cnv"
 _ASKING = """\
 ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", return_dict=True)
 answer = model.generate(**ids, max_new_tokens=64)
@@ -57,17 +57,17 @@ print(tokenizer.decode(answer[0, ids["input_ids"].shape[1] :], skip_special_toke
 
 
 class ExportDetails(NamedTuple):
-    """In which form a model was given out, and how that was found to agree with it."""
+    """Format of an export, and its agreement with the model."""
 
     format: Literal["hf", "adapter", "merged", "gguf"]
     quant: str
     agreed: ModelAgreement
     before: Mapping[str, Any] | None = None
-    """What belongs in front of every conversation, as `prompt.json` holds it."""
+    """The start of every conversation, as in `prompt.json`."""
     over_whole: ModelAgreement | None = None
-    """How an adapter that was learnt over a quantized base agrees over the whole one."""
+    """Agreement of an adapter trained over a quantized base when it is used over the full one."""
     with_base: bool = False
-    """Whether an adapter's folder holds its base model."""
+    """Whether an adapter's folder includes its base model."""
 
 
 class ModelScores(NamedTuple):
@@ -76,13 +76,13 @@ class ModelScores(NamedTuple):
     values: Mapping[str, Any]
     """A number, or `{"value", "low", "high"}`, by metric."""
     compared_models: Mapping[str, Mapping[str, Any]] = MappingProxyType({})
-    """Metrics of other models by the models' names."""
+    """Metrics of other models by name."""
     where: str = ""
-    """On which rows, as part of a sentence."""
+    """The rows, as part of a sentence."""
     conclusion: str = ""
-    """What follows from it, in sentences."""
+    """The conclusion, in sentences."""
     explanation: ExplanationSummary | None = None
-    """How its answers are best explained, and how far that can be trusted."""
+    """The best explanation method, and its evaluation."""
 
 
 class HubModel(NamedTuple):
@@ -99,11 +99,11 @@ class BaseModelOrigin(NamedTuple):
     licence: str | None
     origin: str
     chat_template: str | None = None
-    """The one that took the place of its own; None where that is its own."""
+    """The chat template that replaced its own; None where it has its own."""
 
     @property
     def published(self) -> HubModel | None:
-        """Where on the Hugging Face hub it came from; None for a model from elsewhere."""
+        """Its hub id and commit; None for a model from elsewhere."""
         match self.origin.split():
             case ["hub", name, "at", commit]:
                 return HubModel(name, commit)
@@ -112,12 +112,12 @@ class BaseModelOrigin(NamedTuple):
 
     @property
     def address(self) -> str:
-        """What the hub calls the base model: its hub id when it came from there, else its name."""
+        """Its hub id when it came from there, else its name."""
         return self.published.id if self.published is not None else self.name
 
 
 def read_base_origin(artifact: Artifact) -> BaseModelOrigin:
-    """Read the base model's card, up the lineage."""
+    """Read the base model's card from the lineage."""
     record = find_origin_artifact(artifact).read_json("model.json")
     return BaseModelOrigin(record["name"], record.get("licence"), record.get("origin", ""), record.get("chat_template"))
 
@@ -147,7 +147,7 @@ def list_lineage(artifact: Artifact) -> list[Artifact]:
 
 
 def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelScores | None) -> str:
-    """The README of an export: front matter that the hub reads, then plain text."""
+    """Return the README of an export: front matter for the hub, then Markdown."""
     base = read_base_origin(artifact)
     tuned = "model" in artifact.manifest.inputs
     steps = list_lineage(artifact)
@@ -166,7 +166,7 @@ def render_model_card(artifact: Artifact, form: ExportDetails, measures: ModelSc
 
 
 def render_history_sections(artifact: Artifact, measures: ModelScores | None) -> list[str]:
-    """The sections that every model's card has: measures where there are any, provenance, settings."""
+    """Return the sections of every model's card: measures if there are any, provenance, settings."""
     steps = list_lineage(artifact)
     return [
         _measures(measures) if measures and measures.values else "",
@@ -177,7 +177,7 @@ def render_history_sections(artifact: Artifact, measures: ModelScores | None) ->
 
 
 def _render_explanations(summary: ExplanationSummary) -> str:
-    """Methods of explanation over held-out rows, with their intervals."""
+    """Render the explanation methods over held-out rows, with their intervals."""
     rows = ["| method | comprehensiveness | sufficiency | over random orders |", "|---|---|---|---|"]
     for method in summary.methods:
         cells = (method.comprehensiveness, method.sufficiency, method.gain_over_random)
@@ -191,10 +191,12 @@ def _render_explanations(summary: ExplanationSummary) -> str:
 
 
 def _render_usage(artifact: Artifact, form: ExportDetails) -> str:
-    """A program that opens the export, run in its folder, and asks it something; PEFT must be taught the types that it
-    does not know, and no adapter can tell a sequence head what its base takes for padding."""
+    """Render a program that opens the export in its folder and queries it.
+
+    It imports the adapter types that PEFT does not know, and sets the padding token that a sequence head needs.
+    """
     if form.format == "gguf":
-        return f"```\n{_GGUF}\n```\n"
+        return f"```\n{_render_llama_command(artifact, form)}\n```\n"
     opening, outputs = _OPENING[form.format].replace("BASE", _base_words(artifact, form)), get_output_classes(artifact)
     if form.format == "adapter" and _peft_type(artifact) == "BOTTLENECK":
         opening = f"import luthier.models.adapters  # teaches PEFT this type\n{opening}"
@@ -210,6 +212,20 @@ def _render_usage(artifact: Artifact, form: ExportDetails) -> str:
     return f"```python\n{opening}\n```\n"
 
 
+def get_gguf_name(artifact: Artifact, quant: str) -> str:
+    """The name of the file in a GGUF export."""
+    return f"{get_model_name(artifact).replace('/', '-')}-{quant}.gguf"
+
+
+def _render_llama_command(artifact: Artifact, form: ExportDetails) -> str:
+    """The command of llama.cpp, with the system message that the model was measured with."""
+    command = f"llama-cli -m {shlex.quote(get_gguf_name(artifact, form.quant))} -cnv"
+    messages = form.before["messages"] if form.before else []
+    if len(messages) == 1 and messages[0]["role"] == "system":
+        command += f" -sys {shlex.quote(messages[0]['content'])}"
+    return command
+
+
 def _messages(form: ExportDetails) -> str:
     code = f'messages = [{{"role": "user", "content": {json.dumps(PROMPT)}}}]'
     if not form.before:
@@ -218,7 +234,7 @@ def _messages(form: ExportDetails) -> str:
 
 
 def _base_words(artifact: Artifact, form: ExportDetails) -> str:
-    """How a program names an adapter's base."""
+    """Return the expression by which a program names an adapter's base."""
     if form.format != "adapter":
         return ""
     labels = f", num_labels={len(outputs)}" if (outputs := get_output_classes(artifact)) else ""
@@ -230,7 +246,7 @@ def _base_words(artifact: Artifact, form: ExportDetails) -> str:
 
 
 def _auto(artifact: Artifact, form: ExportDetails) -> str:
-    """What PEFT's own classes open, and what to do once the folder is moved."""
+    """Describe PEFT's auto classes, and what to do once the folder is moved."""
     outputs = get_output_classes(artifact)
     kind = "SequenceClassification" if outputs else "CausalLM"
     labels = f", num_labels={len(outputs)}" if outputs else ""
@@ -256,7 +272,7 @@ def _peft_type(artifact: Artifact) -> str:
 
 
 def _build_metadata(artifact: Artifact, form: ExportDetails, base: BaseModelOrigin) -> dict[str, Any]:
-    """What the hub reads; `base_model_relation` in the hub's own words."""
+    """Return the hub's metadata; `base_model_relation` in the hub's terms."""
     front: dict[str, Any] = {
         "base_model": base.address,
         "library_name": LIBRARIES[form.format],
@@ -274,7 +290,7 @@ def _build_metadata(artifact: Artifact, form: ExportDetails, base: BaseModelOrig
 
 
 def _render_prompt_usage(before: Mapping[str, Any]) -> str:
-    """How the prompt is used: without it, this is another model than the one that was measured."""
+    """Describe the use of the prompt: without it, the model differs from the evaluated one."""
     where = {
         "replaced": "in place of any system message that it has",
         "kept": "after its own system message, when it has one",
@@ -288,7 +304,7 @@ def _render_prompt_usage(before: Mapping[str, Any]) -> str:
 
 
 def _render_format(form: ExportDetails) -> str:
-    """The form, and what the check found at export time."""
+    """Describe the format, and the result of the export check."""
     precision = f" in {form.quant}" if form.format == "gguf" else ""
     sentence = f"Written as `{form.format}`{precision}, opened again and checked on one fixed prompt: {form.agreed}."
     if form.over_whole is not None:
@@ -307,7 +323,7 @@ def _provenance(artifact: Artifact, steps: list[Artifact]) -> str:
 
 
 def _render_lineage_entry(artifact: Artifact) -> str:
-    """One artifact of the lineage in a sentence."""
+    """Describe one artifact of the lineage in a sentence."""
     files = {entry.path for entry in artifact.manifest.files}
     if artifact.manifest.makes == "dataset":
         return _data(artifact)
@@ -333,7 +349,7 @@ def _data(artifact: Artifact) -> str:
 
 
 def data_licence(artifact: Artifact) -> str | None:
-    """The licence of a data set, where its source states one: the package that it came in."""
+    """Return the licence of a data set, where its source states one: its package."""
     source = artifact.manifest.settings.get("source", {})
     if source.get("kind") != "wheel":
         return None
@@ -343,7 +359,7 @@ def data_licence(artifact: Artifact) -> str | None:
 
 
 def _tuning(artifact: Artifact, record: TrainingRecord) -> Iterator[str]:
-    """What a tuning did, by its own books."""
+    """Yield the facts of a training, from its own record."""
     for role, part in (("technique", record.technique), ("objective", record.objective)):
         if part:
             yield f"{role} {kind_of_part(part)}"
@@ -362,7 +378,7 @@ def _tuning(artifact: Artifact, record: TrainingRecord) -> Iterator[str]:
 
 
 def _tokens_seen(artifact: Artifact) -> int | None:
-    """Tokens of all rows, as often as each was seen."""
+    """Return the tokens of all rows, times the number of passes."""
     import polars
 
     if not any(entry.path == "training_examples.parquet" for entry in artifact.manifest.files):
@@ -385,7 +401,7 @@ def _settings(steps: list[Artifact]) -> str:
 
 
 def strip_absolute_paths(value: Any) -> Any:
-    """Settings whose absolute paths are only names: where a file lay is nobody's business."""
+    """Return settings with absolute paths reduced to file names, for privacy."""
     if isinstance(value, dict):
         return {key: strip_absolute_paths(item) for key, item in value.items()}
     if isinstance(value, list):
@@ -394,12 +410,14 @@ def strip_absolute_paths(value: Any) -> Any:
 
 
 def _shorten_path(text: str) -> str:
-    """The name of a file instead of its path, where that leads out of the recipe's own folder."""
+    """Return the file name of a path outside the recipe's folder."""
     return Path(text).name if text.startswith(("/", "../", "~")) and "\n" not in text else text
 
 
 def _measures(measures: ModelScores) -> str:
-    """A table: one row a metric, with its interval when it has one, and what others got on the same rows."""
+    """Render a table with one row for each metric, with its interval if it has one, and other models' results on the
+    same rows.
+    """
     others = list(measures.compared_models)
     rows = [" | ".join(["| metric", "value", "interval", *others]) + " |", "|" + "---|" * (3 + len(others))]
     for name, value in sorted(measures.values.items()):
@@ -423,13 +441,13 @@ def _format_number(value: float | None) -> str:
 
 
 def _licences(base: BaseModelOrigin, steps: list[Artifact]) -> str:
-    """Whose licences stand behind the model: the base's, and that of each data set."""
+    """Render the licences of the base model and of each data set."""
     rows = [f"- base model {base.name}: {base.licence or 'not stated'}; it binds this model too"]
     return "## Licence\n\n" + "\n".join([*rows, *format_data_licences(steps)]) + "\n"
 
 
 def format_data_licences(steps: list[Artifact]) -> list[str]:
-    """Whose licences stand behind the data sets of a lineage, as lines of a list."""
+    """Return the licences of a lineage's data sets, as list items."""
     return [
         f"- data set `{step.digest[:12]}`: {data_licence(step) or 'not stated by its source'}"
         for step in steps

@@ -1,4 +1,6 @@
-"""How a decoder reads sequences: packed over the paged KV cache, or one by one for models that cannot be packed."""
+"""Backends of a decoder: batched over the paged KV cache, or one sequence at a time for models that cannot
+be packed.
+"""
 
 from __future__ import annotations
 
@@ -55,22 +57,22 @@ class SequenceState:
     ticket: int
     ask: GenerationRequest
     end: int
-    """How many tokens it has at most, prompt included."""
+    """Maximum number of tokens, prompt included."""
     ids: list[int]
-    """The prompt, and what was written after it."""
+    """The prompt and the generated tokens."""
     read: int = 0
-    """How many of the ids have their keys and values in the cache."""
+    """Number of ids with keys and values in the cache."""
     found: int = 0
-    """How many of the prompt's were found there."""
+    """Number of prompt tokens that were in the prefix cache."""
     chance: torch.Generator = field(default_factory=torch.Generator)
     cache_slot: Any = None
-    """Where its keys and values lie: whoever reads it knows."""
+    """The backend's own cache of this sequence."""
     turned: list[tuple[int, int, int]] = field(default_factory=list)
-    """The three positions of each token of the prompt, and of the next, where media turn them by their grids."""
+    """The three rotary positions of each prompt token, and of the next, where media have grid positions."""
 
     @property
     def written(self) -> list[int]:
-        """What was written after the prompt."""
+        """The generated tokens."""
         return self.ids[len(self.ask.ids) :]
 
     @property
@@ -79,7 +81,7 @@ class SequenceState:
         return self.read >= len(self.ask.ids)
 
     def positions(self, model: Any, count: int, before: int = 0) -> list[tuple[int, int, int]]:
-        """The three positions of the next tokens to be read, with so many virtual tokens before all."""
+        """Return the three positions of the next tokens to be read, after `before` virtual tokens."""
         if not self.turned:
             self.turned = compute_row_positions(model, [*self.ask.ids, 0], before)
         last = len(self.ask.ids)
@@ -97,7 +99,7 @@ class PrefillChunk(NamedTuple):
 
     @property
     def last(self) -> bool:
-        """Whether the line is then wholly read, and goes on."""
+        """Whether the sequence is then fully read and gets a next token."""
         return self.line.read + self.tokens == len(self.line.ids)
 
 
@@ -106,28 +108,32 @@ class DecoderBackend(Protocol):
     them."""
 
     def open(self, line: SequenceState) -> bool:
-        """Make room for all tokens that a line may have; False while there is none."""
+        """Allocate room for all tokens of a sequence; False while there is none."""
 
     def schedule_prefill(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
-        """What of lines whose prompts are not wholly read is read next: of so many tokens in all, but something."""
+        """Return the chunks to read next of sequences whose prompts are not fully read: at most `budget` tokens in all,
+        at least one chunk.
+        """
 
     def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
-        """Read them; (lasts, vocab) logits in at least fp32 after those that are wholly read."""
+        """Read chunks; return (completed, vocab) logits in at least fp32 after the sequences that are then
+        fully read.
+        """
 
     def close(self, line: SequenceState) -> None:
-        """Give a line's room back."""
+        """Free a sequence's room."""
 
     def switch_adapters(self, model: Any) -> None:
-        """Read the same weights from now on, with the adapters that are over them in this model."""
+        """Use the same weights with the adapters of `model` from now on."""
 
     @property
     def cached(self) -> int:
-        """Tokens that would be found again."""
+        """Tokens in the prefix cache."""
 
 
 @dataclass
 class _Place:
-    """A line's own cache, and the virtual tokens before it."""
+    """A sequence's own cache, and the virtual tokens before it."""
 
     room: int
     soft: SoftPrompt
@@ -135,7 +141,7 @@ class _Place:
 
 
 class UnbatchedBackend:
-    """Reads lines one by one."""
+    """Reads sequences one by one."""
 
     def __init__(self, model: Any, tokens: int) -> None:
         self._whole, self._model = model, unwrap_peft_model(model)
@@ -150,7 +156,7 @@ class UnbatchedBackend:
     cached = 0
 
     def open(self, line: SequenceState) -> bool:
-        """Make room for all tokens that a line may have; False while there is none."""
+        """Allocate room for all tokens of a sequence; False while there is none."""
         if line.end > self._free:
             return False
         with activate_adapter(self._whole, line.ask.adapter):
@@ -159,20 +165,20 @@ class UnbatchedBackend:
         return True
 
     def schedule_prefill(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
-        """One prompt, wholly: a state may not be read in parts."""
+        """Return one whole prompt: recurrent states cannot be read in chunks."""
         return [PrefillChunk(line, len(line.ids) - line.read) for line in waiting[:1] if budget]
 
     def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
-        """(lines, vocab) logits after each."""
+        """Return (sequences, vocab) logits after each chunk."""
         return torch.cat([self._read(portion) for portion in portions])
 
     def close(self, line: SequenceState) -> None:
-        """Let a line's cache go."""
+        """Free a sequence's cache."""
         self._free += line.cache_slot.room
         line.cache_slot = None
 
     def switch_adapters(self, model: Any) -> None:
-        """See other adapters over the same weights."""
+        """Use other adapters over the same weights."""
         self._whole = model
 
     def _read(self, portion: PrefillChunk) -> Tensor:
@@ -199,7 +205,7 @@ class UnbatchedBackend:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _read_alone(self, portion: PrefillChunk) -> Tensor:
-        """(1, vocab) logits of a line with media as transformers' own generation reads it."""
+        """Return (1, vocab) logits of a sequence with media, read as in transformers' own generation."""
         line, slot = portion.line, portion.line.cache_slot
         if slot.soft.count:
             raise ModelError(f"virtual tokens cannot stand before a row with media: {self._media_alone}")
@@ -210,7 +216,7 @@ class UnbatchedBackend:
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
     def _begin(self, slot: _Place, ids: Tensor) -> dict[str, Any]:
-        """A cache with the virtual tokens' keys and values, and what is read after them."""
+        """Return a cache with the virtual tokens' keys and values, and the inputs after them."""
         from transformers import DynamicCache
 
         from luthier.models.generation.kv_cache import preallocate_cache
@@ -221,7 +227,7 @@ class UnbatchedBackend:
 
 
 _ATTENTION_PARAMS: WeakKeyDictionary[torch.nn.Module, dict[int, AttentionParams]] = WeakKeyDictionary()
-"""By model, the attention parameters of its layers; empty for a model that the kernels do not read."""
+"""Attention parameters of the layers, by model; empty for a model that the kernels do not support."""
 
 
 def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
@@ -240,11 +246,11 @@ def open_compiled_decoder(model: Any, past: KVCache) -> CompiledDecoder | None:
 
 
 _FIRST, _THEN = 21, 3
-"""Tokens of the trial: in two portions, over more than one block."""
+"""Tokens of the trial: two chunks, over more than one block."""
 
 
 def _try_kernel_attention(kernels: RowKernels, model: Any) -> dict[int, AttentionParams]:
-    """How a model's layers attend, when reading it lean gives what its modules give."""
+    """Return the attention parameters of a model's layers, if the kernels agree with its modules."""
     inner = unwrap_peft_model(model)
     plain = KVCache(2)
     expected = _states(ModuleDecoder(inner, plain).read, inner)
@@ -254,15 +260,15 @@ def _try_kernel_attention(kernels: RowKernels, model: Any) -> dict[int, Attentio
         lean = CompiledDecoder(kernels, model, find_decoder(inner), ours)
         if not lean.knows(None):
             return {}
-        found = _states(lambda ids, visit: lean.ended(lean.read(ids, visit, [None])), inner)
+        params = _states(lambda ids, visit: lean.ended(lean.read(ids, visit, [None])), inner)
     except (UnsupportedArchitectureError, AttributeError):  # a part that is called otherwise
         return {}
-    same = relative_distance(found, expected) <= AGREES[expected.dtype] / 2
+    same = relative_distance(params, expected) <= AGREES[expected.dtype] / 2
     return plain.attention_params if same else {}
 
 
 def _states(read: Any, model: Any) -> torch.Tensor:
-    """What a reading gives for a few tokens, in two portions."""
+    """Return the hidden states of a few tokens, read in two chunks."""
     device = next(model.parameters()).device
     vocabulary = model.config.get_text_config().vocab_size
     ids = torch.tensor([(7 * at + 3) % vocabulary for at in range(_FIRST + _THEN)], device=device)
@@ -273,7 +279,7 @@ def _states(read: Any, model: Any) -> torch.Tensor:
 
 
 class BatchedBackend:
-    """Reads many lines at once."""
+    """Reads many sequences at once."""
 
     def __init__(self, model: Any, head: OutputHead, tokens: int) -> None:
         self._whole, self._model, self._head = model, unwrap_peft_model(model), head
@@ -284,11 +290,11 @@ class BatchedBackend:
 
     @property
     def cached(self) -> int:
-        """Tokens that would be found again."""
+        """Tokens in the prefix cache."""
         return self._blocks.cached
 
     def open(self, line: SequenceState) -> bool:
-        """Hold all blocks that a line may need; False while there are too few."""
+        """Allocate all blocks that a sequence may need; False while there are too few."""
         self._notice()
         sequence_blocks = self._blocks.hold(line.ask.adapter, line.ask.ids, line.end)
         if sequence_blocks is None:
@@ -298,7 +304,9 @@ class BatchedBackend:
         return True
 
     def schedule_prefill(self, waiting: Sequence[SequenceState], budget: int) -> list[PrefillChunk]:
-        """Prompts in their order, up to the budget; what another line is reading just now is waited for."""
+        """Return prompts in their order, up to the budget; a prefix that another sequence is reading now is
+        waited for.
+        """
         prefill_chunks: list[PrefillChunk] = []
         started_keys: set[Hashable] = set()
         for line in waiting:
@@ -315,7 +323,7 @@ class BatchedBackend:
 
     @torch.no_grad()
     def read(self, portions: Sequence[PrefillChunk]) -> Tensor:
-        """(lasts, vocab) logits after the lines that are wholly read."""
+        """Return (completed, vocab) logits after the sequences that are fully read."""
         self._notice()
         lean = self._lean
         if lean is not None and all(lean.knows(portion.line.ask.adapter) for portion in portions):
@@ -327,18 +335,18 @@ class BatchedBackend:
         return logits
 
     def close(self, line: SequenceState) -> None:
-        """Give a line's blocks back; what was read stays to be found while there is room."""
+        """Free a sequence's blocks; they stay in the prefix cache while there is room."""
         sequence_blocks: SequenceBlocks = line.cache_slot
         self._blocks.release(sequence_blocks)
         line.cache_slot = None
 
     def switch_adapters(self, model: Any) -> None:
-        """See other adapters over the same weights; what was read by those that stay is found again."""
+        """Use other adapters over the same weights; cached blocks of unchanged adapters stay valid."""
         self._whole = model
         self._open_model()
 
     def _open_model(self) -> None:
-        """Look at the model as it is now, with the adapters that are loaded."""
+        """Inspect the model as it is now, with its loaded adapters."""
         self._adapters = tuple(getattr(self._whole, "peft_config", ()))
         self._parameters = list(self._model.parameters())
         self._state = self._weights()
@@ -348,7 +356,7 @@ class BatchedBackend:
             self._lean = open_compiled_decoder(self._whole, self._past)
 
     def _notice(self) -> None:
-        """Let nothing be found again that was read with other weights, and see adapters that were loaded since."""
+        """Clear the prefix cache after a change of weights, and detect newly loaded adapters."""
         if self._adapters != tuple(getattr(self._whole, "peft_config", ())):
             self._open_model()
             self._blocks.forget()
@@ -357,7 +365,7 @@ class BatchedBackend:
             self._blocks.forget()
 
     def _weights(self) -> list[int]:
-        """Where all weights lie, and how often each was changed."""
+        """Return the address and version of all weights."""
         return [number for parameter in self._parameters for number in (parameter.data_ptr(), parameter._version)]
 
     def _by_kernels(self, lean: CompiledDecoder, portions: Sequence[PrefillChunk]) -> Tensor:
@@ -366,7 +374,7 @@ class BatchedBackend:
         return self._logits(lean.ended(states.index_select(0, lasts)))
 
     def _by_modules(self, portions: Sequence[PrefillChunk]) -> Tensor:
-        """The lines of each adapter in a pass of their own."""
+        """Read the sequences of each adapter in a pass of their own."""
         logits: dict[int, Tensor] = {}
         groups: dict[str | None, list[int]] = {}
         for at, portion in enumerate(portions):
@@ -384,20 +392,22 @@ class BatchedBackend:
         )
 
     def _compute_media_positions(self, portions: Sequence[PrefillChunk]) -> Tensor | None:
-        """(3, 1, T) positions of the new tokens, where media turn them by their grids."""
+        """Return (3, 1, T) positions of the new tokens, where media have grid positions."""
         if not uses_mrope(self._model) or not any(list_media_keys(line.ask.ids) for line, _ in portions):
             return None
         positions = [position for line, count in portions for position in line.positions(self._model, count)]
         return torch.tensor(positions, device=self._device).T[:, None]
 
     def _cross(self, portions: Sequence[PrefillChunk]) -> CrossAttention | None:
-        """What the new tokens of each line attend to, where a decoder attends to an encoder."""
+        """Return the clips that the new tokens attend to, where a decoder has an encoder."""
         if not attends_to_encoder(self._model):
             return None
         return build_cross_attention(self._model, [(get_media_key(line.ask.ids[0]), count) for line, count in portions])
 
     def _laid_out(self, portions: Sequence[PrefillChunk]) -> tuple[Tensor, ForwardBatch, Tensor]:
-        """The new tokens of lines one after another, where each belongs, and the last tokens of whole lines."""
+        """Return the new tokens of all sequences concatenated, their batch layout, and the last tokens of completed
+        sequences.
+        """
         ids = [id_ for line, count in portions for id_ in line.ids[line.read : line.read + count]]
         visit = ForwardBatch(
             [ForwardBatchPart(line.read, count, line.cache_slot.table) for line, count in portions], self._device
@@ -410,7 +420,7 @@ class BatchedBackend:
         )
 
     def _logits(self, hidden: Tensor) -> Tensor:
-        """(N, width) hidden states to (N, vocab) logits in at least fp32, each row as it would be alone."""
+        """Return (N, vocab) logits in at least fp32 from (N, width) hidden states, each row as it would be alone."""
         weight, kernels = self._head.linear.weight, get_row_kernels()
         if kernels is None or weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16):
             return self._head.logits(hidden)
@@ -419,9 +429,15 @@ class BatchedBackend:
 
 
 def open_backend(model: object, tokens: int) -> DecoderBackend:
-    """How a model is read for writing: many lines together where that is understood, else each alone."""
-    how = detect_forward_mode(model)  # type: ignore[arg-type]
+    """Open the backend of a model: batched where that is supported, else one sequence at a time."""
+    mode = detect_forward_mode(model)  # type: ignore[arg-type]
     whole = refuses_chunked_prefill(unwrap_peft_model(model))
-    if how.packed and how.head is not None and how.turn is None and not whole and not compute_soft_prompt(model).count:
-        return BatchedBackend(model, how.head, tokens)
+    if (
+        mode.packed
+        and mode.head is not None
+        and mode.turn is None
+        and not whole
+        and not compute_soft_prompt(model).count
+    ):
+        return BatchedBackend(model, mode.head, tokens)
     return UnbatchedBackend(model, tokens)

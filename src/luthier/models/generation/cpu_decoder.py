@@ -45,7 +45,7 @@ _DTYPES = (torch.float32, torch.bfloat16)
 
 
 class UnsupportedArchitectureError(Exception):
-    """A model that is not of the known kind."""
+    """A model whose architecture is not supported."""
 
 
 class CompiledDecoder:
@@ -59,7 +59,7 @@ class CompiledDecoder:
         self._lay_out()
 
     def read(self, ids: Tensor, visit: ForwardBatch, adapters: Sequence[str | None]) -> Tensor:
-        """(T, width) states in fp32 after the last layer, from (T,) ids."""
+        """Return (T, width) states in fp32 after the last layer, from (T,) ids."""
         if self._at != [weight.data_ptr() for weight in self._weights]:
             self._lay_out()
         states = self._embed(ids)
@@ -79,11 +79,11 @@ class CompiledDecoder:
         return states
 
     def ended(self, states: Tensor) -> Tensor:
-        """States after the decoder's last norm."""
+        """Apply the decoder's final norm."""
         return self._rows.norm(self._last, states)
 
     def knows(self, adapter: str | None) -> bool:
-        """Whether what speaks for a line is one plain adapter, or none."""
+        """Return whether a sequence's adapter is one plain adapter, or none."""
         try:
             self._get_adapter_number(adapter)
         except UnsupportedArchitectureError:
@@ -91,7 +91,7 @@ class CompiledDecoder:
         return True
 
     def _get_adapter_number(self, adapter: str | None) -> int:
-        """The number of the adapter that speaks for a line; -1 for none."""
+        """Return the number of a sequence's adapter; -1 for none."""
         if adapter == BASE or not self._adapters:
             return -1
         if adapter is not None:
@@ -111,7 +111,7 @@ class CompiledDecoder:
         return states * float(getattr(self._decoder, "embedding_multiplier", 1.0))
 
     def _lay_out(self) -> None:
-        """Note where all weights lie."""
+        """Collect the addresses of all weights."""
         self._weights.clear()
         if getattr(self._whole, "peft_config", {}) and not all(map(_is_lora, self._whole.peft_config.values())):
             raise UnsupportedArchitectureError
@@ -159,7 +159,7 @@ class CompiledDecoder:
         return self._past.of(at, example, example)
 
     def _linear(self, module: Any) -> AdaptedLinearStruct:
-        """A plain linear layer, or LoRA over one."""
+        """Return a plain linear layer, or LoRA over one."""
         if type(module) is torch.nn.Linear:
             return AdaptedLinearStruct.of(self._weight(module))
         if type(module) is not LoraLinear or module.merged or module.fan_in_fan_out or module.lora_variant:
@@ -203,7 +203,7 @@ class CompiledDecoder:
 
 
 def _refuse_odd(projections: dict[str, AdaptedLinearStruct]) -> None:
-    """`UnsupportedArchitectureError` where widths do not meet as they do in a plain layer."""
+    """Raise `UnsupportedArchitectureError` where widths do not match those of a plain layer."""
     q, k, v, o, gate, up, down = (projections[name].base for name in ("q", "k", "v", "o", "gate", "up", "down"))
     meets = q.width == k.width == v.width == o.outs == gate.width == up.width == down.outs
     if not (meets and q.outs == o.width and k.outs == v.outs and not q.outs % k.outs):
@@ -217,7 +217,7 @@ def _is_lora(config: Any) -> bool:
 
 
 def _require_children(module: Any, least: set[str], most: set[str]) -> None:
-    """`UnsupportedArchitectureError` where a module's children have other names."""
+    """Raise `UnsupportedArchitectureError` where a module's children have other names."""
     names = {name for name, _ in module.named_children()}
     if not least <= names <= most:
         raise UnsupportedArchitectureError
@@ -238,8 +238,9 @@ class ModuleDecoder:
         positions: Tensor | None = None,
         cross: CrossAttention | None = None,
     ) -> Tensor:
-        """(T, width) hidden states from (T,) ids; `positions` (3, 1, T) where media turn them otherwise, `cross` what
-        they attend to beside their own lines."""
+        """Return (T, width) hidden states from (T,) ids; `positions` (3, 1, T) are grid positions of media, `cross` the
+        clips to attend to.
+        """
         kernels = get_row_kernels()
         alone = self._adapted if kernels is not None else []
         attention, inputs = KVCacheAttention(self._past, visit), build_decoder_inputs(self._model, ids[None])
@@ -264,8 +265,8 @@ class _Product:
     def __call__(self, states: Tensor) -> Tensor:
         layer = self._layer
         flat = states.reshape(-1, layer.in_features).float().contiguous()
-        found = self._kernels.product(LinearStruct.of(layer.weight, layer.bias), flat)
-        return found.view(*states.shape[:-1], -1).to(states.dtype)
+        product = self._kernels.product(LinearStruct.of(layer.weight, layer.bias), flat)
+        return product.view(*states.shape[:-1], -1).to(states.dtype)
 
 
 @contextmanager
@@ -283,7 +284,7 @@ def _multiplying(layers: list[torch.nn.Linear], kernels: RowKernels | None) -> I
 
 
 def _is_plain(layer: Any) -> bool:
-    """Whether a linear layer on the CPU multiplies as torch's own does."""
+    """Return whether a linear layer on the CPU multiplies as torch's own does."""
     return (
         type(layer) is torch.nn.Linear
         and "forward" not in vars(layer)
@@ -294,7 +295,7 @@ def _is_plain(layer: Any) -> bool:
 
 
 def check_adapter_loaded(model: Any, adapter: str | None) -> None:
-    """`ModelError` for an adapter that is not loaded."""
+    """Raise `ModelError` for an adapter that is not loaded."""
     known = getattr(model, "peft_config", {})
     if adapter not in (None, BASE) and adapter not in known:
         there = ", ".join(known) or "none: this model has no adapters"
@@ -303,8 +304,11 @@ def check_adapter_loaded(model: Any, adapter: str | None) -> None:
 
 @contextmanager
 def disable_adapters(model: Any) -> Iterator[None]:
-    """Context manager: compute with the base alone. Which parameters are trained stays as it was: PEFT's own context
-    freezes all adapters but the active one when it ends, a critic's too."""
+    """Context manager: compute with the base model alone.
+
+    Which parameters require gradients does not change: PEFT's own context freezes all adapters but the active one when
+    it ends, a critic's included.
+    """
     trained = [(parameter, parameter.requires_grad) for parameter in model.parameters()]
     try:
         with model.disable_adapter():
@@ -316,8 +320,9 @@ def disable_adapters(model: Any) -> Iterator[None]:
 
 @contextmanager
 def activate_adapter(model: Any, adapter: str | None, *, decoder_only: bool = False) -> Iterator[None]:
-    """Context manager: activate one adapter of a model; None leaves it as it is, `BASE` disables all. `decoder_only`
-    leaves what reads pictures as it is."""
+    """Context manager: activate one adapter of a model; None changes nothing, `BASE` disables all. `decoder_only` does
+    not touch media encoders.
+    """
     if adapter is None or not hasattr(model, "peft_config"):
         yield
         return

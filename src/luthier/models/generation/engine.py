@@ -64,13 +64,13 @@ from luthier.models.packing.pack import TokenRow, build_pack
 from luthier.models.sequence_head import refuse_sequence_head, unwrap_peft_model
 
 _FEW = 512
-"""So many of the likeliest tokens are looked at first: they mostly have the share that is asked."""
+"""Number of likeliest tokens tried first for top-p: usually they suffice."""
 _COLD = torch.finfo(torch.float32).tiny
-"""Below it, a temperature is none: as a number of fp32 it may be 0, by which nothing can be divided."""
+"""Temperatures below it count as 0: in fp32 the division would fail."""
 
 
 def choose_next_tokens(logits: Tensor, lines: list[SequenceState]) -> list[SampledToken]:
-    """The next token of each line, from (lines, vocab) logits in at least fp32."""
+    """Return the next token of each sequence, from (sequences, vocab) logits in at least fp32."""
     likeliest = logits.argmax(-1).tolist()
     whole = logits.logsumexp(-1)
     tokens = [_token(row, line, first) for row, line, first in zip(logits, lines, likeliest, strict=True)]
@@ -81,7 +81,7 @@ def choose_next_tokens(logits: Tensor, lines: list[SequenceState]) -> list[Sampl
 
 
 def _token(logits: Tensor, line: SequenceState, likeliest: int) -> int:
-    """One token of a line, from (vocab,) logits."""
+    """Return one token of a sequence, from (vocab,) logits."""
     sampling = line.ask.sampling
     allowed = line.ask.allowed(line.written) if line.ask.allowed is not None else None
     if allowed is not None:
@@ -93,10 +93,10 @@ def _token(logits: Tensor, line: SequenceState, likeliest: int) -> int:
 
 
 def sample_top_p(shares: Tensor, top_p: float, chance: torch.Generator) -> int:
-    """One token, from the likeliest ones that together have a share of `top_p`.
+    """Sample one token from the likeliest ones with a cumulative probability of `top_p`.
 
-    Each token keeps its place while it is drawn, so that two of nearly the same share, which stand in another order
-    when their last bits differ, are not taken for each other.
+    Tokens are sampled in the order of the vocabulary, so that two of nearly equal probability, whose order depends on
+    their last bits, are not confused.
     """
     if top_p < 1:
         ordered, tokens = shares.topk(min(_FEW, shares.shape[0]))
@@ -119,18 +119,18 @@ def _top(logits: Tensor, whole: Tensor, line: SequenceState) -> tuple[tuple[int,
 __all__ = ["BASE", "GREEDY", "ContinuousBatchingDecoder", "GenerationRequest", "SamplingParams", "Stop", "TokenOutput"]
 
 TOKENS = 16_384
-"""Tokens that may be held at once, prompts and answers together: what bounds the key-value cache."""
+"""Maximum tokens of prompts and completions in the KV cache."""
 PORTION = 64
-"""Tokens of prompts that are read beside the next token of every line that is being written."""
+"""Prompt tokens read in a step while completions are generated."""
 PORTION_ALONE = 512
-"""Tokens of prompts that are read at once while nothing is being written."""
+"""Prompt tokens read in a step while nothing is generated."""
 
 
 class ContinuousBatchingDecoder:
     """Generates tokens for many requests by continuous batching, one token of each request at a step.
 
-    `tokens` may be held at once. While something is being written, `portion` tokens of waiting prompts are read at a
-    step: few, so that nobody waits long for the next token; many, so that those who come together are written together.
+    `tokens` bounds the KV cache. While completions are generated, `portion` prompt tokens are read at a step: fewer
+    keep the time between tokens short, more let new requests join sooner.
     """
 
     def __init__(self, loaded: LoadedModel, *, tokens: int = TOKENS, portion: int = PORTION) -> None:
@@ -145,9 +145,9 @@ class ContinuousBatchingDecoder:
         self._tickets = 0
 
     def admit(self, ask: GenerationRequest) -> int | None:
-        """Take an ask in and return its ticket; None when there is no room now.
+        """Add a request and return its ticket; None when there is no room now.
 
-        `DataError` for a prompt that the model cannot read, `ModelError` for an adapter that is not loaded.
+        `DataError` for a prompt that exceeds the model's context, `ModelError` for an adapter that is not loaded.
         """
         check_adapter_loaded(self._model, ask.adapter)
         context = self.context
@@ -175,7 +175,7 @@ class ContinuousBatchingDecoder:
 
     @torch.no_grad()
     def step(self) -> list[TokenOutput]:
-        """Read a portion of waiting prompts, and write the next token of every ask whose prompt is read."""
+        """Read a chunk of waiting prompts, and generate the next token of every request whose prompt is read."""
         self._done.clear()
         portions = self._next()
         if not portions:
@@ -191,7 +191,9 @@ class ContinuousBatchingDecoder:
 
     @torch.no_grad()
     def prompt_logprobs(self, ids: Sequence[int], top: int, adapter: str | None) -> list[SampledToken]:
-        """Each token of a text but the first, with its log-probability and those of the `top` likeliest there."""
+        """Return each token of a text except the first, with its log-probability and the `top` likeliest
+        alternatives.
+        """
         check_adapter_loaded(self._model, adapter)
         if len(ids) < 2:
             return []
@@ -200,49 +202,51 @@ class ContinuousBatchingDecoder:
             own = compute_pack_logprobs(self._model, pack).tolist()
             tops: list[Any] = [()] * len(own)
             if top:
-                found = compute_top_tokens(self._model, pack, top, below=self._vocabulary, temperature=1.0)
-                assert found.choices is not None
-                assert found.teacher is not None
+                sampled = compute_top_tokens(self._model, pack, top, below=self._vocabulary, temperature=1.0)
+                assert sampled.choices is not None
+                assert sampled.teacher is not None
                 tops = [
                     tuple(zip(*choice, strict=True))
-                    for choice in zip(found.choices.tolist(), found.teacher.tolist(), strict=True)
+                    for choice in zip(sampled.choices.tolist(), sampled.teacher.tolist(), strict=True)
                 ]
         return [SampledToken(*id_) for id_ in zip(ids[1:], own, tops, strict=True)]
 
     def cancel(self, ticket: int) -> None:
-        """Write no more for an ask; nothing happens when it is finished already."""
+        """Cancel a request; a finished one is ignored."""
         line = self._lines.pop(ticket, None)
         if line is not None:
             self._reader.close(line)
 
     @property
     def context(self) -> int:
-        """How many tokens the model reads at once, virtual ones taken off."""
+        """Context length of the model, without virtual tokens."""
         config = unwrap_peft_model(self._model).config
         return (get_context_length(config) or 1 << 40) - compute_soft_prompt(self._model).count
 
     @property
     def cached(self) -> int:
-        """How many tokens would be found again in the prefix cache."""
+        """Tokens in the prefix cache."""
         return self._reader.cached
 
     def cached_tokens(self, ticket: int) -> int:
-        """How many tokens of an ask's prompt were found in the prefix cache; asked before the step after its last."""
+        """Return the prompt tokens of a request that were in the prefix cache; call it before the step
+        after its last.
+        """
         line = self._lines.get(ticket) or self._done[ticket]
         return line.found
 
     def switch_adapters(self, model: object) -> None:
-        """Go on with the same weights under other adapters; who is being written speaks as before."""
+        """Use the same weights with other adapters; running requests keep theirs."""
         self._model = model
         self._reader.switch_adapters(model)
 
     def close(self) -> None:
-        """Let all asks go."""
+        """Cancel all requests."""
         for ticket in list(self._lines):
             self.cancel(ticket)
 
     def _next(self) -> list[PrefillChunk]:
-        """What is read in the next step: one token of each line that is written, and some of the others' prompts."""
+        """Return the chunks of the next step: one token of each running sequence, and some of the waiting prompts."""
         going = [PrefillChunk(line, 1) for line in self._lines.values() if line.is_prefilled]
         waiting = [line for line in self._lines.values() if not line.is_prefilled]
         return going + self._reader.schedule_prefill(

@@ -54,7 +54,7 @@ class SequenceBlocks:
 
 
 class BlockAllocator:
-    """All blocks of a cache."""
+    """Allocates the blocks of a cache."""
 
     def __init__(self, count: int) -> None:
         self.count = count
@@ -66,11 +66,13 @@ class BlockAllocator:
 
     @property
     def cached(self) -> int:
-        """Tokens that could be found again."""
+        """Tokens in the prefix cache."""
         return len(self._nodes) * BLOCK
 
     def hold(self, root: Hashable, ids: Sequence[int], tokens: int) -> SequenceBlocks | None:
-        """Room for a line of so many tokens that begins with ids, of which some are found; None while there is none."""
+        """Allocate blocks for a sequence of `tokens` tokens that begins with `ids`, reusing cached ones; None while
+        there is no room.
+        """
         sequence_blocks = SequenceBlocks(root)
         self.find(sequence_blocks, ids)
         needed = -(-tokens // BLOCK) - len(sequence_blocks.known)
@@ -82,9 +84,10 @@ class BlockAllocator:
         return sequence_blocks
 
     def find(self, held: SequenceBlocks, ids: Sequence[int]) -> int:
-        """Let a line whose blocks so far are all known use those that are known of its ids; returns their tokens.
+        """Reuse cached blocks for more of a sequence's ids, if all its blocks so far are cached; returns the number of
+        tokens.
 
-        Its last id is never found: somebody must be read for the next one to be written.
+        The last id is never reused: its logits are needed for the next token.
         """
         while (len(held.known) + 1) * BLOCK < len(ids):
             node = self._nodes.get(self._key(held, ids))
@@ -98,11 +101,11 @@ class BlockAllocator:
         return len(held.known) * BLOCK
 
     def next(self, held: SequenceBlocks, ids: Sequence[int]) -> Hashable:
-        """The key of a sequence's next block."""
+        """Return the key of a sequence's next block."""
         return self._key(held, ids)
 
     def keep(self, held: SequenceBlocks, ids: Sequence[int]) -> None:
-        """Make a line's full blocks known: `ids` are those that were read."""
+        """Add a sequence's full blocks to the prefix cache; `ids` are those that were read."""
         while (len(held.known) + 1) * BLOCK <= len(ids):
             key, block = self._key(held, ids), held.own.pop(0)
             node = self._nodes.get(key)
@@ -117,7 +120,7 @@ class BlockAllocator:
             held.known.append(node)
 
     def release(self, held: SequenceBlocks) -> None:
-        """Give a line's blocks back; known ones stay, to be found again."""
+        """Free a sequence's blocks; cached ones stay for reuse."""
         self._free += held.own
         for node in reversed(held.known):  # children before their parents: leaves go first
             node.users -= 1
@@ -126,7 +129,7 @@ class BlockAllocator:
         held.own, held.known = [], []
 
     def forget(self) -> None:
-        """Let nothing be found any more, after weights were changed; what is used stays where it is."""
+        """Clear the prefix cache after a change of weights; blocks in use stay."""
         while self._idle:
             self._evict(next(iter(self._idle)))
         for node in self._nodes.values():
@@ -159,46 +162,46 @@ class ForwardBatchPart(NamedTuple):
     """One sequence's share of a forward batch: cached tokens, new tokens and its block table."""
 
     read: int
-    """How many of its tokens were read before."""
+    """Number of tokens read before."""
     new: int
-    """How many are read now."""
+    """Number of tokens read now."""
     table: array[int]
     """Its blocks."""
 
 
 @dataclass(frozen=True, eq=False)
 class ForwardBatch:
-    """T new tokens of several lines that are read in one pass."""
+    """T new tokens of several sequences that are read in one pass."""
 
     parts: Sequence[ForwardBatchPart]
     device: torch.device
 
     @cached_property
     def ends(self) -> list[int]:
-        """The last new token of each line, among all new ones."""
+        """Index of the last new token of each sequence."""
         return [total - 1 for total in accumulate(part.new for part in self.parts)]
 
     @cached_property
     def positions(self) -> Tensor:
-        """(T,) place of each new token in its line."""
+        """(T,) position of each new token in its sequence."""
         return torch.cat([torch.arange(read, read + count) for read, count, _ in self.parts]).to(self.device)
 
     @cached_property
     def tables(self) -> list[Tensor]:
-        """The blocks of each line, as many as its tokens so far take."""
+        """The blocks of each sequence that its tokens so far occupy."""
         return [
             torch.tensor(table[: -(-(read + count) // BLOCK)], device=self.device) for read, count, table in self.parts
         ]
 
     @cached_property
     def blocks(self) -> Tensor:
-        """(T,) the block where the keys and values of each new token go."""
-        found = [table[at // BLOCK] for read, count, table in self.parts for at in range(read, read + count)]
-        return torch.tensor(found, device=self.device)
+        """(T,) the block of each new token's keys and values."""
+        blocks = [table[at // BLOCK] for read, count, table in self.parts for at in range(read, read + count)]
+        return torch.tensor(blocks, device=self.device)
 
     @cached_property
     def laid_out(self) -> linear_ops.ForwardBatchStruct:
-        """The block table in the form of the kernels."""
+        """The batch layout as a C struct."""
         return linear_ops.ForwardBatchStruct.of(self.parts)
 
 
@@ -213,7 +216,7 @@ class KVCache:
         """How each layer attends, as far as it was seen."""
 
     def of(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-        """All keys and values of a layer, from examples (…, key heads, d) of both."""
+        """Return all keys and values of a layer; `key` and `value` (…, key heads, d) give shape and dtype."""
         if layer not in self._kept:
             heads, padded = key.shape[-2], -(-value.shape[-1] // BLOCK) * BLOCK
             self._kept[layer] = (
@@ -224,7 +227,7 @@ class KVCache:
 
 
 class KVCacheAttention(NamedTuple):
-    """Attention that looks back on what was read of each line."""
+    """Attention over the paged KV cache of each sequence."""
 
     past: KVCache
     visit: ForwardBatch
@@ -233,7 +236,7 @@ class KVCacheAttention(NamedTuple):
         self, module: torch.nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
         scaling: float | None, kwargs: dict[str, Any],
     ) -> Tensor:  # fmt: skip
-        """Take in the new keys and values of a layer, and attend to all of each line."""
+        """Store the new keys and values of a layer, and attend to all of each sequence."""
         if mask is not None:
             raise RuntimeError("this attention is only for a decoder")
         layer: int = module.layer_idx  # type: ignore[assignment]
@@ -287,7 +290,9 @@ def kv_cache_attention_torch(
 
 
 def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, params: AttentionParams) -> Tensor:
-    """(heads, n, d) queries of one line over its blocks, of which `read` tokens came before; (n, heads, d)."""
+    """Attend from (heads, n, d) queries of one sequence to its blocks, of which `read` tokens came before; (n, heads,
+    d).
+    """
     heads, count, width = query.shape
     length = read + count
     key = keys.permute(1, 2, 0, 3).flatten(2)[..., :length]  # (key heads, d, seen)
@@ -314,18 +319,18 @@ def _look(query: Tensor, keys: Tensor, values: Tensor, read: int, params: Attent
 
 
 ROOM = 64
-"""Tokens for which there is room whenever a layer moves."""
+"""Spare tokens whenever a layer's cache is reallocated."""
 
 
 class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is not typed
-    """A layer of `DynamicCache` whose keys and values are the beginning of something larger."""
+    """A layer of `DynamicCache` whose keys and values are views of larger tensors."""
 
     keys: Tensor
     values: Tensor
     _room: tuple[Tensor, Tensor] | None = None
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Add (rows, heads, tokens, d) keys and values; give all back."""
+        """Append (rows, heads, tokens, d) keys and values; return all."""
         if not self.is_initialized or not self.keys.numel():
             return super().update(key_states, value_states, *args, **kwargs)  # type: ignore[no-any-return]
         have, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
@@ -338,7 +343,7 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]  # transformers is 
         return self.keys, self.values
 
     def _has_room(self, end: int) -> bool:
-        """Whether what is here stands at the beginning of the room, and the room is large enough."""
+        """Return whether the current states are views of the allocated tensors, which are large enough."""
         if self._room is None or self._room[0].shape[-2] < end or self._room[0].shape[0] != self.keys.shape[0]:
             return False
         return all(

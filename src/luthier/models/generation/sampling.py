@@ -1,4 +1,4 @@
-"""What a decoder is asked to continue, and what it tells of each token that it writes."""
+"""Generation requests, sampling parameters and generated tokens."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ import torch
 from torch import Tensor
 
 BASE = ""
-"""The name of no adapter at all: the base model alone."""
+"""Adapter name that means no adapter: the base model alone."""
 Stop = Collection[int] | Callable[[Sequence[int]], bool]
-"""Ids after which nothing is written, or what tells from the ids written so far whether they are enough."""
+"""Ids after which generation stops, or a function of the ids so far that says whether to stop."""
 Allowed = Callable[[Sequence[int]], Tensor | None]
-"""From the ids written so far, a (vocab,) bool mask of what may come next; None where anything may."""
+"""Returns from the ids so far a (vocab,) bool mask of allowed next tokens; None where all are allowed."""
 Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class SamplingParams:
-    """How the next token is chosen."""
+    """How the next token is sampled."""
 
     temperature: float = 0.0
-    """0 always takes the likeliest."""
+    """0 is greedy."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together have this share are drawn from."""
+    """Cumulative probability of the likeliest tokens to sample from."""
     seed: int = 0
 
 
@@ -41,17 +41,17 @@ class GenerationRequest:
     stop: Stop
     sampling: SamplingParams = GREEDY
     stream: int = 0
-    """Which random stream it draws from, among those of its seed."""
+    """Random stream, among those of the seed."""
     adapter: str | None = None
-    """An adapter that is loaded over the base, by its name; None: the model as it was loaded; `BASE`: none at all."""
+    """Name of a loaded adapter; None: the model as it was loaded; `BASE`: no adapter."""
     top_logprobs: int = 0
-    """How many alternatives are told of each token; 0: only the token's own log-probability."""
+    """Number of alternatives reported for each token; 0: only the token's own log-probability."""
     allowed: Allowed | None = None
-    """A grammar: what may come next, given what was written."""
+    """A grammar: allowed next tokens, given the ids so far."""
 
 
 class SampledToken(NamedTuple):
-    """A token, its log-probability under the model, and those of the likeliest."""
+    """A token, its log-probability under the model, and the likeliest alternatives."""
 
     token: int
     logprob: float
@@ -64,23 +64,23 @@ class TokenOutput(NamedTuple):
     ticket: int
     token: int
     logprob: float
-    """Under the model itself: before temperature, top_p and what is allowed."""
+    """Under the model itself: before temperature, top_p and grammar."""
     top: tuple[tuple[int, float], ...]
     """The likeliest tokens and their log-probabilities, likeliest first."""
     finish: Finish | None
-    """Why this was the last one: a stop, or the length asked or that the model reads; None where it goes on."""
+    """Why this is the last token: a stop, or a length limit; None where generation continues."""
 
 
 class SuppressedTokens(NamedTuple):
-    """What a model never writes, as its generation settings say (`suppress_tokens`, `begin_suppress_tokens`)."""
+    """Tokens that a model never generates, by its generation settings (`suppress_tokens`, `begin_suppress_tokens`)."""
 
     allowed: Tensor
-    """(vocab,) bool: what may be written anywhere."""
+    """(vocab,) bool: allowed at any position."""
     at_begin: Tensor
-    """(vocab,) bool: what may be written first."""
+    """(vocab,) bool: allowed as the first token."""
 
     def without(self, other: Allowed | None) -> Allowed:
-        """What may come next, when something else is asked besides."""
+        """Return the allowed next tokens, combined with another grammar."""
 
         def allowed(written: Sequence[int]) -> Tensor:
             own = self.allowed if written else self.at_begin
@@ -91,7 +91,7 @@ class SuppressedTokens(NamedTuple):
 
 
 def read_suppressed_tokens(model: Any, vocabulary: int) -> SuppressedTokens | None:
-    """What a model's generation settings suppress; None where nothing is."""
+    """Return the tokens that a model's generation settings suppress; None where there are none."""
     settings = getattr(model, "generation_config", None)
     names = ("suppress_tokens", "begin_suppress_tokens")
     everywhere, at_begin = ([id_ for id_ in getattr(settings, name, None) or () if id_ < vocabulary] for name in names)
@@ -105,5 +105,5 @@ def read_suppressed_tokens(model: Any, vocabulary: int) -> SuppressedTokens | No
 
 
 def should_stop(ids: Sequence[int], stop: Stop) -> bool:
-    """Whether what is written so far ends here."""
+    """Return whether generation stops after these ids."""
     return stop(ids) if callable(stop) else ids[-1] in stop

@@ -1,8 +1,7 @@
-"""From a GGUF file to a Hugging Face folder: weights dequantized, tokenizer and chat template rebuilt.
+"""Converts a GGUF file to a Hugging Face folder: weights dequantized, tokenizer and chat template rebuilt.
 
-The weights are kept as bfloat16: the models that are given out as GGUF were trained in it, it halves the folder, and
-its rounding (one part in 256) is far below what the file's own quantization has already taken (Q4: one part in 16 of a
-block's range).
+The weights become bfloat16: models exported as GGUF were trained in it, it halves the folder, and its rounding (one
+part in 256) is far below the file's own quantization error (Q4: one part in 16 of a block's range).
 """
 
 from __future__ import annotations
@@ -23,17 +22,17 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 DIGIT_SPLITTERS = frozenset({"smollm", "starcoder", "refact", "command-r", "codeshell", "exaone", "minerva-7b"})
-"""Pre-tokenizers (llama.cpp's names, from its src/llama-vocab.cpp) that cut digits apart before GPT-2's pattern."""
+"""Pre-tokenizers (llama.cpp's names, from its src/llama-vocab.cpp) that split digits before GPT-2's pattern."""
 GPT2_SPLITTERS = frozenset(
     {"default", "gpt-2", "gpt2", "phi-2", "jina-es", "jina-de", "mpt", "olmo", "jais", "trillion"}
 )
-"""Pre-tokenizers that are GPT-2's pattern alone."""
+"""Pre-tokenizers with GPT-2's pattern alone."""
 _UNSAID = {"_model_name_or_path", "_name_or_path"}
 _LOCAL = {"is_local", "local_files_only", "name_or_path"}
 
 
 class GgufHeader(NamedTuple):
-    """What a GGUF file says about itself."""
+    """The metadata of a GGUF file."""
 
     name: str | None
     licence: str | None
@@ -41,11 +40,11 @@ class GgufHeader(NamedTuple):
     pre_tokenizer: str | None
     tokenizer: str | None
     prefix: bool
-    """Whether a vocabulary of SentencePiece puts a space before a text."""
+    """Whether a SentencePiece vocabulary adds a space before a text."""
 
 
 def read_gguf_header(path: Path) -> GgufHeader:
-    """Read the file's metadata; `ModelError` when it is not a whole GGUF file."""
+    """Read the file's metadata; `ModelError` when it is not a complete GGUF file."""
     from gguf import GGUFReader
 
     where = SourceLocation(file=str(path))
@@ -73,7 +72,7 @@ def read_gguf_header(path: Path) -> GgufHeader:
 
 
 def convert_gguf(path: Path, folder: Path, say: Say) -> GgufHeader:
-    """Write the model in a GGUF file as a Hugging Face folder of bfloat16 safetensors; the same bytes every time."""
+    """Write the model in a GGUF file as a Hugging Face folder of bfloat16 safetensors; deterministic."""
     import torch
 
     head = read_gguf_header(path)
@@ -93,7 +92,7 @@ def convert_gguf(path: Path, folder: Path, say: Say) -> GgufHeader:
 
 
 def open_gguf(path: Path) -> Any:
-    """The model in a GGUF file as transformers reads it, dequantized to float32."""
+    """Load the model in a GGUF file with transformers, dequantized to float32."""
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
@@ -120,7 +119,7 @@ def open_gguf(path: Path) -> Any:
 
 
 def _config(path: Path) -> Any:
-    """The configuration that transformers reads, completed where its reader takes another checkpoint's numbers."""
+    """Return transformers' configuration, completed where its reader uses the defaults of another checkpoint."""
     import torch
     from gguf import GGUFReader
     from transformers import AutoConfig
@@ -145,7 +144,7 @@ def _config(path: Path) -> Any:
 
 
 def read_gguf_tokenizer(path: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer in a GGUF file, cutting text as the file says."""
+    """Return the tokenizer in a GGUF file, with the file's own pre-tokenization."""
     return _tokenizer(path, read_gguf_header(path), lambda text: None)
 
 
@@ -170,7 +169,7 @@ def _tokenizer(path: Path, head: GgufHeader, say: Say) -> PreTrainedTokenizerBas
 
 
 def _mend_spaces(tokenizer: Any, *, prefix: bool) -> None:
-    """Put a space before a text, and write spaces, as llama.cpp does for every vocabulary of SentencePiece."""
+    """Add a space before a text and write spaces as llama.cpp does for every SentencePiece vocabulary."""
     from tokenizers import normalizers
 
     space = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -180,7 +179,7 @@ def _mend_spaces(tokenizer: Any, *, prefix: bool) -> None:
 
 
 def _mend_special(tokenizer: Any) -> None:
-    """Take the space after special tokens with them, as Phi-3's do."""
+    """Let special tokens strip the space after them, as Phi-3's do."""
     from tokenizers import Tokenizer
 
     config = json.loads(tokenizer.backend_tokenizer.to_str())
@@ -190,7 +189,7 @@ def _mend_special(tokenizer: Any) -> None:
 
 
 def _mend_pre_tokenizer(tokenizer: Any, kind: str | None, say: Say) -> None:
-    """Cut text as the vocabulary's own pre-tokenizer does, where transformers would fall back on GPT-2's pattern.
+    """Set the vocabulary's own pre-tokenizer, where transformers would fall back on GPT-2's pattern.
 
     Otherwise text such as a blank line before a digit becomes other tokens than those the model was trained on.
     """
@@ -213,6 +212,6 @@ def _is_plain_gpt2(tokenizer: Any) -> bool:
 
 
 def _remove_source_paths(path: Path, names: set[str]) -> None:
-    """Drop what says where the file was read from rather than what the model is."""
+    """Remove settings that say where the file was read from."""
     value = read_json_object(path)
     write_json(path, {key: item for key, item in value.items() if key not in names})

@@ -25,30 +25,30 @@ if TYPE_CHECKING:
     from gguf import GGUFWriter
 
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
-"""Llama 3's scaling, its factor aside."""
+"""Parameters of Llama 3's rope scaling, except its factor."""
 FACTORS, LONG, SHORT = "rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight"
-"""Tensors that divide the frequencies."""
+"""Tensors that divide the rotary frequencies."""
 
 
 def head_size(config: Any) -> int:
-    """Values of one attention head."""
+    """Return the dimension of one attention head."""
     return int(getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads)
 
 
 def get_rope_parameters(config: Any) -> dict[str, Any]:
-    """The rotary positions of layers that see the whole text."""
+    """Return the rotary parameters of full-attention layers."""
     params: dict[str, Any] = config.rope_parameters
-    found: dict[str, Any] = params.get("full_attention", params)
-    return found
+    parameters: dict[str, Any] = params.get("full_attention", params)
+    return parameters
 
 
 def get_rope_type(config: Any) -> str:
-    """How they are scaled, by transformers' name."""
+    """Return the kind of rope scaling, by transformers' name."""
     return str(get_rope_parameters(config).get("rope_type", "default"))
 
 
 def write_rope_metadata(writer: GGUFWriter, config: Any) -> None:
-    """Write the numbers of the rotary positions."""
+    """Write the metadata of the rotary embeddings."""
     from gguf import RopeScalingType
 
     rope = get_rope_parameters(config)
@@ -62,7 +62,7 @@ def write_rope_metadata(writer: GGUFWriter, config: Any) -> None:
 
 
 def build_rope_factors(config: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    """What the frequencies are divided by, where they are."""
+    """Yield the divisors of the rotary frequencies, where there are some."""
     import torch
 
     rope = get_rope_parameters(config)
@@ -74,7 +74,7 @@ def build_rope_factors(config: Any) -> Iterator[tuple[str, torch.Tensor]]:
 
 
 def complete_rope_parameters(config: Any, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-    """Complete the rotary positions from what a file says below its architecture's name, and from its tensors."""
+    """Complete the rotary parameters from a file's metadata and tensors."""
     rope = get_rope_parameters(config)
     rope["rope_theta"] = metadata.get("rope.freq_base", 10000.0)
     if metadata.get("rope.dimension_count", head_size(config)) != head_size(config):
@@ -93,7 +93,7 @@ def complete_rope_parameters(config: Any, metadata: Mapping[str, Any], tensors: 
 
 
 def _attention_factor(config: Any) -> float:
-    """LongRoPE's factor on attention scores."""
+    """Return LongRoPE's factor on attention scores."""
     rope = get_rope_parameters(config)
     if (attention_factor := rope.get("attention_factor")) is not None:
         return float(attention_factor)
@@ -112,14 +112,14 @@ def _read_llama3(config: Any, factors: torch.Tensor) -> None:
 
 
 def _llama3_factors(config: Any) -> torch.Tensor:
-    """How often each rotary frequency is divided: by 1 where it is quick, by `factor` where it is slow."""
+    """Return the divisor of each rotary frequency: 1 for high ones, `factor` for low ones."""
     share = _share_kept(config)
     kept: torch.Tensor = share + (1 - share) / get_rope_parameters(config)["factor"]
     return (1 / kept).float()
 
 
 def _share_kept(config: Any) -> torch.Tensor:
-    """Share of each rotary frequency that Llama 3's scaling leaves as it is, the quickest first."""
+    """Return the share of each rotary frequency that Llama 3's scaling keeps, highest first."""
     import torch
 
     rope, size = get_rope_parameters(config), head_size(config)
@@ -130,9 +130,9 @@ def _share_kept(config: Any) -> torch.Tensor:
 
 
 Config = Any
-"""transformers' configuration of a model."""
+"""A model's transformers configuration."""
 Rule = tuple[str, Callable[[Config], bool]]
-"""What llama.cpp has no place for, and whether a model has it."""
+"""A feature that llama.cpp does not support, and whether a model has it."""
 
 _DECODER = {
     "block_count": "num_hidden_layers",
@@ -151,12 +151,12 @@ _EXPERTS = {
     "expert_feed_forward_length": "moe_intermediate_size",
 }
 _FRACTIONS = ("epsilon", "softcapping")
-"""Ends of the keys that are no counts."""
+"""Suffixes of metadata keys that are not integers."""
 
 
 @dataclass(frozen=True)
 class GgufArchitecture:
-    """How llama.cpp holds one architecture."""
+    """How llama.cpp represents one architecture."""
 
     name: str
     """llama.cpp's name of the architecture."""
@@ -164,25 +164,25 @@ class GgufArchitecture:
     """llama.cpp's keys, below its name, to the attributes of transformers' configuration."""
     activation: str = "silu"
     alter: Callable[[str, torch.Tensor, Config], torch.Tensor] = lambda key, values, config: values
-    """A weight, by transformers' name, as llama.cpp wants it."""
+    """Converts a weight, by transformers' name, to llama.cpp's layout."""
     scalings: tuple[str, ...] = ("linear",)
-    """Kinds of scaled rotary positions that can be said; empty where positions are not rotary."""
+    """Supported kinds of rope scaling; empty where positions are not rotary."""
     bounded: bool = False
-    """Whether llama.cpp lacks the model's window of attention, so that it bounds the text that is read."""
+    """Whether llama.cpp lacks the model's attention window, so that the context is limited to it."""
     rules: tuple[Rule, ...] = ()
     complete: Callable[[Config], None] = lambda config: None
-    """Set what llama.cpp takes for granted of such a model."""
+    """Sets what llama.cpp assumes of such a model."""
 
     def why_not(self, config: Config) -> str | None:
-        """What keeps the model from being written; None when nothing does."""
+        """Return why the model cannot be written; None when it can."""
         if self.scalings and get_rope_type(config) not in ("default", *self.scalings):
             return f"{get_rope_type(config)!r} rotary positions"
         if (act := _activation(config)) != self.activation:
             return f"the activation {act!r}"
-        return next((what for what, has in self.rules if has(config)), None)
+        return next((feature for feature, has in self.rules if has(config)), None)
 
     def say(self, writer: GGUFWriter, config: Config) -> None:
-        """Write the model's numbers."""
+        """Write the model's metadata."""
         for key, attribute in self.numbers.items():
             value = self._context(config) if key == "context_length" else getattr(config, attribute, None)
             add = writer.add_float32 if key.endswith(_FRACTIONS) else writer.add_uint32
@@ -191,14 +191,14 @@ class GgufArchitecture:
             write_rope_metadata(writer, config)
 
     def more(self, config: Config) -> Iterator[tuple[str, torch.Tensor]]:
-        """Tensors that stand for numbers of the configuration."""
+        """Yield tensors that represent settings of the configuration."""
         if self.scalings:
             yield from build_rope_factors(config)
 
     def read(self, config: Config, metadata: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> None:
-        """Complete a configuration from what a file says; `ModelError` where it cannot be said in transformers' terms.
+        """Complete a configuration from a file; `ModelError` where transformers cannot express it.
 
-        `metadata` are the file's values below the architecture's name, `tensors` those that stand for numbers.
+        `metadata` are the file's values below the architecture's name, `tensors` those that represent settings.
         """
         for key, attribute in self.numbers.items():
             if key in metadata:
@@ -218,7 +218,7 @@ _IMPLIED: dict[str, Callable[[Config], int]] = {
     "head_dim": head_size,
     "n_inner": lambda config: 4 * int(config.n_embd),
 }
-"""What follows from other settings where a configuration leaves it out."""
+"""Values that follow from other settings where a configuration omits them."""
 
 
 def _activation(config: Config) -> str | None:
@@ -227,7 +227,7 @@ def _activation(config: Config) -> str | None:
 
 
 def _interleaved(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
-    """From transformers' rotary order (halves, one after the other) to llama.cpp's (pairs side by side), by head."""
+    """Convert transformers' rotary order (two halves) to llama.cpp's (interleaved pairs), by head."""
     heads = {"q_proj.weight": config.num_attention_heads, "k_proj.weight": config.num_key_value_heads}
     for end, number in heads.items():
         if key.endswith(end):
@@ -237,12 +237,12 @@ def _interleaved(key: str, values: torch.Tensor, config: Config) -> torch.Tensor
 
 
 def _plus_one(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
-    """Gemma's norms scale by one more than their weight; llama.cpp's by the weight."""
+    """Add one: Gemma's norms scale by one more than their weight; llama.cpp's by the weight."""
     return values + 1 if key.endswith("norm.weight") else values
 
 
 def _transpose_conv1d(key: str, values: torch.Tensor, config: Config) -> torch.Tensor:
-    """GPT-2 keeps its matrices the other way round."""
+    """Transpose GPT-2's matrices."""
     return values.T if key.endswith((".c_attn.weight", ".c_proj.weight", ".c_fc.weight")) else values
 
 
@@ -259,7 +259,7 @@ def _windows(config: Config) -> bool:
 
 
 def _other_windows(every: int) -> Callable[[Config], bool]:
-    """Whether anything but each `every`th layer sees the whole text."""
+    """Return whether layers other than every `every`th have full attention."""
 
     def other(config: Config) -> bool:
         whole = [(layer + 1) % every == 0 for layer in range(config.num_hidden_layers)]
@@ -269,7 +269,9 @@ def _other_windows(every: int) -> Callable[[Config], bool]:
 
 
 def _scale(largest: int) -> Callable[[Config], int]:
-    """What llama.cpp divides Gemma's attention by the root of: the largest model, known by its layers, is another."""
+    """Return the number whose root divides llama.cpp's attention for Gemma: the largest model, known by its layers,
+    differs.
+    """
 
     def scale(config: Config) -> int:
         if config.num_hidden_layers == largest:
@@ -400,9 +402,9 @@ SHAPES = {
         ),
     ),
 }
-"""transformers' model type to how llama.cpp holds it, for those that are written."""
+"""llama.cpp's representation by transformers' model type, for writing."""
 
 
 def find_architecture(name: str) -> GgufArchitecture | None:
-    """How llama.cpp holds the architecture that it calls `name`; None when it is not known here."""
+    """Return llama.cpp's architecture named `name`; None when it is not supported."""
     return next((shape for shape in SHAPES.values() if shape.name == name), None)

@@ -1,8 +1,8 @@
-"""A tokenizer in llama.cpp's terms: byte-level BPE by its merges, SentencePiece's BPE by a score for each token.
+"""Tokenizers in llama.cpp's form: byte-level BPE by its merges, SentencePiece BPE by a score for each token.
 
-llama.cpp knows by name how a byte-level tokenizer cuts text before merging. For SentencePiece it keeps no merges: of
-all neighbours that make up a token, those of the highest score are joined first. That is the same only where every way
-to make a token is among the merges, all of one token's one after the other; it is checked here.
+llama.cpp identifies the pre-tokenization of a byte-level tokenizer by name. For SentencePiece it stores no merges:
+among all adjacent pairs that form a token, those with the highest score are merged first. That is equivalent only where
+every way to form a token is among the merges, all of one token's consecutively; this is checked here.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ _REST = r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 _LLAMA3 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{{1,3}}{_REST}"
 _QWEN2 = rf"{_CONTRACTIONS}|[^\r\n\p{{L}}\p{{N}}]?\p{{L}}+|\p{{N}}{_REST}"
 SPLITS = {(_LLAMA3, True): "llama-bpe", (_LLAMA3, False): "dbrx", (_QWEN2, False): "qwen2"}
-"""Split patterns of byte-level tokenizers, and whether a word that is a token stays whole whatever the merges; and
-llama.cpp's names for both together."""
+"""Split patterns of byte-level tokenizers, and whether a word that is a token is never split; and llama.cpp's names for
+the combinations."""
 _NORMAL, _UNKNOWN, _CONTROL, _USER_DEFINED, _UNUSED, _BYTE = 1, 2, 3, 4, 5, 6
 _SPACE = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece writes for a space."""
+"""SentencePiece's symbol for a space."""
 _PHI3 = re.compile("phi-?3", re.IGNORECASE)
-"""Names of models whose special tokens take the space after them: so llama.cpp knows Phi-3."""
+"""Names of models whose special tokens strip the space after them: llama.cpp recognizes Phi-3 by name."""
 PHI3_PLAIN = frozenset({"<unk>", "<s>", "<|endoftext|>"})
-"""Those of Phi-3's that do not."""
+"""Phi-3's special tokens that do not."""
 
 
 class GgufVocabulary(NamedTuple):
-    """A vocabulary, one entry a token of the model."""
+    """A vocabulary, one entry for each token of the model."""
 
     tokens: list[str]
     kinds: list[int]
@@ -50,9 +50,9 @@ class LlamaCppTokenizer(ABC):
     model: str
     """llama.cpp's name of the algorithm."""
     pre: str
-    """llama.cpp's name for how text is cut first."""
+    """llama.cpp's name of the pre-tokenization."""
     prefix = False
-    """Whether a space is put before a text."""
+    """Whether a space is added before a text."""
 
     def __init__(self, folder: Path, record: dict[str, Any]) -> None:
         self.folder = folder
@@ -78,7 +78,7 @@ class LlamaCppTokenizer(ABC):
             writer.add_chat_template(template)
 
     def named(self, name: str) -> str:
-        """The model's name, such that llama.cpp takes the space after special tokens where the tokenizer does."""
+        """Return a model name with which llama.cpp strips the space after special tokens where the tokenizer does."""
         stripped = any(entry.get("rstrip") for entry in self.added)
         if stripped is is_phi3(name):
             return name
@@ -86,11 +86,11 @@ class LlamaCppTokenizer(ABC):
 
     @abstractmethod
     def _check(self) -> None:
-        """Refuse what llama.cpp has no place for."""
+        """Refuse features that llama.cpp does not support."""
 
     @abstractmethod
     def _fill(self, tokens: list[str], kinds: list[int]) -> list[float] | None:
-        """Put the vocabulary in its places; the scores of the tokens, where the algorithm goes by them."""
+        """Fill in the vocabulary; return the scores of the tokens, where the algorithm uses them."""
 
     def _entries(self, size: int) -> GgufVocabulary:
         tokens = [f"[PAD{index}]" for index in range(size)]
@@ -104,8 +104,8 @@ class LlamaCppTokenizer(ABC):
         return GgufVocabulary(tokens, kinds, scores)
 
     def _vocabulary(self) -> dict[str, int]:
-        found: dict[str, int] = self.json["model"]["vocab"]
-        return found
+        vocabulary: dict[str, int] = self.json["model"]["vocab"]
+        return vocabulary
 
     def _merges(self) -> list[tuple[str, str]]:
         pairs = (tuple(entry.split(" ") if isinstance(entry, str) else entry) for entry in self.json["model"]["merges"])
@@ -127,7 +127,7 @@ class LlamaCppTokenizer(ABC):
             raise self._refusal("it puts other tokens around a text than its first and last one")
 
     def _add_ends(self, writer: GGUFWriter, eos: int | None) -> None:
-        """The other tokens at which an answer ends, by generation_config.json."""
+        """Write further end-of-generation tokens, by generation_config.json."""
         path = self.folder / "generation_config.json"
         eos_ids = read_json_object(path).get("eos_token_id") if path.is_file() else None
         ends = [
@@ -139,13 +139,13 @@ class LlamaCppTokenizer(ABC):
             add(end)
 
     def _find_special_ids(self) -> list[int]:
-        """The tokens around a text that is given alone."""
+        """Return the special tokens around a single text."""
         from tokenizers import Tokenizer
 
         return list(Tokenizer.from_str(json.dumps(self.json)).encode("").ids)
 
     def _check_added(self) -> None:
-        """Refuse added tokens that llama.cpp finds elsewhere in a text than the tokenizer does."""
+        """Refuse added tokens that llama.cpp would match differently."""
         if any(entry.get("lstrip") or entry.get("single_word") for entry in self.added):
             raise self._refusal("some of its special tokens take the space before them, or are whole words only")
         stripped = {entry["content"] for entry in self.added if entry.get("rstrip")}
@@ -196,7 +196,7 @@ class ByteLevelBpe(LlamaCppTokenizer):
 
 
 class SentencePieceBpe(LlamaCppTokenizer):
-    """SentencePiece's BPE, by a score for each token, with a byte for what is not in the vocabulary."""
+    """SentencePiece BPE, by a score for each token, with byte fallback."""
 
     model = "llama"
     pre = "default"
@@ -210,7 +210,7 @@ class SentencePieceBpe(LlamaCppTokenizer):
         self._check_added()
 
     def _prefix(self) -> bool:
-        """Whether a space is put before a text; refuses what changes text in another way."""
+        """Return whether a space is added before a text; refuses other normalizations."""
         steps = [self._step(part) for part in _parts(self.json.get("normalizer"), "normalizers")]
         cut = self.json.get("pre_tokenizer")
         nothing = cut is None or (
@@ -248,7 +248,7 @@ class SentencePieceBpe(LlamaCppTokenizer):
         return scores
 
     def _ranks(self) -> dict[str, int]:
-        """The order in which tokens are made, checked to be a matter of the token alone."""
+        """Return the order in which tokens are formed, after checking that it depends on the token alone."""
         merges = self._merges()
         self._check_whole(merges)
         ranks: dict[str, int] = {}
@@ -271,30 +271,30 @@ class SentencePieceBpe(LlamaCppTokenizer):
 
 
 def _ties(merges: list[tuple[str, str]]) -> Iterator[dict[str, list[int]]]:
-    """Tokens with the places of the merges that make them, those together whose merges stand among one another's."""
+    """Yield tokens with the indices of their merges, grouped where their merges interleave."""
     merge_indices: dict[str, list[int]] = {}
     for at, (left, right) in enumerate(merges):
         merge_indices.setdefault(left + right, []).append(at)
     tied: dict[str, list[int]] = {}
     end = -1
-    for token, found in merge_indices.items():  # by their first place
-        if tied and found[0] > end:
+    for token, groups in merge_indices.items():  # by their first place
+        if tied and groups[0] > end:
             yield tied
             tied = {}
-        tied[token] = found
-        end = max(end, found[-1])
+        tied[token] = groups
+        end = max(end, groups[-1])
     if tied:
         yield tied
 
 
 def _grows_from_the_left(merges: list[tuple[str, str]]) -> bool:
-    """Whether merges make runs of one character from the left on: what llama.cpp does with tokens of equal scores."""
+    """Return whether merges build runs of one character from the left, as llama.cpp does with equal scores."""
     sizes = [(len(left), len(right)) for left, right in merges]
     return len(set("".join(left + right for left, right in merges))) == 1 and sizes == sorted(sizes, reverse=True)
 
 
 def read_llama_cpp_tokenizer(folder: Path) -> LlamaCppTokenizer:
-    """The tokenizer in a folder; `ModelError` when llama.cpp would cut text otherwise."""
+    """Return the tokenizer in a folder; `ModelError` when llama.cpp would tokenize differently."""
     config = read_json_object(folder / "tokenizer.json")
     model = config["model"]
     if model.get("type") != "BPE":
@@ -303,12 +303,12 @@ def read_llama_cpp_tokenizer(folder: Path) -> LlamaCppTokenizer:
 
 
 def is_phi3(name: str | None) -> bool:
-    """Whether llama.cpp takes a model for Phi-3 by its name, and the space after its special tokens with them."""
+    """Return whether llama.cpp treats a model as Phi-3 by its name, and strips the space after its special tokens."""
     return bool(_PHI3.search(name or ""))
 
 
 def unsupported_tokenizer_error(folder: Path, why: str) -> ModelError:
-    """Why a folder's tokenizer cannot be written."""
+    """Build the error for a tokenizer that cannot be written."""
     return ModelError(
         f"GGUF cannot be written with this tokenizer: {why}",
         where=SourceLocation(file=str(folder / "tokenizer.json")),
@@ -317,10 +317,10 @@ def unsupported_tokenizer_error(folder: Path, why: str) -> ModelError:
 
 
 def _parts(component: dict[str, Any] | None, name: str) -> list[dict[str, Any]]:
-    """The steps of a sequence, or the one step."""
+    """Return the steps of a sequence, or the single step."""
     top = component or {}
-    found: list[dict[str, Any]] = top[name] if top.get("type") == "Sequence" else [top]
-    return found
+    steps: list[dict[str, Any]] = top[name] if top.get("type") == "Sequence" else [top]
+    return steps
 
 
 def _is_byte(token: str) -> bool:

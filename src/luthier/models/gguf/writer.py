@@ -1,8 +1,8 @@
-"""From a Hugging Face folder to a GGUF file for llama.cpp and what is built on it: in float16, 8 bits or 4 bits.
+"""Converts a Hugging Face folder to a GGUF file for llama.cpp: in float16, 8 bits or 4 bits.
 
-Only what is known to come out right is written: the architectures of `gguf_shapes`, and the tokenizers of `gguf_words`.
-Everything else is refused with the reason. bfloat16 weights fit float16 exactly, save those below 6e-5, which are far
-below what moves an answer.
+Only supported models are written: the architectures of `luthier.models.gguf.tensors` and the tokenizers of
+`luthier.models.gguf.vocabulary`. Everything else is refused with the reason. bfloat16 weights fit float16 exactly,
+except those below 6e-5, which are too small to matter.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 Quant = Literal["f16", "q8_0", "q4_0"]
 _HALF_MAX = 65504.0
 _UNQUANTISED = ("position_embd.weight", "ffn_gate_inp.weight")
-"""Matrices that stay in float32: positions, and what chooses among experts."""
+"""Matrices that stay in float32: positions, and routers of experts."""
 _UNUSED = (".attn.bias", ".attn.masked_bias", ".rotary_emb.inv_freq")
-"""Ends of what old checkpoints keep beside their weights."""
+"""Suffixes of buffers that old checkpoints store with their weights."""
 _EXPERT = re.compile(r"(.*\.experts)\.(\d+)\.(\w+\.weight)")
 
 
 def write_gguf(folder: Path, target: Path, name: str, licence: str | None, quant: Quant = "f16") -> None:
-    """Write the model in a Hugging Face folder as one GGUF file; `ModelError` when it cannot come out right."""
+    """Write the model in a Hugging Face folder as one GGUF file; `ModelError` when it is not supported."""
     from gguf import GGUFWriter
 
     config = _checked_config(folder)
@@ -79,7 +79,7 @@ def _add_quant(writer: GGUFWriter, quant: Quant) -> None:
 
 
 def _add_sampling(writer: GGUFWriter, folder: Path) -> None:
-    """The sampling settings of generation_config.json, which llama.cpp takes as defaults."""
+    """Write the sampling settings of generation_config.json, which llama.cpp uses as defaults."""
     path = folder / "generation_config.json"
     config = read_json_object(path) if path.is_file() else {}
     adders = {
@@ -95,7 +95,7 @@ def _add_sampling(writer: GGUFWriter, folder: Path) -> None:
 
 
 def _add_tensor(writer: GGUFWriter, title: str, values: np.ndarray[Any, Any], quant: Quant, *, tied: bool) -> None:
-    """Vectors stay in float32; matrices are quantized, or stay in float16 where a row does not fill its blocks."""
+    """Write a tensor: vectors in float32, matrices quantized, or in float16 where a row does not fill its blocks."""
     import numpy as np
     from gguf import GGML_QUANT_SIZES
     from gguf.quants import quantize
@@ -113,9 +113,9 @@ def _add_tensor(writer: GGUFWriter, title: str, values: np.ndarray[Any, Any], qu
 
 
 def _quant_of(title: str, quant: Quant, *, tied: bool) -> GGMLQuantizationType:
-    """As llama.cpp's `llama-quantize`: in a 4-bit file the matrix that makes the logits keeps more bits.
+    """Return the type of a matrix as in llama.cpp's `llama-quantize`: in a 4-bit file the output matrix has more bits.
 
-    It takes Q6_K there, which the gguf package cannot write; Q8_0 is the next above it.
+    It uses Q6_K there, which the gguf package cannot write; Q8_0 is the next above it.
     """
     from gguf import GGMLQuantizationType
 
@@ -124,7 +124,7 @@ def _quant_of(title: str, quant: Quant, *, tied: bool) -> GGMLQuantizationType:
 
 
 def _tensors(folder: Path, config: Any, shape: GgufArchitecture) -> Iterator[tuple[str, np.ndarray[Any, Any]]]:
-    """Every tensor under llama.cpp's name, in float32."""
+    """Yield every tensor under llama.cpp's name, in float32."""
     import gguf
 
     architecture = {name: arch for arch, name in gguf.MODEL_ARCH_NAMES.items()}[shape.name]
@@ -141,7 +141,7 @@ def _tensors(folder: Path, config: Any, shape: GgufArchitecture) -> Iterator[tup
 
 
 def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
-    """The weights in a folder in float32, those of all experts of a layer as one."""
+    """Yield the weights in a folder in float32, all experts of a layer stacked."""
     import torch
     from safetensors import safe_open
 
@@ -164,5 +164,5 @@ def _weights(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
 def _check_range(key: str, values: torch.Tensor) -> np.ndarray[Any, Any]:
     if values.ndim > 1 and float(values.abs().max()) > _HALF_MAX:
         raise ModelError(f"the weight {key!r} is too large for float16", hint="export it as `hf` or `merged`")
-    found: np.ndarray[Any, Any] = values.contiguous().numpy()
-    return found
+    array: np.ndarray[Any, Any] = values.contiguous().numpy()
+    return array

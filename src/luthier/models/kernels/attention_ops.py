@@ -1,4 +1,4 @@
-"""The kernels of `attention.c`, called with tensors: attention over blocks of queries and the keys they see."""
+"""Bindings of `attention.c`: attention over blocks of queries and their keys."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from luthier.models.kernels.calls import are_kernels_disabled
 from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library
 
 STEP = 128
-"""Tokens of a line of what a block sees lie in whole numbers of these."""
+"""Rows of a block's mask are padded to a multiple of this many keys."""
 _WIDE = 32
-"""Heads are as wide as a whole number of these."""
+"""Head dimensions must be a multiple of this."""
 
 
 class _Block(Structure):
@@ -36,7 +36,7 @@ class _States(Structure):
 
     @classmethod
     def of(cls, states: Tensor) -> _States:
-        """From (1, heads, tokens, width), each token's numbers side by side."""
+        """Describe (1, heads, tokens, width) states with contiguous rows."""
         return cls(states.data_ptr(), states.stride(1), states.stride(2))
 
 
@@ -51,11 +51,14 @@ class _Attention(Structure):
 
 
 class KernelBlockMask:
-    """What blocks of queries see: for each its rows, and spans of keys, whole but for the last, which are its own."""
+    """Blocks of queries: for each its rows and spans of keys; all keys are visible except in the last span, its own."""
 
     def __init__(self, blocks: Sequence[tuple[slice, Sequence[slice], Tensor | None]]) -> None:
-        """The third tells which rows (columns) see which keys (lines, of all spans or of the last alone); None: each
-        sees those of its own span up to itself."""
+        """Describe blocks.
+
+        The third item is the mask of rows (columns) by keys (lines, of all spans or of the last alone); None: causal
+        within its own span.
+        """
         spans = [span for _, some, _ in blocks for span in some]
         self.count = len(blocks)
         self.spans = (_Span * len(spans))(*(_Span(span.start, span.stop) for span in spans))
@@ -86,8 +89,11 @@ class AttentionKernels:
     def attend(
         self, query: Tensor, key: Tensor, value: Tensor, block_mask: KernelBlockMask, scaling: float, first: int = 0
     ) -> tuple[Tensor, Tensor]:
-        """Queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d), of tokens from
-        `first` on, and each query's norm (heads, T) in fp32, which `attend_back` needs."""
+        """Attend from queries (1, heads, T, d), keys and values (1, key heads, T, d) to outputs (1, T, heads, d) of
+        tokens from `first` on.
+
+        Also returns each query's normalizer (heads, T) in fp32, which `attend_back` needs.
+        """
         _, heads, tokens, width = query.shape
         out = query.new_empty(1, tokens, heads, width)
         norms = query.new_empty(heads, tokens, dtype=torch.float32)
@@ -108,7 +114,7 @@ class AttentionKernels:
         block_mask: KernelBlockMask,
         scaling: float,
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """The gradients of queries, keys and values, from that of the outputs and what `attend` gave."""
+        """Return the gradients of queries, keys and values, from that of the outputs and the results of `attend`."""
         out, norms = kept
         d_query, d_key, d_value = (
             entry.new_empty(1, entry.shape[2], entry.shape[1], entry.shape[3]).transpose(1, 2)
@@ -133,7 +139,7 @@ def _build_arguments(query: Tensor, key: Tensor, value: Tensor, block_mask: Kern
 
 
 def _call_kernel(kernel: Any, room_of: Any, args: _Attention) -> None:
-    """Call a kernel with the memory that it works in, from a cache line on."""
+    """Call a kernel with its scratch memory, aligned to a cache line."""
     room = torch.empty(room_of(byref(args)) + 64, dtype=torch.uint8)
     args.room = -(-room.data_ptr() // 64) * 64
     kernel(byref(args))
@@ -145,7 +151,7 @@ def make_tokens_contiguous(states: Tensor) -> Tensor:
 
 
 def supports_attention(query: Tensor, value: Tensor) -> bool:
-    """Whether the kernels compute with such states (1, heads, T, d), where there are any."""
+    """Return whether the kernels support such states (1, heads, T, d), where there are kernels."""
     is_narrow = query.dtype == torch.bfloat16 and query.device.type == "cpu"
     return is_narrow and query.shape[-1] == value.shape[-1] and query.shape[-1] % _WIDE == 0
 

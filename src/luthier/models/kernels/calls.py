@@ -1,4 +1,4 @@
-"""The kernels of `bf16.c`, called with tensors: norms, gates, attention's shares and the head's slopes on a CPU."""
+"""Bindings of `bf16.c`: norms, gates, softmax and the output head's gradients on a CPU."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _SHAPES = {
     "softmax_back": "nnppp",
     "chosen": "nnpppnpp",
 }
-"""The arguments of each kernel: numbers (n), pointers (p), floats (f)."""
+"""Arguments of each kernel: integers (n), pointers (p), floats (f)."""
 _TYPES = {"n": c_int64, "p": c_void_p, "f": c_float}
 
 
@@ -41,7 +41,7 @@ class LayerOpKernels:
         self._do = library
 
     def norm(self, x: Tensor, weight: Tensor, epsilon: float) -> tuple[Tensor, Tensor]:
-        """(…, width) states over their root mean square, times a weight; and the fp32 factor (…, 1) of each."""
+        """Return (…, width) states over their root mean square, times a weight; and the fp32 factor (…, 1) of each."""
         x = _laid_out(x)
         out, scale = x.new_empty(x.shape), x.new_empty((*x.shape[:-1], 1), dtype=torch.float32)
         self._do.norm(
@@ -50,7 +50,7 @@ class LayerOpKernels:
         return out, scale
 
     def norm_back(self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        """The gradient of `norm`'s states."""
+        """Return the gradient of `norm`'s states."""
         grad, x = _laid_out(grad), _laid_out(x)
         d_x = x.new_empty(x.shape)
         self._do.norm_back(
@@ -64,14 +64,14 @@ class LayerOpKernels:
         return d_x
 
     def gated(self, gate: Tensor, up: Tensor) -> Tensor:
-        """`silu(gate) * up`, (…, width) each."""
+        """Return `silu(gate) * up`, (…, width) each."""
         gate, up = _laid_out(gate), _laid_out(up)
         out = gate.new_empty(gate.shape)
         self._do.gated(*_count_rows(gate), *_get_pointer_and_stride(gate), *_get_pointer_and_stride(up), out.data_ptr())
         return out
 
     def gated_back(self, grad: Tensor, gate: Tensor, up: Tensor) -> tuple[Tensor, Tensor]:
-        """The gradients of gate and up, side by side in one tensor (…, 2 width), as one product gave them."""
+        """Return the gradients of gate and up in one tensor (…, 2 width), in the layout of their joint product."""
         grad, gate, up = _laid_out(grad), _laid_out(gate), _laid_out(up)
         both = gate.new_empty((*gate.shape[:-1], 2 * gate.shape[-1]))
         d_gate, d_up = both.chunk(2, -1)
@@ -86,7 +86,9 @@ class LayerOpKernels:
         return d_gate, d_up
 
     def rotate(self, x: Tensor, cos: Tensor, sin: Tensor, *, back: bool = False) -> Tensor:
-        """(1, heads, T, d) states turned by (T, d) angles, or back again; each token's heads lie side by side."""
+        """Return (1, heads, T, d) states rotated by (T, d) angles, or rotated back; each token's heads are
+        contiguous.
+        """
         _, heads, tokens, width = x.shape
         x = x if x.stride(-1) == 1 else x.contiguous()
         out = x.new_empty((1, tokens, heads, width))
@@ -95,7 +97,9 @@ class LayerOpKernels:
         return out.transpose(1, 2)
 
     def softmax_(self, scores: Tensor, bias: Tensor, groups: int) -> Tensor:
-        """(heads, lines * groups, keys) scores to shares, in place; `bias` (lines, k) is added to the last k keys."""
+        """Compute the softmax of (heads, lines * groups, keys) scores in place; `bias` (lines, k) is added to the last
+        k keys.
+        """
         lines, own = bias.shape
         self._do.softmax(
             *_count_rows(scores), scores.data_ptr(), bias.data_ptr(), groups, lines, scores.shape[-1] - own
@@ -103,24 +107,27 @@ class LayerOpKernels:
         return scores
 
     def softmax_back_(self, grad: Tensor, shares: Tensor, along: Tensor) -> Tensor:
-        """Gradients of shares to those of scores, in their place; `along` (heads, rows) in fp32."""
+        """Turn gradients of softmax outputs into those of scores, in place; `along` (heads, rows) in fp32."""
         self._do.softmax_back(*_count_rows(grad), grad.data_ptr(), shares.data_ptr(), along.data_ptr())
         return grad
 
     def chosen_(
         self, logits: Tensor, targets: Tensor, first: Tensor | None, *, slopes: bool, by: Tensor | None = None
     ) -> Tensor:
-        """(N, vocab) logits and (N,) token ids to (N,) log-probabilities in fp32; into `first` (N,) whether none is
-        likelier. Where `slopes` are asked for they come in the logits' place, times `by` (N,) in fp32."""
+        """Return (N,) log-probabilities in fp32 from (N, vocab) logits and (N,) token ids.
+
+        `first` (N,) receives whether the token is the top prediction. With `slopes`, their gradients by the logits
+        replace the logits, times `by` (N,) in fp32.
+        """
         targets = targets.contiguous()
         if targets.numel() and not 0 <= int(targets.min()) <= int(targets.max()) < logits.shape[-1]:
             raise IndexError(f"token ids must lie from 0 to {logits.shape[-1] - 1}, where the logits end")
-        found = logits.new_empty(targets.shape, dtype=torch.float32)
-        ends = found.data_ptr(), None if first is None else first.data_ptr()
+        logprobs = logits.new_empty(targets.shape, dtype=torch.float32)
+        ends = logprobs.data_ptr(), None if first is None else first.data_ptr()
         by = None if by is None else by.contiguous()
         factor = None if by is None else by.data_ptr()
         self._do.chosen(*_count_rows(logits), logits.data_ptr(), targets.data_ptr(), factor, slopes, *ends)
-        return found
+        return logprobs
 
 
 def _count_rows(x: Tensor) -> tuple[int, int]:
@@ -128,12 +135,12 @@ def _count_rows(x: Tensor) -> tuple[int, int]:
 
 
 def _get_pointer_and_stride(x: Tensor) -> tuple[int, int]:
-    """Where rows begin, and how many numbers they are apart."""
+    """Return the address of the first row, and the stride of rows in elements."""
     return x.data_ptr(), x.stride(-2)
 
 
 def _laid_out(x: Tensor) -> Tensor:
-    """The tensor with rows at equal distances, copied where they are not."""
+    """Return the tensor with a uniform row stride, copied where it has none."""
     even = x.stride(-1) == 1 and all(
         size == 1 or stride == x.stride(at + 1) * x.shape[at + 1]
         for at, (size, stride) in enumerate(zip(x.shape[:-2], x.stride()[:-2], strict=True))
@@ -147,7 +154,7 @@ def get_layer_op_kernels(x: Tensor) -> LayerOpKernels | None:
 
 
 def get_kernel_names(model: torch.nn.Module) -> str:
-    """Names the kernels that take part in computing a model; empty where torch does all."""
+    """Return the names of the kernels used in computing a model; empty where torch computes everything."""
     from luthier.models.kernels.attention_ops import get_attention_kernels
     from luthier.models.kernels.head_ops import get_head_kernels
     from luthier.models.kernels.linear_ops import get_linear_kernels
@@ -167,7 +174,7 @@ def get_kernel_names(model: torch.nn.Module) -> str:
 
 
 def describe_kernels(model: torch.nn.Module) -> str:
-    """What a log says of the kernels that compute a model; nothing where they are not for it."""
+    """Describe for the log the kernels used for a model; empty where there are none."""
     if get_kernel_names(model):
         return " with compiled kernels"
     narrow = any(
@@ -178,7 +185,7 @@ def describe_kernels(model: torch.nn.Module) -> str:
 
 @contextmanager
 def disable_kernels() -> Iterator[None]:
-    """Let torch compute, for a while."""
+    """Let torch compute within a context."""
     token = _OFF.set(True)
     try:
         yield
@@ -190,7 +197,7 @@ _OFF: ContextVar[bool] = ContextVar("luthier_torch_only", default=False)
 
 
 def are_kernels_disabled() -> bool:
-    """Whether torch is to compute now."""
+    """Return whether the kernels are disabled now."""
     return _OFF.get()
 
 
@@ -200,7 +207,7 @@ def _get_kernels() -> LayerOpKernels | None:
 
 @cache
 def _kernels() -> LayerOpKernels | None:
-    """Compiled once for a user, tried once, and opened once for a process."""
+    """Compile once for a user, try once, and open once for a process."""
     from luthier.models.kernels.trial import passes_kernel_trial
 
     library = compile_library("bf16.c", lambda found: passes_kernel_trial(LayerOpKernels(found)), *IN_ANY_ORDER)

@@ -1,4 +1,4 @@
-"""The kernels' library: compiled once for a user, a compiler and a processor; that it does not pay is kept too."""
+"""Compiles the kernels' library once for a user, a compiler and a processor; a failed trial is remembered, too."""
 
 from __future__ import annotations
 
@@ -23,30 +23,30 @@ _FLAGS = (
     *(("-mprefer-vector-width=512",) if platform.machine() in ("x86_64", "AMD64") else ()),
 )  # fmt: skip
 IN_ANY_ORDER = ("-fno-signed-zeros", "-fassociative-math")
-"""Flags that let the compiler sum in whatever order is quickest."""
+"""Flags that let the compiler reorder sums."""
 AS_WRITTEN = "-ffp-contract=off"
-"""Rounds where the source does, so that the same line has the same bits wherever it was unrolled."""
+"""Rounds as in the source, so that the same line gives the same bits however it is unrolled."""
 _LONGEST_S = 120
 
 
 class CompiledLibrary(NamedTuple):
-    """A library, and a name for what decides its bits: source, compiler, flags, processor."""
+    """A library, and a name for what determines its bits: source, compiler, flags, processor."""
 
     name: str
     file: Path
 
 
 def find_c_compiler() -> str | None:
-    """The command of this machine's C compiler (`CC`, or the first that is found); None when there is none."""
+    """Return the command of this machine's C compiler (`CC`, or the first that is found); None when there is none."""
     if command := os.environ.get("CC"):
         return command
     return next((path for name in _COMPILERS if (path := shutil.which(name))), None)
 
 
 def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool], *flags: str) -> CompiledLibrary | None:
-    """Compile a C source beside this file and run its trial, unless that was done before.
+    """Compile a C source next to this file and run its trial, unless that was done before.
 
-    None where it cannot be made or lost its trial.
+    None where it cannot be compiled or fails its trial.
     """
     from filelock import FileLock
 
@@ -69,7 +69,7 @@ def compile_library(source: str, is_worth_it: Callable[[CompiledLibrary], bool],
 
 
 def _make(command: list[str], target: CompiledLibrary, is_worth_it: Callable[[CompiledLibrary], bool]) -> None:
-    """Compile and try; an empty file remembers that it is of no use."""
+    """Compile and try; an empty file records a failure."""
     aside = target.file.with_suffix(f".{os.getpid()}.tmp")
     done = _get_output([*command, "-o", str(aside), "-lm"])
     if done is None or not is_worth_it(CompiledLibrary(target.name, aside)):
@@ -84,7 +84,7 @@ def _version(command: str) -> str | None:
 
 
 def _get_output(command: list[str]) -> str | None:
-    """What a program says; None when it fails."""
+    """Return a program's output; None when it fails."""
     try:
         process = subprocess.run(command, capture_output=True, text=True, timeout=_LONGEST_S, check=True)  # noqa: S603 - the user's own compiler, no shell
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Quicker forwards for modules that stay transformers' own, where one of their kind was seen to give the same."""
+"""Faster `forward` functions for transformers' own modules, used where a trial on one module of a class agrees."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ def replace_forwards(
     is_plain: Callable[[Any], bool],
     forward: Callable[[Any], Callable[[Tensor], Tensor]],
 ) -> int:
-    """Give modules that fit another forward; one of each class is tried by `is_plain`. Returns how many took it."""
+    """Replace the forward of modules that fit, after a trial (`is_plain`) on one module of each class; returns the
+    number of replaced ones.
+    """
     kinds: dict[type, bool] = {}
     taken = 0
     for module in model.modules():
@@ -31,17 +33,17 @@ def replace_forwards(
 
 
 def forwards_agree(ours: Callable[[Tensor], Tensor], own: Any, x: Tensor, agrees: float) -> bool:
-    """Whether two forwards agree on an input, and in the gradient of it, up to a relative distance."""
+    """Return whether two forwards agree on an input, and in its gradient, up to a relative distance."""
     grad = torch.randn(x.shape, generator=torch.Generator().manual_seed(1)).to(x)
     with torch.enable_grad():
         x = x.detach().requires_grad_()
-        expected, found = own(x), ours(x)
-        slopes = [torch.autograd.grad(out, x, grad)[0] for out in (expected, found)]
-    return relative_distance(found, expected) <= agrees and relative_distance(slopes[1], slopes[0]) <= agrees
+        expected, actual = own(x), ours(x)
+        slopes = [torch.autograd.grad(out, x, grad)[0] for out in (expected, actual)]
+    return relative_distance(actual, expected) <= agrees and relative_distance(slopes[1], slopes[0]) <= agrees
 
 
-def relative_distance(one: Tensor, other: Tensor) -> float:
-    """How far one tensor lies from another, over the length of that one, in at least fp32."""
-    wide = torch.promote_types(other.dtype, torch.float32)
-    one, other = one.detach().to(wide), other.detach().to(wide)
-    return float((one - other).norm() / other.norm().clamp_min(1e-12))
+def relative_distance(first: Tensor, second: Tensor) -> float:
+    """Return the norm of the difference of two tensors over the norm of the first, in at least fp32."""
+    wide = torch.promote_types(second.dtype, torch.float32)
+    first, second = first.detach().to(wide), second.detach().to(wide)
+    return float((first - second).norm() / second.norm().clamp_min(1e-12))

@@ -1,7 +1,6 @@
-"""Gated MLPs in bfloat16 on a CPU: `silu(gate) * up` in one pass, and its gradients as one product takes them.
+"""Gated MLPs in bfloat16 on a CPU: `silu(gate) * up` in one pass, and their gradients in the layout of one product.
 
-MLPs stay transformers' own modules; only their `forward` is replaced, where one of their kind was seen to give the
-same.
+MLPs stay transformers' own modules; only their `forward` is replaced, where a trial on one of their class agrees.
 """
 
 from __future__ import annotations
@@ -17,11 +16,11 @@ from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
 _PARTS = {"gate_proj", "up_proj", "down_proj", "act_fn"}
 _AGREES = 1e-2
-"""Relative distance up to which two bf16 results are the same; torch rounds between its operations."""
+"""Maximum relative distance of two equal bf16 results; torch rounds between its operations."""
 
 
 def install_gated_mlp(model: torch.nn.Module) -> int:
-    """Give every bfloat16 MLP of the known kind the quicker forward, where kernels stand; returns how many took it."""
+    """Replace the forward of every supported bfloat16 MLP, where kernels are available; returns their number."""
     return replace_forwards(model, _is_gated_mlp, _is_plain, _Forward)
 
 
@@ -63,6 +62,6 @@ class _Gated(torch.autograd.Function):
 
 
 def _is_plain(module: Any) -> bool:
-    """Whether an MLP computes what ours does: tried on one input, forward and backward."""
+    """Return whether an MLP computes what the kernel does: tried on one input, forward and backward."""
     x = torch.randn(1, 3, module.gate_proj.in_features, generator=torch.Generator().manual_seed(0)).bfloat16()
     return forwards_agree(_Forward(module), module, x, _AGREES)

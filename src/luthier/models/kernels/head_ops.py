@@ -1,4 +1,4 @@
-"""The kernels of `head.c`, called with tensors: log-probabilities of chosen tokens, whose logits are never kept."""
+"""Bindings of `head.c`: log-probabilities of given tokens without storing logits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luthier.models.kernels.calls import are_kernels_disabled
 from luthier.models.kernels.compile import IN_ANY_ORDER, CompiledLibrary, compile_library
 
 _WIDE = 32
-"""States are as wide as a whole number of these."""
+"""State widths must be a multiple of this."""
 
 
 class _Head(Structure):
@@ -37,15 +37,19 @@ class HeadKernels:
         self, states: Tensor, weight: Tensor, targets: Tensor, indices: Tensor | None = None,
         first: Tensor | None = None,
     ) -> Tensor:  # fmt: skip
-        """(M, width) states, (vocab, width) weights and (N,) token ids to (N,) log-probabilities in fp32, from logits
-        in fp32; `indices` (N,) tells which state predicts each token where that is not its own. Into `first` (N,) comes
-        whether nothing is likelier."""
+        """Return (N,) log-probabilities in fp32 from (M, width) states, (vocab, width) weights and (N,) token ids.
+
+        Logits are in fp32. `indices` (N,) says which state predicts each token where that is not its own. `first` (N,)
+        receives whether the token is the top prediction.
+        """
         return self._call_kernel(states, weight, targets, indices, first, None)
 
     def slopes(
         self, states: Tensor, weight: Tensor, targets: Tensor, out: Tensor, first: Tensor | None = None
     ) -> Tensor:
-        """(N,) log-probabilities of each state's target; their slopes by the logits are written to `out` (N, vocab)."""
+        """Return (N,) log-probabilities of each state's target; their gradients by the logits are written to `out` (N,
+        vocab).
+        """
         return self._call_kernel(states, weight, targets, None, first, out)
 
     def _call_kernel(
@@ -58,14 +62,14 @@ class HeadKernels:
         states = states if states.stride(-1) == 1 else states.contiguous()
         targets, order = targets.sort()
         indices = order if indices is None else indices[order]
-        found = torch.empty(targets.shape, dtype=torch.float32)
+        logprobs = torch.empty(targets.shape, dtype=torch.float32)
         is_first = None if first is None else torch.empty(targets.shape, dtype=torch.bool)
         args = _Head(
             rows=states.shape[0], width=states.shape[1], words=words, threads=torch.get_num_threads(),
             states=states.data_ptr(), weight=weight.data_ptr(), state_row=states.stride(0),
             weight_row=weight.stride(0), target_count=targets.shape[0], indices=indices.data_ptr(),
             targets=targets.data_ptr(),
-            found=found.data_ptr(), first=None if is_first is None else is_first.data_ptr(),
+            found=logprobs.data_ptr(), first=None if is_first is None else is_first.data_ptr(),
             slopes=None if slopes is None else slopes.data_ptr(),
         )  # fmt: skip
         room = torch.empty(self._do.head_room_of(byref(args)) + 64, dtype=torch.uint8)
@@ -73,11 +77,11 @@ class HeadKernels:
         self._do.head(byref(args))
         if first is not None and is_first is not None:
             first[order] = is_first
-        return torch.empty_like(found).index_copy_(0, order, found)
+        return torch.empty_like(logprobs).index_copy_(0, order, logprobs)
 
 
 def supports_head(states: Tensor, weight: Tensor) -> bool:
-    """Whether the kernels compute with such states (N, width) and weights (vocab, width), where there are any."""
+    """Return whether the kernels support such states (N, width) and weights (vocab, width), where there are kernels."""
     is_narrow = states.dtype == weight.dtype == torch.bfloat16 and states.device.type == weight.device.type == "cpu"
     return is_narrow and weight.stride(1) == 1 and weight.shape[1] % _WIDE == 0 and states.shape[0] > 0
 

@@ -23,15 +23,15 @@ from luthier.models.kernels.calls import are_kernels_disabled
 from luthier.models.kernels.compile import AS_WRITTEN, IN_ANY_ORDER, CompiledLibrary, compile_library
 
 _WIDE, _TALL = 32, 8
-"""Inputs and outputs are as wide as a whole number of the first, ranks of the second."""
+"""Inputs and outputs must be multiples of the first, ranks of the second."""
 _BYTES = 2
-"""Bytes of a number in bfloat16."""
+"""Bytes of a bfloat16 number."""
 _LEAST_ROWS = 32
-"""With fewer, laying out what weights are multiplied with takes longer than it saves."""
+"""Minimum rows: below it, laying out the weights takes longer than it saves."""
 
 
 class AdapterSlice(NamedTuple):
-    """One layer's rows in the joint matrix, its columns behind the input's width, and its adapter's factor."""
+    """One layer's rows in the joint matrix, its columns after the input's width, and its adapter's scale."""
 
     out: slice
     rank: slice
@@ -64,10 +64,10 @@ class LinearKernels:
         self.is_able = bool(self._do.linear_is_able())
 
     def forward(self, x: Tensor, down: Tensor, joint: Tensor, parts: Sequence[AdapterSlice]) -> tuple[Tensor, Tensor]:
-        """(tokens, in) to the outputs of all layers side by side, (tokens, out); and what `back` needs.
+        """Return the concatenated outputs of all layers (tokens, out) from (tokens, in), and what `back` needs.
 
-        `down` is A of all layers, (rank, in); a layer's rows of `joint` hold its weights and, at its own columns
-        behind them, B times the factor.
+        `down` is A of all layers, (rank, in); a layer's rows of `joint` have its weights and, at its own columns after
+        them, B times the scale.
         """
         tokens = x.shape[0]
         out = x.new_empty(tokens, joint.shape[0])
@@ -81,8 +81,9 @@ class LinearKernels:
         self, grads: Sequence[Tensor], x: Tensor, down: Tensor, joint: Tensor, parts: Sequence[AdapterSlice],
         inside: Tensor, *, through: bool,
     ) -> tuple[Tensor | None, Tensor, list[Tensor]]:  # fmt: skip
-        """The gradients of the input (where it is to go `through`), of A (rank, in) and of each layer's B (out, rank),
-        the latter two in fp32, from those of the layers' outputs."""
+        """Return the gradients of the input (if `through`), of A (rank, in) and of each layer's B (out, rank), the
+        latter two in fp32, from those of the layers' outputs.
+        """
         d_x = torch.empty_like(x, memory_format=torch.contiguous_format) if through else None
         d_down = x.new_empty(down.shape, dtype=torch.float32)
         d_ups = [x.new_empty(grad.shape[1], _size(part.rank), dtype=torch.float32)
@@ -132,7 +133,7 @@ def _call_kernel(kernel: ctypes._NamedFuncPointer, room_of: ctypes._NamedFuncPoi
 
 
 def supports_linear(x: Tensor, parts: Sequence[AdapterSlice]) -> bool:
-    """Whether the kernels compute such layers of such inputs (tokens, in), where there are any."""
+    """Return whether the kernels support such layers of such inputs (tokens, in), where there are kernels."""
     is_narrow = x.dtype == torch.bfloat16 and x.device.type == "cpu" and x.stride(1) == 1
     is_whole = x.shape[1] % _WIDE == 0 and all(
         _size(part.out) % _WIDE == 0 and _size(part.rank) % _TALL == 0 for part in parts
@@ -163,7 +164,7 @@ class LinearStruct(Structure):
 
     @classmethod
     def of(cls, weight: Tensor, bias: Tensor | None = None) -> LinearStruct:
-        """From (outs, width) weights, fp32 or bf16."""
+        """Describe (outs, width) weights, fp32 or bf16."""
         narrow = int(weight.dtype == torch.bfloat16)
         return cls(
             weight.data_ptr(), None if bias is None else bias.data_ptr(), *weight.shape, weight.stride(0), narrow
@@ -171,30 +172,30 @@ class LinearStruct(Structure):
 
 
 class LoraPairStruct(Structure):
-    """An adapter's two weights beside a linear layer."""
+    """C struct: an adapter's two weights."""
 
     _fields_ = (("down", LinearStruct), ("up", LinearStruct), ("scale", c_double))
 
 
 class AdaptedLinearStruct(Structure):
-    """A linear layer, and the pairs of all adapters when there are any."""
+    """C struct: a linear layer, and the weight pairs of all adapters."""
 
     _fields_ = (("base", LinearStruct), ("pairs", POINTER(LoraPairStruct)))
 
     @classmethod
     def of(cls, base: LinearStruct, pairs: Sequence[LoraPairStruct] = ()) -> AdaptedLinearStruct:
-        """The pairs by the adapters' numbers."""
+        """Describe a layer with the pairs by adapter number."""
         return cls(base, (LoraPairStruct * len(pairs))(*pairs) if any(pair.down.weight for pair in pairs) else None)
 
 
 class RmsNormStruct(Structure):
-    """A root-mean-square norm."""
+    """C struct: a root-mean-square norm."""
 
     _fields_ = (("weight", c_void_p), ("epsilon", c_double), ("narrow", c_int64))
 
 
 class DecoderLayerStruct(Structure):
-    """A decoder layer: attention and a gated MLP, a norm before each."""
+    """C struct: a decoder layer with attention, a gated MLP, and a norm before each."""
 
     _fields_ = (
         *((name, AdaptedLinearStruct) for name in ("q", "k", "v", "o", "gate", "up", "down")),
@@ -225,7 +226,9 @@ class ForwardBatchStruct(Structure):
 
     @classmethod
     def of(cls, lines: Sequence[tuple[int, int, array[int]]], adapters: Sequence[int] = ()) -> ForwardBatchStruct:
-        """From how many tokens of each line were read, how many are now, its blocks, and its adapter (-1: none)."""
+        """Describe, for each sequence, the tokens read before, the tokens read now, its blocks, and its adapter (-1:
+        none).
+        """
         many = len(lines)
         counts = [count for _, count, _ in lines]
         begins = [0, *accumulate(counts)]
@@ -243,14 +246,14 @@ class ForwardBatchStruct(Structure):
 
 
 class RowKernels:
-    """The compiled kernels."""
+    """The compiled kernels of decoder layers."""
 
     def __init__(self, made: CompiledLibrary) -> None:
         self._do = ctypes.CDLL(str(made.file))
         self._do.rooms.restype = c_int64
 
     def product(self, weight: LinearStruct, states: Tensor) -> Tensor:
-        """(rows, width) fp32 states times a weight: (rows, outs) in fp32."""
+        """Return (rows, outs) in fp32: (rows, width) fp32 states times a weight."""
         out = torch.empty(states.shape[0], weight.outs, dtype=torch.float32)
         narrowed = torch.empty(states.shape if weight.narrow else 0, dtype=torch.bfloat16)
         self._do.product(
@@ -264,7 +267,7 @@ class RowKernels:
         return out
 
     def norm(self, norm: RmsNormStruct, states: Tensor) -> Tensor:
-        """(rows, width) fp32 states over their root mean square, times the weight."""
+        """Return (rows, width) fp32 states over their root mean square, times the weight."""
         out = torch.empty_like(states)
         self._do.norm(
             byref(norm), _get_pointer(states), c_int64(states.shape[0]), c_int64(states.shape[1]), _get_pointer(out)
@@ -280,18 +283,20 @@ class RowKernels:
         value: Tensor,
         kept: tuple[Tensor, Tensor],
     ) -> Tensor:
-        """Put new keys and values (T, key heads, d) among those kept; what queries (T, heads, d) find there."""
+        """Store new keys and values (T, key heads, d) in the cache, and return the attention outputs of queries (T,
+        heads, d).
+        """
         out = torch.empty(*query.shape[:2], params.d_value, dtype=torch.float32)
         given = (query, key, value, *kept, out)
         self._do.past(byref(visit), byref(params), *map(_get_pointer, given))
         return out
 
     def layers(self, layers: Array[DecoderLayerStruct], visit: ForwardBatchStruct, states: Tensor, low: Tensor) -> None:
-        """A visit's (T, width) fp32 states through the layers, in their place."""
+        """Apply decoder layers to a batch's (T, width) fp32 states, in place."""
         self._do.layers(layers, c_int64(len(layers)), byref(visit), _get_pointer(states), _get_pointer(low))
 
     def count_scratch_floats(self, layer: DecoderLayerStruct) -> int:
-        """Floats that a layer needs for each row between its products."""
+        """Return the floats that a layer needs for each row between its products."""
         return int(self._do.rooms(byref(layer)))
 
 
@@ -311,13 +316,13 @@ def _load_row_kernels() -> RowKernels | None:
 
 
 def _passes_row_trial(rows: RowKernels) -> bool:
-    """Whether products agree with torch's, and a row's numbers are the same in any company."""
+    """Return whether products agree with torch's, and a row's numbers do not depend on the batch."""
     draws = torch.Generator().manual_seed(0)
     for dtype in (torch.float32, torch.bfloat16):
         states = torch.randn(23, 100, generator=draws).to(dtype).float()
         weight = torch.randn(50, 100, generator=draws).to(dtype)
-        found = rows.product(LinearStruct.of(weight), states)
+        product = rows.product(LinearStruct.of(weight), states)
         few = rows.product(LinearStruct.of(weight), states[5:8])
-        if not torch.equal(found[5:8], few) or (found - states @ weight.float().t()).abs().max() > 1e-3:
+        if not torch.equal(product[5:8], few) or (product - states @ weight.float().t()).abs().max() > 1e-3:
             return False
     return True

@@ -1,12 +1,11 @@
 """LoRA as one matrix product: `[x | x A] · [W | s B]`, so that small updates survive bf16.
 
-Adding a low-rank delta to an output that was already rounded to bf16 loses most of what a young adapter says. Here base
-and adapter are summed inside one product, in fp32, and rounded once; it also saves a pass over the output. Layers that
-are seen to read the very same input (queries, keys and values; gate and up) become one product together.
-
-Layers stay PEFT's own: only their `forward` is replaced, and it stands back for PEFT's own whenever an adapter is
-switched off or merged, several are active, or something is dropped out. Where a layer has several adapters, the one
-that is active speaks; a gradient must be taken before another is asked.
+Adding a low-rank delta to an output that was already rounded to bf16 loses most of a new adapter's contribution. Here
+base and adapter are summed inside one product, in fp32, and rounded once; it also saves a pass over the output. Layers
+that read the very same input (queries, keys and values; gate and up) become one product together. Layers stay PEFT's
+own: only their `forward` is replaced, and PEFT's own is used whenever an adapter is disabled or merged, several are
+active, or dropout is active. Where a layer has several adapters, the active one is used; gradients must be taken before
+another is activated.
 """
 
 from __future__ import annotations
@@ -26,14 +25,15 @@ from luthier.models.kernels.onednn import multiply_by_rows
 
 
 class WeightGradientReceiver(Protocol):
-    """Receives what the gradients of adapters' weights are made of, in the place of the gradients."""
+    """Receives the factors of adapters' weight gradients, in place of the gradients."""
 
     def fits(self, x: Tensor) -> bool:
-        """Whether a layer's input holds the tokens as they are expected; the layer's own forward is taken otherwise."""
+        """Return whether a layer's input has the expected tokens; the layer's own forward is used otherwise."""
 
     def receive(self, weight: torch.nn.Parameter, states: Tensor, slopes: Tensor) -> None:
-        """(tokens, in) what went into a weight (out, in), and (tokens, out) what flows back: its gradient is their
-        product, summed over the tokens."""
+        """Receive (tokens, in) the input of a weight (out, in), and (tokens, out) the output gradient: the weight's
+        gradient is their product, summed over the tokens.
+        """
 
 
 _RECEIVER: ContextVar[WeightGradientReceiver | None] = ContextVar("luthier_weight_gradient_receiver", default=None)
@@ -41,7 +41,7 @@ _RECEIVER: ContextVar[WeightGradientReceiver | None] = ContextVar("luthier_weigh
 
 @contextmanager
 def send_weight_gradients(receiver: WeightGradientReceiver) -> Iterator[None]:
-    """Let layers with the one-product forward send what their gradients are made of for a while."""
+    """Let layers with the fused forward send the factors of their gradients within a context."""
     token = _RECEIVER.set(receiver)
     try:
         yield
@@ -50,10 +50,10 @@ def send_weight_gradients(receiver: WeightGradientReceiver) -> Iterator[None]:
 
 
 def install_fused_lora(model: torch.nn.Module) -> int:
-    """Give every LoRA layer that can have it and has it not the one-product forward; returns how many took it.
+    """Install the fused forward in every supported LoRA layer; returns their number.
 
-    Frozen weights leave the file that they may be mapped from, which would stand beside the joint matrices otherwise:
-    those of the layers when their matrices are made, all others now.
+    Frozen weights are copied out of memory-mapped files, which would otherwise take memory in addition to the joint
+    matrices: those of the layers when their matrices are built, all others now.
     """
     taken, moving = 0, set[int]()
     for parent in model.modules():
@@ -71,7 +71,7 @@ def install_fused_lora(model: torch.nn.Module) -> int:
 
 
 def restore_peft_forward(model: torch.nn.Module) -> None:
-    """Give PEFT's own forward back to every layer."""
+    """Restore PEFT's own forward in every layer."""
     for module in model.modules():
         if _has_fused_forward(module):
             del module.forward
@@ -79,7 +79,7 @@ def restore_peft_forward(model: torch.nn.Module) -> None:
 
 @contextmanager
 def use_peft_forward(layers: Sequence[torch.nn.Module]) -> Iterator[None]:
-    """Let layers multiply by PEFT's own forward for a while."""
+    """Use PEFT's own forward of some layers within a context."""
     forwards = [(layer, layer.__dict__.pop("forward")) for layer in layers if _has_fused_forward(layer)]
     try:
         yield
@@ -93,13 +93,13 @@ def _has_fused_forward(layer: torch.nn.Module) -> bool:
 
 
 def _can(layer: LoraLinear) -> bool:
-    """Whether the layer is one plain low-rank adapter over one plain linear layer."""
+    """Return whether the layer is one plain low-rank adapter over one plain linear layer."""
     plain = type(layer.base_layer) is torch.nn.Linear and not layer.fan_in_fan_out
     return plain and len(layer.active_adapters) == 1 and not getattr(layer, "lora_variant", None)
 
 
 class _Forward:
-    """The forward of one layer, alone or with those that read the same input."""
+    """The fused forward of one layer, alone or with those that read the same input."""
 
     def __init__(self, layer: LoraLinear, family: _Family) -> None:
         self.layer, self._family = layer, family
@@ -114,7 +114,7 @@ class _Forward:
 
     @property
     def applies(self) -> bool:
-        """Whether one product is what the layer computes now."""
+        """Whether one product is equivalent to what the layer computes now."""
         layer = self.layer
         if layer.disable_adapters or layer.merged or len(layer.active_adapters) != 1:
             return False
@@ -126,9 +126,9 @@ class _Forward:
 
     @property
     def adapter(self) -> str:
-        """The one that speaks."""
-        found: str = self.layer.active_adapters[0]
-        return found
+        """The active adapter."""
+        active: str = self.layer.active_adapters[0]
+        return active
 
     @property
     def down(self) -> Tensor:
@@ -144,15 +144,15 @@ class _Forward:
 
     @property
     def scale(self) -> float:
-        """What the adapter's output is multiplied by."""
+        """Scale of the adapter's output."""
         return float(self.layer.scaling[self.adapter])
 
 
 class _Family:
     """LoRA layers of one parent.
 
-    In their first pass they are watched: those called one after another with the very same input are read together from
-    then on. Whether it is the same input is checked each time.
+    Their first pass is recorded: layers called consecutively with the very same input are computed together from then
+    on. Each call checks whether the input is the same.
     """
 
     def __init__(self) -> None:
@@ -161,13 +161,13 @@ class _Family:
         self._products: dict[_Forward, _Product] = {}
 
     def read(self, member: _Forward, x: Tensor) -> Tensor:
-        """One layer's output."""
+        """Return one layer's output."""
         if member not in self._products and not self._watch(member, x):
             return _Product([member], passing=True).read(member, x)
         return self._products[member].read(member, x)
 
     def _watch(self, member: _Forward, x: Tensor) -> bool:
-        """Note who reads what; True when a pass is over and everybody's place is known."""
+        """Record which layer reads which input; True when a pass is over and all groups are known."""
         if any(member in run for run in self._runs):
             self._watched = None
             for run in self._runs:
@@ -182,12 +182,12 @@ class _Family:
 
 
 class _Product:
-    """One product for the layers of a run; their base weights live inside its joint matrix, never twice.
+    """One product for a group of layers; their base weights are views of its joint matrix, stored once.
 
-    joint = [W1 | s B1  0  ]      (out, in + rank), for two layers
-            [W2 |  0   s B2]
+        joint = [W1 | s B1  0 ]   (out, in + rank), for two layers
+                [W2 | 0  s B2]
 
-    Columns grow with the ranks that are met. Where a member has no adapter now, each of the others reads its own rows.
+    Columns grow with the adapters' ranks. Where a member has no adapter now, each of the others reads its own rows.
     """
 
     def __init__(self, members: Sequence[_Forward], *, passing: bool = False) -> None:
@@ -199,18 +199,18 @@ class _Product:
         self._now = _Now()
 
     def read(self, member: _Forward, x: Tensor) -> Tensor:
-        """One member's output; the first to be asked computes for all, the others find theirs ready."""
+        """Return one member's output; the first call computes all members, the others find theirs ready."""
         now = self._now
         if now.input is not x or member not in now.ahead:
             members = self.members if all(other.applies for other in self.members) else (member,)
             now.ahead, now.input = dict(zip(members, self._compute(members, x), strict=True)), x
-        found = now.ahead.pop(member)
+        outputs = now.ahead.pop(member)
         if not now.ahead:
             now.input = None
-        return found
+        return outputs
 
     def _compute(self, members: Sequence[_Forward], x: Tensor) -> list[Tensor]:
-        """(…, out) of some members that stand beside one another."""
+        """Return (…, out) of some adjacent members."""
         ranks = _spans([member.up.shape[1] for member in members])
         outs = [self.outs[self.members.index(member)] for member in members]
         parts = tuple(
@@ -221,17 +221,17 @@ class _Product:
         weights = [weight for member in members for weight in (member.down, member.up)]
         receiver = _RECEIVER.get()
         kernels = get_linear_kernels() if receiver is None and supports_linear(flat, parts) else None
-        found: tuple[Tensor, ...] = (
+        outputs: tuple[Tensor, ...] = (
             _Apply.apply(flat, joint, parts, receiver, *weights)  # type: ignore[no-untyped-call]
             if kernels is None
             else _Compiled.apply(flat, joint, parts, kernels, *weights)  # type: ignore[no-untyped-call]
         )
         biases = [member.layer.base_layer.bias for member in members]
-        shaped = [part.view(*x.shape[:-1], -1) for part in found]
+        shaped = [part.view(*x.shape[:-1], -1) for part in outputs]
         return [part if bias is None else part + bias for part, bias in zip(shaped, biases, strict=True)]
 
     def _join_weights(self, members: Sequence[_Forward], parts: tuple[AdapterSlice, ...]) -> Tensor:
-        """The rows of some members with their adapters as they are now; base weights are views of the left part."""
+        """Return the rows of some members with their current adapters; base weights are views of the left part."""
         columns = self.width + parts[-1].rank.stop
         joint = self._allocate_joint(columns)
         if parts != self._laid_out:
@@ -243,7 +243,7 @@ class _Product:
         return joint[parts[0].out.start : parts[-1].out.stop, :columns]
 
     def _allocate_joint(self, columns: int) -> Tensor:
-        """The joint matrix of all members, with so many columns at least."""
+        """Return the joint matrix of all members, with at least `columns` columns."""
         joint, weights = self._joint, [member.layer.base_layer.weight for member in self.members]
         at_home = joint is not None and all(
             weight.data_ptr() == joint[span].data_ptr() for weight, span in zip(weights, self.outs, strict=True)
@@ -260,7 +260,7 @@ class _Product:
 
 
 class _Now(threading.local):
-    """What one thread has computed for the layers of a run that are yet to be asked, and from which input."""
+    """Results that one thread has computed for the other layers of a group, and their input."""
 
     def __init__(self) -> None:
         self.ahead: dict[_Forward, Tensor] = {}
@@ -273,7 +273,7 @@ def _spans(sizes: Sequence[int]) -> list[slice]:
 
 
 class _Apply(torch.autograd.Function):
-    """(tokens, in) to (tokens, out) of each member; parts of one tensor can take no `add_`."""
+    """Compute (tokens, in) to (tokens, out) of each member; views of one tensor do not support `add_`."""
 
     @staticmethod
     def forward(
@@ -307,17 +307,17 @@ class _Apply(torch.autograd.Function):
             _send(ctx, grad, both[:, :width], inner, inside)
             return d_x, None, None, None, *(None for _ in ctx.weights)
         d_down = (inner.t() @ both)[:, :width].to(ctx.dtype)  # what is whole need not be copied for a product
-        found: list[Tensor] = []
+        grads_of_weights: list[Tensor] = []
         first = ctx.parts[0].out.start
         for out, rank, scale in ctx.parts:
             own = inside if len(ctx.parts) == 1 else inside[:, rank].contiguous()
             own_grad = grad[:, out.start - first : out.stop - first]
-            found += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
-        return d_x, None, None, None, *found
+            grads_of_weights += [d_down[rank], (own_grad.t() @ own).to(ctx.dtype).mul_(scale)]
+        return d_x, None, None, None, *grads_of_weights
 
 
 def _send(ctx: Any, grad: Tensor, x: Tensor, inner: Tensor, inside: Tensor) -> None:
-    """Send what the gradients of each member's A and B are made of."""
+    """Send the factors of the gradients of each member's A and B."""
     first = ctx.parts[0].out.start
     for part, down, up in zip(ctx.parts, ctx.weights[::2], ctx.weights[1::2], strict=True):
         ctx.receiver.receive(down, x, inner[:, part.rank])
@@ -344,16 +344,16 @@ class _Compiled(torch.autograd.Function):
         d_x, d_down, d_ups = ctx.kernels.back(
             grads, x, down, ctx.joint, ctx.parts, inside, through=ctx.needs_input_grad[0]
         )
-        found = [
+        grads_of_weights = [
             entry.to(ctx.dtype)
             for part, d_up in zip(ctx.parts, d_ups, strict=True)
             for entry in (d_down[part.rank], d_up)
         ]
-        return d_x, None, None, None, *found
+        return d_x, None, None, None, *grads_of_weights
 
 
 def _split_outputs(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tensor, ...]:
-    """(tokens, out) of all members as each one's."""
+    """Split (tokens, out) of all members into each one's."""
     first = parts[0].out.start
     if len(parts) == 1:
         return (whole,)
@@ -361,7 +361,7 @@ def _split_outputs(whole: Tensor, parts: tuple[AdapterSlice, ...]) -> tuple[Tens
 
 
 def _side_by_side(parts: Sequence[Tensor]) -> Tensor:
-    """(tokens, a), (tokens, b), … as one (tokens, a + b + …): where they lie so already, nothing is copied."""
+    """Concatenate (tokens, a), (tokens, b), … to (tokens, a + b + …); adjacent views are not copied."""
     first, width = parts[0], sum(part.shape[1] for part in parts)
     end = first.data_ptr()
     for part in parts:

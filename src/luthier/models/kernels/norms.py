@@ -1,7 +1,7 @@
-"""Root-mean-square norms in bfloat16 with a backward of their own: half the time, and nothing kept in fp32.
+"""RMS norms in bfloat16 with a backward of their own: half the time, and nothing kept in fp32.
 
-Norms stay transformers' own modules; only their `forward` is replaced, where one of their kind was seen to give the
-same. Everything is summed in fp32 and rounded where transformers rounds.
+Norms stay transformers' own modules; only their `forward` is replaced, where a trial on one of their class agrees. Sums
+are in fp32 and rounded where transformers rounds.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from luthier.models.kernels.calls import get_layer_op_kernels
 from luthier.models.kernels.forwards import forwards_agree, replace_forwards
 
 _AGREES = 4e-3
-"""Relative distance up to which two bf16 results are the same: one unit in the last place."""
+"""Maximum relative distance of two equal bf16 results: one unit in the last place."""
 
 
 def install_fast_norm(model: torch.nn.Module) -> int:
-    """Give every bfloat16 norm of a known kind the quicker forward; returns how many took it."""
+    """Replace the forward of every supported bfloat16 norm; returns their number."""
     return replace_forwards(model, _is_rms_norm, _is_plain, _Forward)
 
 
@@ -74,12 +74,12 @@ class _Norm(torch.autograd.Function):
 
 
 def _epsilon(module: Any) -> float | None:
-    found = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
-    return found if isinstance(found, float) else None
+    epsilon = getattr(module, "variance_epsilon", None) or getattr(module, "eps", None)
+    return epsilon if isinstance(epsilon, float) else None
 
 
 def _is_plain(module: Any) -> bool:
-    """Whether a norm computes what ours does: tried on one input, forward and backward."""
+    """Return whether a norm computes what the kernel does: tried on one input, forward and backward."""
     weight = module.weight
     takes = [name for name in inspect.signature(type(module).forward).parameters if name != "self"]
     if weight.ndim != 1 or len(takes) != 1 or _epsilon(module) is None:

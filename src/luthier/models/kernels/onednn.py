@@ -1,7 +1,7 @@
-"""Products of fp32 matrices by oneDNN, where torch's own BLAS does without AVX-512.
+"""Products of fp32 matrices by oneDNN, where torch's own BLAS does not use AVX-512.
 
-torch multiplies fp32 matrices by MKL, which takes its AVX2 kernels on processors that are not Intel's. oneDNN comes
-with torch and takes AVX-512 on all of them, which is twice as fast there. Small products stay with MKL.
+torch multiplies fp32 matrices by MKL, which uses AVX2 kernels on processors that are not Intel's. oneDNN comes with
+torch and uses AVX-512 on all of them, which is twice as fast there. Small products stay with MKL.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 LEAST_PRODUCTS = 1 << 24
-"""Multiplications of numbers from which a product wins."""
+"""Minimum number of multiplications for which oneDNN is faster."""
 
 
 def multiply_by_rows(x: Tensor, weight: Tensor) -> Tensor:
@@ -22,12 +22,12 @@ def multiply_by_rows(x: Tensor, weight: Tensor) -> Tensor:
         return x @ weight.t()
     if not weight.is_contiguous() and not weight.t().is_contiguous():
         weight = weight.contiguous()  # oneDNN has no quick product for rows that lie apart
-    found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
-    return found
+    product: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
+    return product
 
 
 def uses_onednn(x: Tensor, weight: Tensor) -> bool:
-    """Whether oneDNN multiplies such states (n, in) and weights (out, in)."""
+    """Return whether oneDNN multiplies such states (n, in) and weights (out, in)."""
     return (
         x.dtype == weight.dtype == torch.float32
         and x.device.type == weight.device.type == "cpu"
@@ -38,7 +38,7 @@ def uses_onednn(x: Tensor, weight: Tensor) -> bool:
 
 @cache
 def is_onednn_faster() -> bool:
-    """Whether this processor has AVX-512, MKL does not take it, and this torch has the product."""
+    """Return whether this processor has AVX-512, MKL does not use it, and this torch has the oneDNN product."""
     try:
         is_intel = "GenuineIntel" in Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:

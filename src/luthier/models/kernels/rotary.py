@@ -1,7 +1,7 @@
-"""Rotary positions in bfloat16 on a CPU, in one pass over queries and one over keys.
+"""Rotary embeddings in bfloat16 on a CPU, in one pass over queries and one over keys.
 
-An architecture's own function stays: it is wrapped, where it was seen to give the same, and still called for all that
-the kernel does not do (other numbers, several rows at once, part of a head).
+An architecture's own function is wrapped, where a trial agrees, and still called for everything that the kernel does
+not support (other dtypes, several rows at once, part of a head).
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from luthier.models.kernels.forwards import relative_distance
 
 _NAME = "apply_rotary_pos_emb"
 _AGREES = 1e-2
-"""Relative distance up to which two bf16 results are the same; torch rounds between its operations."""
+"""Maximum relative distance of two equal bf16 results; torch rounds between its operations."""
 
 
 def install_fast_rotary(model: torch.nn.Module) -> bool:
-    """Wrap the function by which a model's architecture turns queries and keys, where kernels stand; whether it is."""
+    """Wrap the rotary function of a model's architecture, where kernels are available; returns whether it
+    is wrapped.
+    """
     parameter = next(model.parameters(), None)
     home = sys.modules[type(model).__module__]
     own = getattr(home, _NAME, None)
@@ -33,7 +35,7 @@ def install_fast_rotary(model: torch.nn.Module) -> bool:
 
 
 class _Turning:
-    """The quicker function, and the architecture's own behind it."""
+    """The kernel, with the architecture's own function as a fallback."""
 
     def __init__(self, own: Any) -> None:
         self._own = own
@@ -46,7 +48,7 @@ class _Turning:
 
 
 def _can(x: Tensor, cos: Tensor) -> bool:
-    """Whether the kernel turns these states: one row of tokens, whole heads, all in bf16."""
+    """Return whether the kernel supports these states: one row of tokens, whole heads, all in bf16."""
     one_row = x.ndim == 4 and x.shape[0] == 1 and cos.shape == (1, *x.shape[2:])
     return one_row and cos.dtype == x.dtype and get_layer_op_kernels(x) is not None
 
@@ -68,7 +70,7 @@ class _Rotated(torch.autograd.Function):
 
 
 def _is_plain(own: Any) -> bool:
-    """Whether a function computes what the kernel does: tried on a few states, forward and backward."""
+    """Return whether a function computes what the kernel does: tried on a few states, forward and backward."""
     draws = torch.Generator().manual_seed(0)
     q, k, grad = (torch.randn(1, heads, 5, 16, generator=draws).bfloat16() for heads in (4, 2, 4))
     cos, sin = (torch.rand(1, 5, 16, generator=draws).bfloat16() for _ in range(2))
@@ -78,7 +80,7 @@ def _is_plain(own: Any) -> bool:
             expected = own(q, k, cos, sin)
         except (TypeError, RuntimeError):
             return False  # it takes other things (GPT-J, Gemma 4), or angles of half a head (GPT-OSS)
-        found = _Turning(own)(q, k, cos, sin)
-        slopes = [torch.autograd.grad(turned[0], q, grad)[0] for turned in (found, expected)]
-    pairs = [(found[0], expected[0]), (found[1], expected[1]), (slopes[0], slopes[1])]
+        actual = _Turning(own)(q, k, cos, sin)
+        slopes = [torch.autograd.grad(turned[0], q, grad)[0] for turned in (actual, expected)]
+    pairs = [(actual[0], expected[0]), (actual[1], expected[1]), (slopes[0], slopes[1])]
     return all(entry.shape == other.shape and relative_distance(entry, other) <= _AGREES for entry, other in pairs)

@@ -1,4 +1,4 @@
-"""The trial of freshly compiled kernels: they must give what torch gives, in less time."""
+"""The trial of freshly compiled kernels: they must agree with torch, in less time."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ if TYPE_CHECKING:
     from luthier.models.kernels.calls import LayerOpKernels
 
 AGREES = 8e-3
-"""Relative distance of two bf16 results up to which they are the same: torch rounds between its operations."""
+"""Maximum relative distance of two equal bf16 results: torch rounds between its operations."""
 _TRIES = 15
 
 
 def passes_kernel_trial(kernels: LayerOpKernels) -> bool:
-    """Whether every kernel agrees with torch, and all together take less time."""
+    """Return whether every kernel agrees with torch, and all together take less time."""
     cases = _build_cases(kernels)
     return all(_outputs_agree(ours(), plain()) for ours, plain in cases) and _are_quicker(cases)
 
 
 def passes_attention_trial(kernels: AttentionKernels) -> bool:
-    """Whether attention agrees with torch's, forward and back, and takes less time."""
+    """Return whether attention agrees with torch's, forward and backward, and takes less time."""
     if not kernels.is_able:
         return False
     draws = torch.Generator().manual_seed(0)
@@ -59,7 +59,7 @@ def passes_attention_trial(kernels: AttentionKernels) -> bool:
 
 
 def passes_head_trial(kernels: HeadKernels) -> bool:
-    """Whether log-probabilities and slopes agree with torch's of fp32 logits, and take less time."""
+    """Return whether log-probabilities and gradients agree with torch's from fp32 logits, and take less time."""
     if not kernels.is_able:
         return False
     draws = torch.Generator().manual_seed(0)
@@ -76,7 +76,7 @@ def passes_head_trial(kernels: HeadKernels) -> bool:
 
 
 def passes_lora_trial(kernels: LinearKernels) -> bool:
-    """Whether two layers with adapters agree with torch's, forward and back, and take less time."""
+    """Return whether two layers with adapters agree with torch's, forward and backward, and take less time."""
     if not kernels.is_able:
         return False
     draws = torch.Generator().manual_seed(0)
@@ -111,7 +111,7 @@ TrialCase = tuple[Callable[[], Sequence[Tensor]], Callable[[], Sequence[Tensor]]
 
 
 def _build_cases(kernels: LayerOpKernels) -> list[TrialCase]:
-    """Each kernel beside torch's operations."""
+    """Pair each kernel with torch's operations."""
     draws = torch.Generator().manual_seed(0)
     x, up, grad, weight = (torch.randn(size, generator=draws).bfloat16() for size in [(300, 200)] * 3 + [(200,)])
     scores = torch.randn(2, 3 * 50, 70, generator=draws).bfloat16()
@@ -144,9 +144,9 @@ def _compute_gated(gate: Tensor, up: Tensor) -> Tensor:
 
 
 def _softmax(scores: Tensor, bias: Tensor) -> Tensor:
-    made = scores.clone()
-    made.view(2, 50, 3, 70)[..., 20:].add_(bias[:, None])
-    return torch.softmax(made, -1)
+    scores_with_bias = scores.clone()
+    scores_with_bias.view(2, 50, 3, 70)[..., 20:].add_(bias[:, None])
+    return torch.softmax(scores_with_bias, -1)
 
 
 def _compute_logprobs(kernels: LayerOpKernels, logits: Tensor, targets: Tensor) -> Sequence[Tensor]:
@@ -171,10 +171,11 @@ def _outputs_agree(ours: Sequence[Tensor], plain: Sequence[Tensor]) -> bool:
 
 
 def _are_quicker(cases: Sequence[TrialCase]) -> bool:
-    """Whether ours take less time, all together, at their best.
+    """Return whether the kernels take less time, all together, at their best.
 
-    They take turns: what else the process does meanwhile, such as another lane, slows both alike. One after the other,
-    kernels that need half of torch's time lost now and then, and the same training had other bits on one machine.
+    They alternate: other work of the process meanwhile, such as another thread, slows both alike. Measured one after
+    the other, kernels that need half of torch's time sometimes lost, and the same training had other bits on one
+    machine.
     """
     best = [[float("inf")] * 2 for _ in cases]
     for _ in range(_TRIES):

@@ -1,1 +1,1 @@
-"""Language models behind one interface: local weights, OpenAI-compatible endpoints, and a cache of answers."""
+"""Language models behind one interface: local weights, OpenAI-compatible endpoints, and a response cache."""

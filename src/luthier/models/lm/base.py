@@ -1,7 +1,7 @@
-"""The one interface for asking a language model, and the requests and responses that pass through it.
+"""The interface of language models, with its requests and responses.
 
-A prompt is plain text, read as it stands, or the messages of a conversation, read through the model's chat template
-with the model's own prompt in front. Requests are given as whole lists: what they share is read once.
+A prompt is plain text, or the messages of a conversation, rendered by the model's chat template after the model's own
+prompt. Requests are passed as lists: shared prefixes are computed once.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 
 
 Tools = tuple[dict[str, Any], ...]
-"""JSON schemas of the tools on offer."""
+"""JSON schemas of the offered tools."""
 Ability = Literal[
     "generate", "complete", "continue", "loglikelihood", "loglikelihood_text", "loglikelihood_rolling", "embed"
 ]
-"""What a model can be asked for. `complete` is to go on with plain text, `continue` with a begun answer;
-`loglikelihood` is that of an answer to messages, `loglikelihood_text` that of what follows plain text."""
+"""What a model supports. `complete` continues plain text, `continue` a started answer; `loglikelihood` is that of an
+answer to messages, `loglikelihood_text` that of a continuation of plain text."""
 ABILITIES: frozenset[Ability] = frozenset(get_args(Ability))
-"""All of them."""
+"""All abilities."""
 NO_LABEL = "(none of the labels)"
-"""What an answer that names no label counts as."""
+"""Label of an answer that names no label."""
 DIGITS = 6
-"""Decimals kept of log-probabilities: far below what could matter, far above float noise."""
+"""Stored decimals of log-probabilities: below any relevant difference, above floating-point noise."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,37 +44,38 @@ class GenerateRequest:
     prompt: str | tuple[Message, ...]
     max_tokens: int
     stop: tuple[str, ...] = ()
-    """Texts at the first of which the completion ends, without it."""
+    """Strings at the first of which the completion ends, without it."""
     temperature: float = 0.0
-    """0 always takes the likeliest token."""
+    """0 is greedy."""
     top_p: float = 1.0
-    """Only the likeliest tokens that together have this share are drawn from."""
+    """Cumulative probability of the likeliest tokens to sample from."""
     seed: int | None = None
-    """What draws follow from; on this machine, with the request's place among those like it."""
+    """Seed of the sampling; for local models, combined with the request's index among those with equal settings."""
     stream: int | None = None
-    """The random stream to draw from on this machine, in place of the one that follows from seed and place."""
+    """Random stream of a local model, in place of the one that follows from seed and index."""
     tools: Tools = ()
-    """Tools on offer in the conversation; an endpoint is offered none, since it would call them."""
+    """Offered tools; not sent to an endpoint, which would call them."""
     continue_final_message: bool = False
-    """Whether the last message is the beginning of the assistant's answer, which is gone on with."""
+    """Whether the last message is the start of the assistant's answer, to be continued."""
     truncate_prompt: bool = True
-    """Whether a prompt that is too long for the model loses its beginning; otherwise it is a `DataError`."""
+    """Whether a prompt that is too long loses its beginning; otherwise it is a `DataError`."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoglikelihoodRequest:
     """A request for the log-likelihood of a continuation after a prompt; after messages, it is the assistant's whole
-    answer. After messages, it is the assistant's whole answer."""
+    answer.
+    """
 
     prompt: str | tuple[Message, ...]
     continuation: str
     greedy: bool = False
-    """Whether it is to be told if greedy decoding would write the continuation."""
+    """Whether to report if greedy decoding would write the continuation."""
     end_token: bool = True
-    """Whether, after messages, the end of the answer counts."""
+    """Whether, after messages, the end token counts."""
     tools: Tools = ()
     truncate_prompt: bool = True
-    """Whether a prompt that is too long for the model loses its beginning."""
+    """Whether a prompt that is too long loses its beginning."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,20 +99,20 @@ Request = LoglikelihoodRequest | RollingLoglikelihoodRequest | GenerateRequest
 
 @dataclass(frozen=True, kw_only=True)
 class Response:
-    """A model's answer to one request; what was not asked is empty or None."""
+    """A model's response to one request; unrequested fields are empty or None."""
 
     text: str = ""
-    """What was written, special tokens and the stop left out."""
+    """The completion, without special tokens and stop strings."""
     tokens: int | None = None
-    """How many tokens were written, or over how many `logprob` is a sum; None where an endpoint does not count."""
+    """Number of generated tokens, or of the tokens in `logprob`; None where an endpoint does not report it."""
     finish_reason: Literal["stop", "length"] | None = None
-    """`stop` when the model ended by itself, `length` when it came to the limit."""
+    """`stop` when the model ended by itself, `length` at the limit."""
     logprob: float | None = None
     """Natural log-likelihood of the continuation or the text."""
     is_greedy: bool | None = None
     """Whether greedy decoding would write the continuation."""
     truncated: int = 0
-    """Tokens of the prompt that were left out at its beginning, because the model reads no more at once."""
+    """Prompt tokens that were dropped at the beginning, because of the context length."""
 
     @property
     def finished(self) -> bool:
@@ -124,51 +125,53 @@ class ChoiceResponse:
     """The option that a model chose."""
 
     index: int | None
-    """Its place among the options; None when the model named none of them."""
+    """Index of the option; None when the model named none."""
     scores: list[float] | None = None
-    """A log-score of each option, comparable within the request; None when the model gives none."""
+    """Log-score of each option, comparable within the request; None when the model gives none."""
 
     def label(self, labels: Sequence[str]) -> str:
-        """The label that stands where the chosen option does; `NO_LABEL` for none of them."""
+        """Return the label at the chosen option's index; `NO_LABEL` for none."""
         return NO_LABEL if self.index is None else labels[self.index]
 
     def by_label(self, labels: Sequence[str]) -> dict[str, float] | None:
-        """The scores by label."""
+        """Return the scores by label."""
         return None if self.scores is None else dict(zip(labels, self.scores, strict=True))
 
 
 class LanguageModel(ABC):
-    """A language model that can be asked; `abilities` says for what."""
+    """A language model; `abilities` lists the supported requests."""
 
     name: str
     digest: str
-    """Names all that decides its answers."""
+    """Identifies everything that determines its responses."""
     abilities: frozenset[Ability]
     classes: tuple[str, ...] = ()
-    """The classes of a model with a sequence head, which chooses among them and does nothing else."""
+    """Classes of a model with a sequence head, which supports nothing else."""
 
     @abstractmethod
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """What the model writes after each prompt."""
+        """Return the completion of each prompt."""
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
         """Generate after one prompt, chunk by chunk where the model can stream."""
         yield self.generate([request])[0].text
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
-        """The log-likelihood of each continuation."""
+        """Return the log-likelihood of each continuation."""
         raise self._build_unsupported_error("give the log-likelihood of a text")
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
-        """The log-likelihood of each whole text."""
+        """Return the log-likelihood of each whole text."""
         raise self._build_unsupported_error("give the log-likelihood of a text")
 
     def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
-        """(conversations, width): the mean last hidden state over the last `max_tokens` tokens, at unit length."""
+        """Return (conversations, width): the mean last hidden state over the last `max_tokens` tokens, at
+        unit length.
+        """
         raise self._build_unsupported_error("embed a conversation")
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
-        """The likeliest option of each, by log-likelihoods that are made alike as `how` says."""
+        """Return the likeliest option of each request, by log-likelihoods normalized by `how`."""
         totals = self._sums(requests)
         priors: Sequence[Sums] = [()] * len(requests)
         if how == "prior":
@@ -177,7 +180,7 @@ class LanguageModel(ABC):
         return [pick_best_option(row) for row in rows]
 
     def ask(self, requests: Sequence[Request]) -> list[Response]:
-        """A response to each request; all are of one kind."""
+        """Return a response to each request; all are of one kind."""
         match requests[0]:
             case GenerateRequest():
                 return self.generate(cast("Sequence[GenerateRequest]", requests))
@@ -187,21 +190,21 @@ class LanguageModel(ABC):
                 return self.loglikelihood_rolling(cast("Sequence[RollingLoglikelihoodRequest]", requests))
 
     def _sums(self, requests: Sequence[ChoiceRequest]) -> list[Sums]:
-        """For each request, the log-likelihood of each option and its tokens."""
+        """Return for each request the log-likelihood and the number of tokens of each option."""
         prompts = [
             LoglikelihoodRequest(prompt=request.prompt, continuation=option, tools=request.tools, truncate_prompt=False)
             for request in requests
             for option in request.options
         ]
-        found = iter(get_loglikelihoods(self.loglikelihood(prompts)))
-        return [[next(found) for _ in request.options] for request in requests]
+        responses = iter(get_loglikelihoods(self.loglikelihood(prompts)))
+        return [[next(responses) for _ in request.options] for request in requests]
 
     def _build_unsupported_error(self, what: str) -> ModelError:
         return ModelError(f"{self.name} cannot {what}", hint="ask only for what is in `abilities`")
 
 
 def find_ability(request: Request) -> Ability:
-    """What a model must be able to do for a request."""
+    """Return the ability that a request needs."""
     if isinstance(request, RollingLoglikelihoodRequest):
         return "loglikelihood_rolling"
     plain = isinstance(request.prompt, str)
@@ -211,18 +214,18 @@ def find_ability(request: Request) -> Ability:
 
 
 def get_loglikelihoods(responses: Sequence[Response]) -> Sums:
-    """The log-likelihood of each continuation, and over how many tokens it is a sum."""
+    """Return the log-likelihood of each continuation, and its number of tokens."""
     return [(response.logprob or 0.0, response.tokens or 0) for response in responses]
 
 
 def pick_best_option(scores: Sequence[float]) -> ChoiceResponse:
-    """The option with the highest score, of equal ones the first."""
+    """Return the option with the highest score; of equal ones the first."""
     kept = [round(score, DIGITS) for score in scores]
     return ChoiceResponse(index=max(range(len(kept)), key=kept.__getitem__), scores=kept)
 
 
 def truncate_at_stop(text: str, ends: tuple[str, ...]) -> str:
-    """A text up to the first of some ends, without it."""
+    """Return a text up to the first of some stop strings."""
     for end in ends:
         text = text.split(end, 1)[0] if end else text
     return text
@@ -230,12 +233,13 @@ def truncate_at_stop(text: str, ends: tuple[str, ...]) -> str:
 
 Normalize = Literal["sum", "mean", "prior"]
 Sums = Sequence[tuple[float, int]]
-"""For each answer, its summed log-probability and how many tokens that is a sum over."""
+"""For each option, its summed log-probability and its number of tokens."""
 
 
 def normalize_option_scores(how: Normalize, row: Sums, prior: Sums = ()) -> list[float]:
-    """A score for each answer: the sum, the mean a token, or the sum less the answer's when the question is empty
-    (`prior`; Zhao et al. 2021, contextual calibration), shifted to log-probabilities."""
+    """Return a score for each option: the sum, the mean over tokens, or the sum minus that after an empty question
+    (`prior`; Zhao et al. 2021, contextual calibration), shifted to log-probabilities.
+    """
     match how:
         case "sum":
             return [score for score, _ in row]
@@ -246,7 +250,7 @@ def normalize_option_scores(how: Normalize, row: Sums, prior: Sums = ()) -> list
 
 
 def normalize_log_scores(scores: Sequence[float]) -> list[float]:
-    """Log-scores shifted so that their shares add up to one: log-probabilities again."""
+    """Shift log-scores so that their probabilities sum to one."""
     most = max(scores)
     total = most + math.log(sum(math.exp(score - most) for score in scores))
     return [score - total for score in scores]

@@ -1,6 +1,6 @@
-"""Answers of language models kept by the content of what was asked, so that nobody is asked the same twice.
+"""A cache of language model responses by request, so that no request is sent twice.
 
-What is kept together was asked together: a number never depends on which of its neighbours were known before.
+A list of requests is cached as a whole: a number never depends on which of its neighbours were cached.
 """
 
 from __future__ import annotations
@@ -42,21 +42,21 @@ _CODE = tuple(f"luthier.models.lm.{name}" for name in ("base", "local", "openai_
 
 
 class AnswerCache:
-    """A folder cache of answers, keyed by model and request; `code` names further modules that decide them."""
+    """A folder cache of responses, keyed by model and request; `code` names further modules that determine them."""
 
     made: int = 0
-    """How many answers were made rather than read."""
+    """Number of computed responses."""
     seconds: float = 0.0
-    """How long that took."""
+    """Seconds of computing them."""
     cpu_s: float = 0.0
-    """And how long processors were busy with it."""
+    """Processor seconds of computing them."""
 
     def __init__(self, folder: Path, *code: str) -> None:
         self._folder = folder
         self._by = digest_of([code_revision(*_CODE, *code), version("torch"), version("transformers")])
 
     def or_made(self, request: Any, make: Callable[[], list[Any]]) -> list[Any]:
-        """The answers to what is asked of whom (a JSON value): those that are kept, else made, and kept."""
+        """Return the responses to a request (a JSON value), from the cache or computed and stored."""
         path = self._folder / f"{digest_of([self._by, request])}.json"
         known = _read_cache_file(path) if path.is_file() else None
         if known is None:
@@ -70,34 +70,34 @@ class AnswerCache:
 
 
 class CachingLM(LanguageModel):
-    """A model whose answers to each list of requests are kept; it is asked only for lists that are not known."""
+    """A model whose responses to each list of requests are cached."""
 
     def __init__(self, lm: LanguageModel, cache: AnswerCache) -> None:
         self.lm, self._cache = lm, cache
         self.name, self.digest, self.abilities, self.classes = lm.name, lm.digest, lm.abilities, lm.classes
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """As the model behind it."""
+        """As the wrapped model."""
         return self._responses(self.lm.generate, requests)
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
-        """As the model behind it; what is streamed is not kept."""
+        """As the wrapped model; streams are not cached."""
         return self.lm.stream(request)
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
-        """As the model behind it."""
+        """As the wrapped model."""
         return self._responses(self.lm.loglikelihood, requests)
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
-        """As the model behind it."""
+        """As the wrapped model."""
         return self._responses(self.lm.loglikelihood_rolling, requests)
 
     def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
-        """As the model behind it; what is embedded is not kept."""
+        """As the wrapped model; embeddings are not cached."""
         return self.lm.embed(conversations, max_tokens)
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
-        """As the model behind it."""
+        """As the wrapped model."""
         return [
             ChoiceResponse(**entry)
             for entry in self._get_or_compute(["choose", how], partial(self.lm.choose, how=how), requests)
@@ -116,14 +116,14 @@ class CachingLM(LanguageModel):
 
 
 def open_lm(artifact: Artifact, kept: Path, **local: Any) -> LanguageModel:
-    """The language model of an artifact, whose answers are kept in a folder; `local` is for weights on this machine."""
+    """Open the language model of an artifact, with its responses cached in a folder; `local` is for local weights."""
     if is_endpoint(artifact):
         return EndpointLM.of(artifact, kept)
     return CachingLM(LocalLM(artifact, **local), AnswerCache(kept))
 
 
 def _record(value: Any) -> Any:
-    """A request as JSON: its kind and settings, messages without defaults, tuples as lists."""
+    """Return a request as JSON: its kind and settings, messages without defaults, tuples as lists."""
     if hasattr(value, "model_dump"):
         return value.model_dump(mode="json", exclude_defaults=True)
     if isinstance(value, tuple | list):
@@ -134,7 +134,7 @@ def _record(value: Any) -> Any:
 
 
 def _read_cache_file(path: Path) -> list[Any] | None:
-    """What a file holds; None when it is not whole, so that it is made anew."""
+    """Read a cache file; None when it is incomplete, so that it is computed again."""
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:

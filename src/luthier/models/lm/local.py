@@ -1,4 +1,4 @@
-"""A language model whose weights are on this machine: prompts that requests share are read once."""
+"""A language model with local weights: shared prefixes of requests are computed once."""
 
 from __future__ import annotations
 
@@ -43,15 +43,15 @@ if TYPE_CHECKING:
     from luthier.models.packing.prefix_cache import PrefixCache
 
 PACK_TOKENS = 4096
-"""Tokens read in one pass: some 100 MB of states for a model of 135 M parameters."""
+"""Tokens of a pack: some 100 MB of states for a model of 135 M parameters."""
 TAIL = 24
-"""Tokens at the end of what is being written in which a stop is looked for."""
+"""Number of last tokens in which stop strings are searched."""
 _EMBEDDED = 16
-"""Conversations that are embedded together."""
+"""Conversations embedded at once."""
 
 
 class ModelCache:
-    """Keeps one model's weights in memory at a time, and the tokenizers of all, for models that are used in turn."""
+    """Keeps the weights of one model and the tokenizers of all, for models that are used in turn."""
 
     def __init__(self) -> None:
         self._texts: dict[Path, ChatTokenizer] = {}
@@ -60,7 +60,7 @@ class ModelCache:
         self._beginnings: PrefixCache | None = None
 
     def load(self, artifact: Artifact, dtype: Dtype) -> LoadedModel:
-        """A model's weights; those of the model before are let go."""
+        """Load a model's weights; those of the previous model are freed."""
         from luthier.models.load import load_model
 
         if self._loaded is None or self._key != (artifact.digest, dtype):
@@ -72,7 +72,7 @@ class ModelCache:
         return self._loaded
 
     def text(self, folder: Path) -> ChatTokenizer:
-        """Messages to ids and back for the model in a folder."""
+        """Return the tokenizer and chat template of the model in a folder."""
         from luthier.chat.tokenizer import ChatTokenizer
 
         if folder not in self._texts:
@@ -81,7 +81,7 @@ class ModelCache:
 
     @property
     def beginnings(self) -> PrefixCache:
-        """What prompts of the model that was loaded last began with."""
+        """The prefix cache of the model that was loaded last."""
         from luthier.models.packing.prefix_cache import PrefixCache
 
         if self._beginnings is None:
@@ -90,9 +90,9 @@ class ModelCache:
 
 
 class LocalLM(LanguageModel):
-    """A model on this machine; its weights are read when it is first asked.
+    """A model on this machine; its weights are loaded at the first request.
 
-    With `enable_prefix_caching`, what the prompts of one call begin with is found again by the next.
+    With `enable_prefix_caching`, the shared prefix of one call's prompts is reused by the next.
     """
 
     def __init__(
@@ -105,7 +105,9 @@ class LocalLM(LanguageModel):
         enable_prefix_caching: bool = False,
         read_media: Callable[[str], bytes] | None = None,
     ) -> None:
-        """`read_media` gives the bytes of pictures and sounds by digest, where conversations may have some."""
+        """Prepare the model; `read_media` returns the bytes of images and audio by digest, where conversations may have
+        some.
+        """
         self.name, self.artifact, self.dtype = get_model_name(artifact), artifact, dtype
         self.before = PromptPrefix.of(artifact) if before is None else before
         self.classes = get_output_classes(artifact)
@@ -114,12 +116,12 @@ class LocalLM(LanguageModel):
 
     @property
     def digest(self) -> str:  # type: ignore[override]  # follows the prompt in front
-        """Names the weights, what they compute in, and the prompt in front."""
+        """Identifies the weights, the dtype, and the prompt prefix."""
         return digest_of([self.artifact.digest, self.dtype, self.before.digest, self._caches])
 
     @property
     def loaded(self) -> LoadedModel:
-        """The weights."""
+        """The loaded weights."""
         loaded = self._models.load(self.artifact, self.dtype)
         if self._read_media is not None and (media := self.text.media) is not None:
             from luthier.models.media.towers import attach_media
@@ -129,36 +131,43 @@ class LocalLM(LanguageModel):
 
     @property
     def text(self) -> ChatTokenizer:
-        """Messages to ids and back, without the prompt in front."""
+        """The tokenizer and chat template, without the prompt prefix."""
         return self._models.text(find_base_folder(self.artifact))
 
     @property
     def context(self) -> int:
-        """How many tokens the model reads at once."""
+        """Context length of the model."""
         from luthier.models.media.encoder_decoder import get_context_length
 
         return get_context_length(self.loaded.model.config) or 1 << 20
 
     def with_prompt(self, before: PromptPrefix) -> LocalLM:
-        """The model with another prompt prefix."""
+        """Return the model with another prompt prefix."""
         local_lm = copy.copy(self)
         local_lm.before = before
         return local_lm
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """What is written after each prompt; requests with the same settings are answered together."""
-        found: dict[int, Response] = {}
+        """Return the completion of each prompt; requests with the same settings are batched."""
+        responses: dict[int, Response] = {}
         groups: dict[tuple[object, ...], list[int]] = {}
         for index, request in enumerate(requests):
             seed = request.seed if request.stream is None else None
-            how = (request.max_tokens, request.stop, request.temperature, request.top_p, seed, type(request.prompt))
-            groups.setdefault(how, []).append(index)
+            settings = (
+                request.max_tokens,
+                request.stop,
+                request.temperature,
+                request.top_p,
+                seed,
+                type(request.prompt),
+            )
+            groups.setdefault(settings, []).append(index)
         for indices in groups.values():
-            found |= dict(zip(indices, self._generate([requests[index] for index in indices]), strict=True))
-        return [found[index] for index in range(len(requests))]
+            responses |= dict(zip(indices, self._generate([requests[index] for index in indices]), strict=True))
+        return [responses[index] for index in range(len(requests))]
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
-        """The completion, token by token."""
+        """Yield the completion, token by token."""
         from luthier.models.generate import stream_token_ids
 
         ids: list[int] = []
@@ -173,7 +182,7 @@ class LocalLM(LanguageModel):
             written = so_far
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
-        """The log-likelihood of each continuation; of messages, to the end token."""
+        """Return the log-likelihood of each continuation; of messages, up to the end token."""
         from luthier.models.generate import compute_loglikelihoods
 
         pairs = self._pairs(requests)
@@ -187,7 +196,7 @@ class LocalLM(LanguageModel):
         ]
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
-        """The log-likelihood of each text, in windows of what the model reads at once."""
+        """Return the log-likelihood of each text, in windows of the context length."""
         from luthier.chat.plain_text import encode_rolling_windows
         from luthier.models.generate import compute_loglikelihoods
 
@@ -205,13 +214,15 @@ class LocalLM(LanguageModel):
         ]
 
     def embed(self, conversations: Sequence[tuple[Message, ...]], max_tokens: int) -> NDArray[np.float64]:
-        """(conversations, width): the mean last hidden state over the last `max_tokens` tokens, at unit length."""
+        """Return (conversations, width): the mean last hidden state over the last `max_tokens` tokens, at
+        unit length.
+        """
         import numpy as np
         import torch
         from torch.nn.utils.rnn import pad_sequence
 
         prompts = self._chat_ids([(conversation, ()) for conversation in conversations])
-        found: list[Any] = [None] * len(prompts)
+        vectors: list[Any] = [None] * len(prompts)
         order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))
         model = self.loaded.model
         device = next(model.parameters()).device
@@ -225,11 +236,11 @@ class LocalLM(LanguageModel):
             means = (record.hidden_states[-1] * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
             unit = torch.nn.functional.normalize(means, dim=1).double().cpu().numpy()
             for index, mean in zip(indices, unit, strict=True):
-                found[index] = mean
-        return np.stack(found)
+                vectors[index] = mean
+        return np.stack(vectors)
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
-        """The likeliest option of each; a sequence head names its classes, whatever `how` says."""
+        """Return the likeliest option of each request; a sequence head scores its classes, whatever `how` is."""
         if not self.classes:
             return super().choose(requests, how)
         if unknown := sorted({option for request in requests for option in request.options} - {*self.classes}):
@@ -240,7 +251,7 @@ class LocalLM(LanguageModel):
         return [pick_best_option([row[index] for index in own]) for row, own in zip(rows, indices, strict=True)]
 
     def classify(self, prompts: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[list[float]]:
-        """The log-probability of each of `classes` after each conversation, with the tools on offer in it."""
+        """Return the log-probability of each of `classes` after each conversation with its tools."""
         from luthier.models.generate import score_with_sequence_head
 
         return score_with_sequence_head(
@@ -248,7 +259,7 @@ class LocalLM(LanguageModel):
         )
 
     def reward(self, conversations: Sequence[tuple[tuple[Message, ...], Tools]]) -> list[float]:
-        """The reward of each conversation that ends with an answer, with the tools on offer in it."""
+        """Return the reward of each conversation that ends with an answer, with its tools."""
         from luthier.models.generate import compute_model_rewards
 
         wrapped = [self.before.wrap(messages) for messages, _ in conversations]
@@ -258,11 +269,11 @@ class LocalLM(LanguageModel):
         )
 
     def count_tokens(self, prompt: Sequence[Message], tools: Tools = ()) -> int:
-        """How many tokens are read before the answer to a conversation."""
+        """Return the number of prompt tokens of a conversation."""
         return len(self._chat_ids([(prompt, tools)])[0])
 
     def _generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """What is written after prompts that are to be answered with the same settings."""
+        """Return the completions of prompts with the same settings."""
         from luthier.models.generate import generate
 
         how = requests[0]
@@ -285,7 +296,7 @@ class LocalLM(LanguageModel):
         return Response(text=kept, tokens=len(ids), finish_reason="stop" if finished else "length", truncated=cut)
 
     def _prompts(self, requests: Sequence[GenerateRequest]) -> list[tuple[list[int], int]]:
-        """Ids of prompts of one kind, and how many were left out at their beginnings."""
+        """Return the ids of prompts of one kind, and how many tokens were dropped at their beginnings."""
         prompts = self._whole_prompts(requests)
         cuts = [
             max(0, len(ids) + request.max_tokens - self.context) if request.truncate_prompt else 0
@@ -307,7 +318,7 @@ class LocalLM(LanguageModel):
         ]
 
     def _render_started_answer(self, messages: Sequence[Message], tools: Tools) -> list[int]:
-        """Ids of a conversation whose last message is the beginning of an answer."""
+        """Return the ids of a conversation whose last message is the start of an answer."""
         ids, (started,) = self.text.options(self.before.wrap(messages[:-1]), [messages[-1].content], tools)
         return [*ids, *(entry for entry in started if entry not in self.text.end_ids)]
 
@@ -317,7 +328,7 @@ class LocalLM(LanguageModel):
         )
 
     def _pairs(self, requests: Sequence[LoglikelihoodRequest]) -> list[LoglikelihoodPair]:
-        """Ids of prompts and continuations, in the order of the requests."""
+        """Return the ids of prompts and continuations, in the order of the requests."""
         from luthier.chat.plain_text import LoglikelihoodPair, encode_loglikelihood_pairs
 
         pairs: list[LoglikelihoodPair] = []
@@ -337,7 +348,7 @@ class LocalLM(LanguageModel):
         return pairs
 
     def _stop(self, ends: tuple[str, ...]) -> Stop:
-        """Where writing stops: at an end token, or where what was written last holds one of the ends."""
+        """Return the stop condition: an end token, or one of the stop strings in the last tokens."""
         text = self.text
         if not ends:
             return text.end_ids

@@ -1,8 +1,8 @@
-"""A language model behind an OpenAI-compatible endpoint: each answer is kept by a digest of its request, so that none
-is paid for twice.
+"""A language model behind an OpenAI-compatible endpoint: each response is cached by a digest of its request, so that
+none is paid for twice.
 
-429, 5xx, lost connections and timeouts are tried again, each time after twice the wait; all else is said at once.
-The key is read from the environment at the moment of the call, and is in no file, no message and no digest.
+429, 5xx, lost connections and timeouts are retried, each time after twice the wait; everything else fails at once. The
+key is read from the environment at each call, and is in no file, message or digest.
 """
 
 from __future__ import annotations
@@ -45,32 +45,33 @@ if TYPE_CHECKING:
 FIRST_WAIT_S = 0.5
 LONGEST_WAIT_S = 60.0
 TOP = 20
-"""Likeliest first tokens that are asked for: the most that the API gives."""
+"""Number of likeliest first tokens requested: the API's maximum."""
 _AGAIN = frozenset({408, 409, 429, 500, 502, 503, 504, 529})
 _AROUND = " \t\r\n\"'`*_.,;:!?()[]"
-"""What is left out of account around a class's name."""
+"""Characters that are ignored around a class's name."""
 _NO_ECHO = "leave `echo` out of the model's settings unless its `/v1/completions` has it"
 
 
 class _Completion(NamedTuple):
-    """One answer of an endpoint."""
+    """One response of an endpoint."""
 
     response: Response
     first: Mapping[str, float]
-    """Log-probabilities of the likeliest first tokens; empty when they were not asked for."""
+    """Log-probabilities of the likeliest first tokens; empty when not requested."""
 
 
 class _Echo(NamedTuple):
-    """A text as a server read it back, token by token."""
+    """A text that a server echoed, token by token."""
 
     logprobs: Sequence[float | None]
     tops: Sequence[Mapping[str, float] | None]
     begin: int | None
-    """How many tokens stand before the text; None where the text's own first token has no probability."""
+    """Number of tokens before the text; None where the text's first token has no probability."""
 
     def response(self, start: int | None = None) -> Response:
-        """The log-likelihood of the tokens from `start` on, by default of the text itself; `ModelError` where that of
-        its first token is not known."""
+        """Return the log-likelihood of the tokens from `start` on, by default of the whole text; `ModelError` where
+        that of its first token is unknown.
+        """
         if (start := self.begin if start is None else start) is None:
             what = "the server's tokenizer puts no token before a text, so that its first token has no probability"
             where = SourceLocation(field="model.prefix_token_id")
@@ -84,7 +85,9 @@ class _Echo(NamedTuple):
 
 
 class EndpointLM(LanguageModel):
-    """Asks one endpoint; finished answers are kept in `kept`, a folder that outlives a killed run, if there is one."""
+    """A model behind one endpoint; finished responses are cached in `kept`, a folder that outlives a killed run, if
+    given.
+    """
 
     def __init__(
         self, settings: EndpointModelSource, kept: Path | None = None, before: PromptPrefix | None = None
@@ -99,31 +102,33 @@ class EndpointLM(LanguageModel):
 
     @classmethod
     def of(cls, artifact: Artifact, kept: Path | None = None) -> EndpointLM:
-        """The model of an artifact whose base is an endpoint."""
+        """Open the model of an artifact whose base is an endpoint."""
         return cls(read_endpoint(artifact), kept, PromptPrefix.of(artifact))
 
     @property
     def digest(self) -> str:  # type: ignore[override]  # follows the prompt in front
-        """Names the address, how it is asked, and the prompt in front."""
+        """Identifies the address, the request settings, and the prompt prefix."""
         return digest_of([self.settings.settings(), self.before.digest])
 
     def with_prompt(self, before: PromptPrefix) -> EndpointLM:
-        """The model with another prompt prefix."""
+        """Return the model with another prompt prefix."""
         return EndpointLM(self.settings, self._kept, before)
 
     def generate(self, requests: Sequence[GenerateRequest]) -> list[Response]:
-        """The completion of each conversation, or of each plain text where the server has `echo`."""
+        """Return the completion of each conversation, or of each plain text where the server supports `echo`."""
         if not requests or not isinstance(requests[0].prompt, str):
             return [completion.response for completion in self._chat([self._body(request) for request in requests])]
-        found = self._request_all([self._body(request) for request in requests], "completions", self._choice)
-        return [_read_text(self._choice(entry), entry) for entry in found]
+        completions = self._request_all([self._body(request) for request in requests], "completions", self._choice)
+        return [_read_text(self._choice(entry), entry) for entry in completions]
 
     def stream(self, request: GenerateRequest) -> Iterator[str]:
-        """The whole completion at once; it is not kept."""
+        """Yield the whole completion at once; it is not cached."""
         return iter([EndpointLM(self.settings, None, self.before).generate([request])[0].text])
 
     def loglikelihood(self, requests: Sequence[LoglikelihoodRequest]) -> list[Response]:
-        """The log-likelihood of what follows plain texts: of the tokens that the whole has beyond the text's own."""
+        """Return the log-likelihood of continuations of plain texts: of the tokens of the whole beyond those of the
+        text.
+        """
         from luthier.chat.plain_text import move_trailing_space
 
         parted = [move_trailing_space(self._require_text(request.prompt), request.continuation) for request in requests]
@@ -138,14 +143,14 @@ class EndpointLM(LanguageModel):
         ]
 
     def loglikelihood_rolling(self, requests: Sequence[RollingLoglikelihoodRequest]) -> list[Response]:
-        """The log-likelihood of each text that the server reads at once."""
+        """Return the log-likelihood of each text that fits the server's context."""
         echoes = self._echoes_alone([request.text for request in requests if request.text])
         return [
             echoes[request.text].response() if request.text else Response(logprob=0.0, tokens=0) for request in requests
         ]
 
     def choose(self, requests: Sequence[ChoiceRequest], how: Normalize = "sum") -> list[ChoiceResponse]:
-        """Which option each conversation is answered with, by its text or by first tokens, whatever `how` says."""
+        """Return the option of each conversation, by its text or by first tokens, whatever `how` is."""
         by_text = self.settings.labels == "text"
         limit, more = (self.settings.label_tokens, {}) if by_text else (1, {"logprobs": True, "top_logprobs": TOP})
         prompts = [GenerateRequest(prompt=choice_request.prompt, max_tokens=limit) for choice_request in requests]
@@ -162,7 +167,7 @@ class EndpointLM(LanguageModel):
         ]
 
     def complete(self, bodies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """The first choice of each answer of `/v1/completions`, as it came; for prompts that are token ids."""
+        """Return the first choice of each response of `/v1/completions`, unchanged; for prompts that are token ids."""
         record = self._request_all(bodies, "completions", self._choice)
         return [self._choice(entry) for entry in record]
 
@@ -172,7 +177,7 @@ class EndpointLM(LanguageModel):
         return prompt
 
     def _echoes_alone(self, texts: Sequence[str]) -> dict[str, _Echo]:
-        """Each text as it is read back after one token: `prefix_token_id`, or what the tokenizer puts there itself."""
+        """Return each text echoed after one token: `prefix_token_id`, or the tokenizer's own."""
         prefix, bare = self.settings.prefix_token_id, list(dict.fromkeys(texts))
         if prefix is None or not bare:
             return self._request_echoes(bare)
@@ -186,11 +191,11 @@ class EndpointLM(LanguageModel):
         return {text: self._parse_echo(entry) for text, entry in zip(bare, again, strict=True)}
 
     def _read_back(self, prompts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        how = {"model": self.settings.model, "max_tokens": 0, "echo": True, "logprobs": 1}
-        return self._request_all([{**how, **prompt} for prompt in prompts], "completions", self._parse_echo)
+        settings = {"model": self.settings.model, "max_tokens": 0, "echo": True, "logprobs": 1}
+        return self._request_all([{**settings, **prompt} for prompt in prompts], "completions", self._parse_echo)
 
     def _request_echoes(self, texts: Sequence[str]) -> dict[str, _Echo]:
-        """Each text as the server reads it back; one that is named twice is read once."""
+        """Return each text as the server echoes it; duplicates are requested once."""
         if not self.settings.echo:
             raise self._build_unsupported_error("give the log-likelihood of a text")
         distinct = list(dict.fromkeys(texts))
@@ -210,7 +215,7 @@ class EndpointLM(LanguageModel):
         return _Echo(logprobs, tops, begin=None if text and own else 1)
 
     def _body(self, request: GenerateRequest) -> dict[str, Any]:
-        """A request in the API's form; what is not asked for is left out."""
+        """Return a request in the API's format, without unset fields."""
         if request.continue_final_message or (isinstance(request.prompt, str) and not self.settings.echo):
             raise self._build_unsupported_error("go on with a text")
         more: dict[str, Any] = {"temperature": request.temperature} if self.settings.temperature else {}
@@ -227,11 +232,11 @@ class EndpointLM(LanguageModel):
         }
 
     def _choice(self, answer: Mapping[str, Any]) -> dict[str, Any]:
-        found = answer.get("choices") or [None]
-        if not isinstance(found, list) or not isinstance(found[0], dict):
+        choice = answer.get("choices") or [None]
+        if not isinstance(choice, list) or not isinstance(choice[0], dict):
             text = canonical_json(dict(answer))[:120]
             raise self._build_error(f"answered in another form than /v1/completions: {text}", "is it such a server?")
-        return found[0]
+        return choice[0]
 
     def _choose_option(self, first: Mapping[str, float], options: Sequence[str]) -> ChoiceResponse:
         if not first:
@@ -244,7 +249,7 @@ class EndpointLM(LanguageModel):
         return ChoiceResponse(index=max(range(len(options)), key=scores.__getitem__), scores=scores)
 
     def _chat(self, bodies: Sequence[dict[str, Any]]) -> list[_Completion]:
-        """All answers in order."""
+        """Return all responses in order."""
         record = self._request_all(
             bodies, "chat/completions", lambda answer: _parse_completion(answer, self.settings.url)
         )
@@ -253,7 +258,7 @@ class EndpointLM(LanguageModel):
     def _request_all(
         self, bodies: Sequence[dict[str, Any]], path: str, check: Callable[[Mapping[str, Any]], object]
     ) -> list[dict[str, Any]]:
-        """What was answered, in order, each request sent once; those that came before a failure are kept."""
+        """Return the responses in order, each distinct request sent once; those received before a failure are kept."""
         if self._kept is None:
             with TemporaryDirectory(prefix="luthier.calls.") as kept:
                 return EndpointLM(self.settings, Path(kept))._request_all(bodies, path, check)
@@ -302,7 +307,7 @@ class EndpointLM(LanguageModel):
         raise self._build_error(f"no answer after {self.settings.retries + 1} tries: {text}", hint)
 
     def _refusal(self, response: httpx.Response, *, echo: bool) -> str:
-        """What the server said; `ModelError` when trying again is of no use."""
+        """Return the server's message; `ModelError` when a retry is useless."""
         code, text = response.status_code, self._hide_key(_parse_error(response.text))
         if code in _AGAIN:
             return f"{code} {text}"
@@ -324,7 +329,7 @@ class EndpointLM(LanguageModel):
         return ModelError(f"{self.settings.url} {what}", where=SourceLocation(field="model"), hint=hint)
 
     def _hide_key(self, text: str) -> str:
-        """A text without the key, should the server repeat it."""
+        """Return a text without the key, in case the server repeats it."""
         key = os.environ.get(self.settings.key_env or "", "")
         return text.replace(key, "…") if key else text
 
@@ -348,36 +353,38 @@ class EndpointLM(LanguageModel):
 
 
 def read_endpoint(artifact: Artifact) -> EndpointModelSource:
-    """How the endpoint of a model artifact is reached."""
+    """Read the endpoint settings of a model artifact."""
     return EndpointModelSource.model_validate(find_origin_artifact(artifact).read_json(ENDPOINT))
 
 
 def match_option(text: str, options: Sequence[str]) -> int | None:
-    """The option that a text is, without case, blanks and punctuation around it; None when it is none of them."""
+    """Return the index of the option that a text equals, ignoring case, blanks and punctuation around it; None without
+    a match.
+    """
     plain = [option.strip(_AROUND).casefold() for option in options]
     message = text.strip(_AROUND).casefold()
     return plain.index(message) if message in plain else None
 
 
 def score_options_by_first_token(first: Mapping[str, float], options: Sequence[str]) -> list[float]:
-    """Log-score of each option: the summed share of first tokens with which it, and no other option, begins.
+    """Return the log-score of each option: the summed probability of first tokens with which only that option begins.
 
-    Options that none of the tokens begins share what is left over evenly, at most the least token's share each.
+    Options without such a token share the remaining probability evenly, at most the smallest token's probability each.
     """
     plain = [option.strip().casefold() for option in options]
-    found = [0.0] * len(options)
+    shares = [0.0] * len(options)
     for token, logprob in first.items():
         started = token.strip().casefold()
         able = [index for index, option in enumerate(plain) if started and option.startswith(started)]
         if len(able) == 1:
-            found[able[0]] += math.exp(logprob)
+            shares[able[0]] += math.exp(logprob)
     left = max(1e-12, 1.0 - sum(math.exp(logprob) for logprob in first.values()))
     rest = min(left / len(options), math.exp(min(first.values())))
-    return [math.log(max(share, rest)) for share in found]
+    return [math.log(max(share, rest)) for share in shares]
 
 
 def _parse_completion(answer: Mapping[str, Any], url: str) -> _Completion:
-    """The first choice of a response; `ModelError` when it is not in the API's form."""
+    """Return the first choice of a response; `ModelError` when it is not in the API's format."""
     try:
         choice = answer["choices"][0]
         content = (choice.get("logprobs") or {}).get("content") or [{}]
@@ -404,7 +411,7 @@ def _read_text(choice: Mapping[str, Any], answer: Mapping[str, Any]) -> Response
 
 
 def _parse_error(text: str) -> str:
-    """The message of an error's body, or the beginning of the body."""
+    """Return the message in an error's body, or the start of the body."""
     try:
         record = json.loads(text)
         return str(record["error"]["message"])[:300]

@@ -1,1 +1,1 @@
-"""Pictures and sounds in packs: the towers that read them, and where their features and positions enter a decoder."""
+"""Images and audio in packs: the encoders that read them, and where their features and positions enter a decoder."""

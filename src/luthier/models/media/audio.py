@@ -1,4 +1,4 @@
-"""How models read sounds: what is the same in the families whose decoder hears."""
+"""The shared part of model families that read audio."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ if TYPE_CHECKING:
 
 
 class AudioFeatures(NamedTuple):
-    """What a tower says of sounds."""
+    """The output of an audio encoder."""
 
     pooler_output: Tensor
-    """(features, width) of one sound after another."""
+    """(features, width) of one clip after another."""
 
 
 class AudioFamily(MediaFamily):
-    """Sounds of models whose `get_audio_features` tells in `pooler_output` the features of all of them."""
+    """Models whose `get_audio_features` returns the features of all clips in `pooler_output`."""
 
     def read_media(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """What a plain model's tower says of sounds of one shape."""
+        """Return the encoder's output for clips of one shape."""
         reader = model.model.get_audio_features
         known = inspect.signature(reader).parameters
         found = reader(**{name: value for name, value in inputs.items() if name in known}, return_dict=True)
         return AudioFeatures(found.pooler_output.reshape(-1, found.pooler_output.shape[-1]))
 
-    def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-        """Where both are spectrograms of one length."""
-        return {name: value.shape for name, value in one.items()} == {
-            name: value.shape for name, value in other.items()
+    def reads_together(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+        """Return whether both are spectrograms of one length."""
+        return {name: value.shape for name, value in first.items()} == {
+            name: value.shape for name, value in second.items()
         }
 
 
 def count_windows(settings: MediaSettings, seconds: float, tokens_per_second: float) -> ImageCount:
-    """What a sound comes to for Whisper's encoder, which reads whole windows whatever is in them."""
+    """Count the tokens of a clip for Whisper's encoder, which reads whole windows whatever they contain."""
     window = int(settings.audio.get("max_source_positions") or 1500)
     return ImageCount(ceil(seconds * tokens_per_second), window * max(1, ceil(seconds * STATES_PER_SECOND / window)))
 
 
 STATES_PER_SECOND = 50
-"""States of Whisper's encoder."""
+"""States of Whisper's encoder a second."""
 
 
 def build_sound_mask(tower: Any, mask: Tensor, most: int) -> Tensor:
-    """(sounds, states) which states of Whisper's encoder and the averaging after it are of sound, not of padding."""
+    """Return (clips, states): which states of Whisper's encoder after averaging are audio rather than padding."""
     import torch
 
     _, counts = tower._get_feat_extract_output_lengths(mask.sum(-1).long())

@@ -1,4 +1,4 @@
-"""Join a decoder and an encoder of pictures into transformers' `LlavaForConditionalGeneration` (Liu et al., 2023)."""
+"""Composes a decoder and an image encoder into transformers' `LlavaForConditionalGeneration` (Liu et al., 2023)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from luthier.models.describe import read_json_object
 
 IMAGE_TOKEN = "<image>"  # noqa: S105  # it is no password
 VOCABULARY_UNIT = 64
-"""The embeddings are filled up to a multiple of so many rows, as matrix kernels like them."""
+"""The embeddings are padded to a multiple of this many rows, which suits matrix kernels."""
 _FLATTEN = (
     "{%- set flat = namespace(turns=[]) -%}{%- for message in messages -%}"
     "{%- if message['content'] is string or message['content'] is none or message['content'] is not defined -%}"
@@ -34,22 +34,23 @@ _FLATTEN = (
     "{%- set flat.turns = flat.turns + [dict(message, content=said.text)] -%}{%- endif -%}{%- endfor -%}"
     "{%- set messages = flat.turns -%}"
 )
-"""What lets a template that reads texts read parts: each turn's parts become one text, with what is written for each
+"""Lets a template for texts render content parts: each turn's parts become one text, with a placeholder for each
 medium."""
 
 
 class VisionEncoder:
-    """An encoder of pictures with its processor."""
+    """An image encoder with its processor."""
 
     def __init__(self, config: Any, processor: Any, layer: int, *, classes: bool, weights: Any = None) -> None:
-        """`layer` is the one whose states are the features; `classes`: whether the first of them stands for the whole
-        picture and is left out."""
+        """Wrap an encoder; `layer` is the one whose states are the features; `classes`: whether the first state is a
+        class token and is left out.
+        """
         self.config, self.processor, self.layer = config, processor, layer
         self.classes, self.weights = classes, weights
 
     @classmethod
     def new(cls, *, image_size: int, patch_size: int, hidden_size: int, layers: int, heads: int) -> VisionEncoder:
-        """A small vision transformer that has learnt nothing yet."""
+        """Build a small vision transformer with random weights."""
         config = SiglipVisionConfig(
             image_size=image_size,
             patch_size=patch_size,
@@ -64,7 +65,7 @@ class VisionEncoder:
 
     @classmethod
     def open(cls, folder: Path) -> VisionEncoder:
-        """The encoder of a CLIP or SigLIP model in a Hugging Face folder, with the features that LLaVA takes of it."""
+        """Load the encoder of a CLIP or SigLIP model in a Hugging Face folder, with the features that LLaVA uses."""
         from transformers import CLIPVisionConfig, CLIPVisionModel
 
         where = SourceLocation(file=str(folder))
@@ -92,9 +93,10 @@ class VisionEncoder:
 
 
 def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: int) -> tuple[Any, Any]:
-    """The model and its processor; a projector, and an encoder without weights, are drawn from the seed alone.
+    """Return the model and its processor; a projector, and an encoder without weights, are initialized from the seed
+    alone.
 
-    The decoder is changed: it gets a row of embeddings for the token of a picture.
+    The decoder is changed: it gets an embedding for the image token.
     """
     token = add_media_tokens(decoder, tokenizer, (IMAGE_TOKEN,), {"image": IMAGE_TOKEN})
     with torch.random.fork_rng(devices=[]):
@@ -123,7 +125,7 @@ def compose_llava(decoder: Any, tokenizer: Any, encoder: VisionEncoder, seed: in
 
 
 def copy_decoder(decoder: Any, model: Any) -> None:
-    """Give a composed model its decoder's dtype, weights, head and generation settings."""
+    """Copy a decoder's dtype, weights, head and generation settings to a composed model."""
     model.to(decoder.dtype)
     model.model.language_model.load_state_dict(decoder.base_model.state_dict())
     model.lm_head.load_state_dict(decoder.lm_head.state_dict())
@@ -131,8 +133,9 @@ def copy_decoder(decoder: Any, model: Any) -> None:
 
 
 def add_media_tokens(decoder: Any, tokenizer: Any, tokens: Sequence[str], written: Mapping[str, str]) -> int:
-    """Give a decoder and its tokenizer special tokens for media, and its chat template what is written for a medium of
-    each kind; returns the first token's id."""
+    """Add special tokens for media to a decoder and its tokenizer, and their placeholders to its chat template; returns
+    the first token's id.
+    """
     if not tokenizer.chat_template:
         raise ModelError(
             "the decoder has no chat template, by which pictures and sounds could stand in a conversation",
@@ -147,7 +150,7 @@ def add_media_tokens(decoder: Any, tokenizer: Any, tokens: Sequence[str], writte
 
 
 def _make_room(decoder: Any, tokens: int) -> None:
-    """Give the embeddings rows for new tokens: the mean of the others."""
+    """Add embeddings for new tokens: the mean of the others."""
     table = decoder.get_input_embeddings().weight
     known = table.shape[0]
     if tokens <= known:

@@ -1,7 +1,7 @@
-"""Join a decoder and Whisper's encoder into transformers' `Qwen2AudioForConditionalGeneration` (Chu et al., 2024).
+"""Composes a decoder and Whisper's encoder into transformers' `Qwen2AudioForConditionalGeneration` (Chu et al., 2024).
 
 Qwen2-Audio's encoder is Whisper's, with every two states averaged: 25 tokens a second. Its projector is one linear
-layer. A model that hears fewer than Whisper's 30 seconds at once keeps the first of its places.
+layer. A model with a window below Whisper's 30 seconds keeps the first of its positions.
 """
 
 from __future__ import annotations
@@ -24,35 +24,35 @@ from luthier.models.describe import read_json_object
 from luthier.models.media.compose import add_media_tokens, copy_decoder
 
 AUDIO_TOKENS = ("<|AUDIO|>", "<|audio_bos|>", "<|audio_eos|>")
-"""What stands for a feature of a sound, before the first and behind the last."""
+"""Tokens of one audio feature, before the first and after the last."""
 _PLACES = 50
-"""Places of Whisper's encoder for one second."""
+"""Positions of Whisper's encoder a second."""
 
 
 class AudioEncoder:
     """Whisper's encoder with its feature extractor."""
 
     def __init__(self, config: Qwen2AudioEncoderConfig, extractor: Any, weights: Any = None) -> None:
-        """Without `weights` it has learnt nothing."""
+        """Wrap an encoder; without `weights` it is untrained."""
         self.config, self.extractor, self.weights = config, extractor, weights
 
     @classmethod
     def new(cls, *, seconds: int, mel_bands: int, hidden_size: int, layers: int, heads: int) -> AudioEncoder:
-        """A small encoder that has learnt nothing yet, with sinusoids for places as Whisper has."""
+        """Build a small encoder with random weights and Whisper's sinusoidal positions."""
         from transformers.models.whisper.modeling_whisper import sinusoids
 
         config = _build_config(seconds, mel_bands, hidden_size, layers, heads, 4 * hidden_size)
         extractor = WhisperFeatureExtractor(feature_size=mel_bands, chunk_length=seconds)
-        made = cls(config, extractor)
-        made.positions = sinusoids(config.max_source_positions, hidden_size)
-        return made
+        encoder = cls(config, extractor)
+        encoder.positions = sinusoids(config.max_source_positions, hidden_size)
+        return encoder
 
     positions: Any = None
-    """(places, width) embeddings of places of an encoder that is new."""
+    """(positions, width) embeddings of a new encoder."""
 
     @classmethod
     def open(cls, folder: Path, seconds: int) -> AudioEncoder:
-        """The encoder of a Whisper model in a Hugging Face folder, which is to hear so many seconds at once."""
+        """Load the encoder of a Whisper model in a Hugging Face folder, for a window of `seconds`."""
         from transformers import AutoFeatureExtractor, WhisperModel
 
         where = SourceLocation(file=str(folder))
@@ -93,10 +93,10 @@ class AudioEncoder:
 
 
 def compose_qwen2_audio(decoder: Any, tokenizer: Any, encoder: AudioEncoder, seed: int) -> tuple[Any, Any]:
-    """The model and its processor; a projector, and an encoder without weights, are drawn from the seed alone.
+    """Return the model and its processor; a projector, and an encoder without weights, are initialized from the seed
+    alone.
 
-    The decoder is changed: it gets rows of embeddings for the tokens of a sound. The output head becomes a matrix of
-    its own, as Qwen2-Audio's is.
+    The decoder is changed: it gets embeddings for the audio tokens. The output head is not tied, as in Qwen2-Audio.
     """
     feature, begin, end = AUDIO_TOKENS
     token = add_media_tokens(decoder, tokenizer, AUDIO_TOKENS, {"audio": begin + feature + end})

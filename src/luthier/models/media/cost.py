@@ -1,4 +1,4 @@
-"""How many tokens and patches pictures and sounds come to, told by a model's files alone, without torch."""
+"""Token and patch counts of images and audio, from a model's files alone, without torch."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from luthier.models.shapes import find_part, parse_layer_index
 
 
 def count_image(settings: MediaSettings, width: int, height: int) -> ImageCount | None:
-    """What a picture of so many pixels comes to for a model; None for one that sees nothing.
+    """Count the tokens of an image by its pixels; None for a model without images.
 
-    For a type of models that no family names it is guessed from the encoder's own size.
+    For an unknown family it is estimated from the encoder's own size.
     """
     if not settings.vision:
         return None
@@ -29,9 +29,9 @@ def count_image(settings: MediaSettings, width: int, height: int) -> ImageCount 
 
 
 def count_sound(settings: MediaSettings, seconds: float) -> ImageCount | None:
-    """What a sound of so many seconds comes to for a model; None for one that hears nothing.
+    """Count the tokens of an audio clip by its seconds; None for a model without audio.
 
-    For a type of models that no family names it is guessed.
+    For an unknown family it is an estimate.
     """
     if not settings.audio:
         return None
@@ -41,7 +41,7 @@ def count_sound(settings: MediaSettings, seconds: float) -> ImageCount | None:
 
 
 def read_media_settings(folder: Path) -> MediaSettings:
-    """What the files of a model in a folder say of pictures and sounds."""
+    """Read the settings of images and audio in a model's folder."""
     config, processor, images, card = (
         _read_json(folder / name)
         for name in ("config.json", "processor_config.json", "preprocessor_config.json", "model.json")
@@ -52,15 +52,15 @@ def read_media_settings(folder: Path) -> MediaSettings:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return found
+    value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return value
 
 
 def estimate_tower_bytes(config: Mapping[str, Any], patches: float, width: int) -> int:
-    """Bytes that autograd keeps of a model's encoder between forward and backward (`width` bytes a number).
+    """Estimate the bytes of autograd's saved tensors of a model's encoder (`width` bytes a number).
 
-    Per patch of a layer, in numbers: the inputs of two norms and of what follows them (4 hidden), queries, keys, values
-    and the attention's result (4 hidden), and the MLP before and after its activation (2 intermediate).
+    Per patch of a layer, in numbers: the inputs of two norms and their outputs (4 hidden), queries, keys, values and
+    the attention's result (4 hidden), and the MLP before and after its activation (2 intermediate).
     """
     settings = MediaSettings(config, {}, {})
     encoder_settings = settings.vision or settings.audio
@@ -74,30 +74,30 @@ _WIDTHS, _DEPTHS = (
     ("hidden_size", "embed_dim", "d_model", "hidden_dim"),
     ("num_hidden_layers", "depth", "encoder_layers"),
 )
-"""What encoders call the width of their states and the number of their layers."""
+"""Names of encoders' width and number of layers."""
 
 
 KEEP_BYTES = 1 << 30
-"""Features that are kept of one model."""
+"""Maximum bytes of cached features for a model."""
 _USUAL_STATES = 420
-"""States of a sound of ten seconds, where the encoder does not fill it up to a fixed length (Moonshine)."""
+"""States of a clip of ten seconds, where the encoder does not pad it to a fixed length (Moonshine)."""
 
 
 class EncoderForecast(NamedTuple):
-    """One reading of one sound."""
+    """Computation of one clip by an audio encoder."""
 
     states: int
-    """How many states the encoder makes of a sound."""
+    """Number of encoder states of a clip."""
     width: int
     flops: float
 
     def kept_bytes(self, sounds: float, width: int) -> int:
-        """Bytes of the states that are kept of so many sounds, `width` bytes a number."""
+        """Return the bytes of the stored states of `sounds` clips, `width` bytes a number."""
         return int(min(KEEP_BYTES, sounds * self.states * self.width * width))
 
 
 def forecast_encoder(model: ModelDescription) -> EncoderForecast | None:
-    """What a model's encoder computes for each sound; None for a model that does not transcribe.
+    """Predict the computation of a speech recognition model's encoder for each clip; None for other models.
 
     Two operations for each weight of a linear layer and state, those of the convolutions before them (the first at
     twice the rate), and 4 S² d for the attention of each layer.

@@ -1,7 +1,7 @@
-"""Models that transcribe: the encoder's states of each sound, and which tokens of a pack attend to which.
+"""Speech recognition models: the encoder's states of each clip, and the tokens of a pack that attend to them.
 
-The encoder runs outside of packs, as towers do. In a packed forward call the decoder is given one empty state, so that
-its layers attend to an encoder at all; what they attend to stands in `use_cross_attention`.
+The encoder runs outside of packs, like other media encoders. In a packed forward call the decoder gets one empty state,
+so that its layers use cross-attention at all; `use_cross_attention` holds the actual states.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from luthier.models.media.towers import find_towers, require_towers
 from luthier.models.packing.pack import Pack
 
 BATCH = 8
-"""Sounds that an encoder that learns reads at once."""
+"""Maximum clips that a trained encoder reads at once."""
 
 
 def attends_to_encoder(model: Any) -> bool:
-    """Whether a plain model's decoder attends to an encoder."""
+    """Return whether a model's decoder attends to an encoder."""
     return model.config.model_type in SPEECH_TYPES
 
 
 def build_transcript_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
-    """What the decoder reads for (rows, tokens) ids: those of its vocabulary."""
+    """Return the decoder inputs for (rows, tokens) ids: those of its vocabulary."""
     towers = find_towers(model)
     if towers is None:
         return {"input_ids": ids}
@@ -38,7 +38,7 @@ def build_transcript_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
 
 
 def build_pack_cross_attention(model: Any, pack: Pack, known: int = 0) -> CrossAttention | None:
-    """What each token of a pack attends to, without the first `known`; None where no sound stands."""
+    """Build the cross-attention of a pack, without its first `known` tokens; None without a clip."""
     starts, ids = pack.starts.tolist(), pack.ids.tolist()
     keys: list[int] = []
     for segment, parent in enumerate(pack.parent.tolist()):
@@ -71,7 +71,7 @@ def build_cross_attention(model: Any, runs: Sequence[tuple[int, int]], known: in
 
 
 def build_row_states(model: Any, ids: Tensor) -> dict[str, Tensor]:
-    """(1, S, width) states that a single row (1, tokens) attends to; nothing where it has no sound."""
+    """Return (1, S, width) states that a single row (1, tokens) attends to; empty without a clip."""
     first = int(ids[0, 0])
     if first < MEDIA_IDS:
         return {}
@@ -79,7 +79,9 @@ def build_row_states(model: Any, ids: Tensor) -> dict[str, Tensor]:
 
 
 def encode_sounds(model: Any, inputs: Sequence[dict[str, Tensor]]) -> Iterator[Tensor]:
-    """(S, width) states of each sound, with their history where gradients are wanted; sounds of one length together."""
+    """Yield (S, width) states of each clip, with autograd history where gradients are enabled; clips of one length are
+    batched.
+    """
     encoder = model.get_encoder()
     begin = 0
     while begin < len(inputs):
@@ -92,14 +94,14 @@ def encode_sounds(model: Any, inputs: Sequence[dict[str, Tensor]]) -> Iterator[T
 
 
 def _count_alike(inputs: Sequence[dict[str, Tensor]], begin: int, name: str) -> int:
-    """How many sounds from one on have its shape; at most a batch."""
+    """Return the number of consecutive clips with the same shape; at most a batch."""
     shape = inputs[begin][name].shape
-    some = inputs[begin : begin + BATCH]
-    return next((at for at, one in enumerate(some) if one[name].shape != shape), len(some))
+    batch = inputs[begin : begin + BATCH]
+    return next((at for at, entry in enumerate(batch) if entry[name].shape != shape), len(batch))
 
 
 def count_decoder_layers(config: Any) -> int:
-    """The layers of a model's decoder, also where its settings name the encoder's first."""
+    """Return the number of decoder layers, also where the settings list the encoder's first."""
     names = ("decoder_layers", "decoder_num_hidden_layers")
     own = config.get_text_config()
     if own.model_type in SPEECH_TYPES:
@@ -108,7 +110,7 @@ def count_decoder_layers(config: Any) -> int:
 
 
 def get_context_length(config: Any) -> int | None:
-    """How many tokens a model reads at once, as its settings say."""
+    """Return the context length in a model's settings."""
     own = config.get_text_config()
-    found = getattr(own, "max_position_embeddings", None) or getattr(own, "max_target_positions", None)
-    return int(found) if found else None
+    length = getattr(own, "max_position_embeddings", None) or getattr(own, "max_target_positions", None)
+    return int(length) if length else None

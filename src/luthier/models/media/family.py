@@ -1,7 +1,7 @@
-"""How a family of models reads pictures or sounds: what is the same in all of them, and the list of known ones.
+"""The base of multimodal model families, and their registry.
 
-A family is one class in one file of `luthier.models.media.families`. A model of a type that no family names is read row
-by row, through its own forward (`luthier.models.media.row_forward`).
+A family is one class in one file of `luthier.models.media.families`. A model of an unknown type is read row by row,
+through its own forward (`luthier.models.media.row_forward`).
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ if TYPE_CHECKING:
 
 
 class FrozenEncoder(NamedTuple):
-    """An encoder that does not move, below a projector that does."""
+    """A frozen image encoder under a trained projector."""
 
     encoder: Any
     projector: Any
     layers: tuple[int, ...]
-    """The layers whose states are read, side by side; none for what the encoder gives in the end."""
+    """Layers whose states are concatenated; empty for the encoder's output."""
     classes: bool
-    """Whether the first state stands for the whole picture and is left out."""
+    """Whether the first state is a class token and is left out."""
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What decides the states beside the encoder's weights."""
+        """What determines the states besides the encoder's weights."""
         return self.layers, self.classes
 
     @property
     def weight(self) -> Tensor:
-        """A weight, of the kind in which it computes."""
-        found: Tensor = next(self.encoder.parameters())
-        return found
+        """A weight, for its dtype and device."""
+        weight: Tensor = next(self.encoder.parameters())
+        return weight
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(pictures, n, width) states that the projector reads."""
+        """Return (images, n, width) states for the projector."""
         import torch
 
         pixels = inputs["pixel_values"]
@@ -52,99 +52,100 @@ class FrozenEncoder(NamedTuple):
 
 
 class ImageCount(NamedTuple):
-    """What a picture or a sound comes to."""
+    """Token and patch counts of an image or clip."""
 
     features: int
-    """Tokens that stand for it."""
+    """Tokens of its features."""
     patches: int
-    """What its encoder reads."""
+    """Patches that its encoder reads."""
     marks: int = 2
-    """About how many further tokens stand around and between its features."""
+    """Approximate number of further tokens around and between its features."""
 
     @property
     def tokens(self) -> int:
-        """All of a row's tokens that come of it."""
+        """All of a row's tokens for it."""
         return self.features + self.marks
 
 
 class MediaSettings(NamedTuple):
-    """What the files of a model say of its pictures."""
+    """A model's settings of images and audio, from its files."""
 
     config: Mapping[str, Any]
     """`config.json`."""
     processor: Mapping[str, Any]
     """`processor_config.json`."""
     images: Mapping[str, Any]
-    """What its image processor is told."""
+    """Settings of its image processor."""
     max_pixels: int | None = None
-    """The most pixels that its `model.json` allows."""
+    """Maximum pixels, by its `model.json`."""
     max_seconds: float | None = None
-    """How much of a sound its `model.json` lets it have."""
+    """Maximum seconds of audio, by its `model.json`."""
 
     @property
     def vision(self) -> Mapping[str, Any]:
-        """What the configuration says of the encoder."""
-        found: Mapping[str, Any] = self.config.get("vision_config") or {}
-        return found
+        """The configuration of the image encoder."""
+        settings: Mapping[str, Any] = self.config.get("vision_config") or {}
+        return settings
 
     @property
     def audio(self) -> Mapping[str, Any]:
-        """What the configuration says of the encoder of sounds."""
-        found: Mapping[str, Any] = self.config.get("audio_config") or self.config.get("encoder_config") or {}
-        return found
+        """The configuration of the audio encoder."""
+        settings: Mapping[str, Any] = self.config.get("audio_config") or self.config.get("encoder_config") or {}
+        return settings
 
     def size(self, name: str, usual: int) -> int:
-        """A size of the encoder in pixels: a number, or the first of a pair."""
+        """Return a size of the encoder in pixels: a number, or the first of a pair."""
         value = self.vision.get(name, usual)
         return int(value[0] if isinstance(value, list | tuple) else value)
 
     @property
     def square(self) -> int:
-        """Patches of a picture of the encoder's own size."""
+        """Return the patches of an image of the encoder's own size."""
         return (self.size("image_size", 224) // self.size("patch_size", 14)) ** 2
 
 
 class FrozenAudioEncoder(NamedTuple):
-    """An encoder of sounds that does not move, below a projector that does and that reads each state by itself."""
+    """A frozen audio encoder under a trained projector that reads each state separately."""
 
     encoder: Any
     projector: Any
     read_states: Callable[[Mapping[str, Tensor]], Tensor]
-    """From what a processor makes of one sound to the (n, width) states that the projector reads."""
+    """Returns the (n, width) states for the projector from a processor's output for one clip."""
 
     @property
     def settings(self) -> tuple[Any, ...]:
-        """What decides the states beside the encoder's weights: nothing."""
+        """What determines the states besides the encoder's weights: nothing."""
         return ()
 
     @property
     def weight(self) -> Tensor:
-        """A weight, of the kind in which it computes."""
-        found: Tensor = next(self.encoder.parameters())
-        return found
+        """A weight, for its dtype and device."""
+        weight: Tensor = next(self.encoder.parameters())
+        return weight
 
     def encode(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """(n, width) states that the projector reads."""
+        """Return (n, width) states for the projector."""
         return self.read_states(inputs)
 
 
 class MediaFamily:
-    """How models of some types read pictures in packs. Defining a class with `types` adds them.
+    """How models of some types read images in packs; a subclass with `types` is registered.
 
-    What stands here fits a model whose `get_image_features` tells in `pooler_output` the features of all pictures, one
-    after another, and whose decoder reads them in the places of its embeddings.
+    The defaults fit a model whose `get_image_features` returns the features of all images, concatenated, in
+    `pooler_output`, and whose decoder reads them in place of token embeddings.
     """
 
     types: ClassVar[tuple[str, ...]] = ()
     """The `model_type` of each configuration."""
     mutual: ClassVar[bool] = False
-    """Whether a picture's tokens see one another, later ones too."""
+    """Whether the tokens of an image attend to one another, later ones included."""
 
     alone: ClassVar[str] = ""
-    """Why a row with pictures is read by itself through the model's own forward; empty for one that is packed."""
+    """Why a row with images is read alone through the model's own forward; empty for packed rows."""
 
     prefix: ClassVar[bool] = False
-    """Whether all that stands before what is learnt or written sees itself both ways (prefix-LM), pictures or not."""
+    """Whether everything before the trained or generated tokens has bidirectional attention (prefix-LM), with or
+    without images."""
 
     def __init_subclass__(cls) -> None:
         super().__init_subclass__()
@@ -155,40 +156,42 @@ class MediaFamily:
             _FAMILIES[name] = family
 
     def read_media(self, model: Any, inputs: Mapping[str, Any]) -> Any:
-        """What a plain model's tower says of media of one kind, from what its processor makes of them.
+        """Return the encoder's output for media of one kind, from their processor's output.
 
-        `pooler_output` holds their features, one medium after another; `deepstack_features`, where there are any, what
-        is added after the decoder's first layers.
+        `pooler_output` has their features, concatenated; `deepstack_features`, if any, are added after the decoder's
+        first layers.
         """
         reader = model.get_image_features
         known = inspect.signature(reader).parameters
         return reader(**{name: value for name, value in inputs.items() if name in known})
 
     def embed(self, model: Any, ids: Tensor) -> dict[str, Any]:
-        """What a plain model's decoder reads of (rows, tokens) ids of its vocabulary: `inputs_embeds`, and whatever it
-        makes of ids besides."""
+        """Return the decoder inputs for (rows, tokens) ids of its vocabulary: `inputs_embeds`, and whatever else it
+        computes from ids.
+        """
         return {"inputs_embeds": model.get_input_embeddings()(ids)}
 
     def embeds_marks(self, model: Any, ids: Tensor) -> bool:
-        """Whether marks around media stand among ids that the decoder's own table does not embed."""
+        """Return whether ids have marks around media that the decoder's own embedding does not contain."""
         return False
 
-    def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-        """Whether two media may be read in one call, their inputs one after another."""
-        shapes = {name: value.shape for name, value in one.items()}
-        return one["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in other.items()}
+    def reads_together(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+        """Return whether two media may be read in one call, with concatenated inputs."""
+        shapes = {name: value.shape for name, value in first.items()}
+        return first["pixel_values"].dim() == 4 and shapes == {name: value.shape for name, value in second.items()}
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """What a picture of so many pixels comes to, told without the model or its processor."""
+        """Count the tokens of an image by its pixels, without the model or its processor."""
         return ImageCount(settings.square, settings.square)
 
     def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
-        """What a sound of so many seconds comes to, told without the model or its processor: as for Whisper's encoder
-        whose states are averaged by two."""
+        """Count the tokens of a clip by its seconds, without the model or its processor: by default as for Whisper's
+        encoder with states averaged by two.
+        """
         return ImageCount(ceil(25 * seconds), ceil(50 * seconds))
 
     def find_projection(self, model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
-        """The encoder of a plain model and the projector over it, where what lies between is known; else None."""
+        """Return the encoder and the projector of a model, where the computation between them is known; else None."""
         return None
 
 
@@ -196,19 +199,19 @@ _FAMILIES: dict[str, MediaFamily] = {}
 
 
 def find_family(model_type: str) -> MediaFamily | None:
-    """How models of a type read pictures in packs; None where that is not known."""
+    """Return the family of a model type; None where it is unknown."""
     _load_families()
     return _FAMILIES.get(model_type)
 
 
 def list_family_types() -> tuple[str, ...]:
-    """The types of all families, in order."""
+    """Return the types of all families, in order."""
     _load_families()
     return tuple(sorted(_FAMILIES))
 
 
 def explain_alone(model_type: str) -> str:
-    """Why rows with pictures of a type of models are read one by one; empty where they are packed."""
+    """Return why rows with images of a model type are read one by one; empty where they are packed."""
     family = find_family(model_type)
     return (
         family.alone if family is not None else f"how a model of type {model_type!r} reads media in packs is not known"
@@ -219,5 +222,5 @@ def explain_alone(model_type: str) -> str:
 def _load_families() -> None:
     from luthier.models.media import families
 
-    for found in pkgutil.iter_modules(families.__path__):
-        importlib.import_module(f"{families.__name__}.{found.name}")
+    for module in pkgutil.iter_modules(families.__path__):
+        importlib.import_module(f"{families.__name__}.{module.name}")

@@ -1,9 +1,10 @@
-"""Features of frozen towers on the disk, by all that decides their bits, so that later epochs and runs find them.
+"""Features of frozen encoders on disk, keyed by everything that determines their bits, for later epochs and runs.
 
-    HOME/TOWER/KK/KEY     one medium: 16 bytes of checksum, then safetensors
+    HOME/TOWER/KK/KEY    one medium: 16 bytes of checksum, then safetensors
 
-Files come by rename and bear a checksum, so that a kill leaves whole files or none, and several processes may write at
-once. They hold at most `MOST_BYTES`, and a tenth of the disk; those unused for longest go when a process begins.
+Files are renamed into place and have a checksum, so that a kill leaves complete files or none, and several processes
+may write at once. They take at most `MOST_BYTES`, and a tenth of the disk; the least recently used ones are removed
+when a process starts.
 """
 
 from __future__ import annotations
@@ -30,19 +31,19 @@ from luthier.core.system.process import cpu_features
 from luthier.models.kernels.calls import get_kernel_names
 
 MOST_BYTES = 8 << 30
-"""Bytes of all towers' features together."""
+"""Maximum bytes of all encoders' features together."""
 SHARE_OF_DISK = 0.1
-"""Of what is free and of what they hold, they take no more than this."""
+"""Maximum share of the free disk space (their own included)."""
 _LEFT = 0.8
-"""Share of the limit that is left when the oldest are removed."""
+"""Share of the limit that remains after removing old files."""
 _CHECKSUM_BYTES = 16
 _STALE_S = 3600.0
-"""Seconds after which a file that nobody renamed is taken for what a kill left."""
+"""Age in seconds of a temporary file that counts as left by a kill."""
 _ASIDE = ".tmp"
 
 
 class _Found(NamedTuple):
-    """A file of features: last use first, for the order in which they go."""
+    """A feature file, sorted by last use."""
 
     used: float
     size: int
@@ -50,20 +51,22 @@ class _Found(NamedTuple):
 
 
 class FeatureFiles:
-    """The features of media under one tower."""
+    """Stored features of media for one encoder."""
 
     def __init__(self, home: Path, tower: str, most_bytes: int | None = None) -> None:
-        """`tower` names all that decides the bits of features; `home` holds those of all towers."""
+        """Open the folder; `tower` identifies everything that determines the features; `home` is the folder of all
+        encoders.
+        """
         self._home, self._folder = home, home / tower
         self._lock = threading.Lock()
-        found = sorted(_list_files(home))
-        self._taken = sum(one.size for one in found)
+        files = sorted(_list_files(home))
+        self._taken = sum(file.size for file in files)
         self._most = _find_limit(home, self._taken) if most_bytes is None else most_bytes
         if self._taken > self._most:
-            self._remove_oldest(found)
+            self._remove_oldest(files)
 
     def read(self, key: str) -> list[Tensor] | None:
-        """What was kept under a key; None where it is not, or is damaged."""
+        """Return the features of a key; None where they are missing or damaged."""
         path = self._path(key)
         try:
             content = path.read_bytes()
@@ -79,7 +82,7 @@ class FeatureFiles:
         return None
 
     def write(self, key: str, tensors: Sequence[Tensor]) -> None:
-        """Keep tensors under a key, where there is room for them."""
+        """Store features under a key, where there is room."""
         body = save({str(at): value.detach().cpu().contiguous() for at, value in enumerate(tensors)})
         size = len(body) + _CHECKSUM_BYTES
         with self._lock:
@@ -100,17 +103,17 @@ class FeatureFiles:
     def _path(self, key: str) -> Path:
         return self._folder / key[:2] / key
 
-    def _remove_oldest(self, found: Iterable[_Found]) -> None:
-        for one in found:
+    def _remove_oldest(self, files: Iterable[_Found]) -> None:
+        for file in files:
             if self._taken <= _LEFT * self._most:
                 break
             with suppress(OSError):
-                one.path.unlink(missing_ok=True)
-            self._taken -= one.size
+                file.path.unlink(missing_ok=True)
+            self._taken -= file.size
 
 
 def _list_files(home: Path) -> Iterator[_Found]:
-    """All files of features; what a kill left half written is removed."""
+    """Yield all feature files; incomplete files of killed writes are removed."""
     for path in home.glob("*/*/*"):
         try:
             stat = path.stat()
@@ -128,8 +131,9 @@ def _find_limit(home: Path, taken: int) -> int:
 
 
 def name_tower(modules: Sequence[torch.nn.Module], model: Any, *about: Any) -> str:
-    """Name all that decides the bits of what some modules of a model say: their weights, the machine, its libraries and
-    threads, and what `about` adds."""
+    """Identify everything that determines the output of a model's modules: their weights, the machine, its libraries
+    and threads, and `about`.
+    """
     digest = xxhash.xxh3_128()
     for module in modules:
         for name, value in [*module.named_parameters(), *module.named_buffers()]:

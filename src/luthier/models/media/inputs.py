@@ -1,4 +1,4 @@
-"""What a decoder reads of ids among which media stand: embeddings with features in their places, and positions."""
+"""Decoder inputs of ids with media: embeddings with features in their places, and positions."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from luthier.models.packing.pack import Pack
 
 
 def holds_media(ids: Tensor) -> bool:
-    """Whether tokens of media stand among ids."""
+    """Return whether ids contain tokens of media."""
     return ids.device.type != "meta" and bool(ids.numel()) and int(ids.max()) >= MEDIA_IDS
 
 
 def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
-    """What a plain model's decoder reads for (rows, tokens) ids: themselves, or embeddings where media stand."""
+    """Return the decoder inputs for (rows, tokens) ids: the ids, or embeddings where they contain media."""
     if attends_to_encoder(model):
         return build_transcript_inputs(model, ids)
     family = find_family(model.config.model_type)
@@ -41,16 +41,16 @@ def build_decoder_inputs(model: Any, ids: Tensor) -> dict[str, Any]:
 
 
 def embed_ids(model: Any, ids: Tensor) -> Tensor:
-    """(rows, tokens, width) embeddings of a plain model's ids, media included."""
+    """Return (rows, tokens, width) embeddings of a model's ids, media included."""
     inputs = build_decoder_inputs(model, ids)
     if "inputs_embeds" not in inputs:
         inputs["inputs_embeds"] = model.get_input_embeddings()(inputs["input_ids"])
-    found: Tensor = inputs["inputs_embeds"]
-    return found
+    embeddings: Tensor = inputs["inputs_embeds"]
+    return embeddings
 
 
 def _features(model: Any, ids: Sequence[int]) -> MediaFeatures:
-    """What stands in the places of tokens of media, one after another."""
+    """Return the features in the places of media tokens, concatenated."""
     towers = require_towers(model)
     known = {key: towers.features(model, key) for key in list_media_keys(ids)}
     begins = [at for at, token in enumerate(ids) if not at or token != ids[at - 1] + 1]
@@ -63,52 +63,52 @@ def _features(model: Any, ids: Sequence[int]) -> MediaFeatures:
 
 
 def uses_mrope(model: Any) -> bool:
-    """Whether a model turns the positions of a picture's tokens by their rows and columns (M-RoPE)."""
+    """Return whether a model has rotary positions by rows and columns of an image (M-RoPE)."""
     rope = getattr(model.config.get_text_config(), "rope_parameters", None) or {}
     return "mrope_section" in rope
 
 
 def has_bidirectional_media(model: Any, ids: Tensor) -> bool:
-    """Whether a picture's tokens see one another, later ones too: where media stand, in models that read them so."""
+    """Return whether the tokens of an image in `ids` attend to one another, later ones included."""
     family = find_family(model.config.model_type)
     return family is not None and family.mutual and holds_media(ids)
 
 
 class _Walk(NamedTuple):
-    """Where a path of tokens has come to."""
+    """Position state along a path of tokens."""
 
     next: int = 0
-    """The position of the next token of text."""
+    """Position of the next text token."""
     base: int = 0
-    """The position at which the last medium begins."""
+    """First position of the last medium."""
 
 
 def compute_positions(model: Any, pack: Pack) -> Tensor:
-    """(1, T) positions of a pack's tokens; (3, 1, T) where media stand and a model turns them by their grids."""
+    """Return (1, T) positions of a pack's tokens; (3, 1, T) where media have grid positions."""
     if not uses_mrope(model) or not holds_media(pack.ids):
         return pack.positions[None]
     towers, starts = require_towers(model), pack.starts.tolist()
     ids, ends, columns = pack.ids.tolist(), list[_Walk](), list[tuple[int, int, int]]()
     for segment, parent in enumerate(pack.parent.tolist()):
         walk = ends[parent] if parent >= 0 else _Walk()
-        found, walk = _walk(towers, ids[starts[segment] : starts[segment + 1]], walk)
-        columns += found
+        positions, walk = _walk(towers, ids[starts[segment] : starts[segment + 1]], walk)
+        columns += positions
         ends.append(walk)
     return torch.tensor(columns, dtype=torch.int64, device=pack.ids.device).T[:, None]
 
 
 def compute_row_positions(model: Any, ids: Sequence[int], before: int = 0) -> list[tuple[int, int, int]]:
-    """The three positions of each token of one row, which `before` tokens of text stand in front of."""
+    """Return the three positions of each token of one row, after `before` text tokens."""
     return _walk(require_towers(model), ids, _Walk(before, 0))[0]
 
 
 def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tuple[int, int, int]], _Walk]:
-    found: list[tuple[int, int, int]] = []
+    positions: list[tuple[int, int, int]] = []
     following, base = walk
     for token in ids:
         grid = towers.processor.get(get_media_key(token)).grid if token >= MEDIA_IDS else (0, 0, 0)
         if not any(grid):  # text, or a sound
-            found.append((following, following, following))
+            positions.append((following, following, following))
             following += 1
             continue
         _, rows, columns = grid
@@ -116,5 +116,5 @@ def _walk(towers: MediaTowers, ids: Sequence[int], walk: _Walk) -> tuple[list[tu
         if not offset:
             base, following = following, following + max(rows, columns)
         frame, rest = divmod(offset, rows * columns)
-        found.append((base + frame, base + rest // columns, base + rest % columns))
-    return found, _Walk(following, base)
+        positions.append((base + frame, base + rest // columns, base + rest % columns))
+    return positions, _Walk(following, base)

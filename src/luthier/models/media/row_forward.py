@@ -1,5 +1,7 @@
-"""Rows with media that are not packed: each is read by itself, through the model's own forward, with all that its own
-processor makes of the row. Slower than a pack, and exact whatever the model does."""
+"""Rows with media that are not packed: each is read alone, through the model's own forward and processor.
+
+Slower than a pack, and exact for any model.
+"""
 
 from __future__ import annotations
 
@@ -18,30 +20,30 @@ from luthier.models.packing.pack import Pack
 
 
 def explain_media_alone(model: Any) -> str:
-    """Why a plain model's rows with media are read one by one; empty where they are packed, and for one of text."""
+    """Return why a model's rows with media are read one by one; empty where they are packed, and for a text model."""
     config = model.config
     return explain_alone(config.model_type) if config.get_text_config() is not config else ""
 
 
 def is_prefix_lm(model: Any) -> bool:
-    """Whether all that stands before an answer sees itself both ways in a plain model, pictures or not."""
+    """Return whether everything before an answer has bidirectional attention in a model, with or without images."""
     family = find_family(model.config.model_type)
     return family is not None and family.prefix
 
 
 def refuses_chunked_prefill(model: Any) -> bool:
-    """Whether a prompt of a plain model may not be read in parts, as a part could end within a picture."""
+    """Return whether a prompt must not be read in chunks, since a chunk could end within an image."""
     family = find_family(model.config.model_type)
     return bool(explain_media_alone(model)) or (family is not None and family.mutual)
 
 
 def base_reads_media(model: Any) -> bool:
-    """Whether a plain model's base reads media as well, so that its head need not run at each token."""
+    """Return whether a model's base accepts media, so that its head need not run at each token."""
     return "pixel_values" in inspect.signature(model.base_model.forward).parameters
 
 
 def read_rows_alone(model: Any, pack: Pack, *, states: bool) -> Tensor:
-    """(N, width) hidden states at the pack's sources, or (N, vocab) logits, each row read by itself."""
+    """Return (N, width) hidden states at the pack's sources, or (N, vocab) logits, with each row read alone."""
     part, name = (model.base_model, "last_hidden_state") if states else (model, "logits")
     rows = pack.unpack()
     unread = torch.full((len(rows),), pack.tokens, device=pack.ids.device)
@@ -56,22 +58,22 @@ def read_rows_alone(model: Any, pack: Pack, *, states: bool) -> Tensor:
 
 
 def _read_row(part: Any, name: str, inputs: dict[str, Any]) -> Tensor:
-    """(tokens, x): what a part of a model says of one row."""
-    found: Tensor = getattr(part(**inputs, use_cache=False), name)[0]
+    """Return (tokens, x): a part's output for one row."""
+    output: Tensor = getattr(part(**inputs, use_cache=False), name)[0]
     count = inputs["input_ids"].shape[1]
-    if found.shape[0] != count:
+    if output.shape[0] != count:
         raise ModelError(
-            f"{type(part).__name__} makes {found.shape[0]} states of {count} tokens: which belongs to which is unknown",
+            f"{type(part).__name__} makes {output.shape[0]} states of {count} tokens: whose they are is unknown",
             where=SourceLocation(field="model"),
             hint="choose another model",
         )
-    return found
+    return output
 
 
 def build_row_inputs(model: Any, ids: Sequence[int], prompt: int) -> dict[str, Any]:
-    """What a plain model's own forward takes for one row of ids, media included: (1, tokens) ids and their like.
+    """Return the inputs of a model's own forward for one row of ids, media included: (1, tokens) tensors.
 
-    The first `prompt` tokens are given; what follows is learnt or was written.
+    The first `prompt` tokens are the prompt; the rest is trained on or generated.
     """
     weight = next(model.parameters())
     inputs: dict[str, Any] = {"input_ids": torch.tensor([list(ids)]), "attention_mask": torch.ones(1, len(ids)).long()}
@@ -87,7 +89,7 @@ def build_row_inputs(model: Any, ids: Sequence[int], prompt: int) -> dict[str, A
 
 
 class GenerationRow:
-    """One row that is being written, as transformers' own `generate` goes on with it: all that it keeps is its own."""
+    """One row during generation, continued as in transformers' own `generate` with a cache of its own."""
 
     def __init__(self, model: Any, ids: Sequence[int]) -> None:
         from transformers import DynamicCache
@@ -103,7 +105,7 @@ class GenerationRow:
         self._begun = False
 
     def read(self, ids: Sequence[int]) -> Tensor:
-        """(1, vocab) logits after the prompt, and at later calls after the next token, which is all of `ids`."""
+        """Return (1, vocab) logits after the prompt, and at later calls after the next token, the only one in `ids`."""
         model = self._model
         if self._begun:
             self._ids = torch.cat([self._ids, self._ids.new_tensor([list(ids)])], 1)

@@ -1,7 +1,7 @@
-"""Sequence heads over models that read pictures, for families of which transformers has none.
+"""Sequence heads over multimodal models, for families of which transformers has none.
 
-Importing this module makes them known to `AutoModelForSequenceClassification`: such a folder opens in plain
-transformers once it was imported.
+Importing this module registers them with `AutoModelForSequenceClassification`: such a folder opens in plain
+transformers after the import.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from luthier.models.media.family import list_family_types
 
 
 class _MediaSequenceHead(GenericForSequenceClassification):  # type: ignore[misc]  # transformers has no types
-    """transformers' generic sequence head, over the part of a model that ends in hidden states, towers included."""
+    """transformers' generic sequence head, over the part of a model that ends in hidden states, encoders included."""
 
     @property
     def get_image_features(self) -> Any:
-        """What reads pictures for it."""
+        """The base model's image encoder."""
         return self.model.get_image_features
 
     @property
     def get_audio_features(self) -> Any:
-        """What reads sounds for it."""
+        """The base model's audio encoder."""
         return self.model.get_audio_features
 
 

@@ -1,9 +1,9 @@
-"""The features of media: towers run outside of packed attention, once a step for each distinct medium.
+"""Features of media: encoders run outside of packed attention, once a step for each distinct medium.
 
-Features of a tower that does not learn are kept by medium for as long as there is room, and so are the states of an
-encoder below a projector that learns: in memory, and where a folder is given, on the disk for later runs. A tower that
-learns runs once a step: packs read its features as leaves, the gradients of the leaves are summed over packs, and go
-back through the tower once.
+Features of a frozen encoder are cached by medium while there is room, and so are the states of an encoder under a
+trained projector: in memory, and in a folder on disk for later runs if one is given. A trained encoder runs once a
+step: packs read its features as leaves, the gradients of the leaves are summed over packs, and backpropagated through
+the encoder once.
 """
 
 from __future__ import annotations
@@ -40,49 +40,49 @@ from luthier.models.sequence_head import unwrap_peft_model
 from luthier.models.shapes import ENCODERS, PROJECTORS, find_part
 
 ReadMedia = Callable[[str], bytes]
-"""The bytes of a medium, by its digest."""
+"""Returns the bytes of a medium, by its digest."""
 KEEP_BYTES = 1 << 30
-"""Features that are kept of one model."""
+"""Maximum bytes of cached features for a model."""
 
 
 class MediaFeatures(NamedTuple):
-    """What a tower says of one medium of n tokens."""
+    """An encoder's output for one medium of n tokens."""
 
     embeddings: Tensor
-    """(n, width): what stands in the place of token embeddings; of a model that transcribes, what its decoder attends
+    """(n, width): in place of token embeddings; for a speech recognition model, the states that its decoder attends
     to."""
     deep: tuple[Tensor, ...] = ()
-    """(n, width) each: what is added after each of the decoder's first layers (DeepStack)."""
+    """(n, width) each: added after each of the decoder's first layers (DeepStack)."""
 
     @property
     def tensors(self) -> tuple[Tensor, ...]:
-        """All of them."""
+        """All tensors."""
         return (self.embeddings, *self.deep)
 
     def detach_features(self, *, leaves: bool = False) -> MediaFeatures:
-        """The features without their autograd history; as leaves, with gradients of their own."""
+        """Return the features without their autograd history; as leaves, with gradients of their own."""
         first, *others = (value.detach().requires_grad_(leaves) for value in self.tensors)
         return MediaFeatures(first, tuple(others))
 
     def with_mean_at(self, removed: int) -> MediaFeatures:
-        """The features with the mean of all at the positions whose bits are set."""
+        """Return the features with the mean of all at the positions whose bits are set."""
         at = [index for index in range(self.embeddings.shape[0]) if removed >> index & 1]
-        found = [value.clone() for value in self.tensors]
-        for value, own in zip(found, self.tensors, strict=True):
+        removed_indices = [value.clone() for value in self.tensors]
+        for value, own in zip(removed_indices, self.tensors, strict=True):
             value[at] = own.mean(0)
-        return MediaFeatures(found[0], tuple(found[1:]))
+        return MediaFeatures(removed_indices[0], tuple(removed_indices[1:]))
 
     @property
     def bytes(self) -> int:
-        """How much they hold."""
+        """Their size in bytes."""
         return sum(value.numel() * value.element_size() for value in self.tensors)
 
 
 class MediaTowers:
-    """Reads media for one model; with its weights as they are, and never with a pack's attention."""
+    """Reads media for one model, at its current weights, outside of packed attention."""
 
     def __init__(self, processor: MediaProcessor, read_media: ReadMedia, kept: Path | None = None) -> None:
-        """`kept`: the folder in which what frozen towers say is kept for later runs; None: nowhere."""
+        """Prepare the encoders; `kept` is a folder for the features of frozen encoders for later runs; None: none."""
         self.processor, self._read, self._kept = processor, read_media, kept
         self._features, self._states = _Shelf(), _Shelf()
         self._files: dict[str, FeatureFiles] = {}
@@ -91,13 +91,13 @@ class MediaTowers:
         """Layers before the decoder that had a forward of their own when a picture was read last."""
 
     def reads_by(self, processor: MediaProcessor, read_media: ReadMedia) -> bool:
-        """Whether it reads so already."""
+        """Return whether it already uses this processor and reader."""
         return self.processor is processor and self._read == read_media
 
     def features(self, model: Any, key: int) -> MediaFeatures:
-        """What a model's tower says of one medium: the step's leaf of it, what is kept, or what it says now.
+        """Return the features of one medium: the step's leaf, the cached ones, or newly computed ones.
 
-        Of a variant of a picture, what it says of the picture, with the mean in the places of removed features.
+        For a masked variant of an image they are those of the image, with the mean in the places of removed features.
         """
         if (known := self.processor.get(key)).source is not None:
             return self.features(model, known.source).with_mean_at(known.removed)
@@ -117,7 +117,7 @@ class MediaTowers:
     def _find(
         self, model: Any, modules: Sequence[Any], key: int, make: Callable[[], MediaFeatures], *about: Any
     ) -> MediaFeatures:
-        """What frozen modules say of a medium, from the disk where it is kept there; else it is made, and kept."""
+        """Return the output of frozen modules for a medium, from disk where it is stored; else computed and stored."""
         if self._kept is None:
             return make()
         name = f"{[id(module) for module in modules]} {torch.get_num_threads()}"
@@ -129,12 +129,12 @@ class MediaTowers:
             device = next(model.parameters()).device
             first, *others = (value.to(device) for value in tensors)
             return MediaFeatures(first, tuple(others))
-        found = make()
-        files.write(digest, found.tensors)
-        return found
+        stored = make()
+        files.write(digest, stored.tensors)
+        return stored
 
     def run(self, model: Any, keys: Sequence[int]) -> list[MediaFeatures]:
-        """What the tower says of some media, with its history where gradients are wanted."""
+        """Return the encoder's output for some media, with autograd history where gradients are enabled."""
         if not keys:
             return []
         self._warm_up(model, keys[0])
@@ -148,15 +148,20 @@ class MediaTowers:
         self._states.clear()
         family = require_family(model)
         inputs = [self._inputs(key, next(tower_parameters(model))) for key in keys]
-        found: list[MediaFeatures] = []
+        features: list[MediaFeatures] = []
         for batch in _batches(inputs, family):
             outputs = family.read_media(model, batch)
-            found += _split(outputs, [self.processor.get(keys[len(found) + at]).count for at in range(batch["media"])])
-        return found
+            features += _split(
+                outputs, [self.processor.get(keys[len(features) + at]).count for at in range(batch["media"])]
+            )
+        return features
 
     def _warm_up(self, model: Any, key: int) -> None:
-        """Read a picture twice before the first one counts: adapters look in their first pass which of them read the
-        same input, and multiply together from then on; no number may depend on which picture comes first."""
+        """Read an image twice before the first result counts.
+
+        Fused adapters learn in their first pass which of them share an input, and multiply together from then on;
+        results must not depend on which image comes first.
+        """
         from luthier.models.media.encoder_decoder import encode_sounds
 
         with self._lock, torch.no_grad():
@@ -174,7 +179,7 @@ class MediaTowers:
     def _project(
         self, model: Any, split: FrozenEncoder | FrozenAudioEncoder, keys: Sequence[int]
     ) -> list[MediaFeatures]:
-        """Features where a projector alone is trained: computed from the cached states of its encoder."""
+        """Return features where only a projector is trained: computed from the cached states of its encoder."""
 
         def encode(key: int) -> MediaFeatures:
             with torch.no_grad():
@@ -193,7 +198,7 @@ class MediaTowers:
         ]
 
     def build_row_inputs(self, ids: Sequence[int]) -> dict[str, Any]:
-        """What the model's own processor makes of a row of ids, media included."""
+        """Return the processor's output for a row of ids, media included."""
         return self.processor.build_row_inputs(ids, self._read)
 
     def _inputs(self, key: int, weight: Tensor) -> dict[str, Tensor]:
@@ -207,14 +212,14 @@ class MediaTowers:
 
 
 class _Shelf:
-    """What is kept of media, the longest unused going first."""
+    """A cache of features by medium with LRU eviction."""
 
     def __init__(self) -> None:
         self._kept: OrderedDict[int, MediaFeatures] = OrderedDict()
         self._held = 0
 
     def get(self, key: int, make: Callable[[], MediaFeatures]) -> MediaFeatures:
-        """What is kept under a key, or is made now and kept."""
+        """Return the features of a key, computed and cached if missing."""
         if key not in self._kept:
             self._kept[key] = make()
             self._held += self._kept[key].bytes
@@ -224,26 +229,26 @@ class _Shelf:
         return self._kept[key]
 
     def clear(self) -> None:
-        """Keep nothing."""
+        """Empty the cache."""
         self._kept.clear()
         self._held = 0
 
 
 def _find_frozen_encoder(model: Any) -> FrozenEncoder | FrozenAudioEncoder | None:
-    """The parts of a model of which the projector moves, and the encoder before it does not; None for any other."""
-    found = require_family(model).find_projection(model)
-    return found if found is not None and not _is_trained(found.encoder) and _is_trained(found.projector) else None
+    """Return a model's parts if its projector is trained and its encoder frozen; else None."""
+    split = require_family(model).find_projection(model)
+    return split if split is not None and not _is_trained(split.encoder) and _is_trained(split.projector) else None
 
 
 def _is_trained(module: Any) -> bool:
-    """Whether anything in a module learns, or holds adapters that may be switched."""
+    """Return whether a module has trained parameters, or adapters that may be switched."""
     return any(parameter.requires_grad for parameter in module.parameters()) or any(
         isinstance(part, BaseTunerLayer | AuxiliaryTrainingWrapper) for part in module.modules()
     )
 
 
 def _tower_modules(model: Any) -> Iterator[Any]:
-    """The encoders and projectors of a model."""
+    """Yield the encoders and projectors of a model."""
     if model.config.model_type in SPEECH_TYPES:
         return iter((model.get_encoder(),))
     names = frozenset((*ENCODERS, *PROJECTORS))
@@ -254,8 +259,10 @@ _TOWERS: WeakKeyDictionary[torch.nn.Module, MediaTowers] = WeakKeyDictionary()
 
 
 def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadMedia, kept: Path | None = None) -> None:
-    """Let a model read the media that a processor has met; nothing for a model of text alone. `kept` is a folder for
-    what its towers say while they are frozen, which later runs find."""
+    """Let a model read a processor's media; does nothing for a text model.
+
+    `kept` is a folder for the features of frozen encoders, which later runs reuse.
+    """
     inner = unwrap_peft_model(model)
     if processor is None:
         return
@@ -265,7 +272,7 @@ def attach_media(model: Any, processor: MediaProcessor | None, read_media: ReadM
 
 
 def require_family(model: Any) -> MediaFamily:
-    """How a plain model reads pictures in packs; `ModelError` where their features cannot be taken apart from it."""
+    """Return a model's family; `ModelError` where its features cannot be computed separately."""
     family = find_family(model.config.model_type)
     if family is None or family.alone:
         able = (name for name in list_family_types() if not explain_alone(name))
@@ -278,7 +285,7 @@ def require_family(model: Any) -> MediaFamily:
 
 
 def require_towers(model: Any) -> MediaTowers:
-    """The same; `ModelError` where there are none."""
+    """Return a model's media encoders; `ModelError` where there are none."""
     towers = find_towers(model)
     if towers is None:
         raise ModelError(f"{type(model).__name__} was not told where the bytes of pictures are")
@@ -286,43 +293,43 @@ def require_towers(model: Any) -> MediaTowers:
 
 
 def find_towers(model: Any) -> MediaTowers | None:
-    """Who reads media for a plain model."""
+    """Return a model's media encoders."""
     return _TOWERS.get(model)
 
 
 def tower_parameters(model: Any) -> Iterator[torch.nn.Parameter]:
-    """The parameters of a model that stand before its decoder: encoders and projectors."""
+    """Yield the parameters before a model's decoder: encoders and projectors."""
     return (parameter for name, parameter in model.named_parameters() if is_tower_parameter(name))
 
 
 def is_tower_parameter(name: str) -> bool:
-    """Whether a parameter belongs to an encoder or a projector, by its name."""
+    """Return whether a parameter belongs to an encoder or a projector, by its name."""
     return find_part(name) != "language"
 
 
 def learns_media(model: Any) -> bool:
-    """Whether anything before the decoder of a plain model learns."""
+    """Return whether any parameter before a model's decoder is trained."""
     return any(parameter.requires_grad for parameter in tower_parameters(model))
 
 
 def _batches(inputs: Sequence[dict[str, Tensor]], family: MediaFamily) -> Iterator[dict[str, Any]]:
-    """Inputs that may be read together, as one, with their number as `media`."""
+    """Yield inputs that may be read together, concatenated, with their number as `media`."""
     waiting: list[dict[str, Tensor]] = []
-    for one in inputs:
-        if waiting and not family.reads_together(waiting[-1], one):
+    for entry in inputs:
+        if waiting and not family.reads_together(waiting[-1], entry):
             yield _concat_features(waiting)
             waiting = []
-        waiting.append(one)
+        waiting.append(entry)
     if waiting:
         yield _concat_features(waiting)
 
 
-def _concat_features(some: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
-    return {**{name: torch.cat([one[name] for one in some]) for name in some[0]}, "media": len(some)}
+def _concat_features(inputs: Sequence[dict[str, Tensor]]) -> dict[str, Any]:
+    return {**{name: torch.cat([entry[name] for entry in inputs]) for name in inputs[0]}, "media": len(inputs)}
 
 
 def _split(outputs: Any, counts: Sequence[int]) -> list[MediaFeatures]:
-    """What was told of several media, one by one."""
+    """Split the output for several media."""
     embeddings = _split_features(outputs.pooler_output, counts)
     layers = [_split_features(layer, counts) for layer in getattr(outputs, "deepstack_features", None) or ()]
     return [MediaFeatures(own, tuple(layer[at] for layer in layers)) for at, own in enumerate(embeddings)]
@@ -340,7 +347,7 @@ def _split_features(values: Any, counts: Sequence[int]) -> list[Tensor]:
 
 
 class StepMedia:
-    """The media of an optimizer step under a tower that learns: its features with their history, read as leaves."""
+    """The media of an optimizer step under a trained encoder: features with autograd history, read as leaves."""
 
     def __init__(self, model: Any, towers: MediaTowers, keys: Sequence[int]) -> None:
         self._model = model
@@ -349,11 +356,11 @@ class StepMedia:
         self._sums: dict[int, tuple[Tensor, ...]] = {}
 
     def holds(self, key: int) -> bool:
-        """Whether a medium belongs to the step."""
+        """Return whether a medium belongs to the step."""
         return key in self._features
 
     def leaf(self, key: int) -> MediaFeatures:
-        """The features of a medium for the pack that is read now, which gathers their gradients."""
+        """Return the features of a medium for the current pack, which collects their gradients."""
         pack = _PACK.get()
         if pack is None:
             return self._features[key].detach_features()
@@ -362,17 +369,20 @@ class StepMedia:
         return pack.leaves[key]
 
     def gather(self, gradients: Mapping[int, tuple[Tensor | None, ...]]) -> None:
-        """Add what one pack says of the leaves, in at least fp32."""
+        """Add one pack's gradients of the leaves, in at least fp32."""
         for key, own in gradients.items():
             sums = self._sums.get(key)
-            wide = [None if one is None else one.to(torch.promote_types(one.dtype, torch.float32)) for one in own]
+            wide = [
+                None if gradient is None else gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+                for gradient in own
+            ]
             zeros = [torch.zeros_like(value) for value in self._features[key].tensors] if sums is None else sums
             self._sums[key] = tuple(
-                total if one is None else total + one for total, one in zip(zeros, wide, strict=True)
+                total if gradient is None else total + gradient for total, gradient in zip(zeros, wide, strict=True)
             )
 
     def gradients(self, parameters: Iterable[Tensor]) -> list[Tensor | None]:
-        """How the loss falls with each parameter through the towers; once, after all packs."""
+        """Return the gradient of the loss by each parameter through the encoders; once, after all packs."""
         pairs = [
             (value, total.to(value.dtype))
             for key, sums in self._sums.items()
@@ -394,11 +404,11 @@ class PackLeaves:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """All of them, in the order in which they were read."""
+        """All leaves, in reading order."""
         return [value for features in self.leaves.values() for value in features.tensors]
 
     def name(self, gradients: Sequence[Tensor | None]) -> dict[int, tuple[Tensor | None, ...]]:
-        """Gradients of `tensors`, by medium."""
+        """Return gradients of `tensors`, by medium."""
         given = iter(gradients)
         return {key: tuple(next(given) for _ in features.tensors) for key, features in self.leaves.items()}
 
@@ -409,8 +419,9 @@ _PACK: ContextVar[PackLeaves | None] = ContextVar("luthier_pack_leaves", default
 
 @contextmanager
 def learn_media(model: Any, keys: Callable[[], Sequence[int]]) -> Iterator[StepMedia | None]:
-    """Let the packs of one optimizer step read the media under `keys` as leaves of a tower that learns; None where
-    nothing before the decoder learns."""
+    """Let the packs of one optimizer step read the media under `keys` as leaves of a trained encoder; None where
+    nothing before the decoder is trained.
+    """
     inner = unwrap_peft_model(model)
     towers = find_towers(inner)
     if towers is None or not learns_media(inner) or explain_alone(inner.config.model_type):
@@ -425,13 +436,13 @@ def learn_media(model: Any, keys: Callable[[], Sequence[int]]) -> Iterator[StepM
 
 
 def list_row_media(rows: Sequence[TokenRow]) -> list[int]:
-    """The media of some rows, as far as they are read, each once in the order of the rows."""
+    """Return the distinct media of some rows, in order, as far as the rows are read."""
     return list_media_keys(token for row in rows for token in row.ids[: row.needed])
 
 
 @contextmanager
 def gather_leaves() -> Iterator[PackLeaves]:
-    """Note which leaves are read by the pack that is read within."""
+    """Record the leaves that the pack read within the context uses."""
     pack = PackLeaves()
     token = _PACK.set(pack)
     try:

@@ -25,7 +25,7 @@ class Dare(Merger):
     averaged, as in `ties`."""
 
     def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
-        """Drop, scale up, and add up or average what agrees."""
+        """Drop and rescale changes, then sum them or average those that agree in sign."""
         import torch
 
         chance = torch.rand(changes.shape, generator=torch.Generator().manual_seed(seed))
@@ -35,5 +35,5 @@ class Dare(Merger):
         return average_majority_sign(left, weights, self.sign)
 
     def share(self, number: int) -> float:
-        """The mean of the models, or one where what agrees is averaged already."""
+        """Return the mean's weight, or 1 where agreeing changes are averaged."""
         return 1 / number if self.sign == "all" else 1.0

@@ -17,9 +17,9 @@ class LinearMerger(Merger):
     kind: Literal["linear"] = "linear"
 
     def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
-        """The weighted sum."""
+        """Return the weighted sum."""
         return scale_changes(changes, weights).sum(dim=0)
 
     def share(self, number: int) -> float:
-        """The mean of the models."""
+        """Return the mean's weight."""
         return 1 / number

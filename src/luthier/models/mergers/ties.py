@@ -1,4 +1,4 @@
-"""TIES: trim small changes, elect a sign, and average those that have it (Yadav et al., 2023)."""
+"""TIES: trim small changes, elect a sign, and average the changes with that sign (Yadav et al., 2023)."""
 
 from __future__ import annotations
 
@@ -25,16 +25,16 @@ class Ties(Merger):
     """Which sign wins: that of the sum of the changes (the paper's), or the one that most models have."""
 
     def combine(self, changes: Tensor, weights: Tensor, seed: int) -> Tensor:
-        """Trim, elect, and average what agrees."""
+        """Trim, elect a sign, and average the agreeing changes."""
         return average_majority_sign(trim_small_changes(changes, self.density), weights, self.sign)
 
     def share(self, number: int) -> float:
-        """One: what agrees is averaged already."""
+        """Return 1: agreeing changes are averaged."""
         return 1.0
 
 
 def trim_small_changes(changes: Tensor, density: float) -> Tensor:
-    """Each model's changes with all but the largest set to zero."""
+    """Return each model's changes with all but the largest set to zero."""
     import torch
 
     flat = changes.flatten(1)

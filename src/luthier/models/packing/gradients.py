@@ -1,8 +1,8 @@
-"""Gradients of a pack's log-probabilities with respect to the embeddings of its tokens.
+"""Gradients of a pack's log-probabilities by the embeddings of its tokens.
 
-Embeddings enter as leaves where the embeddings of virtual tokens enter, for language models, sequence heads, adapters
-and models that are read in padded rows. A pack can be read at several embeddings of the same tokens at once. Of long
-packs, only what goes in to each layer is kept, and the layer is computed again on the way back.
+Embeddings enter as leaves, like those of virtual tokens, for language models, sequence heads, adapters and models that
+are read in padded rows. A pack can be read at several embeddings of the same tokens at once. Long packs use activation
+checkpointing: only each layer's input is kept.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ from luthier.models.packing.pack import Pack
 from luthier.models.sequence_head import unwrap_peft_model
 
 CHECKPOINT_FROM = 1536
-"""Tokens from which layers are computed again on the way back: below, their activations are small."""
+"""Minimum tokens for activation checkpointing."""
 _CHECKPOINTED: ContextVar[bool] = ContextVar("luthier_checkpointed", default=False)
 
 
 class EmbeddingGradients(NamedTuple):
-    """The weighted sum of a pack's log-probabilities, and its gradient with respect to the embeddings."""
+    """The weighted sum of a pack's log-probabilities, and its gradient by the embeddings."""
 
     values: Tensor
     """(C,) one for each copy of the pack."""
@@ -38,17 +38,16 @@ class EmbeddingGradients(NamedTuple):
 
 
 def get_pack_embeddings(model: Any, pack: Pack) -> Tensor:
-    """(T, width) embeddings of a pack's tokens, before they are read."""
+    """Return (T, width) embeddings of a pack's tokens."""
     inner = unwrap_peft_model(model)
     with torch.no_grad():
         return embed_ids(inner, pack.on(next(inner.parameters()).device).ids[None])[0]
 
 
 def compute_embedding_gradients(model: Any, pack: Pack, embeddings: Tensor) -> EmbeddingGradients:
-    """Read a pack once for each of (C, T, width) embeddings of its tokens; its `weights` weigh the log-probabilities.
+    """Read a pack once for each of (C, T, width) embeddings of its tokens; its `weights` weight the log-probabilities.
 
-    Nothing in the model gets a gradient. Values and gradients are in the type in which the model computes, at least
-    fp32 the values.
+    No model parameter gets a gradient. Gradients are in the dtype of the model's computation, values in at least fp32.
     """
     inner = unwrap_peft_model(model)
     detect_forward_mode(model)
@@ -64,7 +63,7 @@ def compute_embedding_gradients(model: Any, pack: Pack, embeddings: Tensor) -> E
 
 @torch.no_grad()
 def compute_embedding_values(model: Any, pack: Pack, embeddings: Tensor) -> Tensor:
-    """(C,) the weighted sums alone, at (C, T, width) embeddings of a pack's tokens."""
+    """Return (C,) the weighted sums alone, at (C, T, width) embeddings of a pack's tokens."""
     inner, copies = unwrap_peft_model(model), embeddings.shape[0]
     many = repeat_pack(pack.on(next(inner.parameters()).device), copies)
     with disable_dropout(inner):
@@ -73,8 +72,9 @@ def compute_embedding_values(model: Any, pack: Pack, embeddings: Tensor) -> Tens
 
 
 class _CheckpointedForward:
-    """A layer's forward whose activations are dropped and computed again, in the context in which they were computed
-    first; in other threads, its own."""
+    """A layer's forward with activation checkpointing, recomputed in the context of its first computation; in other
+    threads, its own forward.
+    """
 
     def __init__(self, own: Any) -> None:
         self.own = own
@@ -87,7 +87,7 @@ class _CheckpointedForward:
 
 @contextmanager
 def _checkpoint_layers(inner: Any, enabled: bool) -> Iterator[None]:
-    """Let this thread keep little of each layer of a model's deepest stack."""
+    """Checkpoint the layers of a model's deepest stack in this thread."""
     stacks = [module for module in inner.modules() if isinstance(module, torch.nn.ModuleList)] if enabled else []
     layers = list(max(stacks, key=len, default=()))
     before = [layer.__dict__.get("forward") for layer in layers]
@@ -105,7 +105,7 @@ def _checkpoint_layers(inner: Any, enabled: bool) -> Iterator[None]:
 
 
 def repeat_pack(pack: Pack, copies: int) -> Pack:
-    """A forest that stands several times side by side; nothing is shared between the copies."""
+    """Return a forest with several independent copies of a pack."""
     if copies == 1:
         return pack
     if pack.choices is not None or pack.token_values:

@@ -1,8 +1,7 @@
-"""From hidden states to log-probabilities of chosen tokens, without ever holding logits of all tokens.
+"""Log-probabilities of given tokens from hidden states, without logits of all tokens in memory.
 
-The output head runs only where something is predicted, in pieces. For a frozen head the gradient of each
-log-probability with respect to its hidden state is computed on the way forward; for a head that is trained the piece
-is computed again on the way back.
+The output head runs only at predicted tokens, in chunks. For a frozen head the gradient of each log-probability by its
+hidden state is computed in the forward pass; for a trained head each chunk is recomputed in the backward pass.
 """
 
 from __future__ import annotations
@@ -19,13 +18,13 @@ from luthier.models.kernels.head_ops import HeadKernels, get_head_kernels, suppo
 from luthier.models.kernels.onednn import multiply_by_rows, uses_onednn
 
 PIECE_BYTES = 1 << 26
-"""Logits that exist at any moment."""
+"""Maximum bytes of logits in memory."""
 WIDE_COPY_BYTES = 1 << 30
-"""A frozen bf16 head up to this size (as fp32) is kept a second time in fp32, for exact log-probabilities."""
+"""Maximum size of a frozen bf16 head (as fp32) that is kept in fp32, too, for exact log-probabilities."""
 
 
 class LogitTransform(NamedTuple):
-    """What an architecture does to its logits: `softcap * tanh(scale * logits / softcap)`."""
+    """An architecture's transform of logits: `softcap * tanh(scale * logits / softcap)`."""
 
     scale: float = 1.0
     softcap: float | None = None
@@ -33,34 +32,33 @@ class LogitTransform(NamedTuple):
 
 @dataclass(eq=False)
 class OutputHead:
-    """An output head: a linear layer and the shape of its logits."""
+    """An output head: a linear layer and the transform of its logits."""
 
     linear: torch.nn.Linear
     shape: LogitTransform
     _wide: tuple[tuple[int, int], Tensor] | None = field(default=None, repr=False)
 
     def logprobs(self, hidden: Tensor, targets: Tensor, *, precise: bool = True, first: Tensor | None = None) -> Tensor:
-        """(N, width) hidden states and (N,) token ids to (N,) log-probabilities in at least fp32.
+        """Return (N,) log-probabilities in at least fp32 from (N, width) hidden states and (N,) token ids.
 
-        Into `first` (N,) is written whether nothing is likelier than the target: the logits are at hand.
-
-        `precise` computes the logits in fp32 from bf16 weights; otherwise they are rounded to the weights' type. What
-        flows back is rounded to the weights' type in any case, as the hidden states are.
+        `first` (N,) receives whether the target is the top prediction. `precise` computes the logits in fp32 from bf16
+        weights; otherwise they are rounded to the weights' dtype. Gradients are rounded to the weights' dtype in any
+        case, like the hidden states.
         """
         bias, narrow = self.linear.bias, self.linear.weight
         if precise and (kernels := self._tiles(hidden)):
             quick: Tensor = _TileLogProbs.apply(hidden, narrow, targets, first, kernels)  # type: ignore[no-untyped-call]
             return quick
         hidden, weight = self._match_dtypes(hidden, precise)
-        found: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow, first)  # type: ignore[no-untyped-call]
-        return found
+        logprobs: Tensor = _TargetLogProbs.apply(hidden, weight, bias, targets, self.shape, narrow, first)  # type: ignore[no-untyped-call]
+        return logprobs
 
     @torch.no_grad()
     def given(
         self, hidden: Tensor, indices: Tensor, targets: Tensor, *, precise: bool = True, first: Tensor | None = None
     ) -> Tensor:
-        """(M, width) hidden states, (N,) which of them predicts and (N,) token ids to (N,) log-probabilities; `first`
-        as in `logprobs`.
+        """Return (N,) log-probabilities from (M, width) hidden states, (N,) the state that predicts each token, and
+        (N,) token ids; `first` as in `logprobs`.
 
         Many targets may follow one state: its logits are computed once.
         """
@@ -68,49 +66,50 @@ class OutputHead:
             return kernels.logprobs(hidden, self.linear.weight, targets, indices, first)
         hidden, weight = self._match_dtypes(hidden, precise)
         wide = torch.promote_types(hidden.dtype, torch.float32)
-        found = torch.empty(targets.shape[0], dtype=wide, device=hidden.device)
+        logprobs = torch.empty(targets.shape[0], dtype=wide, device=hidden.device)
         for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logits = _logits(hidden[piece], weight, self.linear.bias, self.shape)
             mine = ((indices >= piece.start) & (indices < piece.stop)).nonzero()[:, 0]
             rows = indices[mine] - piece.start
-            found[mine] = logits[rows, targets[mine]] - logits.logsumexp(-1)[rows]
+            logprobs[mine] = logits[rows, targets[mine]] - logits.logsumexp(-1)[rows]
             if first is not None:
                 first[mine] = logits[rows, targets[mine]] >= logits.amax(-1)[rows]
-        return found
+        return logprobs
 
     def choices(
         self, hidden: Tensor, targets: Tensor, choices: Tensor, *, temperature: float = 1.0, precise: bool = True
     ) -> Tensor:
-        """(N, width) hidden states, (N,) and (N, K) token ids to (N, 1 + K) log-probabilities in at least fp32.
+        """Return (N, 1 + K) log-probabilities in at least fp32 from (N, width) hidden states, (N,) and (N, K) token
+        ids.
 
-        First the target's, then those of the choices from logits divided by `temperature`. Logits exist in pieces, and
-        are computed again on the way back.
+        First the target's, then those of the choices from logits divided by `temperature`. Logits exist in chunks, and
+        are recomputed in the backward pass.
         """
         hidden, weight = self._match_dtypes(hidden, precise)
         heat = ChoiceTemperature(temperature, self.linear.weight)
-        found: Tensor = _ChoiceLogProbs.apply(hidden, weight, self.linear.bias, targets, choices, self.shape, heat)  # type: ignore[no-untyped-call]
-        return found
+        logprobs: Tensor = _ChoiceLogProbs.apply(hidden, weight, self.linear.bias, targets, choices, self.shape, heat)  # type: ignore[no-untyped-call]
+        return logprobs
 
     @torch.no_grad()
     def top(
         self, hidden: Tensor, count: int, *, below: int, temperature: float = 1.0, precise: bool = True
     ) -> tuple[Tensor, Tensor]:
-        """(N, count): the likeliest token ids below `below`, likeliest first, and their log-probabilities."""
+        """Return (N, count) the likeliest token ids below `below`, likeliest first, and their log-probabilities."""
         hidden, weight = self._match_dtypes(hidden, precise)
-        found = []
+        chunks = []
         for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logps = torch.log_softmax(_logits(hidden[piece], weight, self.linear.bias, self.shape) / temperature, -1)
-            found.append(logps[:, :below].topk(count, dim=-1))
-        return torch.cat([topk.indices for topk in found]), torch.cat([topk.values for topk in found])
+            chunks.append(logps[:, :below].topk(count, dim=-1))
+        return torch.cat([topk.indices for topk in chunks]), torch.cat([topk.values for topk in chunks])
 
     @torch.no_grad()
     def logits(self, hidden: Tensor) -> Tensor:
-        """(N, width) hidden states to (N, vocab) logits in at least fp32."""
+        """Return (N, vocab) logits in at least fp32 from (N, width) hidden states."""
         hidden, weight = self._match_dtypes(hidden, True)
         return _logits(hidden, weight, self.linear.bias, self.shape)
 
     def _match_dtypes(self, hidden: Tensor, precise: bool) -> tuple[Tensor, Tensor]:
-        """Hidden states and weight in the type in which logits are computed."""
+        """Return hidden states and weight in the dtype in which logits are computed."""
         weight = self.linear.weight
         wide = torch.promote_types(hidden.dtype, torch.float32)
         if precise and weight.dtype != wide:
@@ -118,9 +117,9 @@ class OutputHead:
         return hidden.to(weight.dtype), weight
 
     def _tiles(self, hidden: Tensor) -> HeadKernels | None:
-        """The kernels whose logits are fp32 and never kept, where they compute this head and it does not learn.
+        """Return the kernels with fp32 logits that are never stored, where they support this head and it is frozen.
 
-        That nothing flows back just now decides nothing: a policy and its reference begin with the same bits.
+        They are used with and without gradients: a policy and its reference start with the same bits.
         """
         if (
             self.linear.weight.requires_grad
@@ -132,7 +131,7 @@ class OutputHead:
         return get_head_kernels()
 
     def _cast_weight(self, dtype: torch.dtype) -> Tensor:
-        """The weight in a wider type: kept when it is frozen and not too large."""
+        """Return the weight in a wider dtype: cached when it is frozen and not too large."""
         weight = self.linear.weight
         if weight.requires_grad or weight.numel() * dtype.itemsize > WIDE_COPY_BYTES:
             return weight.to(dtype)
@@ -143,7 +142,7 @@ class OutputHead:
 
 
 class _TileLogProbs(torch.autograd.Function):
-    """Log-probabilities of a frozen head: their slopes by the states are computed in the forward pass."""
+    """Log-probabilities of a frozen head: their gradients by the states are computed in the forward pass."""
 
     @staticmethod
     def forward(
@@ -210,17 +209,17 @@ class _TargetLogProbs(torch.autograd.Function):
 
 
 class ChoiceTemperature(NamedTuple):
-    """What logits of choices are divided by, and the weight in whose type gradients flow back."""
+    """The temperature of choices, and the weight in whose dtype gradients flow back."""
 
     temperature: float
     narrow: Tensor
 
 
 class _ChoiceLogProbs(torch.autograd.Function):
-    """(N, 1 + K) log-probabilities; on the way back the logits of each piece are computed again.
+    """(N, 1 + K) log-probabilities; the backward pass recomputes the logits of each chunk.
 
-    With g the incoming gradient, the slope of the logits is `onehot(target) g_0 - p g_0` plus
-    `(onehot(choices) g_k - p_T sum g_k) / T`, where p and p_T are the shares at temperatures 1 and T.
+    With g the incoming gradient, the gradient of the logits is `onehot(target) g_0 - p g_0` plus `(onehot(choices) g_k
+    - p_T sum g_k) / T`, where p and p_T are the probabilities at temperatures 1 and T.
     """
 
     @staticmethod
@@ -234,15 +233,15 @@ class _ChoiceLogProbs(torch.autograd.Function):
         shape: LogitTransform,
         heat: ChoiceTemperature,
     ) -> Tensor:
-        found = []
+        logprobs = []
         for piece in _split_rows(hidden.shape[0], weight.shape[0]):
             logits = _logits(hidden[piece], weight, bias, shape)
             one = logits.gather(1, targets[piece, None]) - logits.logsumexp(-1, keepdim=True)
             logits.div_(heat.temperature)
-            found.append(torch.cat([one, logits.gather(1, choices[piece]) - logits.logsumexp(-1, keepdim=True)], 1))
+            logprobs.append(torch.cat([one, logits.gather(1, choices[piece]) - logits.logsumexp(-1, keepdim=True)], 1))
         ctx.shape, ctx.heat = shape, heat
         ctx.save_for_backward(hidden, weight, bias, targets, choices)
-        return torch.cat(found) if found else hidden.new_zeros(0, 1 + choices.shape[1])
+        return torch.cat(logprobs) if logprobs else hidden.new_zeros(0, 1 + choices.shape[1])
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
@@ -268,7 +267,7 @@ class _ChoiceLogProbs(torch.autograd.Function):
 def _choice_slopes(
     logits: Tensor, targets: Tensor, choices: Tensor, grad: Tensor, shape: LogitTransform, temperature: float
 ) -> Tensor:
-    """(n, vocab): how the loss falls with the raw logits, from (n, 1 + K) gradients of log-probabilities."""
+    """Return (n, vocab) the gradient of the loss by the raw logits, from (n, 1 + K) gradients of log-probabilities."""
     first, rest = grad[:, :1], grad[:, 1:] / temperature
     slope = torch.softmax(logits, -1).mul_(-first)
     slope.addcmul_(torch.softmax(logits / temperature, -1), rest.sum(-1, keepdim=True), value=-1)
@@ -283,7 +282,7 @@ def _logits(hidden: Tensor, weight: Tensor, bias: Tensor | None, shape: LogitTra
 
 
 def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
-    """(n, vocab) logits as they come of the product, in `out` where that can be."""
+    """Return (n, vocab) raw logits, in `out` where possible."""
     if uses_onednn(hidden, weight):
         raw = multiply_by_rows(hidden, weight)
         return raw if bias is None else raw.add_(bias)
@@ -293,7 +292,7 @@ def _project(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | 
 
 
 def _wide(raw: Tensor, shape: LogitTransform) -> Tensor:
-    """Logits as they come of a product to those of the architecture, in at least fp32."""
+    """Apply the architecture's transform to raw logits, in at least fp32."""
     return transform_logits(raw.to(torch.promote_types(raw.dtype, torch.float32)), shape)
 
 
@@ -303,7 +302,7 @@ def _split_rows(rows: int, vocabulary: int, size_of_one: int = 4) -> list[slice]
 
 
 class _Some(NamedTuple):
-    """States (n, width), the tokens (n,) that follow them, and room for their logits (n, vocab)."""
+    """States (n, width), the tokens (n,) that follow them, and a buffer for their logits (n, vocab)."""
 
     hidden: Tensor
     targets: Tensor
@@ -313,7 +312,7 @@ class _Some(NamedTuple):
 def _iterate_logits(
     hidden: Tensor, targets: Tensor, weight: Tensor, shape: LogitTransform
 ) -> Iterator[tuple[slice, _Some]]:
-    """Pieces that share one room: the system clears what it hands out anew, which takes as long as the products."""
+    """Yield chunks that share one buffer: the system zeroes new memory, which takes as long as the products."""
     narrow = _get_kernels(hidden, shape) is not None
     pieces = _split_rows(hidden.shape[0], weight.shape[0], hidden.element_size() if narrow else 4)
     room = hidden.new_empty(max((piece.stop - piece.start for piece in pieces), default=0), weight.shape[0])
@@ -322,7 +321,7 @@ def _iterate_logits(
 
 
 def _get_kernels(like: Tensor, shape: LogitTransform) -> LayerOpKernels | None:
-    """The kernels, where they compute what a head of this shape needs of its logits."""
+    """Return the kernels, where they support a head with this transform."""
     return get_layer_op_kernels(like) if shape == LogitTransform() else None
 
 
@@ -330,10 +329,11 @@ def _compute_slice(
     some: _Some, weight: Tensor, bias: Tensor | None, shape: LogitTransform, slopes: bool, first: Tensor | None = None,
     by: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Log-probabilities (n,) of the targets and, when asked, their slopes with respect to the raw logits (n, vocab),
-    times `by` (n,) where that is given.
+    """Return log-probabilities (n,) of the targets and, if requested, their gradients by the raw logits (n, vocab),
+    times `by` (n,) if given.
 
-    Into `first` (n,) is written whether nothing is likelier."""
+    `first` (n,) receives whether the target is the top prediction.
+    """
     hidden, targets, room = some
     raw = _project(hidden, weight, bias, room)
     if quick := _get_kernels(raw, shape):
@@ -347,20 +347,20 @@ def _compute_slice(
         torch.ge(target[:, 0], most[:, 0], out=first)
     shares = logits.sub_(most).exp_()  # the piece is ours: nothing else needs its logits
     total = shares.sum(-1, keepdim=True)
-    found = (target - most - total.log())[:, 0]
+    logprobs = (target - most - total.log())[:, 0]
     if not slopes:
-        return found, found
+        return logprobs, logprobs
     slope = shares.div_(-total)
     slope.scatter_add_(1, chosen, torch.ones_like(chosen, dtype=slope.dtype))
     if bend is not None:
         slope.mul_(bend)
     if by is not None:
         slope.mul_(by[:, None])
-    return found, slope if shape.scale == 1.0 else slope.mul_(shape.scale)
+    return logprobs, slope if shape.scale == 1.0 else slope.mul_(shape.scale)
 
 
 def transform_logits(logits: Tensor, shape: LogitTransform) -> Tensor:
-    """Logits as the architecture shapes them."""
+    """Apply the architecture's transform to logits."""
     if shape.scale != 1.0:
         logits = logits * shape.scale
     if shape.softcap is not None:

@@ -1,7 +1,7 @@
-"""Hidden states of every layer at the positions that predict a pack's targets, and logits read off any of them.
+"""Hidden states of every layer at the positions that predict a pack's targets, and logits from any layer (logit lens).
 
-Layers are watched by hooks while a pack is read as it always is, so that every architecture that packs, and every one
-that is read in padded rows, has them without code of its own.
+Layers are observed by hooks during the usual reading of a pack, so that every architecture works, packed or padded,
+without code of its own.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ from luthier.models.packing.pack import Pack, TokenRow, build_pack
 from luthier.models.sequence_head import ends_in_sequence_head, score_hidden_states, unwrap_peft_model
 
 PIECE_NUMBERS = 1 << 24
-"""Logits that are compared at once."""
+"""Maximum number of logits compared at once."""
 
 
 class LayerStates(NamedTuple):
-    """What a model made of a pack at its N sources."""
+    """A model's hidden states of a pack at its N sources."""
 
     layers: tuple[Tensor, ...]
-    """(N, width) each: what enters the first layer, then what leaves each one."""
+    """(N, width) each: the input of the first layer, then the output of each one."""
     hidden: Tensor
-    """(N, width): after the last norm, which the head reads."""
+    """(N, width): after the final norm, the head's input."""
     logits: Tensor | None
-    """(N, vocab), where the model's own head must be asked; None where `LayerReader.compute_logits` reads `hidden`."""
+    """(N, vocab), where the model's own head is needed; None where `LayerReader.compute_logits` computes them from
+    `hidden`."""
 
 
 class LayerReader:
-    """Reads the layers of one model, with its adapters as they are switched when it reads."""
+    """Reads the layers of one model, with its currently active adapters."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.inner = model, unwrap_peft_model(model)
@@ -52,7 +53,7 @@ class LayerReader:
 
     @torch.no_grad()
     def read(self, pack: Pack) -> LayerStates:
-        """The states of a pack."""
+        """Return the hidden states of a pack."""
         soft = compute_soft_prompt(self.model)
         pack = pack.on(next(self.inner.parameters()).device)
         outputs: list[list[Tensor]] = [[] for _ in range(len(self.layers) + 1)]
@@ -78,7 +79,9 @@ class LayerReader:
 
     @torch.no_grad()
     def compute_logits(self, hidden: Tensor) -> Tensor:
-        """(N, width) states after the last norm to (N, vocab) logits, or (N, classes) scores, in at least fp32."""
+        """Return (N, vocab) logits, or (N, classes) scores, in at least fp32 from (N, width) states after the final
+        norm.
+        """
         if ends_in_sequence_head(self.inner):
             return score_hidden_states(self.inner, hidden)
         assert self._how.head is not None, "models with a head of their own give their logits with the states"
@@ -86,18 +89,18 @@ class LayerReader:
 
     @property
     def has_lens(self) -> bool:
-        """Whether logits can be read off every layer: the last norm and the head are understood."""
+        """Whether logits can be computed from every layer: final norm and head are supported."""
         head = self._how.head is not None or ends_in_sequence_head(self.inner)
         return head and self.norm is not None and len(self.layers) > 0
 
     @torch.no_grad()
     def read_lens(self, states: Tensor) -> Tensor:
-        """(N, width) states of any layer to the logits that the head would give if it were the last."""
+        """Return the logits from (N, width) states of any layer, as if it were the last."""
         assert self.norm is not None
         return self.compute_logits(self.norm(states))
 
     def pieces(self, rows: int) -> Iterator[slice]:
-        """Stretches of rows whose logits fit into memory."""
+        """Yield slices of rows whose logits fit into memory."""
         outputs = self.inner.config.get_text_config().vocab_size
         size = max(1, PIECE_NUMBERS // outputs)
         yield from (slice(at, min(at + size, rows)) for at in range(0, rows, size))
@@ -119,7 +122,7 @@ class LayerReader:
 
     @torch.no_grad()
     def _find_norm(self) -> Any:
-        """The part of the decoder that turns what leaves the last layer into what the head reads; None if not found."""
+        """Return the module between the last layer and the head; None if not found."""
         if not len(self.layers):
             return None
         decoder, called = find_decoder(self.inner), list[tuple[Any, Tensor, Tensor]]()
@@ -141,17 +144,17 @@ class LayerReader:
             handle = self.layers[-1].register_forward_hook(lambda _, args, out: last.append(_get_first_output(out)))
             hooks.callback(handle.remove)
             out = decoder(input_ids=pack.ids[None], use_cache=False).last_hidden_state
-        found = [part for part, given, made in called if torch.equal(given, last[-1]) and torch.equal(made, out)]
-        return found[-1] if found else None
+        norm = [part for part, given, output in called if torch.equal(given, last[-1]) and torch.equal(output, out)]
+        return norm[-1] if norm else None
 
 
 def find_layers(model: Any) -> torch.nn.ModuleList:
-    """A decoder's layers, in order; none where they are not one list of as many modules as its settings say."""
+    """Return a decoder's layers, in order; None where they are not one list of the expected length."""
     decoder, count = find_decoder(model), count_decoder_layers(model.config)
     lists = [module for module in decoder.children() if isinstance(module, torch.nn.ModuleList)]
     return next((module for module in lists if len(module) == count), torch.nn.ModuleList())
 
 
 def _get_first_output(output: Any) -> Tensor:
-    found: Tensor = output[0] if isinstance(output, tuple) else output
-    return found
+    first: Tensor = output[0] if isinstance(output, tuple) else output
+    return first

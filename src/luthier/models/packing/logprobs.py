@@ -55,7 +55,7 @@ _WANTED: ContextVar[Tensor | None] = ContextVar("luthier_wanted", default=None)
 
 
 class _Last:
-    """The forward of a last layer, and its own forward when all tokens are wanted."""
+    """The replaced forward of a last layer; its own forward when all tokens are needed."""
 
     def __init__(self, layer: Any) -> None:
         self._layer, self._own = layer, type(layer).forward
@@ -72,7 +72,7 @@ class _Last:
 
 
 def install_logprob_layer(decoder: Any) -> bool:
-    """Replace the forward of a decoder's last layer; False where its layers are not of the known kind."""
+    """Replace the forward of a decoder's last layer; False where its layers are not supported."""
     layers = getattr(decoder, "layers", None)
     if not isinstance(layers, torch.nn.ModuleList) or {name for name, _ in layers[-1].named_children()} != _PARTS:
         return False
@@ -81,13 +81,13 @@ def install_logprob_layer(decoder: Any) -> bool:
 
 
 def remove_logprob_layer(decoder: Any) -> None:
-    """Give the last layer its own forward back."""
+    """Restore the last layer's own forward."""
     del decoder.layers[-1].forward
 
 
 @contextmanager
 def select_token_positions(indices: Tensor | None) -> Iterator[None]:
-    """Let installed last layers go on with these places (M,) alone; None: with all."""
+    """Let installed last layers compute only these positions (M,); None: all."""
     token = _WANTED.set(indices)
     try:
         yield
@@ -96,13 +96,13 @@ def select_token_positions(indices: Tensor | None) -> Iterator[None]:
 
 
 def pad_index_count(indices: Tensor) -> Tensor:
-    """Places with the first one repeated at the end, so that they come in few sizes: kernels are made for each."""
+    """Pad positions with the first one, so that few sizes occur: kernels are compiled for each."""
     unit = max(8, 1 << max(0, indices.shape[0].bit_length() - 3))
     return torch.cat([indices, indices[:1].expand(-indices.shape[0] % unit)])
 
 
 FEW_TARGETS = 4
-"""Training reads logits in fp32 while at most one token in this many is learnt: below that it costs next to nothing."""
+"""Training computes logits in fp32 while at most one token in this many is trained: then it costs almost nothing."""
 AGREES = {torch.float64: 1e-5, torch.float32: 1e-3, torch.bfloat16: 8e-2, torch.float16: 2e-2}
 _FAULTS = (TypeError, ValueError, AttributeError, LookupError, RuntimeError)
 _SEEN_WHOLE = {"full_attention", "sliding_attention", "attention"}
@@ -116,99 +116,99 @@ class ForwardMode:
     why: str
     head: OutputHead | None
     short: bool = False
-    """Whether the last layer goes on only where somebody reads."""
+    """Whether the last layer computes only the positions that are needed."""
     turn: int | None = None
-    """Rotary positions of a whole batch change when a row in it is longer than this; such rows are read alone."""
+    """Row length above which the rotary positions of a whole batch change; such rows are read alone."""
     apart: bool = False
-    """Whether rows attend to an encoder, each to its own sound; when they are not packed they are read alone."""
+    """Whether rows attend to an encoder, each to its own clip; when they are not packed they are read alone."""
     media_alone: str = ""
-    """Why a row with media is read by itself through the model's own forward; empty where it is packed."""
+    """Why a row with media is read alone through the model's own forward; empty where it is packed."""
     text_alone: bool = False
-    """Whether a row of text is so, too."""
+    """Whether text rows are read alone, too."""
 
 
 def compute_pack_logprobs(
     model: torch.nn.Module, pack: Pack, *, quick: bool = True, whole: bool = False, training_precision: bool = False,
     first: Tensor | None = None, embeddings: Tensor | None = None,
 ) -> Tensor:  # fmt: skip
-    """(N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
+    """Return (N,) log-probabilities of the pack's targets, in fp32 (float64 when the model is).
 
     For a pack with choices (N, 1 + K): the target's, then those of the choices at the pack's temperature. With a
-    sequence head the targets are numbers of its outputs, and a single output is given as it is. `whole` lets every
-    layer see every token, for those who watch the layers. `training_precision` rounds logits as they are rounded while
-    the model learns, also where no gradient is wanted. Into `first` (N,) is written whether nothing is likelier than
-    the target, where no choices are told of. `embeddings` (T, width) stand in the place of those of the pack's tokens,
-    so that gradients with respect to them can be taken.
+    sequence head the targets are indices of its outputs, and a single output is returned as it is.
+
+    `whole` lets every layer compute every token, for observers of the layers. `training_precision` rounds logits as in
+    training, also without gradients. `first` (N,) receives whether the target is the top prediction, in packs without
+    choices. `embeddings` (T, width) replace those of the pack's tokens, to take gradients by them.
     """
-    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
-    how = replace(how, short=False) if whole else how
+    inner, mode, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
+    mode = replace(mode, short=False) if whole else mode
     soft = soft if embeddings is None else replace(soft, leaves=embeddings)
     pack = pack.on(next(inner.parameters()).device)
     if ends_in_sequence_head(inner):
-        scores = score_hidden_states(inner, _compute_hidden_states(inner, pack, soft, how, quick))
+        scores = score_hidden_states(inner, _compute_hidden_states(inner, pack, soft, mode, quick))
         return scores[:, 0] if scores.shape[1] == 1 else _gather_logprobs(scores, pack, first)
-    if how.head is None or (_is_alone(how, pack) and not base_reads_media(inner)):
-        return _gather_logprobs(_own_logits(inner, pack, soft, how), pack, first)
-    if pack.choices is None and not torch.is_grad_enabled() and not _is_alone(how, pack):
+    if mode.head is None or (_is_alone(mode, pack) and not base_reads_media(inner)):
+        return _gather_logprobs(_own_logits(inner, pack, soft, mode), pack, first)
+    if pack.choices is None and not torch.is_grad_enabled() and not _is_alone(mode, pack):
         sources, indices = torch.unique(pack.sources, return_inverse=True)
         path = torch.empty_like(sources).scatter_(0, indices, pack.path)  # any row that a state lies on
-        hidden = _compute_hidden_states(inner, replace(pack, sources=sources, path=path), soft, how, quick)
-        return how.head.given(
+        hidden = _compute_hidden_states(inner, replace(pack, sources=sources, path=path), soft, mode, quick)
+        return mode.head.given(
             hidden, indices, pack.targets, precise=not training_precision or _needs_fp32_logits(pack), first=first
         )
-    hidden = _compute_hidden_states(inner, pack, soft, how, quick)
+    hidden = _compute_hidden_states(inner, pack, soft, mode, quick)
     precise = not (torch.is_grad_enabled() or training_precision) or _needs_fp32_logits(pack)
     if pack.choices is None:
-        return how.head.logprobs(hidden, pack.targets, precise=precise, first=first)
-    return how.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
+        return mode.head.logprobs(hidden, pack.targets, precise=precise, first=first)
+    return mode.head.choices(hidden, pack.targets, pack.choices, temperature=pack.temperature, precise=precise)
 
 
 def compute_pack_states(model: torch.nn.Module, pack: Pack) -> Tensor:
-    """(N, width) last hidden states at the positions that predict the pack's targets."""
-    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
-    return _compute_hidden_states(inner, pack.on(next(inner.parameters()).device), soft, how, True)
+    """Return (N, width) last hidden states at the positions that predict the pack's targets."""
+    inner, mode, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
+    return _compute_hidden_states(inner, pack.on(next(inner.parameters()).device), soft, mode, True)
 
 
 def _needs_fp32_logits(pack: Pack) -> bool:
-    """Whether logits are computed in fp32 while a pack is learnt."""
+    """Return whether training computes a pack's logits in fp32."""
     return pack.sources.shape[0] * FEW_TARGETS <= pack.tokens
 
 
 @torch.no_grad()
 def compute_top_tokens(model: torch.nn.Module, pack: Pack, count: int, *, below: int, temperature: float) -> Pack:
-    """The pack with the `count` tokens that a model finds likeliest at each learnt token, and their log-probabilities.
+    """Return the pack with the model's `count` likeliest tokens at each trained token, and their log-probabilities.
 
-    Log-probabilities are those of logits divided by `temperature`; only ids below `below` are taken, all at most.
+    Log-probabilities are those of logits divided by `temperature`; only ids below `below` are returned.
     """
-    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
+    inner, mode, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
     count = min(count, below)
-    if how.head is None or (_is_alone(how, here) and not base_reads_media(inner)):
-        logps = torch.log_softmax(_own_logits(inner, here, soft, how) / temperature, -1)
-        found, choices = logps[:, :below].topk(count)
+    if mode.head is None or (_is_alone(mode, here) and not base_reads_media(inner)):
+        logps = torch.log_softmax(_own_logits(inner, here, soft, mode) / temperature, -1)
+        top, choices = logps[:, :below].topk(count)
     else:
-        hidden = _compute_hidden_states(inner, here, soft, how, True)
-        choices, found = how.head.top(hidden, count, below=below, temperature=temperature)
+        hidden = _compute_hidden_states(inner, here, soft, mode, True)
+        choices, top = mode.head.top(hidden, count, below=below, temperature=temperature)
     device = pack.ids.device
-    return replace(pack, choices=choices.to(device), teacher=found.to(device), temperature=temperature)
+    return replace(pack, choices=choices.to(device), teacher=top.to(device), temperature=temperature)
 
 
 @torch.no_grad()
 def compute_logprobs_and_top1(model: torch.nn.Module, pack: Pack) -> tuple[Tensor, Tensor]:
-    """(N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the likeliest where it stands."""
-    inner, how, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
+    """Return (N,) log-probabilities of the pack's targets, and (N,) bool: whether each is the top prediction."""
+    inner, mode, soft = unwrap_peft_model(model), detect_forward_mode(model), compute_soft_prompt(model)
     here = pack.on(next(inner.parameters()).device)
-    if how.head is None or (_is_alone(how, here) and not base_reads_media(inner)):
-        logps = torch.log_softmax(_own_logits(inner, here, soft, how), -1)
+    if mode.head is None or (_is_alone(mode, here) and not base_reads_media(inner)):
+        logps = torch.log_softmax(_own_logits(inner, here, soft, mode), -1)
         return logps.gather(1, here.targets[:, None])[:, 0], logps.argmax(-1) == here.targets
-    hidden = _compute_hidden_states(inner, here, soft, how, True)
-    first, _ = how.head.top(hidden, 1, below=how.head.linear.weight.shape[0])
-    return how.head.logprobs(hidden, here.targets), first[:, 0] == here.targets
+    hidden = _compute_hidden_states(inner, here, soft, mode, True)
+    first, _ = mode.head.top(hidden, 1, below=mode.head.linear.weight.shape[0])
+    return mode.head.logprobs(hidden, here.targets), first[:, 0] == here.targets
 
 
 @torch.no_grad()
 def compute_prefix_kv(model: torch.nn.Module, ids: Sequence[int]) -> PackPrefixKV:
-    """Compute the keys and values of the tokens that packs begin with, once for all of them."""
+    """Compute the keys and values of a prefix of packs, once for all of them."""
     inner, prefix_kv = unwrap_peft_model(model), PackPrefixKV(ids)
     alone = build_pack([TokenRow([*ids, 0], [0.0] * len(ids) + [1.0])]).on(next(inner.parameters()).device)
     inputs = build_decoder_inputs(inner, alone.ids[None])  # towers do not attend as packs do
@@ -224,7 +224,7 @@ _READINGS: WeakKeyDictionary[torch.nn.Module, ForwardMode] = WeakKeyDictionary()
 
 
 def detect_forward_mode(model: torch.nn.Module) -> ForwardMode:
-    """Find out, once for each model, how it is read."""
+    """Detect, once for each model, how it is read."""
     inner = unwrap_peft_model(model)
     if inner not in _READINGS:
         with torch.no_grad(), disable_dropout(inner):
@@ -248,38 +248,38 @@ def disable_dropout(model: Any) -> Iterator[None]:
 
 
 def clear_forward_mode(model: torch.nn.Module) -> None:
-    """Clear the remembered forward mode of a model, after its layers were changed."""
+    """Clear the stored forward mode of a model, after its layers were changed."""
     _READINGS.pop(unwrap_peft_model(model), None)
 
 
-def _compute_hidden_states(model: Any, pack: Pack, soft: SoftPrompt, how: ForwardMode, quick: bool) -> Tensor:
-    """(N, width) hidden states at the pack's sources."""
-    if _is_alone(how, pack):
-        _refuse_soft_prompt(soft, how)
+def _compute_hidden_states(model: Any, pack: Pack, soft: SoftPrompt, mode: ForwardMode, quick: bool) -> Tensor:
+    """Return (N, width) hidden states at the pack's sources."""
+    if _is_alone(mode, pack):
+        _refuse_soft_prompt(soft, mode)
         return read_rows_alone(model, pack, states=True)
-    if not is_read_packed(how, pack, soft):
-        return _hidden_padded(model, pack, soft, how.turn)
-    return _hidden_packed(model, pad_pack_size(soft.above(pack)), soft, quick, short=how.short)
+    if not is_read_packed(mode, pack, soft):
+        return _hidden_padded(model, pack, soft, mode.turn)
+    return _hidden_packed(model, pad_pack_size(soft.above(pack)), soft, quick, short=mode.short)
 
 
-def is_read_packed(how: ForwardMode, pack: Pack, soft: SoftPrompt) -> bool:
-    """Whether a pack is read as it is, rather than in rows side by side."""
-    if how.apart and soft.count:
+def is_read_packed(mode: ForwardMode, pack: Pack, soft: SoftPrompt) -> bool:
+    """Return whether a pack is read packed, rather than in padded rows."""
+    if mode.apart and soft.count:
         return False  # virtual tokens attend to a sound, and rows have different ones
-    turned = how.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= how.turn
-    return how.packed and not turned and not _is_alone(how, pack)
+    turned = mode.turn is not None and pack.tokens > 0 and soft.count + int(pack.positions.max()) >= mode.turn
+    return mode.packed and not turned and not _is_alone(mode, pack)
 
 
-def _is_alone(how: ForwardMode, pack: Pack) -> bool:
-    """Whether the rows of a pack are read one by one, as media stand in one of them."""
-    return how.text_alone or (bool(how.media_alone) and holds_media(pack.ids))
+def _is_alone(mode: ForwardMode, pack: Pack) -> bool:
+    """Return whether the rows of a pack are read one by one, because of media in one of them."""
+    return mode.text_alone or (bool(mode.media_alone) and holds_media(pack.ids))
 
 
-def _refuse_soft_prompt(soft: SoftPrompt, how: ForwardMode) -> None:
-    """`ModelError` for virtual tokens, or embeddings that are given, where the model reads its rows itself."""
+def _refuse_soft_prompt(soft: SoftPrompt, mode: ForwardMode) -> None:
+    """Raise `ModelError` for virtual tokens, or given embeddings, where rows are read by the model's own forward."""
     if soft.count or soft.leaves is not None:
         raise ModelError(
-            f"embeddings cannot be put before or in the place of a row with media: {how.media_alone}",
+            f"embeddings cannot be put before or in the place of a row with media: {mode.media_alone}",
             hint="tune with a technique that learns weights, such as lora; explain with one that removes words",
         )
 
@@ -308,18 +308,18 @@ def _hidden_padded(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, turn: i
     return _run_rows_unshared(find_decoder(model), "last_hidden_state", model, pack, soft, turn)
 
 
-def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, how: ForwardMode | None = None) -> Tensor:
-    """(N, vocab) logits as the model itself computes them."""
-    if how is not None and _is_alone(how, pack):
-        _refuse_soft_prompt(soft, how)
+def _own_logits(model: Any, pack: Pack, soft: SoftPrompt = NO_PROMPT, mode: ForwardMode | None = None) -> Tensor:
+    """Return (N, vocab) logits of the model's own head."""
+    if mode is not None and _is_alone(mode, pack):
+        _refuse_soft_prompt(soft, mode)
         logits = read_rows_alone(model, pack, states=False)
     else:
-        logits = _run_rows_unshared(model, "logits", model, pack, soft, None if how is None else how.turn)
+        logits = _run_rows_unshared(model, "logits", model, pack, soft, None if mode is None else mode.turn)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def _gather_logprobs(logits: Tensor, pack: Pack, first: Tensor | None = None) -> Tensor:
-    """Log-probabilities of targets, and of choices when the pack has them, from (N, vocab) logits."""
+    """Return log-probabilities of targets, and of choices if the pack has them, from (N, vocab) logits."""
     if first is not None:
         torch.ge(logits.gather(1, pack.targets[:, None])[:, 0], logits.amax(-1), out=first)
     one = torch.log_softmax(logits, -1).gather(1, pack.targets[:, None])
@@ -331,9 +331,9 @@ def _gather_logprobs(logits: Tensor, pack: Pack, first: Tensor | None = None) ->
 def _run_rows_unshared(
     part: Any, output_name: str, model: Any, pack: Pack, soft: SoftPrompt, turn: int | None
 ) -> Tensor:
-    """(N, x): what a part of a model says at the pack's sources, each row read whole after the virtual tokens.
+    """Return (N, x): a part's output at the pack's sources, with each row read whole after the virtual tokens.
 
-    Rows stand side by side, padded at their ends; alone where a longer one would turn the positions of the others.
+    Rows are padded at their ends; read alone where a longer one would change the rotary positions of the others.
     """
     rows = [torch.tensor(ids, dtype=torch.int64, device=pack.ids.device) for ids in pack.unpack()]
     if soft.leaves is not None and not all(map(len, rows)):
@@ -366,17 +366,17 @@ def _run_rows_unshared(
 
 
 def _positions_of_rows(model: Any, ids: Tensor, before: int) -> Tensor:
-    """(3, rows, before + tokens) positions of padded rows below so many virtual tokens."""
+    """Return (3, rows, before + tokens) positions of padded rows after `before` virtual tokens."""
     ahead = [(position, position, position) for position in range(before)]
     rows = [ahead + compute_row_positions(model, row, before) for row in ids.tolist()]
     return torch.tensor(rows, device=ids.device).permute(2, 0, 1)
 
 
 def find_decoder(model: Any) -> Any:
-    """The part of a model that ends in hidden states; some name something else their decoder."""
-    found = model.get_decoder()
-    if found is not model and isinstance(found, PreTrainedModel):
-        return found
+    """Return the part of a model that ends in hidden states; `decoder` means something else in some architectures."""
+    decoder = model.get_decoder()
+    if decoder is not model and isinstance(decoder, PreTrainedModel):
+        return decoder
     return next(child for child in model.children() if isinstance(child, PreTrainedModel))
 
 
@@ -404,20 +404,20 @@ def _find_out(model: Any) -> ForwardMode:
 
 
 def _shorten_last_layer(model: Any, probe: Pack) -> bool:
-    """Let the last layer go on only where somebody reads, when that gives the same."""
+    """Let the last layer compute only the needed positions, when the result is the same."""
     decoder = find_decoder(model)
     if not install_logprob_layer(decoder):
         return False
     few = replace(probe, sources=probe.sources[::5])
-    found, expected = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
-    if same := relative_distance(found, expected) <= AGREES[expected.dtype] / 10:
+    actual, expected = (_hidden_packed(model, few, NO_PROMPT, True, short=short) for short in (True, False))
+    if same := relative_distance(actual, expected) <= AGREES[expected.dtype] / 10:
         return same
     remove_logprob_layer(decoder)
     return False
 
 
 def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
-    """`ModelError` when what a model says of a token depends on tokens that come after it."""
+    """Raise `ModelError` for a model whose predictions depend on later tokens."""
     ids = probe.ids.clone()
     ends = probe.starts[1:][probe.leaf] - 1
     ids[ends] = (ids[ends] + 1) % model.config.get_text_config().vocab_size
@@ -429,7 +429,7 @@ def _refuse_foresight(model: Any, probe: Pack, padded: Tensor) -> None:
 
 
 def _find_rope_switch_length(config: Any) -> int | None:
-    """From which length on a model turns all positions otherwise (longrope, dynamic scaling)."""
+    """Return the length above which a model changes all rotary positions (longrope, dynamic scaling)."""
     params = getattr(config, "rope_parameters", None) or {}
     for rope in (params, *(part for part in params.values() if isinstance(part, dict))):
         if rope.get("rope_type") == "longrope":
@@ -440,14 +440,14 @@ def _find_rope_switch_length(config: Any) -> int | None:
 
 
 def _probe(vocabulary: int) -> Pack:
-    """Two rows that begin alike, part, and are wholly read."""
+    """Return two rows with a common prefix, all tokens of which are needed."""
     ids = [(7 * at + 3) % vocabulary for at in range(18)]
     rows = [[*ids[:6], *ids[6:11]], [*ids[:6], *ids[11:]]]
     return build_pack([TokenRow(row, [0.0] + [1.0] * (len(row) - 1)) for row in rows], share_from=2)
 
 
 def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
-    """Why the model cannot be read packed; empty when it can."""
+    """Return why the model cannot be read packed; empty when it can."""
     decoder = find_decoder(model)
     if why := _why_not_tried(model, decoder):
         return why
@@ -465,7 +465,7 @@ def _why_padded(model: Any, probe: Pack, padded: Tensor) -> str:
 
 
 def _why_not_tried(model: Any, decoder: Any) -> str:
-    """Why there is no need to try."""
+    """Return why packing need not be tried."""
     if getattr(model, "_is_stateful", False):
         return "it carries a state from token to token"
     if "position_ids" not in inspect.signature(decoder.forward).parameters:
@@ -476,7 +476,7 @@ def _why_not_tried(model: Any, decoder: Any) -> str:
 
 
 def _why_unknown(config: Any, now: PackAttentionState) -> str:
-    """Why attention cannot be trusted to go through the registry in every layer, sliding windows included."""
+    """Return why attention might bypass the registry in some layer, sliding windows included."""
     layers = count_decoder_layers(config)
     if len(now.windows) != layers:
         return f"{len(now.windows)} of its {layers} layers use the attention registry"
@@ -489,7 +489,7 @@ def _why_unknown(config: Any, now: PackAttentionState) -> str:
 
 
 def _head(model: Any, probe: Pack, hidden: Tensor) -> OutputHead | None:
-    """The model's head when its logits are understood: checked against the model's own."""
+    """Return the model's head when its logits are supported: checked against the model's own."""
     linear = model.get_output_embeddings()
     if type(linear) is not torch.nn.Linear or linear.in_features != hidden.shape[1]:
         return None
@@ -497,8 +497,8 @@ def _head(model: Any, probe: Pack, hidden: Tensor) -> OutputHead | None:
     if attends_to_encoder(model):  # without a sound, a model that transcribes is a decoder and a linear head
         return head
     own = _gather_logprobs(_own_logits(model, probe), probe)
-    found = head.logprobs(hidden, probe.targets, precise=False)
-    return head if relative_distance(found, own) <= AGREES[hidden.dtype] else None
+    logits = head.logprobs(hidden, probe.targets, precise=False)
+    return head if relative_distance(logits, own) <= AGREES[hidden.dtype] else None
 
 
 def _shape(config: Any) -> LogitTransform:

@@ -20,19 +20,19 @@ import torch
 from torch import Tensor
 
 EVEN = 0.04
-"""Parts need not be more alike than this share of the largest, unless one is to wait for the other."""
+"""Tolerated difference of parts, as a share of the largest, unless they are read in parallel."""
 LOOK_BACK = 8
-"""A cut may come earlier by this fraction of a part, where examples share less."""
+"""A cut may come earlier by one over this share of a part, where examples share less."""
 Size = Callable[[int, int], int]
-"""Tokens of the examples from the first number up to the second, packed together; grows with either end."""
+"""Tokens of the examples from the first index up to the second, packed together; monotonic in both."""
 
 
 def split_into_runs(count: int, size: Size, links: Sequence[int], most: int, n_parallel: int = 1) -> list[range]:
-    """Split examples 0 up to `count` into as few runs of at most `most` tokens as can be (a larger one stands alone).
+    """Split examples 0 up to `count` into as few runs of at most `most` tokens as possible (a larger one stands alone).
 
-    The largest run is about as small as it can be with so many; `links` says how many tokens each example shares with
-    the one before it, which a cut in front of it would compute twice. Where so many runs are read `n_parallel` one
-    another, there are as many as to leave none of them alone, and even ones are worth more than gentle cuts.
+    The largest run is about as small as possible with that number. `links` are the tokens that each example shares with
+    the one before it, which a cut before it computes twice. Where runs are read `n_parallel` at a time, their number
+    leaves none alone, and even runs take precedence over cheap cuts.
     """
     if not count or (n_parallel == 1 and size(0, count) <= most):
         return [range(count)] if count else []
@@ -55,7 +55,7 @@ def split_into_runs(count: int, size: Size, links: Sequence[int], most: int, n_p
 
 
 def _fill_runs(count: int, size: Size, most: int, links: Sequence[int] | None = None) -> list[range]:
-    """Runs that are filled one after another; with links, each cut may come a little earlier."""
+    """Return runs that are filled one after another; with links, each cut may come a little earlier."""
     runs: list[range] = []
     begin = 0
     while begin < count:
@@ -69,7 +69,7 @@ def _fill_runs(count: int, size: Size, most: int, links: Sequence[int] | None = 
 
 
 def _find_run_end(begin: int, count: int, size: Size, most: int) -> int:
-    """The last place up to which examples fit together; at least one is taken."""
+    """Return the last index up to which examples fit together; at least one is taken."""
     low, high = begin + 1, count
     while low < high:
         middle = (low + high + 1) // 2
@@ -81,45 +81,48 @@ def _find_run_end(begin: int, count: int, size: Size, most: int) -> int:
 
 
 def distribute_evenly(weights: Sequence[float], parts: int) -> list[list[int]]:
-    """Examples in so many parts of about equal weight: the heaviest first, each to the part that is lightest yet."""
-    found: list[list[int]] = [[] for _ in range(parts)]
+    """Distribute examples over `parts` parts of about equal weight: heaviest first, each to the lightest
+    part so far.
+    """
+    distributed: list[list[int]] = [[] for _ in range(parts)]
     heavy = [0.0] * parts
     for at in sorted(range(len(weights)), key=lambda at: (-weights[at], at)):
         lightest = min(range(parts), key=lambda part: (heavy[part], part))
-        found[lightest].append(at)
+        distributed[lightest].append(at)
         heavy[lightest] += weights[at]
-    return [sorted(part) for part in found if part]
+    return [sorted(part) for part in distributed if part]
 
 
 SHARE_FROM = 16
-"""Prefixes shorter than this many tokens are not worth a branching point: the copies cost less than the bookkeeping."""
+"""Minimum tokens of a shared prefix: below it, copies cost less than a branch."""
 _AT_ONCE = 64
-"""Ids that are compared at once."""
+"""Ids compared at once."""
 LEARNT = 0.25
-"""What a learnt token costs beyond one that is only read, in such tokens: the output head of a small model."""
+"""Extra cost of a trained token over one that is only read, in such tokens: the output head of a small model."""
 AGAIN = 1.02
-"""How much more may be computed, of what rows share, for packs that are more alike."""
+"""Maximum factor of computed tokens (of shared prefixes) for packs that are more even."""
 _READ = ("ids", "positions", "sources", "targets", "path", "weights", "choices", "teacher")
-"""What is moved to the device on which a model reads."""
+"""Tensors that are moved to the model's device."""
 
 
 @dataclass(frozen=True)
 class TokenRow:
-    """One path to read: its token ids and how much each of them counts when learnt."""
+    """One path to read: its token ids and their loss weights."""
 
     ids: Sequence[int]
     loss_weights: Sequence[float]
-    """Weight of each token in the loss, 0 for one that is only read; the first token can never be learnt."""
+    """Weight of each token in the loss, 0 for one that is only read; the first token cannot be trained."""
     key: str = ""
-    """Whose row it is: the example's id."""
+    """Id of the row's example."""
     group_size: int = 1
-    """How many rows its example has, itself included: they stand next to one another and are never parted."""
+    """Number of rows of its example, itself included: they are adjacent and never split."""
     choices: Sequence[Sequence[int]] = ()
-    """For each learnt token the K token ids that a teacher found likeliest; empty where there is no teacher."""
+    """For each trained token the K token ids that a teacher ranks first; empty without a teacher."""
     teacher: Sequence[Sequence[float]] = ()
     """The teacher's log-probabilities of the choices."""
     token_values: Mapping[str, Sequence[float]] = field(default_factory=dict)
-    """What else a loss must know, by name: a number for each learnt token (how likely it was when it was written)."""
+    """Further inputs of a loss, by name: a number for each trained token (such as its log-probability when it was
+    sampled)."""
 
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.loss_weights):
@@ -129,18 +132,18 @@ class TokenRow:
 
     @property
     def needed(self) -> int:
-        """How many leading tokens must be read: nothing predicts from the last learnt one or from what follows it."""
+        """Number of leading tokens that must be read: no prediction uses the last trained token or what follows it."""
         return max((at for at in range(1, len(self.ids)) if self.loss_weights[at]), default=0)
 
     @property
     def targets(self) -> list[int]:
-        """Places of the learnt tokens."""
+        """Indices of the trained tokens."""
         return [at for at in range(1, len(self.ids)) if self.loss_weights[at]]
 
 
 @dataclass(frozen=True, eq=False)
 class Pack:
-    """A forest of token segments: T tokens, S segments, R rows, N learnt tokens in the order of the rows."""
+    """A forest of token segments: T tokens, S segments, R rows, N trained tokens in the order of the rows."""
 
     ids: Tensor  # (T,) int64
     positions: Tensor  # (T,) int64: depth of each token on its own path
@@ -156,27 +159,27 @@ class Pack:
     choices: Tensor | None = None  # (N, K) int64: token ids that are compared with a teacher at each learnt token
     teacher: Tensor | None = None  # (N, K) float32: the teacher's log-probabilities of the choices
     temperature: float = 1.0
-    """What logits are divided by where the choices are read; the targets are read at 1."""
+    """Temperature of the choices' logits; that of targets is 1."""
     token_values: Mapping[str, Tensor] = field(default_factory=dict)  # each (N,) float64
-    """What else the loss must know of each learnt token, by name."""
+    """Further inputs of the loss for each trained token, by name."""
 
     @property
     def tokens(self) -> int:
-        """T: how many tokens are computed."""
+        """T: the number of computed tokens."""
         return self.ids.shape[0]
 
     @property
     def rows(self) -> int:
-        """R: how many rows it holds."""
+        """R: the number of rows."""
         return len(self.keys)
 
     @property
     def example_keys(self) -> tuple[str, ...]:
-        """(E,) whose rows it holds, by the number in `example_index`."""
+        """(E,) ids of its examples, by the index in `example_index`."""
         return tuple(dict(zip(self.example_index.tolist(), self.keys, strict=True)).values())
 
     def on(self, device: torch.device) -> Pack:
-        """Copy the tensors that the model reads to a device."""
+        """Return a copy with the model's inputs on a device."""
         if self.ids.device == device:
             return self
         moved = {name: value.to(device) for name in _READ if (value := getattr(self, name)) is not None}
@@ -185,18 +188,18 @@ class Pack:
         )
 
     def spans(self, row: int) -> list[slice]:
-        """The tokens of a row's segments from the root down."""
+        """Return the tokens of a row's segments from the root down."""
         parent, starts = self.parent.tolist(), self.starts.tolist()
         return list(reversed(list(_iterate_ancestors(int(self.leaf[row]), parent, starts))))
 
     def unpack(self) -> list[list[int]]:
-        """What is read of each row, as if it stood alone."""
+        """Return the ids of each row, as if it stood alone."""
         ids = self.ids.tolist()
         return [[token for span in self.spans(row) for token in ids[span]] for row in range(self.rows)]
 
 
 def build_pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
-    """Lay out rows as a forest; prefixes of at least `share_from` tokens that rows have in common stand once."""
+    """Build a forest from rows; shared prefixes of at least `share_from` tokens are stored once."""
     read = [list(row.ids[: row.needed]) for row in rows]
     order = sorted(range(len(rows)), key=read.__getitem__)
     forest, leaf = _grow([read[at] for at in order], share_from)
@@ -231,11 +234,10 @@ def build_pack(rows: Sequence[TokenRow], share_from: int = SHARE_FROM) -> Pack:
 
 
 def build_packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1) -> list[Pack]:
-    """As few packs as it takes to hold at most `tokens` each, alike rows together, and of about equal size.
+    """Build as few packs of at most `tokens` tokens as possible, with similar rows together, and of about equal size.
 
-    The rows of a example are never parted; a example that is longer than `tokens` stands alone. Where so many are read
-    `n_parallel` one another, there are as many as to leave none alone, if rows suffice, and those that cost most come
-    first.
+    The rows of an example are never split; an example longer than `tokens` stands alone. Where packs are read
+    `n_parallel` at a time, their number leaves none alone, if rows suffice, and the most expensive ones come first.
     """
     return [build_pack(part, share_from) for part in split_rows(rows, tokens, share_from, n_parallel)]
 
@@ -243,7 +245,7 @@ def build_packs(rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_F
 def split_rows(
     rows: Sequence[TokenRow], tokens: int, share_from: int = SHARE_FROM, n_parallel: int = 1
 ) -> list[list[TokenRow]]:
-    """The rows of each pack that `build_packs` builds."""
+    """Return the rows of each pack that `build_packs` builds."""
     if not rows:
         return []
     read = [list(row.ids[: row.needed]) for row in rows]
@@ -274,8 +276,9 @@ def split_rows(
 def _balance_parts(
     parts: list[list[int]], size: Callable[[Iterable[int]], int], head_costs: Sequence[float]
 ) -> list[list[int]]:
-    """The same number of parts of the same examples, more alike in what they cost where little is shared; dear ones
-    first."""
+    """Return the same number of parts of the same examples with more even costs where little is shared; expensive ones
+    first.
+    """
 
     def cost(part: Iterable[int]) -> float:
         return size(part) + sum(head_costs[at] for at in part)
@@ -287,7 +290,7 @@ def _balance_parts(
 
 
 def _group_rows(rows: Sequence[TokenRow]) -> list[range]:
-    """Numbers of the rows of each example; the rows of a example follow one another."""
+    """Return the indices of the rows of each example; the rows of an example are adjacent."""
     ranges, begin = list[range](), 0
     while begin < len(rows):
         ranges.append(range(begin, begin + rows[begin].group_size))
@@ -298,7 +301,7 @@ def _group_rows(rows: Sequence[TokenRow]) -> list[range]:
 
 
 def _stack_teacher_choices(rows: Sequence[TokenRow]) -> tuple[Tensor | None, Tensor | None]:
-    """The choices of all rows and a teacher's log-probabilities of them, when rows have them."""
+    """Return the choices of all rows and the teacher's log-probabilities of them, if rows have them."""
     if not any(row.choices for row in rows):
         return None, None
     if any(len(row.choices) != len(row.targets) for row in rows):
@@ -309,7 +312,7 @@ def _stack_teacher_choices(rows: Sequence[TokenRow]) -> tuple[Tensor | None, Ten
 
 
 def _columns(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
-    """What rows tell of their learnt tokens, one column for each name; every row that learns something must tell it."""
+    """Return the token values of all rows, one column for each name; every trained row must have them."""
     names = dict.fromkeys(name for row in rows for name in row.token_values)
     for row in rows:
         if any(len(row.token_values.get(name, ())) != len(row.targets) for name in names):
@@ -318,35 +321,35 @@ def _columns(rows: Sequence[TokenRow]) -> dict[str, Tensor]:
     return {name: torch.tensor(values, dtype=torch.float64) for name, values in flat.items()}
 
 
-def pad_pack_size(made: Pack) -> Pack:
-    """The same pack with a last branch that nobody reads, so that packs come in few sizes: at most 64 in each doubling.
+def pad_pack_size(pack: Pack) -> Pack:
+    """Return the same pack with an unused last branch, so that few sizes occur: at most 64 in each doubling.
 
-    Matrix libraries make a kernel for each new shape, and keep it: with a new size at each step that costs more time
-    and memory than the few tokens.
+    Matrix libraries compile and cache a kernel for each new shape; a new size at each step costs more time and memory
+    than the few tokens.
     """
-    unit = max(8, 1 << max(0, made.tokens.bit_length() - 7))
-    missing = -made.tokens % unit
-    if not missing or not made.tokens:
-        return made
-    filler = made.ids.new_zeros(missing)
+    unit = max(8, 1 << max(0, pack.tokens.bit_length() - 7))
+    missing = -pack.tokens % unit
+    if not missing or not pack.tokens:
+        return pack
+    filler = pack.ids.new_zeros(missing)
     return replace(
-        made,
-        ids=torch.cat([made.ids, filler]),
-        positions=torch.cat([made.positions, filler]),
-        parent=torch.cat([made.parent, made.parent[-1:]]),
-        starts=torch.cat([made.starts, _integers([made.tokens + missing])]),
+        pack,
+        ids=torch.cat([pack.ids, filler]),
+        positions=torch.cat([pack.positions, filler]),
+        parent=torch.cat([pack.parent, pack.parent[-1:]]),
+        starts=torch.cat([pack.starts, _integers([pack.tokens + missing])]),
     )
 
 
-def common_prefix_length(one: Sequence[int], other: Sequence[int]) -> int:
-    """How many leading ids two rows share."""
-    for begin in range(0, min(len(one), len(other)), _AT_ONCE):
-        some, others = one[begin : begin + _AT_ONCE], other[begin : begin + _AT_ONCE]
-        if some != others:
-            for at, (a, b) in enumerate(zip(some, others, strict=False)):
+def common_prefix_length(first: Sequence[int], second: Sequence[int]) -> int:
+    """Return the number of leading ids that two rows share."""
+    for begin in range(0, min(len(first), len(second)), _AT_ONCE):
+        chunk, others = first[begin : begin + _AT_ONCE], second[begin : begin + _AT_ONCE]
+        if chunk != others:
+            for at, (a, b) in enumerate(zip(chunk, others, strict=False)):
                 if a != b:
                     return begin + at
-    return min(len(one), len(other))
+    return min(len(first), len(second))
 
 
 class _Segment(NamedTuple):
@@ -359,7 +362,7 @@ class _Segment(NamedTuple):
 
 
 class _Branch(NamedTuple):
-    """Sorted rows `first` up to `last` that agree on their first `depth` tokens, which end in segment `parent`."""
+    """Sorted rows `first` up to `last` that share their first `depth` tokens, which end in segment `parent`."""
 
     first: int
     last: int
@@ -368,7 +371,7 @@ class _Branch(NamedTuple):
 
 
 def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[int]]:
-    """Segments, each followed by everything below it, and each sorted row's leaf."""
+    """Return segments in depth-first order, and each sorted row's leaf."""
     shared = [common_prefix_length(entry, other) for entry, other in pairwise(rows)]
     forest: list[_Segment] = []
     leaf = [-1] * len(rows)
@@ -386,7 +389,7 @@ def _grow(rows: list[list[int]], share_from: int) -> tuple[list[_Segment], list[
 
 
 def _put(forest: list[_Segment], branch: _Branch, end: int) -> int:
-    """Add the segment that ends a branch at a depth and return its number; an empty one is its parent."""
+    """Add the segment that ends a branch at a depth and return its index; an empty one is its parent."""
     if end == branch.depth:
         return branch.parent
     forest.append(_Segment(branch.parent, branch.first, branch.depth, end))
@@ -394,7 +397,7 @@ def _put(forest: list[_Segment], branch: _Branch, end: int) -> int:
 
 
 def _runs(branch: _Branch, shared: list[int], least: int) -> list[_Branch]:
-    """The longest runs of a branch's rows that share at least `least` tokens, last first."""
+    """Return the longest runs of a branch's rows that share at least `least` tokens, last first."""
     cuts = [at for at in range(branch.first + 1, branch.last) if shared[at - 1] < least]
     bounds = pairwise([branch.first, *cuts, branch.last])
     return [_Branch(first, last, branch.depth, branch.parent) for first, last in bounds if last > first][::-1]
@@ -407,16 +410,16 @@ def _iterate_ancestors(leaf: int, parent: Sequence[int], starts: Sequence[int]) 
 
 
 def _sources(row: TokenRow, leaf: int, parent: Sequence[int], starts: Sequence[int]) -> list[int]:
-    """For each learnt token, the token of the pack that stands just before it on the row's path."""
+    """Return for each trained token the token of the pack just before it on the row's path."""
     targets = row.targets
-    found: list[int] = []
+    sources: list[int] = []
     end = row.needed
     for span in _iterate_ancestors(leaf, parent, starts):
         begin = end - (span.stop - span.start)
         while targets and targets[-1] > begin:
-            found.append(span.start + targets.pop() - 1 - begin)
+            sources.append(span.start + targets.pop() - 1 - begin)
         end = begin
-    return found[::-1]
+    return sources[::-1]
 
 
 def _integers(values: Sequence[int]) -> Tensor:

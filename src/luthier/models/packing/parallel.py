@@ -1,7 +1,7 @@
-"""Read several packs at a time on threads, each with its own share of the CPU cores.
+"""Reads several packs at a time on threads, each with its own share of the CPU cores.
 
 Cores that share each small operation wait for one another and for other processes; cores with a pack of their own do
-not. Results come in the order of the packs, so no bit depends on which pack is ready first.
+not. Results come in the order of the packs, so they do not depend on timing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,9 @@ Item = TypeVar("Item")
 
 
 def count_parallel_packs(model: Any) -> int:
-    """How many packs of a model can be read at once here: one where reading it changes what another thread sees."""
+    """Return how many packs of a model can be read in parallel here: one where reading changes what another thread
+    sees.
+    """
     return LANES if is_thread_safe(model) and torch.get_num_threads() >= LANES else 1
 
 
@@ -34,10 +36,10 @@ def count_parallel_packs(model: Any) -> int:
 def run_packs(
     model: Any, rows: Sequence[TokenRow], tokens: int, work: Callable[[Pack], PackResult], share_from: int = SHARE_FROM
 ) -> list[tuple[Pack, PackResult]]:
-    """Packs of rows that are read and not learnt, at most `tokens` at once, each with what comes of it.
+    """Run `work` on packs of rows without gradients, at most `tokens` tokens at once; return each pack with its result.
 
-    They become as many packs as lanes take at once, wherever that is worth it; whether there are cores for so many is
-    of no account, so that no number depends on it.
+    The number of packs suits the default number of threads wherever that pays, even without the cores for it, so that
+    no result depends on the machine.
     """
     packs = _build_packs(model, rows, tokens, share_from) if rows else []
     if len(packs) < LANES or count_parallel_packs(model) == 1:
@@ -55,7 +57,7 @@ def _build_packs(model: Any, rows: Sequence[TokenRow], tokens: int, share_from: 
 
 
 def _computed(pack: Pack) -> int:
-    """Tokens of a pack that were not computed before."""
+    """Return the tokens of a pack that were not computed before."""
     prefix_kv = get_active_prefix_kv(pack)
     return pack.tokens - (prefix_kv.known if prefix_kv is not None else 0)
 
@@ -66,30 +68,34 @@ def _run_without_gradient(work: Callable[[Pack], PackResult], pack: Pack) -> Pac
 
 
 def is_thread_safe(model: Any) -> bool:
-    """Whether threads can read a model at once, on processors: nothing in it changes while it is read."""
-    how, inner = detect_forward_mode(model), unwrap_peft_model(model)
-    steady = how.packed and how.turn is None and (how.head is not None or ends_in_sequence_head(inner))
-    steady = steady and not how.media_alone  # the model's own forward may keep positions from call to call
+    """Return whether threads can read a model in parallel, on processors: reading does not change it."""
+    mode, inner = detect_forward_mode(model), unwrap_peft_model(model)
+    steady = mode.packed and mode.turn is None and (mode.head is not None or ends_in_sequence_head(inner))
+    steady = steady and not mode.media_alone  # the model's own forward may keep positions from call to call
     return steady and all(parameter.device.type == "cpu" for parameter in model.parameters())
 
 
 class WorkerThreads:
-    """Threads that read packs at once, each computing on its share of the cores; they bear the name of their work."""
+    """Threads that read packs in parallel, each computing on its share of the cores; they are named after
+    their work.
+    """
 
     def __init__(self, count: int, name: str, threads: int | None = None) -> None:
-        """`threads`: how many each computes with, in place of its share of the cores."""
+        """Start no thread yet; `threads`: number of computing threads of each, in place of its share of the cores."""
         self.count = count
         self.name = name
         self._own_threads = threads
         self._pool: ThreadPoolExecutor | None = None
 
-    def each(self, work: Callable[[Item], PackResult], some: Sequence[Item]) -> Generator[PackResult, None, None]:
-        """What comes of each item, in their order; a lane takes the next as it is ready. What goes wrong in a thread is
-        raised here, once those that were begun have ended."""
-        if len(some) == 1:
-            yield work(some[0])
+    def each(self, work: Callable[[Item], PackResult], items: Sequence[Item]) -> Generator[PackResult, None, None]:
+        """Yield the result of each item, in order; a free thread takes the next item.
+
+        An error in a thread is raised here, once the started items have ended.
+        """
+        if len(items) == 1:
+            yield work(items[0])
             return
-        jobs = deque(self._threads().submit(copy_context().run, work, entry) for entry in some)
+        jobs = deque(self._threads().submit(copy_context().run, work, entry) for entry in items)
         try:
             while jobs:
                 wait([jobs[0]])
@@ -100,13 +106,13 @@ class WorkerThreads:
             wait(jobs)
 
     def close(self) -> None:
-        """Let the threads go."""
+        """Stop the threads."""
         if self._pool is not None:
             self._pool.shutdown()
             self._pool = None
 
     def _threads(self) -> ThreadPoolExecutor:
-        """Threads stay from step to step: matrix libraries keep their kernels by thread."""
+        """The thread pool, which stays from step to step: matrix libraries cache kernels by thread."""
         if self._pool is None:
             whole = torch.get_num_threads()
             self._pool = ThreadPoolExecutor(
@@ -119,7 +125,7 @@ class WorkerThreads:
 
 
 _READERS: list[WorkerThreads] = []
-"""The lanes of all readings of this process: they stay for the next."""
+"""The process-wide threads of all readings."""
 
 
 def _readers() -> WorkerThreads:

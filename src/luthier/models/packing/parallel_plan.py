@@ -1,27 +1,27 @@
-"""How many packs rows become, and how many tokens are read at any moment: the rule of lanes, which a plan computes
-without torch."""
+"""The number of packs and the tokens of a parallel reading: the rule for parallel packs, without torch."""
 
 from __future__ import annotations
 
 from math import ceil
 
 LANES = 2
-"""Packs that are read at once where a processor has the cores: what was measured."""
+"""Packs read in parallel where a processor has the cores: as measured."""
 LEAST_TOKENS = 256
-"""Rows with fewer tokens for each lane are read as one: Python itself takes turns, and fewer were not measured."""
+"""Minimum tokens of each parallel pack: below it the interpreter lock dominates, and fewer were not measured."""
 WORTH = 0.55
-"""Side by side pays when the lanes end within this share of what a step computes when it is read as one (a prefix that
-all rows share would be computed twice)."""
+"""Parallel reading pays when the slowest thread computes at most this share of the undivided step (a prefix that all
+rows share would be computed twice)."""
 ENOUGH = 2048
-"""Tokens from which a pack wins nothing more on a processor: a larger one only waits longer for the system to hand out
-its memory."""
+"""Tokens of a pack from which a larger one is no faster on a processor: it only waits longer for memory from the
+system."""
 AGAIN = 1.03
-"""How much more may be computed, of a prefix that rows share, for packs of no more than enough."""
+"""Maximum factor of computed tokens (of a shared prefix) for packs of at most `ENOUGH` tokens."""
 
 
 def plan_parallel_packs(tokens: float, shared: float, most: int, cores: int) -> tuple[int, float]:
-    """Packs of a step that computes so many tokens when it is read as one, of which all rows share some; and the tokens
-    that are read at any moment, `most` at most."""
+    """Return the packs of a step that computes `tokens` tokens undivided, of which all rows share `shared`; and the
+    tokens read at any moment, at most `most`.
+    """
     lanes = LANES if cores >= LANES and tokens >= LANES * LEAST_TOKENS else 1
     if (tokens + (lanes - 1) * shared) / lanes > WORTH * tokens:
         lanes = 1

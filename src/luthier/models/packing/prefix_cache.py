@@ -1,5 +1,6 @@
-"""What all rows of one reading begin with is read once, in however many packs they stand, and where somebody keeps it,
-once in all."""
+"""The prefix that all rows of a reading share is computed once, however many packs they fill, and optionally cached
+across readings.
+"""
 
 from __future__ import annotations
 
@@ -16,28 +17,28 @@ from luthier.models.packing.pack import TokenRow, common_prefix_length
 from luthier.models.sequence_head import unwrap_peft_model
 
 LEAST = 32
-"""Beginnings shorter than this many tokens are read with each pack."""
+"""Minimum tokens of a prefix; shorter ones are read with each pack."""
 UNIT = 16
-"""A beginning that is kept has a multiple of so many tokens, so that rows which by chance go on alike still find it."""
+"""Cached prefixes have a multiple of this many tokens, so that rows with a longer accidental match still find them."""
 MOST = 4
-"""Beginnings that are kept at once."""
+"""Maximum number of cached prefixes."""
 
 
 class PrefixCache:
     """A cache of keys and values of prefixes for one model, valid while its weights and adapters do not change.
 
-    Each is read by itself, so that numbers do not depend on which rows met it first.
+    Each prefix is computed alone, so that results do not depend on the rows that needed it first.
     """
 
     def __init__(self) -> None:
         self._kept: OrderedDict[tuple[int, ...], PackPrefixKV] = OrderedDict()
 
     def worth(self, ids: Sequence[int]) -> Sequence[int]:
-        """How much of what the rows of a reading begin with is kept: all, as the next reading begins so too."""
+        """Return how much of a reading's shared prefix is cached: all of it."""
         return ids[: len(ids) // UNIT * UNIT]
 
     def of(self, model: Any, ids: Sequence[int]) -> PackPrefixKV:
-        """What a model made of these tokens, now or before."""
+        """Return the keys and values of a prefix, cached or computed now."""
         key = tuple(ids)
         if key not in self._kept:
             self._kept[key] = compute_prefix_kv(model, ids)
@@ -48,14 +49,14 @@ class PrefixCache:
 
 
 class RecurringPrefixCache(PrefixCache):
-    """A prefix cache for requests that come one by one: it keeps the prefixes that two of them had in common."""
+    """A prefix cache for single requests: it caches the prefixes that two of them had in common."""
 
     def __init__(self) -> None:
         super().__init__()
         self._before: deque[Sequence[int]] = deque(maxlen=MOST)
 
     def worth(self, ids: Sequence[int]) -> Sequence[int]:
-        """What an earlier reading began with as well; what is kept already, where that is nearly as long."""
+        """Return the prefix in common with an earlier reading; the cached one, where that is nearly as long."""
         shared = super().worth(ids[: max((common_prefix_length(ids, entry) for entry in self._before), default=0)])
         self._before.append(tuple(ids))
         known = [len(key) for key in self._kept if tuple(ids[: len(key)]) == key]
@@ -65,7 +66,7 @@ class RecurringPrefixCache(PrefixCache):
 
 @contextmanager
 def share_prefixes(model: Any, rows: Sequence[TokenRow], kept: PrefixCache | None = None) -> Iterator[None]:
-    """Let a model, while nothing is learnt, read only once what all of these rows begin with."""
+    """Let a model compute the common prefix of these rows once, without gradients."""
     ids = _find_common_prefix(rows)
     if kept is not None:
         ids = kept.worth(ids)
@@ -77,7 +78,7 @@ def share_prefixes(model: Any, rows: Sequence[TokenRow], kept: PrefixCache | Non
 
 
 def _find_common_prefix(rows: Sequence[TokenRow]) -> Sequence[int]:
-    """What all rows begin with, up to the token before the first that predicts something learnt."""
+    """Return the common prefix of all rows, up to the token before the first that predicts a trained one."""
     read = [row for row in rows if row.targets]
     if not read:
         return ()
@@ -88,6 +89,6 @@ def _find_common_prefix(rows: Sequence[TokenRow]) -> Sequence[int]:
 
 
 def _supports_prefix_cache(model: Any) -> bool:
-    how = detect_forward_mode(model)
+    mode = detect_forward_mode(model)
     whole = refuses_chunked_prefill(unwrap_peft_model(model))  # a beginning may end within a picture
-    return how.packed and how.turn is None and not whole and not compute_soft_prompt(model).count
+    return mode.packed and mode.turn is None and not whole and not compute_soft_prompt(model).count

@@ -1,1 +1,1 @@
-"""Scorers that ask a model (a judge, a base model, an encoder), one file each."""
+"""Scorers that use a model (a judge, a base model, an encoder), one file each."""

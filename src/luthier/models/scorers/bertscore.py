@@ -1,4 +1,4 @@
-"""BERTScore: words of answer and reference matched by the states that an encoder gives them.
+"""BERTScore: tokens of answer and reference matched by an encoder's hidden states.
 
 Zhang et al. 2020: recall is the mean, over the reference's tokens, of the highest cosine with any token of the answer;
 precision the other way round; F1 of both. The tokens around the text (`[CLS]`, `[SEP]`) are matched, but do not count.
@@ -28,12 +28,13 @@ class BertScoreScorer(Scorer):
     model: str = "encoder"
     """The encoder's folder, such as `roberta-large`'s; scores of different models cannot be compared."""
     layer: int | None = Field(default=None, ge=0)
-    """Which layer's states are read, 0 the embeddings; by default the last. The authors' tables name one a model."""
+    """The layer whose states are used, 0 the embeddings; by default the last. The authors' tables give one for each
+    model."""
     max_tokens: int = Field(default=512, ge=8)
     """Longer texts are cut."""
 
     def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
-        """One F1 a row, each text computed alone, so that no other row changes it."""
+        """Return one F1 a row, each text computed alone, so that no other row changes it."""
         from transformers import AutoModel, AutoTokenizer
 
         folder = context.models(self.model)
@@ -47,7 +48,7 @@ class BertScoreScorer(Scorer):
         return {"bertscore": [round(score, 6) for score in best]}
 
     def _states(self, model: Any, tokenizer: Any, text: str) -> tuple[Tensor, Tensor]:
-        """Unit states of a text's tokens, (tokens, width), and which of them count."""
+        """Return unit states of a text's tokens, (tokens, width), and which of them count."""
         import torch
 
         encoded = tokenizer(text.strip(), return_tensors="pt", truncation=True, max_length=self.max_tokens,

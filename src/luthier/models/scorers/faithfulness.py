@@ -1,4 +1,4 @@
-"""Whether what was given entails the answer, by a model of natural language inference."""
+"""Faithfulness: whether the given text entails the answer, by a natural language inference model."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ class EntailmentScorer(Scorer):
     model: str = "nli"
     """The classifier's folder."""
     premise: Literal["question", "reference"] = "question"
-    """What was given: the question with its text, or the reference."""
+    """The premise: the question with its text, or the reference."""
     max_tokens: int = Field(default=512, ge=16)
-    """Longer pairs lose the end of what was given."""
+    """Maximum tokens of a pair; the end of the premise is cut."""
 
     def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
-        """One probability a row, each computed alone, so that no other row changes it."""
+        """Return one probability a row, each computed alone, so that no other row changes it."""
         import torch
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -39,19 +39,19 @@ class EntailmentScorer(Scorer):
         tokenizer = load_with_auto_class(folder, AutoTokenizer)
         model = load_with_auto_class(folder, AutoModelForSequenceClassification, use_safetensors=True).float().eval()
         index = find_entailment_label(model.config.id2label, str(folder))
-        found: Column = []
+        probabilities: Column = []
         for row in rows:
             given = row.question if self.premise == "question" else row.references[0]
             pair = tokenizer(given, row.prediction, return_tensors="pt", truncation="only_first",
                              max_length=self.max_tokens)  # fmt: skip
             with torch.no_grad():
                 logits = model(**pair).logits[0].double()
-            found.append(round(float(torch.softmax(logits, -1)[index]), 6))
-        return {"faithfulness": found}
+            probabilities.append(round(float(torch.softmax(logits, -1)[index]), 6))
+        return {"faithfulness": probabilities}
 
 
 def find_entailment_label(labels: dict[int, str], folder: str) -> int:
-    """The place of the label that means that one text follows from the other."""
+    """Return the index of the entailment label."""
     indices = [index for index, name in labels.items() if name.lower().startswith("entail")]
     if len(indices) != 1:
         what = f"the model's labels are {', '.join(labels.values())}; one must begin with 'entail'"

@@ -1,4 +1,4 @@
-"""How likely a base model finds each answer: what the metric `fluency` reads."""
+"""The likelihood of each answer under a base model, for the metric `fluency`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class FluencyScorer(Scorer):
     """A name, a folder or OWNER/NAME on the hub: best the model that tuning began with."""
 
     def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
-        """Natural log-likelihoods, and over how many tokens; an answer of fewer than two tokens is a gap."""
+        """Return log-likelihoods and numbers of tokens; an answer of fewer than two tokens has none."""
         import torch
         from transformers import AutoTokenizer
 
@@ -40,6 +40,6 @@ class FluencyScorer(Scorer):
             sums = score_options(
                 model, [known[index][:1] for index in scored], [[known[index][1:]] for index in scored]
             )
-            for index, (found,) in zip(scored, sums, strict=True):
-                logprobs[index], tokens[index] = min(round(found, 6), 0.0), float(len(known[index]) - 1)
+            for index, (loglikelihoods,) in zip(scored, sums, strict=True):
+                logprobs[index], tokens[index] = min(round(loglikelihoods, 6), 0.0), float(len(known[index]) - 1)
         return {"fluency_logprob": logprobs, "fluency_tokens": tokens}

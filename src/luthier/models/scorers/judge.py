@@ -1,7 +1,7 @@
-"""Answers judged by a model: by a rubric on a scale, or against the reference in both orders.
+"""LLM-as-a-judge: by a rubric on a scale, or against the reference in both orders.
 
-Zheng et al. 2023, "Judging LLM-as-a-Judge": a judge prefers what stands first, long answers, and its own; places are
-swapped here, the other two are for the reader to keep in mind. An answer that cannot be had or read is a gap.
+Zheng et al. 2023, "Judging LLM-as-a-Judge": a judge prefers the first answer, long answers, and its own; the order is
+swapped here, the other two biases remain. An answer without a readable verdict has no score.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from luthier.models.sources.endpoint import EndpointModelSource
 
 Turns = tuple[Message, ...]
 GIVE_UP = 5
-"""After so many calls in a row without an answer the judge is taken to be down, and is asked no more."""
+"""Number of failed calls in a row after which the judge counts as down and is not called again."""
 _RUBRIC = "How well does the answer do what was asked: is it right, complete, clear, and no longer than needed?"
 _NUMBER = re.compile(r'"?score"?\s*[:=]\s*\**(-?\d+(?:\.\d+)?)', re.IGNORECASE)
 _ALONE = re.compile(r"\s*\**(-?\d+(?:\.\d+)?)\**(?:\s*/\s*\d+)?[.\s]*")
@@ -60,15 +60,15 @@ class JudgeScorer(Scorer):
     show_reference: bool = True
     """Whether the judge sees the reference beside an answer that it scores on the scale."""
     max_tokens: int = Field(default=400, ge=16)
-    """Longest verdict; models that reason first need more."""
+    """Maximum tokens of a verdict; reasoning models need more."""
     tries: int = Field(default=2, ge=1)
-    """How often a verdict that cannot be read is asked for before it is a gap."""
+    """Number of attempts at a readable verdict."""
     retries: int = Field(default=5, ge=0)
-    """How often a call without an answer is tried again, each time after twice the wait."""
+    """Number of retries of a failed call, with the wait doubled each time."""
     timeout_s: float = Field(default=120.0, gt=0)
     """Seconds to wait for one verdict."""
     max_concurrency: int = Field(default=4, ge=1)
-    """Calls that are under way at the same time."""
+    """Maximum concurrent calls."""
 
     @model_validator(mode="after")
     def _a_scale(self) -> Self:
@@ -78,7 +78,7 @@ class JudgeScorer(Scorer):
         return self
 
     def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
-        """`judge` from 0 to 1; `judge_consistent` 1 where both orders give one verdict, None on a scale."""
+        """Return `judge` from 0 to 1, and `judge_consistent`: 1 where both orders give one verdict, None on a scale."""
         client = _Patient(EndpointLM(self._endpoint(), context.kept), self.max_tokens)
         with ThreadPoolExecutor(self.max_concurrency) as pool:
             judged = list(pool.map(lambda row: self._score_row(row, client), rows))
@@ -111,8 +111,8 @@ class JudgeScorer(Scorer):
             answer = client(turns)
             if answer is None:
                 return None
-            if (found := read(answer)) is not None:
-                return found
+            if (score := read(answer)) is not None:
+                return score
             turns = (*turns, Message(role="assistant", content=answer), Message(role="user", content=_AGAIN))
         return None
 
@@ -144,14 +144,14 @@ class JudgeScorer(Scorer):
 
 
 def _read_pair(text: str) -> float | None:
-    """1 when A is better, 0 when B is, a half for a tie."""
+    """Return 1 when A is better, 0 when B is, 0.5 for a tie."""
     match = _VERDICT.search(text)
     word = match[1].lower() if match else text.strip(" .\"'*\n").lower()
     return {"a": 1.0, "b": 0.0, "tie": 0.5}.get(word)
 
 
 class _Patient:
-    """Asks the judge; None for an answer that did not come, and soon for all when none comes any more."""
+    """Calls the judge; None for a failed call, and for all calls after many failures in a row."""
 
     def __init__(self, lm: EndpointLM, max_tokens: int) -> None:
         self._lm, self._max_tokens = lm, max_tokens

@@ -1,4 +1,4 @@
-"""Whether question and answer are about the same, by an embedder's points."""
+"""Relevance: whether question and answer are about the same, by text embeddings."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class RelevanceScorer(Scorer):
     """What makes points of texts; `encoder` knows meaning, the default only which words go together in these rows."""
 
     def columns(self, rows: Sequence[ScorerRow], context: RunContext) -> dict[str, Column]:
-        """One cosine a row."""
+        """Return one cosine similarity a row."""
         from luthier.models.embeddings.base import paired_cosine_similarity
 
         questions, predictions = [row.question for row in rows], [row.prediction for row in rows]

@@ -1,4 +1,4 @@
-"""A model behind an OpenAI-compatible endpoint: asked over HTTP, its weights stay where they are."""
+"""A model behind an OpenAI-compatible endpoint; its weights are not downloaded."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class EndpointModelSource(ModelSource):
     punctuation around it; anything else counts as wrong. `logprobs`: the likeliest class by the shares of the first
     token (`top_logprobs`), for servers that give them and classes that differ there."""
     label_tokens: int = Field(default=32, ge=1)
-    """Longest answer that is read for a label's name (`labels: text`); models that reason first need far more."""
+    """Maximum tokens of an answer that is read for a label's name (`labels: text`); reasoning models need far more."""
     limit: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """What the longest answer is called in a request: newer models of OpenAI's take only `max_completion_tokens`, many
     other servers only `max_tokens`."""
@@ -44,12 +44,12 @@ class EndpointModelSource(ModelSource):
     """With `echo`, the token that is read before a text which nothing stands before, where the tokenizer puts none
     there itself: BOS, or else EOS. Without it such a tokenizer's first token has no probability."""
     timeout_s: float = Field(default=60.0, gt=0)
-    """Seconds to wait for one answer."""
+    """Seconds to wait for one response."""
     retries: int = Field(default=5, ge=0)
-    """How often a call is tried again after 429, 5xx, a lost connection or a timeout; each wait is twice the last, or
-    as long as the server's `Retry-After` says."""
+    """Number of retries after 429, 5xx, a lost connection or a timeout; each wait is twice the last, or as long as the
+    server's `Retry-After`."""
     max_concurrency: int = Field(default=4, ge=1)
-    """Calls that are under way at the same time."""
+    """Maximum concurrent calls."""
 
     @field_validator("url")
     @classmethod
@@ -66,15 +66,15 @@ class EndpointModelSource(ModelSource):
         return name
 
     def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
-        """Write down how the endpoint is reached; it is not asked anything yet."""
+        """Write the endpoint's settings; it is not called yet."""
         write_json(folder / ENDPOINT, self.settings())
         say(f"{self.model} is asked at {self.url}; what it answers may change from day to day")
         return ModelProvenance(self.model, None, f"endpoint {self.url}, model {self.model}")
 
     def identity(self, recipe_dir: Path) -> str:
-        """A digest of the address and the model's name: what answers there cannot be known."""
+        """Return a digest of the address and the model's name; what answers there is unknown."""
         return digest_of([self.url, self.model])
 
     def size(self, recipe_dir: Path) -> int | None:
-        """Nothing is read."""
+        """Return 0: nothing is read."""
         return 0

@@ -37,22 +37,22 @@ class FolderModelSource(ModelSource):
         return ModelProvenance(model_dir.resolve().name, read_licence(model_dir), f"folder {model_dir.resolve().name}")
 
     def in_place(self, recipe_dir: Path, say: Say) -> Path:
-        """The folder itself, once it is known to be whole and safe."""
+        """Return the folder itself, after checking it."""
         check_model_folder(self._place(recipe_dir))
         return self._place(recipe_dir)
 
     def identity(self, recipe_dir: Path) -> str:
-        """A digest of the model files' names and bytes."""
+        """Return a digest of the model files' names and bytes."""
         model_dir = self._place(recipe_dir)
         return files_digest(_list_files(model_dir), model_dir)
 
     def size(self, recipe_dir: Path) -> int | None:
-        """Bytes of the model files."""
+        """Return the bytes of the model files."""
         model_dir = self._place(recipe_dir)
         return sum(path.stat().st_size for path in _list_files(model_dir)) if model_dir.is_dir() else None
 
     def here(self, recipe_dir: Path) -> Path | None:
-        """The folder itself."""
+        """Return the folder itself."""
         model_dir = self._place(recipe_dir)
         return model_dir if model_dir.is_dir() and not is_ctranslate2_folder(model_dir) else None
 

@@ -1,4 +1,4 @@
-"""A GGUF file on this machine, dequantized."""
+"""A GGUF file on this machine, which is dequantized."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ class Gguf(ModelSource):
         return ModelProvenance(path.stem, head.licence, f"GGUF file {path.name}")
 
     def identity(self, recipe_dir: Path) -> str:
-        """A digest of the file's bytes."""
+        """Return a digest of the file's bytes."""
         return file_digest(self._place(recipe_dir))
 
     def size(self, recipe_dir: Path) -> int | None:
-        """Bytes of the file."""
+        """Return the bytes of the file."""
         path = self._place(recipe_dir)
         return path.stat().st_size if path.is_file() else None
 

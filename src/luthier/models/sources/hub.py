@@ -1,4 +1,4 @@
-"""A model of the Hugging Face hub: from the local hub cache, or over the network when the recipe says so."""
+"""A model of the Hugging Face hub: from the local hub cache, or over the network when the recipe allows it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class HubModelSource(ModelSource):
     revision: str = "main"
     """A branch, tag or commit; only a commit names the same bytes forever."""
     online: bool = False
-    """Whether the hub may be asked. Otherwise the model must already be in the local hub cache."""
+    """Whether the hub may be contacted. Otherwise the model must be in the local hub cache."""
 
     @field_validator("id")
     @classmethod
@@ -49,7 +49,7 @@ class HubModelSource(ModelSource):
         return value
 
     def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
-        """Copy the model from the hub's cache, fetched into it first when `online`."""
+        """Copy the model from the hub's cache, downloaded first when `online`."""
         snapshot = self._published().snapshot(_PATTERNS, _NOT_LOADED)
         copy_model_folder(snapshot, folder, say)
         commit = snapshot.name
@@ -58,20 +58,20 @@ class HubModelSource(ModelSource):
         return ModelProvenance(self.id, read_licence(snapshot), f"hub {self.id} at {commit}")
 
     def in_place(self, recipe_dir: Path, say: Say) -> Path:
-        """The folder of the hub's cache, fetched into it first when `online`."""
+        """Return the folder in the hub's cache, downloaded first when `online`."""
         model_dir = self._published().snapshot(_ENCODER)
         check_model_folder(model_dir)
         return model_dir
 
     def bring(self, progress: Progress, *, encoder: bool = False) -> Path:
-        """Fetch the model into the hub's cache, whether or not `online`; what is there already is not fetched again."""
+        """Download the model into the hub's cache, whether or not `online`; existing files are not downloaded again."""
         published = replace(self._published(), online=True)
         if encoder:
             return published.snapshot(_ENCODER, (), progress)
         return published.snapshot(_PATTERNS, _NOT_LOADED, progress)
 
     def here(self, recipe_dir: Path) -> Path | None:
-        """The folder of the hub's cache, where the whole model is in it; the hub is not asked."""
+        """Return the folder in the hub's cache, if the model is complete there; the hub is not contacted."""
         try:
             model_dir = replace(self._published(), online=False).snapshot(_PATTERNS)
             check_model_folder(model_dir)
@@ -80,12 +80,12 @@ class HubModelSource(ModelSource):
         return model_dir
 
     def size(self, recipe_dir: Path) -> int | None:
-        """Bytes of the model's files, when they are in the hub's cache."""
+        """Return the bytes of the model's files, when they are in the hub's cache."""
         model_dir = self.here(recipe_dir)
         return sum(path.stat().st_size for path in list_model_files(model_dir)) if model_dir is not None else None
 
     def identity(self, recipe_dir: Path) -> str:
-        """A digest of the id and the revision."""
+        """Return a digest of the id and the revision."""
         return digest_of([self.id, self.revision])
 
     def _published(self) -> HubRepository:

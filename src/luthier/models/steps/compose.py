@@ -1,4 +1,4 @@
-"""The step that gives a language model eyes or ears: a decoder, an encoder and a projector become one model."""
+"""The step `compose`: joins a decoder, an image or audio encoder and a projector into one model."""
 
 from __future__ import annotations
 
@@ -37,18 +37,18 @@ from luthier.models.shapes import ModelPart
 from luthier.models.source import write_config_dtype, write_json
 
 BYTES_PER_SECOND = 60e6
-"""Read, joined and written: what a slow laptop manages."""
+"""Speed of reading, composing and writing on a slow laptop."""
 BASE_BYTES = 450 << 20
-"""What Python with torch and transformers holds before any model."""
+"""Memory of Python with torch and transformers before any model."""
 
 
 class NewEncoder(BaseModel):
-    """Sizes of a vision transformer that has learnt nothing yet."""
+    """Sizes of an untrained vision transformer."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     image_size: int = Field(default=28, ge=4, le=2048)
-    """Pixels of a side: every picture is brought to this square."""
+    """Pixels of a side: every image is resized to this square."""
     patch_size: int = Field(default=7, ge=1, le=256)
     """Pixels of a side of a patch; each patch is one token of the model."""
     hidden_size: int = Field(default=192, ge=8)
@@ -68,12 +68,12 @@ class NewEncoder(BaseModel):
 
 
 class NewAudioEncoder(BaseModel):
-    """Sizes of an encoder of sounds, Whisper's in kind, that has learnt nothing yet."""
+    """Sizes of an untrained audio encoder with Whisper's architecture."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     mel_bands: int = Field(ge=8, le=256)
-    """Bands of the spectrogram that it reads, 100 times a second."""
+    """Mel bands of its spectrogram, 100 frames a second."""
     hidden_size: int = Field(default=192, ge=8)
     """Width of its states; a multiple of `heads`."""
     layers: int = Field(default=4, ge=1)
@@ -157,23 +157,23 @@ class Compose(Step):
         return {"bytes_per_s": made.disk_bytes / seconds}
 
     def _compose(self, decoder: Any, tokenizer: Any, work: StepContext) -> tuple[Any, Any, bool]:
-        """Model and processor, and whether the encoder has learnt nothing yet."""
+        """Return model and processor, and whether the encoder is untrained."""
         from luthier.models.media.compose import VisionEncoder, compose_llava
         from luthier.models.media.compose_audio import AudioEncoder, compose_qwen2_audio
 
         if isinstance(self.encoder, NewAudioEncoder) and self.audio_encoder is None:
-            ears = AudioEncoder.new(seconds=self.seconds, **self.encoder.model_dump())
-            return *compose_qwen2_audio(decoder, tokenizer, ears, work.seed), True
+            audio_encoder = AudioEncoder.new(seconds=self.seconds, **self.encoder.model_dump())
+            return *compose_qwen2_audio(decoder, tokenizer, audio_encoder, work.seed), True
         if isinstance(self.encoder, NewEncoder) and self.audio_encoder is None:
-            eyes = VisionEncoder.new(**self.encoder.model_dump())
-            return *compose_llava(decoder, tokenizer, eyes, work.seed), True
+            vision_encoder = VisionEncoder.new(**self.encoder.model_dump())
+            return *compose_llava(decoder, tokenizer, vision_encoder, work.seed), True
         if self.audio_encoder is not None:
             folder = find_base_folder(work.inputs["audio_encoder"])
         else:
             folder = resolve_path(str(self.encoder), work.recipe_dir)
         if read_config(folder).get("model_type") == "whisper" or self.audio_encoder is not None:
-            ears = AudioEncoder.open(folder, self.seconds)
-            return *compose_qwen2_audio(decoder, tokenizer, ears, work.seed), False
+            audio_encoder = AudioEncoder.open(folder, self.seconds)
+            return *compose_qwen2_audio(decoder, tokenizer, audio_encoder, work.seed), False
         return *compose_llava(decoder, tokenizer, VisionEncoder.open(folder), work.seed), False
 
     def _encoder_name(self, inputs: Mapping[str, Artifact]) -> str:
@@ -182,7 +182,7 @@ class Compose(Step):
         return f"the encoder in {Path(self.encoder).name}" if isinstance(self.encoder, str) else "a new encoder"
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """From the size of the decoder."""
+        """Estimate from the size of the decoder."""
         require_planned_weights(plan_context, "decoder")
         parameters = self.outline(plan_context).parameters
         if parameters is None:
@@ -193,7 +193,7 @@ class Compose(Step):
         return StepCostEstimate(seconds=seconds, peak_bytes=BASE_BYTES + 10 * parameters, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """Its decoder, encoder and projector, where the files of the two models are here; else the decoder's size."""
+        """Predict decoder, encoder and projector, where the files of both models are here; else the decoder's size."""
         decoder, folder = describe_step_model(plan_context, "decoder"), find_tokenizer_folder(plan_context, "decoder")
         composed = self._predict(decoder, plan_context) if decoder is not None and folder is not None else None
         if composed is None or folder is None:
@@ -209,7 +209,7 @@ class Compose(Step):
         )
 
     def _predict(self, decoder: ModelDescription, plan_context: PlanContext) -> ComposedSpec | None:
-        """What will be composed; None where the encoder's files are not here."""
+        """Predict the composition; None where the encoder's files are not here."""
         if self.audio_encoder is not None:
             folder = find_tokenizer_folder(plan_context, "audio_encoder")
         elif isinstance(self.encoder, NewAudioEncoder):
@@ -225,14 +225,14 @@ class Compose(Step):
         return predict_llava(decoder, *read_vision_encoder(folder))
 
     def hashed_settings(self) -> dict[str, Any]:
-        """A model that sees has the name that it had before models heard."""
-        found = super().hashed_settings()
+        """Leave newer settings out, so that compositions with images keep their artifact name."""
+        settings = super().hashed_settings()
         for name in {"audio_encoder", "seconds"} - self.model_fields_set:
-            del found[name]
-        return found
+            del settings[name]
+        return settings
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """The encoder in a folder, by its weights and settings."""
+        """Return the digest of the encoder's folder."""
         if not isinstance(self.encoder, str):
             return None
         folder = resolve_path(self.encoder, recipe_dir)

@@ -1,4 +1,4 @@
-"""The step that makes one model of several that were tuned from the same base."""
+"""The step `merge`: merges several models tuned from the same base."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from luthier.models.mergers.linear import LinearMerger
 from luthier.models.source import list_model_files, write_config_dtype, write_json
 
 PARAMETERS_PER_SECOND = 20e6
-"""Numbers of one model that are read, merged and written in a second, by one core of a laptop."""
+"""Parameters of one model that are read, merged and written in a second, by one core of a laptop."""
 BASE_BYTES = 450 << 20
-"""What Python with torch and transformers holds before any model."""
+"""Memory of Python with torch and transformers before any model."""
 
 
 class Merge(Step):
@@ -108,7 +108,7 @@ class Merge(Step):
         )
 
     def _check_merging(self, at: int, merging: Merging) -> None:
-        """Refuse a model that will not be merged before it is tuned."""
+        """Refuse a model that cannot be merged before it is trained."""
         where = SourceLocation(field=f"models.{at}")
         if merging == "never":
             what = f"what {self.models[at]!r} learns stands beside the weights and cannot be merged into them"
@@ -133,7 +133,7 @@ class Merge(Step):
         )
 
     def _check_dequantize(self, plan_context: PlanContext) -> None:
-        """Refuse `dequantize` where it is known of every model that it was not learnt over quantized weights."""
+        """Refuse `dequantize` where no model was trained over quantized weights."""
         artifact_specs = [
             plan_context.outlines.get(field) for field in ("model", *(f"models.{at}" for at in range(len(self.models))))
         ]
@@ -161,7 +161,7 @@ class Merge(Step):
         _write_learnt(folder / "training_examples.parquet", models)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """From the size of the models; refuses those that stand on another base or cannot be merged."""
+        """Estimate from the size of the models; refuses those with another base or that cannot be merged."""
         for field in ("model", *(f"models.{at}" for at in range(len(self.models)))):
             require_planned_weights(plan_context, field)
         base, headed = plan_context.stands_on.get("model", ())[:1], has_sequence_head(plan_context)
@@ -182,7 +182,7 @@ class Merge(Step):
         return StepCostEstimate(seconds=seconds, peak_bytes=BASE_BYTES + 2 * 4 * parameters, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """The merged model has the size and the head of its base."""
+        """Predict the size and head of the base model."""
         artifact, expected = plan_context.inputs.get("model"), plan_context.outlines.get("model", ArtifactSpec())
         size = (
             describe_model_folder(find_base_folder(artifact)).parameters
@@ -201,7 +201,7 @@ class Merge(Step):
 
 
 def _write_learnt(path: Path, models: Sequence[Artifact]) -> None:
-    """What the merged models have learnt together: each example as often as all of them saw it."""
+    """Write the training rows of all merged models: each example as often as all of them saw it."""
     import polars
 
     parts = [

@@ -33,7 +33,7 @@ class Apprise(Channel):
         return value
 
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        """One notification."""
+        """Send one notification."""
         try:
             import apprise
         except ImportError:

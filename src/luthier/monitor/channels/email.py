@@ -40,7 +40,7 @@ class Email(Channel):
     """Seconds to wait for the server."""
 
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        """One mail to all."""
+        """Send one mail to all recipients."""
         password = self._password()
         try:
             with self._connected() as server:

@@ -24,7 +24,7 @@ class LogChannel(Channel):
     """The file; without one, the program's log, which `luthier monitor run` prints."""
 
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        """One line a message in a file, the whole text in the program's log."""
+        """Write one line for each message to a file, and the full text to the program's log."""
         if self.path is None:
             logging.getLogger("luthier.monitor").log(_LEVELS[message.severity], "%s", message.text())
             return

@@ -36,7 +36,7 @@ class SlackChannel(Channel):
         return value
 
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        """One POST; what the text holds is no mark-up there."""
+        """Send one POST; mark-up in the text is escaped."""
         lines = [_plain(line) for line in message.lines()]
         colour = _OVER if message.tells == "resolved" else _COLOURS[message.severity]
         body = {

@@ -46,7 +46,7 @@ class Webhook(Channel):
         return value
 
     def send(self, message: AlertMessage, post: RunContext) -> None:
-        """One POST."""
+        """Send one POST."""
         body = message.model_dump_json().encode()
         post_json(self.url, body, headers=self._signed(message.id, body), allowed=self.allow, timeout_s=self.timeout_s)
 

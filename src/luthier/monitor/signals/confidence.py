@@ -50,7 +50,7 @@ class Confidence(Signal):
         return 1 if number.endswith(".evidence") else super().enough(number, spec)
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
-        """How sure the model was of the report's rows."""
+        """Store the model's confidence on the report's rows."""
         from luthier.monitor.baseline import compute_confidence, write_reference_numbers
 
         write_reference_numbers(
@@ -103,7 +103,7 @@ class Calibration(Signal):
         return 1 if number.endswith(".evidence") else super().enough(number, spec)
 
     def learn(self, training: TrainingSample, folder: Path) -> None:
-        """What came true of the report's rows."""
+        """Store the accuracy on the report's rows."""
         from luthier.monitor.baseline import write_reference_numbers
 
         rows = [
@@ -130,5 +130,5 @@ class Calibration(Signal):
 
 
 def _missed(probabilities: Mapping[str, float], answer: str, *, right: bool) -> tuple[float] | None:
-    """What came true, less what was stated; None where the answer is none of the classes."""
+    """Return correctness minus the stated probability; None where the answer is not a class."""
     return (round(right - probabilities[answer], 9),) if answer in probabilities else None

@@ -29,9 +29,9 @@ from luthier.traces.record import Feedback, Trace
 
 _SPACE, _WORDS = "space", "words.json"
 FEWEST = 40
-"""With fewer texts of reference nothing can be said."""
+"""Minimum number of reference texts."""
 _APART_ROWS = 500
-"""A classifier sees so many rows of either side."""
+"""Rows of either side for a classifier."""
 _PENDING = 256
 _TENTHS = tuple(str(number) for number in range(1, 11))
 
@@ -129,7 +129,7 @@ class Drift(Signal):
         raise NotImplementedError("drift is measured through `open`")
 
     def list_count_groups(self) -> Sequence[CountGroup]:
-        """Requests by where each number of theirs lies among those of training rows, in tenths."""
+        """Count requests by the decile of each number among those of training rows."""
         from luthier.monitor.baseline import NAMES
 
         return [CountGroup(f"{self.called}/{name}", _TENTHS, ordered=True) for name in NAMES]
@@ -139,7 +139,7 @@ class Drift(Signal):
         return [f"{self.called}.apart"]
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows, against the training rows of this place; equal values share their tenths."""
+        """Count some rows against this site's training rows; equal values share their deciles."""
         import numpy as np
 
         from luthier.monitor.baseline import NAMES, DriftScorer
@@ -159,8 +159,9 @@ class Drift(Signal):
         return found
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
-        """How often the number that tells most tells a request from a training row (an area under the curve); its
-        interval is corrected for the choice among numbers."""
+        """Return the largest AUC with which a number separates requests from training rows; its interval is corrected
+        for the choice among numbers.
+        """
         from luthier.monitor.counts import measure_tenths
 
         groups = [counts[group.name] for group in self.list_count_groups()]
@@ -206,13 +207,13 @@ class _Open:
         return LazyNumbers(self._signal.numbers(), evidence, lambda: SignalValue(*self._told_apart(rows), span.events))
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
-        """How far each text is from all known ones, and how many of its words are unknown."""
+        """Return each text's distance to all known ones, and its number of unknown words."""
         texts = [row.value.text for row in rows]
         numbers = self._numbers.of(texts, self._numbers.points(texts))
         return [float(value) for value in numbers[:, 0] + numbers[:, -1]]
 
     def explain(self, rows: Sequence[SignalRow]) -> str:
-        """Which number speaks loudest."""
+        """Name the number with the largest effect."""
         from luthier.monitor.baseline import NAMES
 
         self._take()
@@ -236,7 +237,7 @@ class _Open:
         self._pending.clear()
 
     def _told_apart(self, rows: Sequence[SignalRow]) -> tuple[float, float, float]:
-        """How often a classifier tells the rows from the reference; learnt anew when a third of the rows are new."""
+        """Return a classifier's AUC of the rows against the reference; retrained when a third of the rows are new."""
         import numpy as np
 
         from luthier.models.text_classifier import measure_separability

@@ -46,7 +46,7 @@ class Ratings(Signal):
         return [build_bin_group(self.called, _QUARTERS)]
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows."""
+        """Return the counts of some rows."""
         return {self.called: count_in_bins((round(4 * row.value) / 4 for row in rows), _QUARTERS)}
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
@@ -92,5 +92,5 @@ class Reviewed(Signal):
         )
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
-        """What each verdict alone says."""
+        """Return each verdict's value."""
         return [float(row.value[0]) for row in rows]

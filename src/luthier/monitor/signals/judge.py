@@ -94,7 +94,7 @@ class _Sitting:
         return ""
 
     def _scores(self, rows: Sequence[SignalRow]) -> list[float | None]:
-        """One score a row; only what is new is asked about, and what is out of the window is forgotten."""
+        """Return one score a row; only new rows are judged, and those outside the window are dropped."""
         new_answers = list(dict.fromkeys(row.value for row in rows if row.value not in self._known))
         if new_answers:
             found = self._signal.judge.columns(new_answers, self._context)["judge"]

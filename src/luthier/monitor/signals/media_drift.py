@@ -28,16 +28,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST = 40
-"""With fewer pictures of reference nothing can be said."""
+"""Minimum number of reference images."""
 MEASURES: Mapping[str, tuple[str, ...]] = {
     "image": ("look", "bytes", "pixels", "shape", "brightness"),
     "audio": ("sound", "bytes", "seconds", "rate", "loudness"),
 }
-"""What is measured of a medium of each kind; the first is how many bits of its fingerprint the nearest known one lacks.
-"""
+"""Numbers of a medium of each kind; the first is the Hamming distance of its fingerprint to the nearest known one."""
 _APART_ROWS = 500
 _KNOWN = 100_000
-"""So many media are known as counted already."""
+"""Maximum number of remembered media."""
 _BITS = 128
 
 
@@ -181,14 +180,14 @@ class _Open:
         return LazyNumbers(names, evidence, lambda: SignalValue(*self._tell_apart(rows), span.events))
 
     def each(self, rows: Sequence[SignalRow]) -> Sequence[float] | None:
-        """How unlike each picture is to all known ones, and how far its other numbers are from what is usual."""
+        """Return each image's distance to all known ones, and of its other numbers from the usual."""
         import numpy as np
 
         values = np.array([row.value.values for row in rows]).reshape(len(rows), -1)
         return [float(value) for value in (np.abs(values - self._usual) / self._spread).max(axis=1)]
 
     def explain(self, rows: Sequence[SignalRow]) -> str:
-        """Which number speaks loudest."""
+        """Name the number with the largest effect."""
         loud = MEASURES[self._signal.medium][self._used[int(self.evidence.each.argmax())]]
         area, low, high = self._tell_apart(rows)
         words = {"image": "pictures", "audio": "sounds"}[self._signal.medium]
@@ -198,7 +197,7 @@ class _Open:
         )
 
     def _tell_apart(self, rows: Sequence[SignalRow]) -> tuple[float, float, float]:
-        """How often a classifier tells the rows from the reference; learnt anew when a third of the rows are new."""
+        """Return a classifier's AUC of the rows against the reference; retrained when a third of the rows are new."""
         import numpy as np
 
         from luthier.models.text_classifier import measure_separability

@@ -1,4 +1,4 @@
-"""Any metric of an evaluation, on what people say later was right."""
+"""Any metric of an evaluation, with later feedback as the reference."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ class MetricSignal(Signal):
         return [build_share_group(self.called)] if self.metric.proportion else []
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows."""
+        """Return the counts of some rows."""
         return {self.called: count_share(round(value) for value in self.each(rows) or ())} if rows else {}
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:

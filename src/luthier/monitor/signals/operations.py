@@ -50,7 +50,7 @@ class Latency(Signal):
         return [build_bin_group(self.called, list_second_bins())]
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows."""
+        """Return the counts of some rows."""
         return {self.called: count_in_bins((row.value for row in rows), list_second_bins())}
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
@@ -81,7 +81,7 @@ class Throughput(Signal):
         return [CountGroup(self.called, ("requests",))]
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows."""
+        """Return the counts of some rows."""
         return {self.called: {"requests": len(rows)}}
 
     def measure_counts(self, counts: Counts, seconds: float) -> Mapping[str, SignalValue | None]:
@@ -112,7 +112,7 @@ class TokensSignal(Signal):
         return [build_bin_group(name, list_bins()) for name in self.numbers()]
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows."""
+        """Return the counts of some rows."""
         columns = zip(*(row.value for row in rows), strict=True) if rows else [()] * len(self.numbers())
         return {name: count_in_bins(values, list_bins()) for name, values in zip(self.numbers(), columns, strict=True)}
 

@@ -61,7 +61,7 @@ class LengthSignal(Signal):
         return [build_bin_group(f"{self.called}/words", list_bins()), build_share_group(f"{self.called}/cut")]
 
     def count(self, rows: Sequence[SignalRow], folder: Path, context: RunContext) -> Counts:
-        """The same of some rows."""
+        """Return the counts of some rows."""
         return {
             f"{self.called}/words": count_in_bins((row.value[0] for row in rows), list_bins()),
             f"{self.called}/cut": count_share(row.value[1] for row in rows),

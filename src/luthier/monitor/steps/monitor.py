@@ -1,4 +1,4 @@
-"""The step that says what is watched once a model is released."""
+"""The step `monitor`: what is monitored once a model is released."""
 
 from __future__ import annotations
 
@@ -110,13 +110,13 @@ def _check(rule: AlertRule, report: Mapping[str, float]) -> None:
 
 
 def _figures(evaluation: Artifact) -> dict[str, float]:
-    """What the evaluation measured of the model that it is about, by metric."""
+    """Return the evaluation's results for its model, by metric."""
     measured = EvaluationMetrics.read(evaluation).models[EvaluationSummary.read(evaluation).subject]
     return {name: float(score.value) for name, score in measured.items() if math.isfinite(score.value)}
 
 
 def _training(work: StepContext) -> TrainingSample:
-    """Questions and answers of the training rows, at most so many, drawn by their ids, and the report's rows."""
+    """Return a sample of the training rows, chosen by their ids, and the report's rows."""
     examples = _sample_examples(work.inputs["data"], work.seed) if "data" in work.inputs else []
     media = {medium.digest: medium for entry in examples for turn in prompt_of(entry) for medium in turn.media}
     return TrainingSample(
@@ -144,7 +144,7 @@ def _last_user_text(example: Example) -> str:
 
 
 def _measured(evaluation: Artifact) -> list[ReportRow]:
-    """What the measured model said of each row, and how likely it held each class; nothing where it chose none."""
+    """Return the evaluated model's answer to each row with its class probabilities; empty where it chose none."""
     import polars as pl
 
     from luthier.metrics.kinds.calibration import label_probabilities

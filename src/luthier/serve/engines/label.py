@@ -66,8 +66,9 @@ class LabelEngine(ServingEngine):
     computes in float64."""
 
     def open(self, model: Artifact) -> ModelRunner:
-        """Read the weights (of plain LoRA only the adapter's where another classifier stands on the same base already),
-        and fit the temperature."""
+        """Load the weights (of plain LoRA only the adapter's where another classifier shares the base), and fit the
+        temperature.
+        """
         if is_plain_classifier(model):
             from luthier.models.text_classifier import TextClassifier
 
@@ -95,7 +96,7 @@ class LabelEngine(ServingEngine):
 
 
 def _taught(model: Artifact) -> dict[str, str]:
-    """The classes, and what the model was taught to say for each."""
+    """Return the classes, and the answer text of each."""
     from luthier.artifacts.dataset import DatasetSummary, read_examples
 
     data = get_training_data(model)
@@ -125,18 +126,18 @@ class _Judge(Protocol):
     """Scores classes, as evaluation does."""
 
     answers: dict[str, str]
-    """What is answered for each class."""
+    """Answer text of each class."""
     has_head: bool
-    """Whether classes have scores of their own, and no answers of which some are longer."""
+    """Whether classes have scores of their own rather than answers of different lengths."""
 
     def check(self, request: _Asked) -> int:
-        """How many tokens are read; `APIError` for what cannot be read."""
+        """Return the number of tokens; `APIError` for an unreadable input."""
 
     def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
         """The log-score of each class for each conversation."""
 
     def leave(self) -> None:
-        """Let the weights go."""
+        """Free the weights."""
 
 
 class _WordJudge:
@@ -148,7 +149,7 @@ class _WordJudge:
         self.has_head = True
 
     def check(self, request: _Asked) -> int:
-        """How many words are read: a text of any length can be."""
+        """Return the number of words; any length is accepted."""
         return self._model.words(join_user_turns(request.messages))
 
     def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
@@ -156,11 +157,11 @@ class _WordJudge:
         return self._model.scores([join_user_turns(request.messages) for request in requests])
 
     def leave(self) -> None:
-        """Nothing is held for others."""
+        """There is nothing to free."""
 
 
 class _NetworkJudge:
-    """A network: by a head of classes, or by how likely what is said for each class is."""
+    """A neural network: by a classification head, or by the likelihood of each class's answer."""
 
     def __init__(
         self,
@@ -177,7 +178,7 @@ class _NetworkJudge:
         self.answers, self.has_head = answers, bool(classes)
 
     def check(self, request: _Asked) -> int:
-        """How many tokens are read; `APIError` for what cannot be read."""
+        """Return the number of tokens; `APIError` for an unreadable input."""
         config = self._reader.base.config.get_text_config()
         ids = self._text.prompt(request.messages, request.tools)
         context = getattr(config, "max_position_embeddings", None) or 1 << 40
@@ -187,7 +188,7 @@ class _NetworkJudge:
         return len(ids)
 
     def leave(self) -> None:
-        """Let the weights go."""
+        """Free the weights."""
         self._reader.leave()
 
     def scores(self, requests: Sequence[_Asked]) -> list[dict[str, float]]:
@@ -309,12 +310,12 @@ def _select(known: ConformalSummary, scores: dict[str, float]) -> LabelSetOutput
 
 
 def _refuse(query: EngineRequest) -> None:
-    """What a choice among classes has no use for."""
+    """Refuse parameters without effect on a classifier."""
     requested: dict[str, object] = {
         "tools": query.tools,
         "response_format": query.schema,
     }
     for param, value in requested.items():
         if value is not None:
-            what = f"this model chooses one of a few classes: there is no {param} to be kept"
+            what = f"this model chooses one of a few classes: `{param}` has no meaning for it"
             raise APIError(what, param=param, code="unsupported_parameter")

@@ -26,7 +26,7 @@ class RemoteEngine(ServingEngine):
     """Requests that wait, at most; whoever comes then is told to come back (429)."""
 
     def open(self, model: Artifact) -> ModelRunner:
-        """Write down where it is; nothing is asked yet."""
+        """Store the address; the endpoint is not called yet."""
         from luthier.chat.prompt import PromptPrefix
         from luthier.models.load import ENDPOINT, find_origin_artifact, get_model_name, is_endpoint
         from luthier.models.sources.endpoint import EndpointModelSource

@@ -53,7 +53,7 @@ class TorchEngine(ServingEngine):
     """What is computed in; `auto` is bfloat16 where the machine computes in it, else float32."""
 
     def open(self, model: Artifact) -> ModelRunner:
-        """Read the weights; of plain LoRA only the adapter's where another model stands on the same base already."""
+        """Load the weights; of plain LoRA only the adapter's where another model shares the base."""
         from luthier.chat.prompt import PromptPrefix
         from luthier.chat.tokenizer import ChatTokenizer
         from luthier.models.load import find_base_folder, get_model_name, get_output_classes, is_endpoint
@@ -155,7 +155,7 @@ class _Open(ModelRunner):
         return OutputProcessor(number, query, self._spelling, self._calls, len(prepared.ids))
 
     def _echo(self, query: EngineRequest, ids: list[int]) -> OutputChunk:
-        """The prompt as it is read back; what an answer begins with, or all of it where nothing is written."""
+        """Return the echoed prompt: the start of an answer, or all of it where nothing is generated."""
         tokens: tuple[TokenLogprobs, ...] = ()
         if query.logprobs:
             adapter, top = self._standing.adapter, query.top_logprobs
@@ -226,7 +226,7 @@ class _Open(ModelRunner):
         return self._languages[language]
 
     def _limit(self, prompt: int, query: EngineRequest, param: str) -> int:
-        """How long the answer may be."""
+        """Return the maximum tokens of the answer."""
         context, requested = self._writer.context, query.max_tokens
         least = 0 if requested == 0 else 1
         if prompt + least > context:

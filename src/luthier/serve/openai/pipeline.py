@@ -27,7 +27,7 @@ class ClassRouterConfig(BaseModel):
     to: dict[str, str]
     """The model that answers, by class."""
     other: str | None = None
-    """Who answers all other classes; without it, such requests are refused."""
+    """Model of all other classes; without it, such requests are refused."""
 
     @property
     def models(self) -> list[str]:

@@ -63,7 +63,7 @@ class ServerBusyError(APIError):
 
     @property
     def headers(self) -> dict[str, str]:
-        """When to come back."""
+        """Retry-After."""
         return {"Retry-After": str(max(1, round(self.retry_after_s)))}
 
 
@@ -86,7 +86,7 @@ class ModelUnavailableError(APIError):
 
 
 def to_api_error(error: LuthierError, param: str | None = None) -> APIError:
-    """Any error of ours as the API says it; what stands in files of this machine is not told."""
+    """Convert an error to the API's form, without contents of this machine's files."""
     if isinstance(error, APIError):
         return error
     message = f"{error.message}; {error.hint}" if error.hint else error.message
@@ -122,7 +122,7 @@ _NEUTRAL: Mapping[str, tuple[Any, ...]] = {
 }
 """Parameters of OpenAI and vLLM that this server does not have, and the values at which they ask for nothing."""
 _SAMPLING = ("frequency_penalty", "presence_penalty", "logit_bias", "top_k", "min_p", "repetition_penalty")
-"""Those of them that say how tokens are drawn."""
+"""Sampling parameters among them."""
 
 
 def _no_flag(value: Any) -> Any:
@@ -144,12 +144,12 @@ class RequestBody(BaseModel):
     )
 
     absent: ClassVar[frozenset[str]] = frozenset()
-    """Of the parameters that this server does not have, those that OpenAI or vLLM has here."""
+    """Parameters of OpenAI or vLLM that this server does not support."""
 
     @model_validator(mode="before")
     @classmethod
     def _left_out(cls, data: Any) -> Any:
-        """Take out what asks for nothing; refuse what this server cannot do, by name."""
+        """Remove parameters with values that change nothing; refuse unsupported ones, by name."""
         if not isinstance(data, dict):
             return data
         kept = {name: value for name, value in data.items() if value is not None or name not in cls.model_fields}
@@ -165,7 +165,7 @@ _CODE = "unsupported_parameter"
 
 
 def unsupported_parameter_error(name: str) -> APIError:
-    """That this server cannot do what a parameter asks for."""
+    """Build the error for an unsupported parameter."""
     return APIError(f"this server has no parameter {name!r}" + _instead(name), param=name, code=_CODE)
 
 
@@ -175,7 +175,7 @@ def _instead(name: str) -> str:
 
 
 class ContentPartBody(RequestBody):
-    """One part of a message's content."""
+    """One content part of a message."""
 
     type: str
     text: Text | None = None
@@ -230,7 +230,7 @@ class ToolCallBody(RequestBody):
     function: FunctionCall
 
     def as_call(self) -> ToolCall:
-        """As the rest of Luthier knows it."""
+        """Convert to Luthier's tool call."""
         try:
             arguments = json.loads(self.function.arguments or "{}")
         except (ValueError, RecursionError):
@@ -253,7 +253,7 @@ class MessageBody(RequestBody):
     refusal: str | None = None
 
     def as_message(self) -> Message:
-        """As the rest of Luthier knows it; a developer speaks as the system."""
+        """Convert to Luthier's message; a developer message becomes a system message."""
         if self.content is None and not self.tool_calls and not self.refusal:
             raise APIError(f"a message of the {self.role} has no content", param="messages")
         if self.tool_calls and self.role != "assistant":
@@ -360,7 +360,7 @@ class ResponseFormat(RequestBody):
 
 
 class StreamOptions(RequestBody):
-    """What a stream tells."""
+    """Options of a stream."""
 
     include_usage: bool = False
     include_obfuscation: bool = False
@@ -373,17 +373,17 @@ class StreamOptions(RequestBody):
 
 
 class _Asking(RequestBody):
-    """What chats and completions share."""
+    """Parameters of chats and completions."""
 
     model: Annotated[str, Field(min_length=1, max_length=512)]
     """The model's name, as `/v1/models` lists it."""
     n: Annotated[WholeNumber, Field(ge=1, le=MOST_ANSWERS)] = 1
-    """How many answers."""
+    """Number of answers."""
     temperature: Annotated[Number, Field(ge=0, le=2)] | None = None
     """0 always takes the likeliest token; where none is given, the engine's `temperature`."""
     top_p: Annotated[Number, Field(gt=0, le=1)] | None = None
     seed: Annotated[WholeNumber, Field(ge=-(2**63), lt=2**63)] | None = None
-    """The same request with the same seed is answered alike."""
+    """Requests with equal contents and seed have equal answers."""
     stop: (
         Annotated[str, Field(min_length=1, max_length=256)]
         | list[Annotated[str, Field(min_length=1, max_length=256)]]
@@ -393,7 +393,7 @@ class _Asking(RequestBody):
     stream: bool = False
     stream_options: StreamOptions | None = None
     user: Annotated[str, Field(max_length=512)] | None = None
-    """Whoever asks, as the application names them; it decides which arm of a release answers."""
+    """The user, as the application names them; it determines the variant of a release."""
     metadata: dict[str, Annotated[str, Field(max_length=512)]] = {}
     """At most 16 texts that are kept with the request's trace."""
 
@@ -414,7 +414,7 @@ class _Asking(RequestBody):
 
     @property
     def with_usage(self) -> bool:
-        """Whether the end of a stream tells what it took."""
+        """Whether a stream ends with its usage."""
         return self.stream_options is not None and self.stream_options.include_usage
 
 
@@ -436,7 +436,7 @@ class ChatRequestBody(_Asking):
     safety_identifier: Annotated[str, Field(max_length=512)] | None = None
     """Newer name of `user`."""
     store: bool = True
-    """Whether the request may be learnt from; OpenAI's word for it."""
+    """Whether the request may be used for training, as in OpenAI's API."""
     label_set: bool = False
     """Whether each choice of a model that names a class carries `label_set`: the labels that the answer may be, from
     thresholds that a step `conformal` calibrated. Refused where the model has none."""
@@ -450,7 +450,7 @@ class ChatRequestBody(_Asking):
     repetition_penalty: Annotated[Number, Field(gt=0)] | None = None
 
     def count_media(self) -> int:
-        """How many pictures and sounds it brings."""
+        """Return the number of images and audio clips."""
         return sum(len(turn.media_parts) for turn in self.messages)
 
     def query(self) -> EngineRequest:
@@ -513,13 +513,13 @@ class CompletionRequestBody(_Asking):
     max_tokens: Annotated[WholeNumber, Field(ge=0)] | None = None
     """Longest answer; 16 where none is given, as OpenAI has it. 0 goes with `echo` only."""
     echo: bool = False
-    """Whether each answer begins with its prompt, whose tokens `logprobs` then tells of as well."""
+    """Whether each answer begins with its prompt, whose tokens `logprobs` then includes."""
     logprobs: Annotated[WholeNumber, Field(ge=0, le=5)] | None = None
     return_tokens_as_token_ids: bool = False
-    """Whether `logprobs` names tokens by id (`token_id:7`), the end token included; vLLM's word for it."""
+    """Whether `logprobs` names tokens by id (`token_id:7`), the end token included, as in vLLM."""
 
     def queries(self) -> list[EngineRequest]:
-        """One query for each prompt."""
+        """Return one request for each prompt."""
         if self.max_tokens == 0 and not self.echo:
             raise APIError("nothing is asked: `max_tokens: 0` goes with `echo: true` only", param="max_tokens")
         return [

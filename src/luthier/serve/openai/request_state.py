@@ -26,17 +26,17 @@ _NOTHING, _STATUS = Usage(), END_FIELDS.index("status")
 
 
 class _Hidden:
-    """What a case keeps beside the beginning of its trace."""
+    """Internal state of a request besides the start of its trace."""
 
     __slots__ = ("_began", "_tell", "end", "first_token_s", "media", "ready", "unused")
     _tell: Callable[[RequestState], None]
     end: TraceEnd | None
-    """How it ended; None while it is under way."""
+    """Finish reason; None while it is running."""
     first_token_s: float | None
     media: Mapping[Media, bytes]
     """The pictures and sounds that it brought."""
     ready: Any
-    """What the recorder made of the beginning of its trace."""
+    """The recorder's version of the start of its trace."""
     unused: Sequence[str]
     """Settings of sampling that were asked for and change nothing."""
 
@@ -74,11 +74,11 @@ class RequestState(_Hidden):
         return int(self.end[_STATUS]) if self.end is not None else 0
 
     def record_messages(self, messages: Iterable[Message]) -> None:
-        """What was asked."""
+        """Record the request's messages."""
         self.messages = [message.__dict__ for message in messages]
 
     def shadow(self) -> RequestState:
-        """The case of a shadow that is asked the same."""
+        """Return the state of a shadow request with the same contents."""
         other = RequestState(self.id.partition("-")[0], self.operation, self._tell, self.key)
         other.model, other.messages, other.user, other.consent = self.model, self.messages, self.user, self.consent
         other.parameters, other.meta, other.variant = self.parameters, {**self.meta, "shadow_of": self.id}, "shadow"
@@ -90,7 +90,7 @@ class RequestState(_Hidden):
             self.ready = ready(self.__dict__)
 
     def first(self) -> None:
-        """The first piece of the answer is there."""
+        """Record the first chunk of the answer."""
         if self.first_token_s is None:
             self.first_token_s = time.monotonic() - self._began
 
@@ -104,7 +104,7 @@ class RequestState(_Hidden):
         self._end(refusal.status, finish, answer=answer, error=refusal.message)
 
     def gone(self, answer: AggregatedOutput | None = None) -> None:
-        """Whoever asked went away."""
+        """Record that the client disconnected."""
         self._end(CLOSED, "cancelled", answer=answer, error="the client went away")
 
     def _end(
@@ -116,7 +116,7 @@ class RequestState(_Hidden):
         usage: Usage | None = None,
         error: str = "",
     ) -> None:
-        """Whoever asked waits for this: it builds nothing that is not written."""
+        """Record the end; the client waits for this, so it builds only what is written."""
         if self.end is not None:
             return
         message: dict[str, Any] | None = None

@@ -27,13 +27,12 @@ Json = dict[str, Any]
 
 
 class ResponseBuilder:
-    """Builds the JSON responses and stream chunks of one request. What is the same in all of them is said once,
-    here."""
+    """Builds the JSON responses and stream chunks of one request."""
 
     whole: str
-    """What a whole answer is called."""
+    """`object` of a whole response."""
     part: str
-    """What a chunk of a stream is called."""
+    """`object` of a stream chunk."""
 
     def __init__(self, name: str, model: str, release: str) -> None:
         self.head: Json = {
@@ -54,17 +53,17 @@ class ResponseBuilder:
         return {**self.head, "object": self.whole, "choices": choices, "usage": usage_json(usage)}
 
     def chunks(self, piece: OutputChunk, *, first: bool, usage: bool) -> Iterable[Json]:
-        """A piece as chunks; with `usage`, each says that the usage comes later."""
+        """Return stream chunks; with `usage`, each announces that the usage follows."""
         later = {"usage": None} if usage else {}
         for choice in self.deltas(piece, first=first):
             yield {**self.head, "object": self.part, "choices": [choice], **later}
 
     def last(self, usage: Usage) -> Json:
-        """The chunk that says what a stream took."""
+        """Return the chunk with a stream's usage."""
         return {**self.head, "object": self.part, "choices": [], "usage": usage_json(usage)}
 
     def choice(self, number: int, answer: AggregatedOutput) -> Json:
-        """One answer, whole."""
+        """Return one complete answer."""
         raise NotImplementedError
 
     def deltas(self, piece: OutputChunk, *, first: bool) -> Iterable[Json]:
@@ -92,7 +91,7 @@ class ChatShape(ResponseBuilder):
         return {**body, "finish_reason": answer.finish, **_scores(answer)}
 
     def deltas(self, piece: OutputChunk, *, first: bool) -> Iterable[Json]:
-        """What is new in a message."""
+        """Return the new part of a message."""
         if first:
             yield self._delta(piece.answer, {"role": "assistant", "content": "", "refusal": None})
         if piece.text or piece.tokens:
@@ -132,7 +131,7 @@ class TextShape(ResponseBuilder):
         return {**body, "finish_reason": answer.finish}
 
     def deltas(self, piece: OutputChunk, *, first: bool) -> Iterable[Json]:
-        """What is new of a text."""
+        """Return the new part of a text."""
         body = {"index": piece.answer, "text": piece.text, "logprobs": self._logprobs_json(piece.answer, piece.tokens)}
         yield {**body, "finish_reason": piece.finish}
 
@@ -157,7 +156,7 @@ class TextShape(ResponseBuilder):
 
 
 def usage_json(usage: Usage) -> Json:
-    """What a request took."""
+    """Return the usage of a request."""
     return {
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
@@ -177,7 +176,7 @@ def embeddings_json(points: Points, tokens: int, model: str, *, base64_wanted: b
 
 
 def format_sse_event(value: Json) -> bytes:
-    """One event of a stream."""
+    """Format one server-sent event."""
     return b"data: " + json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode() + b"\n\n"
 
 
@@ -194,7 +193,7 @@ def _call(call: ToolCall) -> Json:
 
 
 def _scores(answer: AggregatedOutput | OutputChunk) -> Json:
-    """Probabilities of labels, and the labels that the answer may be: beside OpenAI's fields, for whoever looks."""
+    """Return the labels' probabilities and the label set, in addition to OpenAI's fields."""
     found: Json = {} if answer.scores is None else {"scores": dict(answer.scores)}
     if answer.label_set is not None:
         labels, level = answer.label_set
@@ -203,7 +202,7 @@ def _scores(answer: AggregatedOutput | OutputChunk) -> Json:
 
 
 MOST_DEPTH = 64
-"""How deep lists and objects of a body may lie in one another."""
+"""Maximum nesting of lists and objects in a body."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 Kind = TypeVar("Kind", bound=RequestBody)
 
@@ -219,7 +218,7 @@ async def read_json_body(request: Request) -> dict[str, Any]:
 
 
 def wrong_content_type_error(request: Request) -> APIError | None:
-    """What is said of a body that does not call itself JSON."""
+    """Build the error for a body that is not declared as JSON."""
     content_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if content_type == "application/json":
         return None
@@ -270,9 +269,9 @@ def _check(value: Any) -> None:
 
 
 def get_first_validation_error(errors: Sequence[Mapping[str, Any]]) -> APIError:
-    """The first thing that pydantic found wrong, by its name: official clients show nothing but the message.
+    """Return pydantic's first error, by field: official clients show only the message.
 
-    Where a value may be of several kinds, what is said of the one that it is lies deepest.
+    For a union, it is the deepest error of the matching member.
     """
     found = max(errors, key=lambda error: sum(map(_is_name, error["loc"])))
     if found["type"] == "model_attributes_type":
@@ -288,5 +287,5 @@ def get_first_validation_error(errors: Sequence[Mapping[str, Any]]) -> APIError:
 
 
 def _is_name(step: int | str) -> bool:
-    """Whether a step of pydantic's path stands in the body, and is not one way to read it."""
+    """Return whether a step of pydantic's path is a field of the body rather than a union member."""
     return isinstance(step, int) or (re.fullmatch(r"[a-z_]+", step) is not None and step not in ("str", "int", "float"))

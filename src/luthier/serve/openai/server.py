@@ -57,7 +57,7 @@ from luthier.traces.record import AliasResolver, Operation, RequestRecorder, Rou
 
 _LOG = logging.getLogger("luthier.serve")
 _GRACE_S = 5.0
-"""How much longer than the deadline a client may take to read a stream to its end."""
+"""Seconds beyond the deadline that a client has to read a stream to its end."""
 _LIMITS = ("max_tokens", "max_completion_tokens")
 """The two names of the longest answer."""
 _SHADOWS = 32
@@ -66,7 +66,7 @@ _SHADOWS = 32
 
 @dataclass(frozen=True, kw_only=True)
 class _Asking:
-    """What a chat or a completion comes to."""
+    """The parsed parts of a chat or completion request."""
 
     case: RequestState
     queries: Sequence[EngineRequest]
@@ -115,7 +115,7 @@ class Gateway:
         return await self._guarded(request, case, self._embed(request, case))
 
     async def transcribe(self, request: Request) -> Response:
-        """Write what is said in a sound, as OpenAI's `/v1/audio/transcriptions` does."""
+        """Transcribe audio, as OpenAI's `/v1/audio/transcriptions` does."""
         case = self._case(request, "trans", "chat")
         return await self._guarded(request, case, self._transcribe(request, case))
 
@@ -126,7 +126,7 @@ class Gateway:
         return JSONResponse({"object": "list", "data": [_model(name) for name in names]})
 
     async def model(self, request: Request) -> Response:
-        """One of them."""
+        """Return one model."""
         caller = require_scope(request, "infer")
         name = request.path_params["model"]
         if not self._shows(caller, name):
@@ -143,11 +143,11 @@ class Gateway:
             return model.digest, model.apply_training_prompt(EngineRequest(messages=tuple(messages))).messages
 
     def names(self) -> list[str]:
-        """What can be asked for: names of models, and those that were released."""
+        """Return the served names: models and releases."""
         return [*self.fleet.names(), *(self._resolver.names() if self._resolver is not None else ())]
 
     def counts(self, caller: Caller) -> bytes:
-        """What was counted, for Prometheus: to `admin` of all that was ever asked, else of what the caller may ask."""
+        """Return the Prometheus metrics: all to `admin`, otherwise those of the caller's models."""
         return self.meter.page(lambda name: caller.may("admin") or self._shows(caller, name))
 
     # ── what a request goes through ─────────────────────────────────────────────────────────────────────────────
@@ -156,7 +156,7 @@ class Gateway:
         return RequestState(prefix, operation, self._record, get_caller(request).key)
 
     def _prepare(self, case: RequestState) -> None:
-        """Let the beginning of a trace be made once the model is at work: when this request waits for it."""
+        """Build the start of a trace while the model computes."""
         if self._recorder is not None:
             asyncio.get_running_loop().call_later(0, case.prepare, self._recorder.ready)
 
@@ -173,7 +173,7 @@ class Gateway:
             self.cut_off += case.status == CLOSED
 
     async def _guarded(self, request: Request, case: RequestState, work: Coroutine[Any, Any, Response]) -> Response:
-        """The response; whatever ends a request is said to the client and stands in its trace."""
+        """Return the response; any error is sent to the client and recorded in its trace."""
         try:
             require_scope(request, "infer")
             async with asyncio.timeout(self._deadline_s):
@@ -193,7 +193,7 @@ class Gateway:
             work.close()
 
     def _why(self, error: Exception, case: RequestState) -> APIError:
-        """What whoever asked is told of it; what is none of our own errors is told to the log."""
+        """Return the error for the client; an unexpected one is logged."""
         if isinstance(error, TimeoutError):
             return AnswerTimeoutError(f"the answer was not whole within {self._deadline_s:g} s")
         if isinstance(error, LuthierError):
@@ -288,14 +288,14 @@ class Gateway:
         return self._answer(embeddings_json(points, tokens, body.model, base64_wanted=as_base64), case)
 
     def _route(self, name: str, case: RequestState, caller: Caller) -> Route:
-        """Who answers; the case learns it, too."""
+        """Return the model of a request, and record it in the state."""
         route = self._find_route(name, caller, case.user, case.id)
         case.variant = route.variant
         case.release = route.release or self.fleet.digest(route.model)
         return route
 
     def _find_route(self, name: str, caller: Caller, user: str | None, id: str) -> Route:
-        """Who answers. A model that belongs to another key is not there."""
+        """Return the model of a request. A model of another key is not found."""
         if not self._is_for(caller, name):
             raise self._unknown(name, caller)
         route = self._resolver.resolve(name, user, id) if self._resolver is not None else None
@@ -386,7 +386,7 @@ class Gateway:
     # ── shadows ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _shadow(self, asking: _Asking, route: Route) -> None:
-        """Ask another model the same, unheard; nobody waits for it."""
+        """Send the same request to a shadow model; its answer is recorded, not returned."""
         if route.shadow is None or len(self._shadows) >= _SHADOWS:
             return
         task = asyncio.create_task(self._unheard(asking, route.shadow))
@@ -415,14 +415,14 @@ class Gateway:
             case.refused(self._why(error, case), whole)
 
     async def close(self) -> None:
-        """Let shadows go, and the models."""
+        """Cancel shadow requests, and close the models."""
         for task in list(self._shadows):
             task.cancel()
         await asyncio.gather(*self._shadows, return_exceptions=True)
         await self.fleet.close()
 
     def _is_for(self, caller: Caller, name: str) -> bool:
-        """Whether a caller may ask what is called so: everybody's, what belongs to their key, and with `admin` all."""
+        """Return whether a caller may use a name: public ones, those of their key, and with `admin` all."""
         owners = self._resolver.owners() if self._resolver is not None and not caller.may("admin") else {}
         if not owners:
             return True
@@ -430,14 +430,14 @@ class Gateway:
         return not words or any(word not in owners or owners[word] == caller.key for word in words)
 
     def _shows(self, caller: Caller, name: str) -> bool:
-        """Whether to a caller something is called so."""
+        """Return whether a name is visible to a caller."""
         return self._knows(name) and self._is_for(caller, name)
 
     def _knows(self, name: str) -> bool:
         return self.fleet.knows(name) or name in self.names()
 
     def _unknown(self, name: str, caller: Caller) -> APIError:
-        """What is said of a name that means nothing to a caller: which ones do."""
+        """Build the error for an unknown name, with the caller's known ones."""
         names = dict.fromkeys(entry for entry in self.names() if self._is_for(caller, entry))
         message = f"the model {name[:200]!r} is not served here; {did_you_mean(name[:200], names)}"
         return APIError(message, param="model", code="model_not_found", status=404)
@@ -459,7 +459,7 @@ class _Wholes:
 
     @property
     def usage(self) -> Usage:
-        """What all answers took: a prompt that several answer is counted once."""
+        """Return the usage of all answers; a prompt with several answers counts once."""
         prompts = self.answers[:: self._each]
         return Usage(
             prompt_tokens=sum(prompt.usage.prompt_tokens for prompt in prompts),
@@ -469,13 +469,13 @@ class _Wholes:
 
 
 def get_caller(request: Request) -> Caller:
-    """Who makes a request, as the door found."""
+    """Return the caller of a request, as the authentication found it."""
     caller: Caller = request.state.caller
     return caller
 
 
 def require_scope(request: Request, scope: Scope) -> Caller:
-    """Whoever makes a request, when they may do this; `APIError` (403) else."""
+    """Return the caller, if they have the scope; otherwise `APIError` (403)."""
     caller = get_caller(request)
     if not caller.may(scope):
         raise APIError(f"this key may not do that: it lacks the scope {scope!r}", code="missing_scope", status=403)
@@ -501,7 +501,7 @@ def _as_sent(names: Sequence[str], body: Mapping[str, Any]) -> list[str]:
 
 
 def _said(body: ChatRequestBody | CompletionRequestBody, *but: str) -> dict[str, Any]:
-    """What was asked for beside the question itself, as it stands in a trace."""
+    """Return the request's parameters besides its messages, as a trace records them."""
     return body.model_dump(mode="json", exclude_defaults=True, by_alias=True, exclude={"model", *but})
 
 

@@ -56,7 +56,7 @@ class EventStreamResponse(Response):
         self._events, self._until, self._after, self._sent = events, until, after, sent
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send them; whoever leaves ends it."""
+        """Send the events; a disconnect ends the stream."""
         try:
             async with asyncio.timeout_at(self._until):
                 await cancel_on_disconnect(receive, self._pump(send))
@@ -75,7 +75,7 @@ class EventStreamResponse(Response):
 
 
 class TrackedJSONResponse(JSONResponse):
-    """A whole answer."""
+    """A whole JSON response that is recorded in the request's trace once it is sent."""
 
     def __init__(
         self, content: Any, headers: Mapping[str, str], *, status: int = 200, sent: Callable[[], None]

@@ -29,9 +29,9 @@ class TranscriptionBody(RequestBody):
     language: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     """The language that is spoken, by its code (`en`), for a model that knows several."""
     prompt: Text = ""
-    """What was said before, or words as they are to be spelt: Whisper goes on from it."""
+    """The preceding text, or words as they are spelled: Whisper continues from it."""
     response_format: Literal["json", "text", "verbose_json"] = "json"
-    """How the transcript is told; formats with times (`srt`, `vtt`) are not had, as no times are written."""
+    """Format of the transcript; formats with timestamps (`srt`, `vtt`) are not supported."""
     temperature: Annotated[Number, Field(ge=0, le=2)] = 0
     """0 always takes the likeliest token."""
 
@@ -64,7 +64,7 @@ class TranscriptionBody(RequestBody):
 
 
 class TranscriptionForm:
-    """What a form brings: the settings, and the sound as it was sent."""
+    """The fields of a form, and the audio file."""
 
     def __init__(self, body: TranscriptionBody, content: bytes) -> None:
         self.body, self.content = body, content

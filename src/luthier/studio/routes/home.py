@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, RedirectResponse, Response
 from luthier.commands.projects.intake import list_drafts
 from luthier.commands.projects.workspace import find_project, list_plan_steps, list_projects, load_plan, read_report
 from luthier.core.errors import LuthierError, UnknownName
+from luthier.studio.message_templates import page_language
 from luthier.studio.pages import render, report_headers, static_file
 from luthier.studio.people import PersonDep, allow, everybody, member
 from luthier.studio.security import set_session_cookie
@@ -102,9 +103,9 @@ def report_page(studio: StudioDep, name: str) -> Response:
     """The report itself."""
     project = find_project(studio.workspace, name, studio.queue)
     try:
-        return report_headers(read_report(studio.workspace, str(project.shown)))
+        return report_headers(read_report(studio.workspace, str(project.shown), page_language()))
     except UnknownName:
         done = project.run is not None and project.run.state == "done"
         if not done or project.run is None:
             raise
-        return report_headers(read_report(studio.workspace, project.run.id))
+        return report_headers(read_report(studio.workspace, project.run.id, page_language()))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import APIRouter, BackgroundTasks, Depends
 from pydantic import TypeAdapter, ValidationError
@@ -17,10 +17,12 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from luthier.annotation.comments import add_comment, read_thread
+from luthier.annotation.media import find_shown_item
 from luthier.annotation.project import AnnotationProject, get_project, list_projects
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission, LeasedItem
 from luthier.commands.labeling.create import run_in_other_process
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
+from luthier.studio.media import media_response
 from luthier.studio.pages import format_number, render
 from luthier.studio.people import PersonDep, allow, require_right
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
@@ -74,6 +76,26 @@ def label(request: Request, studio: StudioDep, person: PersonDep, project_id: st
 def guidelines(request: Request, studio: StudioDep, project_id: str) -> Response:
     """The guidelines of now, as the piece of the page."""
     return render(request, "label_guidelines.html.jinja", project=get_project(studio.ledger, project_id))
+
+
+@router.get("/label/{project_id}/items/{item}/media/{digest}", dependencies=_MAY_LABEL)
+def item_media(
+    request: Request, studio: StudioDep, person: PersonDep, project_id: str, item: int, digest: str,
+    side: Literal["", "160", "1200"] = "",
+) -> Response:  # fmt: skip
+    """A picture or a sound of an item, for those who got the item and those who may see all; pictures also at most so
+    many pixels a side."""
+    project = get_project(studio.ledger, project_id)
+    own = studio.find_labelling(project_id)
+    sees_all = person.may("review", *own) or person.may("edit", *own)
+    shown = find_shown_item(studio.ledger, project_id, item, None if sees_all else person.id)
+    medium = next((medium for medium in shown.media if medium.digest == digest), None)
+    if medium is None:
+        raise UnknownName(_("There is no such picture or sound here."))
+    try:
+        return media_response(request, studio.item_media.read(project, medium, int(side or 0)))
+    except (LuthierError, OSError) as error:
+        raise UnknownName(_("It cannot be shown: its bytes are gone or broken.")) from error
 
 
 @router.post("/label/{project_id}/next", dependencies=_MAY_LABEL)
@@ -165,5 +187,8 @@ def _to_json(
     """An item as the page takes it: its piece, written by a template, which escapes whatever it shows."""
     value = leased.previous or leased.proposal or {}
     thread = read_thread(studio.ledger, project.id, leased.id, person)
-    piece = render(request, "label_item.html.jinja", project=project, leased=leased, value=value, thread=thread)
+    piece = render(
+        request, "label_item.html.jinja", project=project, leased=leased, value=value, thread=thread,
+        unshown=studio.item_media.find_unshown(project, leased.shown),
+    )  # fmt: skip
     return {"id": leased.id, "version": leased.guideline_version, "html": bytes(piece.body).decode()}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import PurePath
 from typing import Any
 
@@ -14,7 +13,6 @@ from starlette.responses import RedirectResponse, Response
 
 from luthier.annotation.comments import add_comment, list_comments
 from luthier.annotation.project import (
-    NewItem,
     ProjectSettings,
     get_project,
     list_guidelines,
@@ -25,11 +23,12 @@ from luthier.annotation.project import (
 from luthier.annotation.queue import AnnotationQueue
 from luthier.annotation.results import find_items, label_items, list_disagreements, record_decision
 from luthier.commands.labeling.create import (
+    LabelingRows,
     create_labeling_project,
     find_near_twins,
     make_settings,
-    read_dataset_items,
-    read_uploaded_items,
+    open_step_rows,
+    open_uploaded_rows,
     run_in_other_process,
     suggest_decisions,
     write_training_recipe,
@@ -75,8 +74,8 @@ def create(request: Request, studio: StudioDep, person: PersonDep, form: FormDep
     given = {name: text_of(form, name) for name in ("name", "kind", "labels", "guidelines", "overlap", "text", "gold")}
     try:
         settings = _settings(given)
-        items = _items(studio, form, settings, given, project, step)
-        made = create_labeling_project(studio.ledger, given["name"], settings, items, project=project, by=person.id)[0]
+        rows = _open_rows(studio, form, settings, given, project, step)
+        made = create_labeling_project(studio.ledger, given["name"], rows, project=project, by=person.id)[0]
     except LuthierError as error:
         return _new_page(request, studio, project, step, error, given)
     return RedirectResponse(f"/label/{made.id}/manage", 303)
@@ -92,13 +91,13 @@ def _settings(given: dict[str, str]) -> ProjectSettings:
     return make_settings(kind, labels, **more)
 
 
-def _items(
+def _open_rows(
     studio: Studio, form: FormData, settings: ProjectSettings, given: dict[str, str], project: str, step: str
-) -> Iterator[NewItem]:
+) -> LabelingRows:
     file = form.get("file")
     if isinstance(file, UploadFile) and file.filename:
-        name = PurePath(file.filename).name
-        return read_uploaded_items(name, file.file, settings, text=given["text"], gold=given["gold"])
+        name, columns = PurePath(file.filename).name, {"text": given["text"], "gold": given["gold"]}
+        return open_uploaded_rows(studio.workspace, studio.ledger, name, file.file, settings, **columns)
     if not project:
         raise InputError(_("there are no rows"), where=SourceLocation(field="file"), hint=_("choose a file"))
     made_plan = load_made_plan(studio.workspace, studio.find_recipe(project), "dataset")
@@ -106,7 +105,7 @@ def _items(
     if not steps or (step and step not in steps):
         raise InputError(_("no rows are prepared yet"), hint=_("run the project first"))
     with_answers = given["kind"] in ("rating", "correction")
-    return read_dataset_items(made_plan.plan.artifact(step or steps[0]), settings, with_answers=with_answers)
+    return open_step_rows(made_plan.plan, step or steps[0], settings, studio.ledger, with_answers=with_answers)
 
 
 @router.get("/label/{project_id}/manage", dependencies=[Depends(allow("edit"))])
@@ -255,6 +254,7 @@ def _adjudicate_page(request: Request, studio: Studio, project_id: str, error: L
     return render(
         request, "label_adjudicate.html.jinja", 200 if error is None else 400, project=project, found=answered_items,
         threads=list_comments(studio.ledger, project_id, ids), error=error,
+        unshown=frozenset().union(*(studio.item_media.find_unshown(project, one.item.shown) for one in answered_items)),
         suggested=suggest_decisions(answered_items, project.settings),
     )  # fmt: skip
 

@@ -15,6 +15,7 @@ from luthier.commands.projects.models import (
 from luthier.commands.projects.releases import plan_release_change, read_candidate_comparison, suggest_alias
 from luthier.commands.release import history
 from luthier.core.errors import LuthierError
+from luthier.studio.message_templates import page_language
 from luthier.studio.pages import render, report_headers
 from luthier.studio.people import allow
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
@@ -75,7 +76,7 @@ def report(request: Request, studio: StudioDep, name: str, digest: str) -> Respo
 @router.get("/projects/{name}/models/{digest}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, name: str, digest: str) -> Response:
     """The report itself."""
-    return report_headers(read_model_report(studio.workspace, studio.find_recipe(name), digest))
+    return report_headers(read_model_report(studio.workspace, studio.find_recipe(name), digest, page_language()))
 
 
 @router.get("/projects/{name}/release", dependencies=[Depends(allow("edit"))])

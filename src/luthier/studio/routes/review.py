@@ -39,7 +39,7 @@ from luthier.commands.review.verdicts import (
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.studio.pages import render
 from luthier.studio.people import PersonDep, allow, require_recipe_right, require_right
-from luthier.studio.state import FormDep, StudioDep, text_of
+from luthier.studio.state import FormDep, Studio, StudioDep, text_of
 from luthier.studio.translation import gettext as _
 
 router = APIRouter()
@@ -105,10 +105,10 @@ def review(request: Request, studio: StudioDep, person: PersonDep, project_id: s
     leased = AnnotationQueue(studio.ledger, project_id).next_item(person.id)
     if leased is None:
         return render(request, "review_done.html.jinja", queue=queue, filling=studio.review.is_filling)
-    return _show(request, queue, get_reviewed_item(studio.ledger, queue, leased.id), person.id)
+    return _show(request, studio, queue, get_reviewed_item(studio.ledger, queue, leased.id), person.id)
 
 
-def _show(request: Request, queue: ReviewQueue, item: ReviewedItem, person: str) -> Response:
+def _show(request: Request, studio: Studio, queue: ReviewQueue, item: ReviewedItem, person: str) -> Response:
     """A request; of other people's opinions only once the person has given one, or need not."""
     has_it = person in item.waits_for
     opinion = next((entry for entry in item.opinions if entry.by == person), None)
@@ -117,6 +117,7 @@ def _show(request: Request, queue: ReviewQueue, item: ReviewedItem, person: str)
         may_answer=has_it or opinion is not None, is_second=has_it and opinion is None and bool(item.opinions),
         opinions=() if has_it and opinion is None else item.opinions, submission=secrets.token_hex(16),
         answer=item.shown.answers[0] if item.shown.answers else "", person=person,
+        unshown=studio.item_media.find_unshown(queue.annotation, item.shown),
     )  # fmt: skip
 
 
@@ -213,7 +214,7 @@ def items(request: Request, studio: StudioDep, project_id: str, only: str = "") 
 def item_page(request: Request, studio: StudioDep, person: PersonDep, project_id: str, item: int) -> Response:
     """One request that was reviewed, with all opinions."""
     queue = get_review_queue(studio.ledger, project_id)
-    return _show(request, queue, get_reviewed_item(studio.ledger, queue, item), person.id)
+    return _show(request, studio, queue, get_reviewed_item(studio.ledger, queue, item), person.id)
 
 
 @router.get("/review/{project_id}/items/{item}/alike", dependencies=[MAY_REVIEW])

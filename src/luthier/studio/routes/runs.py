@@ -19,6 +19,7 @@ from luthier.commands.projects.workspace import (
 )
 from luthier.core.errors import LuthierError, UnknownName
 from luthier.recipe.schema import Recipe
+from luthier.studio.message_templates import page_language
 from luthier.studio.pages import render, report_headers
 from luthier.studio.people import PersonDep, allow
 from luthier.studio.state import FormDep, Studio, StudioDep, text_of
@@ -184,4 +185,4 @@ def report_page(studio: StudioDep, run: str) -> Response:
     queued_run = studio.queue.get(run)
     if queued_run.run is None:
         raise UnknownName(_("this run has not begun yet"), hint=_("wait until it has made something"))
-    return report_headers(read_report(studio.workspace, queued_run.run))
+    return report_headers(read_report(studio.workspace, queued_run.run, page_language()))

@@ -153,12 +153,49 @@ document.addEventListener("htmx:response:error", (event) => {
   place.querySelector(".unsent")?.remove();
   tell(place, root.dataset.ended, root.dataset.login);
 });
+// Pictures and sounds of items: a picture is enlarged and made small again, and what cannot be shown says so.
+function enlarge(figure) {
+  const view = figure.querySelector(".view"), image = view.querySelector("img");
+  const isLarge = view.classList.toggle("large");
+  figure.querySelector("[data-zoom]").setAttribute("aria-pressed", String(isLarge));
+  if (isLarge && image.dataset.whole) {
+    image.src = image.dataset.whole;
+    delete image.dataset.whole;
+  }
+  return view;
+}
+
+function pressMedia(key) {
+  const near = (kind) => document.activeElement?.closest("figure.shown")?.querySelector(kind) ?? document.querySelector(`figure.shown ${kind}`);
+  if (key === "+") {
+    const image = near("img");
+    if (image) enlarge(image.closest("figure")).focus({ preventScroll: true });
+    return Boolean(image);
+  }
+  const sound = key === "." && near("audio");
+  if (sound) sound.paused ? sound.play().catch(() => {}) : sound.pause();
+  return Boolean(sound);
+}
+
+document.addEventListener("error", (event) => {
+  const figure = event.target.closest?.("figure.shown");
+  if (!figure) return;
+  const told = document.createElement("p");
+  told.className = "notice small unshown";
+  told.textContent = figure.dataset.unshown;
+  figure.replaceWith(told);
+}, true);
 document.addEventListener("keydown", (event) => {
   if (event.key === "Enter" && event.target.matches("[data-copy]")) copy(event.target);
+  const isTyping = event.target.matches("textarea, select, input:not([type=radio], [type=checkbox])");
+  if (isTyping || event.defaultPrevented || event.ctrlKey || event.altKey || event.metaKey) return;
+  if (pressMedia(event.key)) event.preventDefault();
 });
 document.addEventListener("click", (event) => {
   const code = event.target.closest("[data-copy]");
   if (code) copy(code);
+  const zoom = event.target.closest("[data-zoom], figure.shown .view img");
+  if (zoom) enlarge(zoom.closest("figure"));
   const button = event.target.closest("[data-line]");
   if (button) showLine(Number(button.dataset.line));
 });

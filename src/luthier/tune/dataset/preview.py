@@ -1,4 +1,6 @@
-"""Rows as the model sees them: the text of the very ids that a training reads, with the trained tokens told apart."""
+"""Training rows as the model sees them: the text of the token ids that a training reads, with the trained tokens
+marked.
+"""
 
 from __future__ import annotations
 
@@ -21,13 +23,13 @@ if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
 
 RENDERED = "rendered.json"
-"""Where a tuned model's artifact holds its first training rows as they were read."""
+"""File of a tuned model's artifact that holds its first training rows as they were read."""
 KEPT = 3
-"""So many of them."""
+"""Number of rows in that file."""
 
 
 class RenderedSpan(NamedTuple):
-    """Neighbouring tokens that are all trained on, or all only read."""
+    """A run of adjacent tokens that are all trained on, or all read only."""
 
     text: str
     trained: bool
@@ -42,20 +44,20 @@ class RenderedToken(NamedTuple):
 
 
 class RenderedSequence(NamedTuple):
-    """One sequence of token ids that is read for an example."""
+    """One sequence of token ids that an example becomes."""
 
     name: str
-    """Which of the example's sequences it is: `chosen`, `rejected`, or a number; empty for the only one."""
+    """Which of the example's sequences this is: `chosen`, `rejected`, or a number; empty for the only one."""
     stretches: list[RenderedSpan]
     tokens: list[RenderedToken]
 
     @property
     def trained(self) -> int:
-        """How many of its tokens are trained on."""
+        """Number of its tokens that are trained on."""
         return sum(token.trained for token in self.tokens)
 
     def as_json(self, *, ids: bool) -> dict[str, Any]:
-        """Counts and text; with `ids`, each token's id and whether it is trained on as well."""
+        """Return counts and text; with `ids`, also each token's id and whether it is trained on."""
         record: dict[str, Any] = {
             "name": self.name,
             "tokens": len(self.tokens),
@@ -73,14 +75,14 @@ class RenderedRow(NamedTuple):
     id: str
     origin: ExampleOrigin
     sequences: list[RenderedSequence]
-    """Its token rows; empty where nothing is trained on."""
+    """Its token sequences; empty where nothing is trained on."""
     cut: int
     """Tokens that were cut off to fit the limit."""
     nothing: str
-    """Why nothing is trained on, when that is so."""
+    """Why nothing is trained on; empty otherwise."""
 
     def as_json(self, *, ids: bool = False) -> dict[str, Any]:
-        """The row for other programs."""
+        """Return the row as JSON values."""
         return {
             "id": self.id,
             "file": self.origin.file,
@@ -92,8 +94,10 @@ class RenderedRow(NamedTuple):
 
 
 def render_training_rows(step: Tune, work: StepContext, number: int) -> list[RenderedRow]:
-    """The first training rows that a step reads, read as its training reads them, one that calls tools among them where
-    one of the first 256 does; `work` needs its data and model."""
+    """Return the first training rows of a step, as its training reads them.
+
+    Where one of the first 256 rows calls tools, it is among them. `work` needs its inputs `data` and `model`.
+    """
     from luthier.chat.prompt import PromptPrefix
     from luthier.chat.tokenizer import ChatTokenizer
     from luthier.models.load import find_base_folder
@@ -130,24 +134,26 @@ def _render_rows(
         yield RenderedRow(example.id, examples[index].origin, sequences, example.cut, example.nothing)
 
 
-def _choose_examples(examples: Sequence[Example], number: int) -> list[int]:
-    """The places of so many examples from the first; where none of them calls a tool, the last is one that does."""
+def _choose_examples(examples: Sequence[Example], count: int) -> list[int]:
+    """Return the indices of the first `number` examples; where none of them calls a tool, the last index is that of one
+    that does.
+    """
     calling = [
         index for index, example in enumerate(examples) if any(message.tool_calls for message in example.messages)
     ]
-    indices = list(range(min(number, len(examples))))
+    indices = list(range(min(count, len(examples))))
     return [*indices[:-1], calling[0]] if calling and calling[0] >= len(indices) else indices
 
 
 def _names(step: Tune, count: int) -> list[str]:
-    """What the sequences of an example are called."""
+    """Return the names of an example's sequences."""
     if count == 2 and isinstance(step.objective, PairObjective):
         return ["chosen", "rejected"]
     return [""] if count == 1 else [f"{at} of {count}" for at in range(1, count + 1)]
 
 
 def _render_sequence(name: str, row: TokenRow, text: ChatTokenizer, outputs: Sequence[str]) -> RenderedSequence:
-    """A row's ids as text; under a sequence head the last id is the number of an output."""
+    """Return a row's ids as text; under a sequence head the last id is the number of an output."""
     ids, output = (row.ids[:-1], row.ids[-1]) if outputs else (row.ids, None)
     targets = set(row.targets)
     trained = [at in targets for at in range(len(row.ids))]
@@ -163,7 +169,8 @@ def _render_sequence(name: str, row: TokenRow, text: ChatTokenizer, outputs: Seq
 
 
 def _decode_slice(text: ChatTokenizer, ids: Sequence[int], start: int, end: int) -> str:
-    """The text of some ids where they stand: tokenizers that write a space as a part of a word drop the first one of a
-    text."""
+    """Return the text of some ids in their context: tokenizers that write a space as part of a word drop the first one
+    of a text.
+    """
     before, whole = text.decode(ids[:start]), text.decode(ids[:end])
     return whole[len(before) :] if whole.startswith(before) else text.decode(ids[start:end])

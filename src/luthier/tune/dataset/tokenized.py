@@ -26,18 +26,19 @@ if TYPE_CHECKING:
 
 _DONE = "done.json"
 _MEDIA = "media.jsonl"
-"""The media whose tokens stand among the ids, where rows may have some."""
+"""File that lists the media whose tokens are among the ids, where rows may have some."""
 _DTYPES = {
     "ids": "uint32", "weights": "float32", "row_ends": "uint64", "example_ends": "uint64", "target_ends": "uint64",
     "choices": "uint32", "teacher": "float32", "choice_ends": "uint64",
 }  # fmt: skip
 _TAUGHT = ("choices", "teacher", "choice_ends")
-"""Files that are only there when a teacher's choices are stored."""
+"""Files that exist only when a teacher's choices are stored."""
 _COLUMN = "told."
-"""How the names of files begin that hold a number for each learnt token, after what it tells."""
+"""Prefix of the files that hold one number for each trained token; the rest of the file name is the name of that
+number."""
 _REFERRED = "referred.json"
 READ_TOGETHER = 64
-"""Examples that a reference model reads together."""
+"""Number of examples that a reference model reads at once."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +47,11 @@ class DatasetCounts:
 
     examples: int = 0
     trained_examples: int = 0
-    """Examples that something is learnt from."""
+    """Examples that have trained tokens."""
     tokens: int = 0
     trained_tokens: int = 0
     cut: int = 0
-    """Examples that lost tokens and are still learnt from."""
+    """Examples that lost tokens and are still trained on."""
 
 
 class TokenizedDataset:
@@ -64,8 +65,10 @@ class TokenizedDataset:
     def write(
         cls, folder: Path, examples: Iterable[TrainingExample], key: str, media: MediaProcessor | None = None
     ) -> TokenizedDataset:
-        """Write examples, or find them when they were written before under the same key; then `media`, the processor of
-        a model that reads pictures, meets those that stand in them."""
+        """Write examples, or open those that were written before under the same key.
+
+        `media`, the processor of a model that reads images or audio, then reads the media of the stored examples.
+        """
         path = folder / _DONE
         if path.is_file() and json.loads(path.read_text())["key"] == key:
             if media is not None:
@@ -89,17 +92,18 @@ class TokenizedDataset:
         return self.counts.trained_examples
 
     def rows(self, number: int) -> list[TokenRow]:
-        """The rows of one example."""
+        """Return the token rows of one example."""
         first, last = self._get_bounds(self._example_ends, number)
         return [self._read_row(row, self.keys[number], last - first) for row in range(first, last)]
 
     def add_reference_logprobs(
         self, numbers: Iterable[int], read: Callable[[list[TokenRow]], list[list[float]]], key: str
     ) -> None:
-        """Keep what a model finds of each learnt token of some examples, each named once, as `told["reference"]` of
-        their rows.
+        """Store a reference model's log-probability of each trained token of some examples, as
+        `token_values["reference"]` of their rows.
 
-        `read` gives the log-probabilities of each row's learnt tokens; what was read under the same key is found.
+        `read` returns the log-probabilities of each row's trained tokens; those that were stored before under the same
+        key are used again. Each example is listed once.
         """
         path = self._folder / _REFERRED
         if not (path.is_file() and json.loads(path.read_text())["key"] == key):
@@ -117,10 +121,12 @@ class TokenizedDataset:
         memmap[:] = numpy.nan
         self.__dict__.pop("_columns", None)
         for begin in range(0, len(numbers), READ_TOGETHER):
-            some = numbers[begin : begin + READ_TOGETHER]
-            row_indices = [row for number in some for row in range(*self._get_bounds(self._example_ends, number))]
-            found = read([row for number in some for row in self.rows(number)])
-            for row_index, values in zip(row_indices, found, strict=True):
+            numbers_of_batch = numbers[begin : begin + READ_TOGETHER]
+            row_indices = [
+                row for number in numbers_of_batch for row in range(*self._get_bounds(self._example_ends, number))
+            ]
+            logprobs = read([row for number in numbers_of_batch for row in self.rows(number)])
+            for row_index, values in zip(row_indices, logprobs, strict=True):
                 first, last = self._get_bounds(self._target_ends, row_index)
                 memmap[first:last] = values
         memmap.flush()
@@ -144,7 +150,7 @@ class TokenizedDataset:
 
     @cached_property
     def keys(self) -> list[str]:
-        """The example's id of each example."""
+        """Return the id of each example, in order."""
         return [record["id"] for record in self.read_records() if not record["nothing"]]
 
     def read_records(self) -> Iterator[dict[str, Any]]:
@@ -154,7 +160,7 @@ class TokenizedDataset:
                 yield json.loads(line)
 
     def first(self, number: int) -> Iterator[TrainingExample]:
-        """So many examples from the first, those included from which nothing is learnt."""
+        """Yield the first `number` examples, including those that nothing is trained on."""
         index = 0
         for record in islice(self.read_records(), number):
             rows = () if record["nothing"] else tuple(self.rows(index))
@@ -163,7 +169,7 @@ class TokenizedDataset:
 
     @cached_property
     def longest(self) -> int:
-        """Tokens of the longest example."""
+        """Number of tokens of the longest example."""
         return max((record["tokens"] for record in self.read_records()), default=0)
 
     @cached_property
@@ -208,7 +214,7 @@ class TokenizedDataset:
 
     @cached_property
     def _columns(self) -> dict[str, numpy.ndarray[Any, Any]]:
-        """What is told of each learnt token, by name."""
+        """Numbers of each trained token, by name."""
         import numpy
 
         paths = sorted(self._folder.glob(f"{_COLUMN}*"))
@@ -220,7 +226,7 @@ class TokenizedDataset:
 
 
 def _meet_written(path: Path, media: MediaProcessor) -> None:
-    """Let a processor meet the media of examples that were written before."""
+    """Let a processor read the media of examples that were written before."""
     with path.open(encoding="utf-8") as file:
         for line in file:
             media.import_known(json.loads(line))

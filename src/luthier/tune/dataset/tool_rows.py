@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 WITH_TOOLS = "qwen2.5-0.5b-instruct"
 """A model of the catalogue whose own chat template writes tools."""
 _NAMED = 4
-"""So many rows are named."""
+"""Number of rows that an error names."""
 
 
 class ToolRow(NamedTuple):
-    """A row that has tools on offer, or in which the assistant calls one."""
+    """A row that offers tools, or in which the assistant calls one."""
 
     location: SourceLocation
     offers: bool
@@ -36,15 +36,16 @@ class ToolRow(NamedTuple):
 
 
 def refuse_tool_rows(data: Artifact, model: Artifact) -> None:
-    """`ModelError` where training rows have tools that the model's chat template has no place for."""
+    """Raise `ModelError` where training rows have tools that the model's chat template cannot render."""
     if is_endpoint(model) or all(tool_support := read_tool_support(find_base_folder(model))):
         return
     _refuse(_read_tool_rows(data), tool_support, get_model_name(model), list_fitting_templates(find_base_folder(model)))
 
 
 def refuse_planned_tool_rows(plan_context: PlanContext) -> None:
-    """Refuse tool rows before a training: of the data set when it is made, else of the rows of its source that were
-    read."""
+    """Refuse tool rows before a training: those of the data set when it exists, else those of its source that were
+    read.
+    """
     tool_support = predict_tool_support(plan_context)
     if tool_support is None or all(tool_support):
         return
@@ -67,7 +68,7 @@ def _read_tool_rows(data: Artifact) -> Iterator[ToolRow]:
 
 
 def _rows_ahead(plan_context: PlanContext) -> Iterator[ToolRow]:
-    """The rows that were looked at and have tools."""
+    """Yield the rows with tools among the rows that were read for the plan."""
     for example in preview_input_examples(plan_context, "train", OUTLINED):
         offers, calls = bool(example.tools), any(message.tool_calls for message in example.messages)
         if offers or calls:
@@ -98,14 +99,14 @@ def _refuse(
     raise ModelError(f"{what}: they would not be trained on", where=tool_rows[0].location, hint=_remedy(fitting, calls))
 
 
-def _name_lines(found: list[ToolRow]) -> str:
-    """Where the first of the others are, in brackets: lines where all are in one file."""
-    tool_rows = found[1:_NAMED]
+def _name_lines(located_rows: list[ToolRow]) -> str:
+    """Return, in brackets, where the first of the other rows are: line numbers where all are in one file."""
+    tool_rows = located_rows[1:_NAMED]
     if not tool_rows:
         return ""
-    one_file = len({row.location.file for row in found}) == 1
+    one_file = len({row.location.file for row in located_rows}) == 1
     locations = ", ".join(str(row.location.line) if one_file else str(row.location) for row in tool_rows)
-    more = f" and {len(found) - _NAMED:,} more" if len(found) > _NAMED else ""
+    more = f" and {len(located_rows) - _NAMED:,} more" if len(located_rows) > _NAMED else ""
     return f" ({'lines ' if one_file and len(tool_rows) > 1 else 'line ' if one_file else ''}{locations}{more})"
 
 

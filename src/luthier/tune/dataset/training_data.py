@@ -1,4 +1,4 @@
-"""A data set as one tuning reads it: examples to train on, held-out rows to measure, and what became of each row."""
+"""The data of one training step: examples to train on, held-out rows to measure, and an account of each row."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 
 
 LEFT_OUT = "`without` names it"
-"""What `training_examples.parquet` says of a row that weighs nothing."""
+"""The reason in `training_examples.parquet` for a row that `without` removes."""
 
 
 class TrainingData:
@@ -65,14 +65,14 @@ class TrainingData:
 
     @cached_property
     def dataset(self) -> TokenizedDataset:
-        """What is learnt; what is not is counted and said."""
+        """The examples to train on; what is left out is counted and reported."""
         dataset = self._write_tokenized("train", "train", self._train_indices)
         self._warn(dataset)
         return dataset
 
     @cached_property
     def _train_indices(self) -> Sequence[int]:
-        """Places of the training rows that are used."""
+        """Indices of the training rows that are used."""
         rest, rows = self._split.rest, self._step.max_train_samples
         drawn = rows is not None and rows < len(rest)
         return [rest[at] for at in choose_used_examples(self._work.seed, len(rest), rows)] if drawn else rest
@@ -100,7 +100,7 @@ class TrainingData:
 
     @cached_property
     def _excluded_indices(self) -> frozenset[int]:
-        """The examples that weigh nothing; `DataError` for an id that no training row has, or when none is left."""
+        """Examples that `without` removes; `DataError` for an id that no training row has, or when none is left."""
         if not (ids := self._step.read_without(self._work.recipe_dir)):
             return frozenset()
         where, keys = SourceLocation(field="without"), self.dataset.keys
@@ -109,10 +109,10 @@ class TrainingData:
             what = f"{format_counted_noun(len(unknown), 'id')} of `without` names no training row: {unknown[0]!r}"
             raise DataError(what, where=where, hint="give whole ids, as `luthier lineage` shows them")
         left_out = set(ids)
-        found = frozenset(number for number, key in enumerate(keys) if key in left_out)
-        if len(found) == len(keys):
+        excluded = frozenset(number for number, key in enumerate(keys) if key in left_out)
+        if len(excluded) == len(keys):
             raise DataError("`without` leaves no row to learn from", where=where, hint="name fewer rows")
-        return found
+        return excluded
 
     @cached_property
     def about(self) -> ObjectiveContext:
@@ -123,7 +123,7 @@ class TrainingData:
 
     @cached_property
     def watch(self) -> ValidationPlan | None:
-        """What is measured on the way, when something is held out."""
+        """The validation plan, when rows are held out."""
         from luthier.tune.training.reference_logprobs import HeldOutEvaluator
         from luthier.tune.training.trainer import ValidationPlan
 
@@ -147,17 +147,20 @@ class TrainingData:
         )
 
     def first(self, number: int) -> Iterator[TrainingExample]:
-        """So many training examples from the first, made as those of a training are, and kept nowhere."""
+        """Yield the first `number` training examples, built as in a training but not stored."""
         return islice(self._build_examples("train", self._train_indices), number)
 
     def examples(self, number: int) -> list[Example]:
-        """The examples of the data of so many training examples from the first."""
+        """Return the examples of the data behind the first `number` training examples."""
         return examples_at(self._data, "train", [int(at) for at in self._train_indices[:number]])
 
     def write_learnt(self, path: Path, seen_counts: Mapping[int, int], taught: Mapping[int, int]) -> None:
-        """For each example: how often it was seen in the training, and by the weights that are saved (the best
-        ones come before the end); its tokens, how many were learnt, whether it was cut, and why nothing was learnt from
-        it when that is so."""
+        """Write the account of each example to a Parquet file.
+
+        It holds how often the example was seen in the training, and by the weights that are saved (the best ones come
+        before the end), its tokens, its trained tokens, whether it was cut, and why nothing was trained on when that is
+        so.
+        """
         import polars
 
         number = 0
@@ -177,7 +180,9 @@ class TrainingData:
         polars.DataFrame(rows, schema={**kinds, "cut": polars.Boolean, "nothing": polars.String}).write_parquet(path)
 
     def add_reference_logprobs(self, model: Any, sampler: BatchSampler) -> None:
-        """Let the rows bear what a model, which has not moved yet, finds of them: all that will be seen or measured."""
+        """Add to the rows the log-probabilities of a model that has not been trained yet: all rows that will be seen or
+        measured.
+        """
         from luthier.tune.dataset.tokenized import READ_TOGETHER
         from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
@@ -203,7 +208,7 @@ class TrainingData:
         return self._write_tokenized("held_out", self._split.split, self._split.held)
 
     def _write_tokenized(self, name: str, split: str, indices: Sequence[int]) -> TokenizedDataset:
-        """The examples of some rows of a split, in files."""
+        """Write the examples of some rows of a split to files."""
         from luthier.tune.dataset.tokenized import TokenizedDataset
 
         held_out = self._step.validation.model_dump(mode="json") if self._step.validation else None
@@ -221,7 +226,7 @@ class TrainingData:
 
     @cached_property
     def teacher(self) -> Teacher | None:
-        """The teacher that is asked at each step; None where none is, or its words are stored."""
+        """The teacher that is read at each step; None without one, or where its choices are stored."""
         needed = self._step.objective.needs_teacher and not self._step.objective.stored
         return self._open_teacher() if needed else None
 
@@ -242,7 +247,7 @@ class TrainingData:
             self._work.events.note(f"{warning} (seen in {rows} of {done} rows)")
 
     def source(self, model: Any, tokens: int, critic: Critic | None = None) -> BatchSource:
-        """Where the rows of each step come from: these examples, or what the model writes to them."""
+        """Return the source of each step's rows: these examples, or completions that the model samples for them."""
         from luthier.tune.objective import PreparedBatchSource
         from luthier.tune.training.private_gradient import PrivateBatchSource
         from luthier.tune.training.reference_logprobs import compute_row_logprob_sums
@@ -266,7 +271,7 @@ class TrainingData:
 
     @cached_property
     def rollout_sampler(self) -> RolloutSampler | None:
-        """Where answers are written and judged, under an objective that draws them."""
+        """The sampler of completions and rewards, under an objective that samples."""
         if not self._step.objective.draws:
             return None
         from luthier.tune.rollout.sampler import RolloutSampler
@@ -279,7 +284,7 @@ class TrainingData:
         )
 
     def _build_reward_context(self, judge: str = "reward_model") -> RewardContext:
-        """Where rewards work, with the reward model that an input names, when there is one."""
+        """Build the context of rewards, with the reward model that the input `judge` names, when there is one."""
 
         judged = self._work.inputs.get(judge)
         path = self._work.scratch / "judged"
@@ -318,7 +323,7 @@ class TrainingData:
         )
 
     def _questions(self) -> LabelQuestions:
-        """The held-out rows as questions of labels, as evaluation asks them."""
+        """The held-out rows as labelled questions, as evaluation asks them."""
         from luthier.tune.training.reference_logprobs import LabelQuestions
 
         examples = read_labeled_examples(self._data, self._split)
@@ -338,14 +343,14 @@ class TrainingData:
         )
 
     def attach_media(self, model: Any) -> None:
-        """Let a model read the pictures and sounds of the data set; nothing for a model of text alone."""
+        """Let a model read the images and audio of the data set; does nothing for a text model."""
         from luthier.models.media.towers import attach_media
 
         kept = None if self._work.kept is None else self._work.kept / "features"
         attach_media(model, self._text.media, self._media.read, kept)
 
     def export_media(self) -> list[dict[str, Any]]:
-        """The pictures and sounds of the examples as JSON, for the other ranks to meet them."""
+        """Return the images and audio of the examples as JSON, for the other ranks."""
         return [] if self._text.media is None else self._text.media.export_known()
 
     @cached_property
@@ -355,7 +360,7 @@ class TrainingData:
         return MediaReader(self._data)
 
     def _warn(self, dataset: TokenizedDataset) -> None:
-        """Say what is not learnt, and why; `DataError` when nothing is left."""
+        """Report what is not trained on, and why; `DataError` when nothing is left."""
         counts, events = dataset.counts, self._work.events
         reasons = Counter(record["nothing"] for record in dataset.read_records() if record["nothing"])
         message = "; ".join(
@@ -372,8 +377,10 @@ class TrainingData:
 
 
 def _batch_examples(examples: Iterable[Example], count: int) -> Iterator[list[Example]]:
-    """So many examples, as many at a time as a batch of the data set holds, however few of each are wanted, and none by
-    itself where there are others: `kto` holds an answer against its neighbour's."""
+    """Yield batches of examples, `count` in all, each as large as a batch of the data set.
+
+    No example stands alone where there are others: `kto` compares an answer with its neighbour's.
+    """
     waiting, left = iter(examples), count
     while some := list(islice(waiting, BATCH + 1 if left == BATCH + 1 else BATCH)):
         left -= len(some)

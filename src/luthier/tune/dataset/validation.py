@@ -1,6 +1,6 @@
-"""The held-out curve: which rows are measured but never learnt, when training stops for it, and what is kept.
+"""Validation during training: which rows are held out, when training stops early, and which weights are kept.
 
-Everything here follows from settings, seed and log, so that a resumed run decides as the undisturbed one did.
+All decisions follow from settings, seed and log, so a resumed run decides as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from luthier.tune.objective import Objective
 
 HELD_OUT = "held out"
-"""What `training_examples.parquet` says of a training row that was only measured on."""
+"""The reason in `training_examples.parquet` for a row that was only measured."""
 USUAL_SHARE = 0.05
 """Share of the training rows that is held back when the data set has no validation split."""
 
@@ -44,11 +44,11 @@ class ValidationSettings(BaseModel):
     every: Annotated[int, Field(ge=1)] | Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Steps between two measurements, or the share of all steps; the last step is always measured."""
     metric: Literal["loss", "margin"] | Metric = "loss"
-    """What decides: the objective's own loss on these rows; of pairs of answers `accuracy` (how many it ranks as people
-    do) or `margin` (by how much); or, where answers are labels, any metric of labels, computed by the same code as
-    `evaluate` does. The loss is measured in any case."""
+    """The deciding measure: the objective's own loss on these rows; for pairs of answers `accuracy` (how many are
+    ranked as people do) or `margin` (by how much); for labels any metric of labels, computed by the code of `evaluate`.
+    The loss is measured in any case."""
     patience: Annotated[int, Field(ge=1)] | None = None
-    """Training stops after so many measurements in a row without a better one; never when not given."""
+    """Number of measurements in a row without improvement after which training stops; never when not given."""
     min_delta: float = Field(default=0.0, ge=0)
     """The least improvement that counts as better."""
     keep: Literal["best", "last"] = "best"
@@ -60,21 +60,21 @@ class ValidationSettings(BaseModel):
         return refuse_unknown_settings(cls, value)
 
     def is_due(self, step: int, steps: int) -> bool:
-        """Whether there is a measurement after a step (from 1)."""
+        """Return whether to measure after a step (from 1)."""
         return step % self.count_steps_between(steps) == 0 or step == steps
 
     def count_steps_between(self, steps: int) -> int:
-        """Steps from one measurement to the next, of a training of so many."""
+        """Return the steps from one measurement to the next, in a training of `steps` steps."""
         return self.every if isinstance(self.every, int) else max(1, round(self.every * steps))
 
     @property
     def name(self) -> str:
-        """What the deciding value is called in the log."""
+        """Name of the deciding measure in the log."""
         return f"held_out_{self.metric if isinstance(self.metric, str) else self.metric.kind}"
 
     @property
     def sign(self) -> float:
-        """-1 where less is better."""
+        """-1 where lower is better, else 1."""
         lower = self.metric == "loss" if isinstance(self.metric, str) else self.metric.better == "lower"
         return -1.0 if lower else 1.0
 
@@ -84,16 +84,16 @@ class BestCheckpoint:
     """The best validation result so far, its step, and the number of validations since."""
 
     step: int = 0
-    """The step after which the best one was made; 0 when there was none."""
+    """The step of the best measurement; 0 when there was none."""
     value: float | None = None
     since: int = 0
-    """Measurements after the best one."""
+    """Number of measurements after the best one."""
 
 
 def update_best_checkpoint(
     held_out: ValidationSettings, before: BestCheckpoint, step: int, value: float | None
 ) -> BestCheckpoint:
-    """How things stand after a step and what was measured after it, when something was."""
+    """Return the best checkpoint after a step and its measurement, if there was one."""
     if value is None:
         return before
     better = before.value is None or held_out.sign * (value - before.value) > held_out.min_delta
@@ -101,17 +101,17 @@ def update_best_checkpoint(
 
 
 class HeldOutSplit(NamedTuple):
-    """Places of rows in a split of the data set."""
+    """Indices of rows in a split of the data set."""
 
     split: str
     """Where the held-out rows are: `train` or `validation`."""
     held: Sequence[int]
     rest: Sequence[int]
-    """Places of the training rows that may be learnt."""
+    """Indices of the training rows that may be trained on."""
 
 
 def split_held_out(held_out: ValidationSettings | None, data: Artifact, seed: int, used: int | None) -> HeldOutSplit:
-    """Which rows are held out; a share is one of the rows that are `used` (None: all)."""
+    """Choose the rows that are held out; a share is one of the rows that are `used` (None: all)."""
     count = DatasetSummary.read(data).rows["train"]
     if held_out is None:
         return HeldOutSplit("train", (), range(count))
@@ -127,7 +127,7 @@ def split_held_out(held_out: ValidationSettings | None, data: Artifact, seed: in
 
 
 def _hold_back(data: Artifact, seed: int, requested: int) -> HeldOutSplit:
-    """Whole units in the order of their hashes, until enough rows are held back."""
+    """Hold back whole groups in the order of their hashes, until there are enough rows."""
     import numpy
 
     hashes = _hash_groups(data, seed)
@@ -149,8 +149,8 @@ def _hash_groups(data: Artifact, seed: int) -> numpy.ndarray[Any, numpy.dtype[nu
         unit = row["group"] if row["group"] is not None else _prompt(row["messages"])
         return xxhash.xxh3_64_intdigest(f"{seed}\0{unit}".encode())
 
-    found = (unit_hash(row) for row in read_split_columns(data, "train", "messages", "group"))
-    return numpy.fromiter(found, dtype=numpy.uint64)
+    hashes = (unit_hash(row) for row in read_split_columns(data, "train", "messages", "group"))
+    return numpy.fromiter(hashes, dtype=numpy.uint64)
 
 
 def _prompt(messages: str) -> str:
@@ -162,13 +162,13 @@ _WHERE = SourceLocation(field="validation.rows")
 
 
 def is_objective_metric(metric: str | Metric, objective: Objective) -> bool:
-    """Whether an objective measures it itself, of whatever rows it learns from."""
+    """Return whether the objective computes this metric itself, on whatever rows it trains on."""
     name = metric if isinstance(metric, str) else metric.kind
     return name == "loss" or name in objective.measured
 
 
 def check_metric(held_out: ValidationSettings, data: Artifact, objective: Objective) -> None:
-    """`RecipeError` when the deciding metric cannot be measured on the data set's task."""
+    """Raise `RecipeError` when the deciding metric cannot be measured on the data set's task."""
     where, metric = SourceLocation(field="validation.metric"), held_out.metric
     if is_objective_metric(metric, objective):
         return
@@ -183,6 +183,6 @@ def check_metric(held_out: ValidationSettings, data: Artifact, objective: Object
 
 
 def read_labeled_examples(data: Artifact, parted: HeldOutSplit) -> list[Example]:
-    """The held-out examples that have a question and a label."""
+    """Return the held-out examples that have a question and a label."""
     examples = [example for some in read_example_batches(data, parted.split, parted.held) for example in some]
     return [example for example in examples if example.label is not None and example.messages and prompt_of(example)]

@@ -47,14 +47,14 @@ class CalculatorEnvironment(Environment):
         return call
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """The result of each call."""
+        """Return the result of each call."""
         return [self._answer_call(talk.completion) for talk in talks]
 
     def _answer_call(self, text: str) -> str | None:
-        found = re.findall(self.call, text)
-        if not found:
+        matches = re.findall(self.call, text)
+        if not matches:
             return None
-        called = found[-1] if isinstance(found[-1], str) else found[-1][0]
+        called = matches[-1] if isinstance(matches[-1], str) else matches[-1][0]
         try:
             value = calculate(called)
         except ValueError as error:
@@ -63,7 +63,7 @@ class CalculatorEnvironment(Environment):
 
 
 def calculate(text: str) -> float:
-    """The value of an expression of arithmetic; `ValueError` with a sentence for anything else."""
+    """Evaluate an arithmetic expression; `ValueError` with a readable message for anything else."""
     try:
         return _value(ast.parse(text.strip(), mode="eval").body)
     except ZeroDivisionError:

@@ -30,8 +30,8 @@ class CodeEnvironment(Environment):
     """Seconds that a program may take."""
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """What each program printed."""
-        programs = [found[-1] if (found := _FENCE.findall(talk.completion)) else None for talk in talks]
+        """Return the output of each program."""
+        programs = [blocks[-1] if (blocks := _FENCE.findall(talk.completion)) else None for talk in talks]
         ran = iter(
             run_sandbox_programs(
                 [_PRINTED.format(program=program) for program in programs if program is not None], self.wall_s

@@ -49,21 +49,21 @@ class PythonFunctionEnvironment(Environment):
         return file_digest(self._file(recipe_dir))
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """What the function says in each conversation."""
+        """Return the function's reply to each conversation."""
         source = self._file(recipe_dir).read_text(encoding="utf-8")
         ran = run_sandbox_programs(
             [source + _CALL.format(turns=_serialize_conversation(talk), function=self.function) for talk in talks],
             self.wall_s,
         )
-        found: list[str | None] = []
+        replies: list[str | None] = []
         for talk, sandbox_result in zip(talks, ran, strict=True):
             if not sandbox_result.passed:
                 origin = talk.example.origin
                 what = f"{self.function} failed on example {talk.example.id}: {sandbox_result.why}"
                 where = SourceLocation(file=origin.file, line=origin.line, field="rollout.environment")
                 raise ModelError(what, where=where, hint=f"mend {self.path}; it was answering {talk.completion[:60]!r}")
-            found.append(json.loads(sandbox_result.answer))
-        return found
+            replies.append(json.loads(sandbox_result.answer))
+        return replies
 
     def _file(self, recipe_dir: Path) -> Path:
         path = resolve_path(self.path, recipe_dir)

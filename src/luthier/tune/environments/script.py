@@ -1,4 +1,4 @@
-"""A user who goes on with what was written for them."""
+"""A simulated user whose turns are written in advance."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class FixedTurnsEnvironment(Environment):
     kind: Literal["script"] = "script"
 
     lines: tuple[str, ...] = ()
-    """What is said in every conversation, in order."""
+    """Replies in every conversation, in order."""
     column: str | None = None
     """A column of the data with the lines of each row: a list of texts, or one text."""
 
@@ -32,7 +32,7 @@ class FixedTurnsEnvironment(Environment):
         return self
 
     def answer(self, talks: Sequence[EnvironmentConversation], recipe_dir: Path) -> list[str | None]:
-        """The line after those that were said."""
+        """Return the next line of each conversation."""
         return [self._next(talk) for talk in talks]
 
     def _next(self, talk: EnvironmentConversation) -> str | None:

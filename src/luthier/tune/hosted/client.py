@@ -1,6 +1,7 @@
-"""HTTP to a provider of fine-tuning: waits with a bound, and says when it cannot be known whether a request was heard.
+"""HTTP client of a fine-tuning provider: bounded retries, and an error when it is unknown whether a request took
+effect.
 
-The key is read from the environment at the moment of the call, and taken out of all that the provider says.
+The key is read from the environment at each call, and removed from everything that the provider returns.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ BUSY = 429
 NOT_FOUND = 404
 _REFUSED_KEY = (401, 403)
 _UNKNOWN = frozenset({408, 500, 502, 503, 504, 529})
-"""After these nobody knows whether the request was heard."""
+"""Status codes after which it is unknown whether the request took effect."""
 _MOST_SAID = 300
 Result = TypeVar("Result")
 
@@ -43,24 +44,24 @@ class ProviderRefusalError(ModelError):
 
 
 class LostRequestError(Exception):
-    """A request that changes something, of which nobody knows whether it was heard."""
+    """A request that changes something, of which it is unknown whether it took effect."""
 
 
 class ProviderAuth(Protocol):
-    """Signs requests, and knows its secrets."""
+    """Signs requests and knows its secrets."""
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """What must be in no error or log."""
+        """Texts that must not appear in an error or a log."""
         ...
 
     def sign(self, request: httpx.Request) -> httpx.Request:
-        """The request with what proves who asks."""
+        """Return the request with its credentials."""
         ...
 
 
 class ProviderClient:
-    """Asks the API of one provider; used as a context."""
+    """Calls the API of one provider; used as a context manager."""
 
     def __init__(
         self,
@@ -102,25 +103,27 @@ class ProviderClient:
         self._http.close()
 
     def get(self, path: str, **params: str | int) -> dict[str, Any]:
-        """What is read from an address; tried again while the provider is busy, broken or away."""
+        """Return the JSON at an address; retried while the provider is busy, failing or unreachable."""
         return self._repeat(lambda: self._send("GET", path, params=params))
 
     def post(self, path: str, body: Mapping[str, Any], **params: str) -> dict[str, Any]:
-        """What is answered to a request that changes something; `LostRequestError` where it may have been heard."""
+        """Return the response to a request that changes something; `LostRequestError` where it may have
+        taken effect.
+        """
         return self._send("POST", path, json=dict(body), params=params)
 
     def upload(self, path: str, file: Path, name: str, fields: Mapping[str, str]) -> dict[str, Any]:
-        """What is answered to a file; `LostRequestError` where it may have arrived."""
+        """Upload a file and return the response; `LostRequestError` where it may have arrived."""
         with file.open("rb") as opened:
             return self._send("POST", path, data=dict(fields), files={"file": (name, opened, "application/jsonl")})
 
     def send_file(self, method: str, path: str, file: Path) -> None:
-        """Send the bytes of a file to an address, where they may arrive twice without harm."""
+        """Send the bytes of a file to an address that may receive them twice without harm."""
         headers = {"Content-Type": "application/jsonl"}
         self._repeat(lambda: self._request(method, path, content=file.read_bytes(), headers=headers))
 
     def exists(self, path: str) -> bool:
-        """Whether something that may be looked at is at an address."""
+        """Return whether there is something readable at an address."""
         try:
             self._repeat(lambda: self._request("HEAD", path))
         except ProviderRefusalError as error:
@@ -130,9 +133,9 @@ class ProviderClient:
         return True
 
     def download(self, path: str, to: Path) -> None:
-        """Write what is at an address into a file; tried again while the provider is busy, broken or away.
+        """Write the content of an address to a file; retried while the provider is busy, failing or unreachable.
 
-        A whole address, as providers sign them, is asked without the key.
+        A complete URL, as providers sign them, is requested without the key.
         """
         self._repeat(lambda: self._receive(path, to))
 
@@ -149,33 +152,34 @@ class ProviderClient:
                     self._refuse(response)
                 digest = hashlib.md5(usedforsecurity=False)
                 with to.open("wb") as file:
-                    for some in response.iter_bytes():
-                        file.write(some)
-                        digest.update(some)
+                    for chunk in response.iter_bytes():
+                        file.write(chunk)
+                        digest.update(chunk)
                 if _read_md5(response) not in (None, digest.digest()):
                     raise LostRequestError(f"sent other bytes than its digest says of {to.name}")
         except httpx.TransportError as error:
             raise LostRequestError(f"does not answer ({type(error).__name__})") from None
 
     def find_or_create(self, find: Callable[[], Result | None], create: Callable[[], Result]) -> Result:
-        """What is there already, else what is made now.
+        """Return what `find` finds, else what `create` makes.
 
-        After a request of which nobody knows whether it was heard it is looked for again, so that none is made twice.
+        After a request of which it is unknown whether it took effect, `find` runs again, so that nothing is created
+        twice.
         """
 
         def once() -> Result:
-            return create() if (found := find()) is None else found
+            return create() if (result := find()) is None else result
 
         return self._repeat(once)
 
     def hide_key(self, text: str) -> str:
-        """A text without the key, should the provider repeat it."""
+        """Return a text without the key, in case the provider repeats it."""
         for secret in filter(None, (self._key, *(self._auth.secrets if self._auth is not None else ()))):
             text = text.replace(secret, "…")
         return text
 
     def _repeat(self, ask: Callable[[], Result]) -> Result:
-        """What is answered within the time that the user has."""
+        """Return the response within the time that the user allows."""
         began, wait = monotonic(), FIRST_WAIT_S
         while True:
             try:
@@ -205,7 +209,7 @@ class ProviderClient:
         return response
 
     def _refuse(self, response: httpx.Response) -> NoReturn:
-        """Raise the error that an answer stands for."""
+        """Raise the error that a response stands for."""
         status, text = response.status_code, self.hide_key(_read_message(response.text))
         if status == BUSY:
             raise BusyError(f"answered 429: {text}", response.headers.get("retry-after", ""))
@@ -229,7 +233,7 @@ class ProviderClient:
 
 
 class BusyError(Exception):
-    """The provider asks for patience; nothing was done."""
+    """The provider asks to retry later; nothing was done."""
 
     def __init__(self, text: str, after: str) -> None:
         super().__init__(text)
@@ -237,12 +241,12 @@ class BusyError(Exception):
 
 
 def is_missing(error: LuthierError) -> bool:
-    """Whether a provider says that there is no such thing."""
+    """Return whether an error says that the requested thing does not exist."""
     return isinstance(error, ProviderRefusalError) and error.status == NOT_FOUND
 
 
 def _read_md5(response: httpx.Response) -> bytes | None:
-    """The MD5 of a file where its store tells it: Google by `x-goog-hash`, Azure and others by `Content-MD5`."""
+    """Return the MD5 of a file as its store reports it: Google by `x-goog-hash`, Azure and others by `Content-MD5`."""
     google = [part.strip() for part in response.headers.get("x-goog-hash", "").split(",")]
     values = [part.removeprefix("md5=") for part in google if part.startswith("md5=")]
     if not values and "content-encoding" not in response.headers:
@@ -263,7 +267,7 @@ def _read_key(name: str | None) -> str:
 
 
 def _read_message(text: str) -> str:
-    """The message of an error's body, or the beginning of the body."""
+    """Return the message in an error's body, or the start of the body."""
     try:
         record = json.loads(text)
     except ValueError:

@@ -1,4 +1,4 @@
-"""OpenAI's fine-tuning API, as OpenAI, Azure and servers of its shape have it."""
+"""OpenAI's fine-tuning API, as OpenAI, Azure and compatible servers implement it."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from luthier.tune.hosted.technique import (
 )
 
 _STATES: Mapping[str, JobState] = {"succeeded": "succeeded", "failed": "failed", "cancelled": "cancelled"}
-"""All others are on the way: `validating_files`, `queued`, `running`, `paused`."""
+"""All other states mean that the job is in progress: `validating_files`, `queued`, `running`, `paused`."""
 _BAD_FILE = ("error", "failed", "deleted", "deleting")
 _JOBS = "fine_tuning/jobs"
 _PAGE = 100
 _MOST_PAGES = 1000
 _MARK = "luthier"
-"""The metadata of a job by which it is found again."""
+"""Key in a job's metadata by which it is found again."""
 
 
 class OpenaiShapedTechnique(PreferenceHostedTechnique):
@@ -41,29 +41,31 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
     """How many times the provider's usual learning rate; the provider chooses when not given."""
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """By its name."""
+        """Find the file by its name."""
         filename = f"{request.name}.jsonl"
-        found = read_records(client.get("files", purpose="fine-tune"))
-        able = (entry for entry in found if entry.get("filename") == filename and entry.get("status") not in _BAD_FILE)
-        return next((read_text(entry, "id", self.url) for entry in able), None)
+        records = read_records(client.get("files", purpose="fine-tune"))
+        matches = (
+            entry for entry in records if entry.get("filename") == filename and entry.get("status") not in _BAD_FILE
+        )
+        return next((read_text(entry, "id", self.url) for entry in matches), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Upload it for `fine-tune`."""
-        made = client.upload("files", file, f"{request.name}.jsonl", {"purpose": "fine-tune"})
-        return read_text(made, "id", self.url)
+        """Upload the file with the purpose `fine-tune`."""
+        uploaded = client.upload("files", file, f"{request.name}.jsonl", {"purpose": "fine-tune"})
+        return read_text(uploaded, "id", self.url)
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """By the job key in their metadata, or by the file."""
-        found = [
+        """Find jobs by the job key in their metadata, or by their file."""
+        records = [
             record
             for record in _list_jobs(client)
             if (record.get("metadata") or {}).get(_MARK) == request.key
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self.read_job(record) for record in reversed(found)]
+        return [self.read_job(record) for record in reversed(records)]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
-        """Start a job of the method."""
+        """Start a job with the technique's method."""
         beta = {} if self.beta is None else {"beta": self.beta}
         hyperparameters = {"n_epochs": self.epochs, **self.job_settings(), **beta}
         body = {
@@ -77,22 +79,22 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
         return self.read_job(client.post(_JOBS, body))
 
     def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
-        """Ask for it."""
+        """Fetch the job's record."""
         return client.get(f"{_JOBS}/{job_id}")
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """The last hundred."""
+        """Return the last hundred events."""
         return [
             _read_event(record)
             for record in reversed(read_records(client.get(f"{_JOBS}/{job_id}/events", limit=_PAGE)))
         ]
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
-        """Cancel it."""
+        """Cancel the job."""
         client.post(f"{_JOBS}/{job_id}/cancel", {})
 
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
-        """By its state."""
+        """Read the job from its record."""
         error, tokens = record.get("error"), record.get("trained_tokens")
         return HostedJob(
             id=read_text(record, "id", self.url),
@@ -105,7 +107,7 @@ class OpenaiShapedTechnique(PreferenceHostedTechnique):
 
 
 def _list_jobs(client: ProviderClient) -> Iterator[dict[str, Any]]:
-    """All jobs that the key sees, the latest first."""
+    """Yield all jobs that the key can see, newest first."""
     after: dict[str, str] = {}
     for _ in range(_MOST_PAGES):
         page = client.get(_JOBS, limit=_PAGE, **after)

@@ -1,4 +1,4 @@
-"""Training rows on their way to a provider: in its form, within its limits, and without personal data."""
+"""Training rows for a provider: in its format, within its limits, and without personal data."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ _BATCH = 256
 
 
 def format_rows(examples: Sequence[Example], rules: ProviderRules, *, pairs: bool) -> list[dict[str, Any]]:
-    """The rows in OpenAI's form; `DataError` at the first that the provider would refuse, with its file and line."""
+    """Return the rows in OpenAI's format; `DataError` at the first one that the provider would refuse, with file and
+    line.
+    """
     lines: list[dict[str, Any]] = []
     refused: list[tuple[Example, str]] = []
     for example in examples:
-        made = _format_row(example, pairs=pairs)
-        problem = made if isinstance(made, str) else rules.explain_refusal(made)
+        row_or_reason = _format_row(example, pairs=pairs)
+        problem = row_or_reason if isinstance(row_or_reason, str) else rules.explain_refusal(row_or_reason)
         if problem is not None:
             refused.append((example, problem))
-        if not isinstance(made, str):
-            lines.append(made)
+        if not isinstance(row_or_reason, str):
+            lines.append(row_or_reason)
     if refused:
         first, why = refused[0]
         what = f"{len(refused)} of {len(examples)} rows would be refused by {rules.provider}; the first is {first.id}"
@@ -38,7 +40,7 @@ def format_rows(examples: Sequence[Example], rules: ProviderRules, *, pairs: boo
 
 
 def _format_row(example: Example, *, pairs: bool) -> dict[str, Any] | str:
-    """A row, or why it is none."""
+    """Return a row, or the reason why it cannot be one."""
     if not pairs:
         return format_provider_example(example.messages, example.tools)
     pair = pair_of(example)
@@ -50,7 +52,7 @@ def _format_row(example: Example, *, pairs: bool) -> dict[str, Any] | str:
 
 
 def write_rows(path: Path, lines: Sequence[Mapping[str, Any]], rules: ProviderRules) -> int:
-    """Write the file that is uploaded, in the provider's form; returns its bytes.
+    """Write the file to upload, in the provider's format; returns its size in bytes.
 
     `DataError` where the provider takes no file of so many rows or bytes.
     """
@@ -65,14 +67,14 @@ def write_rows(path: Path, lines: Sequence[Mapping[str, Any]], rules: ProviderRu
 
 
 def list_counted_turns(line: Mapping[str, Any]) -> dict[str, Any]:
-    """All turns of a row, its tools as one of them: what its tokens are counted by."""
+    """Return all turns of a row, with its tools as one of them, as tokens are counted."""
     tools = line.get("tools") or line.get("input", {}).get("tools")
     before = [{"role": "system", "content": canonical_json(tools)}] if tools else []
     return {"messages": [*before, *list_example_messages(line)], "tools": []}
 
 
 def refuse_personal_data(lines: Sequence[Mapping[str, Any]]) -> None:
-    """The last look before rows leave: `DataError` with how many of each kind were found."""
+    """Check the rows for personal data before they are uploaded: `DataError` with the count of each kind."""
     from luthier.pii.detect import find_pii, hide_pii_tags
     from luthier.pii.text_marks import compute_text_marks
 
@@ -81,16 +83,16 @@ def refuse_personal_data(lines: Sequence[Mapping[str, Any]]) -> None:
     for at in range(0, len(texts), _BATCH):
         some = texts[at : at + _BATCH]
         for text, marks in zip(some, compute_text_marks(some), strict=True):
-            counts.update(found.kind for found in find_pii(text, marks=marks))
+            counts.update(summary.kind for summary in find_pii(text, marks=marks))
     if counts:
-        found = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(counts.items()))
+        summary = ", ".join(f"{count:,} × {kind}" for kind, count in sorted(counts.items()))
         hint = "put the operator `pii` into the step that prepares the data, or write `allow_personal_data: true`"
         where = SourceLocation(field="technique.allow_personal_data")
-        raise DataError(f"the rows hold personal data, and nothing was uploaded: {found}", where=where, hint=hint)
+        raise DataError(f"the rows hold personal data, and nothing was uploaded: {summary}", where=where, hint=hint)
 
 
 def _list_texts(value: Any) -> Iterator[str]:
-    """All texts in a JSON value."""
+    """Yield all strings in a JSON value."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, Mapping):

@@ -1,4 +1,4 @@
-"""Requests to providers that take no plain key: signed with AWS' credentials, or with Google's."""
+"""Request authentication for AWS and Google Cloud."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _WHERE = SourceLocation(field="technique")
 
 
 class AwsAuth:
-    """Signs requests by Signature Version 4, with the credentials that AWS' own clients would take."""
+    """Signs requests with Signature Version 4, using the credentials that AWS's own clients would find."""
 
     def __init__(self, region: str, service: str, storage_url: str) -> None:
         """Requests below `storage_url` go to S3, all others to `service`."""
@@ -30,12 +30,12 @@ class AwsAuth:
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The secret key and the session's token."""
+        """The secret key and the session token."""
         frozen = self._credentials.get_frozen_credentials()
         return tuple(filter(None, (frozen.secret_key, frozen.token)))
 
     def sign(self, request: httpx.Request) -> httpx.Request:
-        """The request with its signature, as botocore makes it."""
+        """Return the request with its signature, as botocore makes it."""
         from botocore.auth import S3SigV4Auth, SigV4Auth
         from botocore.awsrequest import AWSRequest
 
@@ -53,7 +53,7 @@ class AwsAuth:
 
 
 class GoogleAuth:
-    """Puts a token into requests, from Google's application default credentials; refreshed when it expires."""
+    """Adds a token from Google's application default credentials to requests; refreshed when it expires."""
 
     def __init__(self) -> None:
         require("google.auth", "google", "requests to Google Cloud")
@@ -72,7 +72,7 @@ class GoogleAuth:
         return (self._credentials.token,) if self._credentials.token else ()
 
     def sign(self, request: httpx.Request) -> httpx.Request:
-        """The request with a token that is still good."""
+        """Return the request with a valid token."""
         from google.auth.exceptions import GoogleAuthError
         from google.auth.transport.requests import Request
 

@@ -45,11 +45,11 @@ JOB_FILE = "job.json"
 BASE_BYTES = 320 << 20
 """What Python holds with polars and an HTTP client, without torch."""
 SLACK = 1.1
-"""Tokens that a provider counts, in terms of those told, from which it is said: tokens are guessed without the
-provider's tokenizer."""
+"""Ratio of the tokens that a provider counts to those predicted, above which it is reported; tokens are estimated
+without the provider's tokenizer."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 EnvVarName = Annotated[str | None, EnvVarMarker()]
-"""The name of an environment variable, whose value stays there."""
+"""Name of an environment variable; its value is never stored."""
 JobState = Literal["running", "succeeded", "failed", "cancelled"]
 
 
@@ -59,17 +59,17 @@ class HostedJob(NamedTuple):
     id: str
     state: JobState
     model: str = ""
-    """The name by which the tuned model is asked, once there is one."""
+    """Name by which the tuned model is called, once it exists."""
     message: str = ""
-    """Why it failed."""
+    """Reason of a failure."""
     tokens: int | None = None
-    """Tokens that the provider counts, over all epochs, where it tells."""
+    """Tokens that the provider counts, over all epochs, where it reports them."""
     file: str = ""
-    """The id of the rows that it learns from."""
+    """Id of the uploaded training rows."""
 
 
 class HostedEvent(NamedTuple):
-    """Something that a job tells on its way."""
+    """An event that a job reports."""
 
     id: str
     text: str
@@ -80,7 +80,7 @@ class HostedEvent(NamedTuple):
 
 
 class HostedRequest(NamedTuple):
-    """What a job is made of."""
+    """The content of a job: its key, rows and seed."""
 
     key: str
     """The job key: 64 hexadecimal digits."""
@@ -90,12 +90,14 @@ class HostedRequest(NamedTuple):
 
     @property
     def name(self) -> str:
-        """The name by which the file and the job's suffix are found again; lower-case letters, digits and one dash."""
+        """Name of the file and suffix of the job, by which both are found again; lower-case letters, digits and one
+        dash.
+        """
         return f"luthier-{self.key[:16]}"
 
 
 def check_url(url: str) -> str:
-    """An address of a provider; `ValueError` for one with a password, or in clear to another machine."""
+    """Return a provider's address; `ValueError` for one with a password, or for unencrypted HTTP to another machine."""
     if not re.fullmatch(r"https?://[^\s@?#]+", url):
         raise ValueError("expected an address as in https://api.openai.com/v1, without a password or a query")
     if url.startswith("http://") and urlsplit(url).hostname not in _LOOPBACK:
@@ -104,11 +106,11 @@ def check_url(url: str) -> str:
 
 
 class HostedTechnique(StandaloneTechnique):
-    """The base of techniques that have a provider tune the model by its fine-tuning API."""
+    """The base of techniques that train at a provider, by its fine-tuning API."""
 
     reads_model: ClassVar[bool] = False
     sent_names: ClassVar[Mapping[str, str]] = {}
-    """The settings of this very provider that decide what a job learns, each with the provider's name of it."""
+    """Provider-specific settings that affect the job, each with the provider's name for it."""
 
     model: Annotated[str, Field(min_length=1)]
     """The base model's name at the provider."""
@@ -119,23 +121,23 @@ class HostedTechnique(StandaloneTechnique):
     upload: Annotated[bool, NotHashed()] = False
     """Whether the training rows may leave this machine. Nothing is sent without it."""
     allow_personal_data: Annotated[bool, NotHashed()] = False
-    """Whether rows may be uploaded in which personal data are found at the last look."""
+    """Whether rows may be uploaded although the last check finds personal data in them."""
     epochs: int = Field(default=3, ge=1, le=50)
-    """How often each row is seen; every pass is paid for."""
+    """Number of passes over the rows; each one is paid for."""
     price_per_million_tokens: Annotated[float | None, NotHashed()] = Field(default=None, gt=0)
     """The provider's price for training on a million tokens, as its price list says today, in its currency."""
     max_price: Annotated[float | None, NotHashed()] = Field(default=None, gt=0)
-    """The most that the job may cost; a job that is foretold to cost more is refused before anything is sent."""
+    """Maximum price of the job; a job that is predicted to cost more is refused before anything is sent."""
     on_interrupt: Annotated[Literal["keep", "cancel"], NotHashed()] = "keep"
-    """What becomes of the provider's job when the run is interrupted: `keep` lets it go on (the next run finds it),
+    """What happens to the provider's job when the run is interrupted: `keep` lets it continue (the next run finds it),
     `cancel` ends it."""
     poll_s: Annotated[float, NotHashed()] = Field(default=15.0, gt=0)
-    """Seconds between two looks at the job."""
+    """Seconds between two requests for the job's state."""
     patience_s: Annotated[float, NotHashed()] = Field(default=3600.0, gt=0)
-    """How long a provider that is busy (429), broken (5xx) or away is asked again, before the run ends with an error.
-    The job goes on meanwhile."""
+    """Seconds for which a provider that is busy (429), failing (5xx) or unreachable is retried before the run ends with
+    an error. The job continues meanwhile."""
     timeout_s: Annotated[float, NotHashed()] = Field(default=120.0, gt=0)
-    """Seconds to wait for one answer."""
+    """Seconds to wait for one response."""
 
     @field_validator("url")
     @classmethod
@@ -158,43 +160,45 @@ class HostedTechnique(StandaloneTechnique):
 
     @property
     def inference_url(self) -> str:
-        """Where the tuned model answers: `/chat/completions` is added."""
+        """Base URL of the tuned model: `/chat/completions` is added."""
         return self.url
 
     @property
     @abstractmethod
     def rules(self) -> ProviderRules:
-        """What the provider takes."""
+        """The provider's limits."""
 
     @property
     def tunes_on_pairs(self) -> bool:
-        """Whether a job learns from preferences."""
+        """Whether a job trains on preference pairs."""
         return False
 
     def job_settings(self) -> dict[str, Any]:
-        """The settings of `sent_names` that are given, by the provider's names; the provider chooses the others."""
+        """Return the settings of `sent_names` that are given, by the provider's names; the provider chooses
+        the others.
+        """
         given = {sent: getattr(self, name) for name, sent in self.sent_names.items()}
         return {name: value for name, value in given.items() if value is not None}
 
     def identify_job(self) -> list[Any]:
-        """What decides a job besides rows and seed."""
+        """Return what identifies a job besides rows and seed."""
         return [self.kind, self.url, self.model, self.epochs, self.job_settings()]
 
     def open_client(self, say: Callable[[str], None]) -> ProviderClient:
-        """The provider's API, asked with the user's key."""
+        """Open the provider's API with the user's key."""
         return ProviderClient(self.url, self.key_env, say, patience_s=self.patience_s, timeout_s=self.timeout_s)
 
     @abstractmethod
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """The id of the file that was uploaded under the request's name, if there is one that is whole."""
+        """Return the id of the file that was uploaded under the request's name, if there is a complete one."""
 
     @abstractmethod
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Upload the rows; returns the file's id."""
+        """Upload the rows and return the file's id."""
 
     @abstractmethod
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """The jobs that were started for the request, whatever became of them, the oldest first."""
+        """Return the jobs that were started for the request, in any state, oldest first."""
 
     @abstractmethod
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
@@ -202,34 +206,34 @@ class HostedTechnique(StandaloneTechnique):
 
     @abstractmethod
     def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
-        """A job as its provider writes it down."""
+        """Fetch the provider's record of a job."""
 
     @abstractmethod
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
-        """A job as it stands, from its provider's record."""
+        """Read a job's state from its provider's record."""
 
     @abstractmethod
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """The latest events of a job, the oldest first; none where the provider has none."""
+        """Return the latest events of a job, oldest first; none where the provider has none."""
 
     @abstractmethod
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
         """End a job for good."""
 
     def get_served_name(self, job: HostedJob) -> str:
-        """The name by which the tuned model is asked."""
+        """Return the name by which the tuned model is called."""
         return job.model
 
     def describe_endpoint(self, job: HostedJob) -> EndpointModelSource:
-        """Where the tuned model is asked, and how."""
+        """Describe the endpoint of the tuned model."""
         return EndpointModelSource(url=self.inference_url, model=self.get_served_name(job), key_env=self.key_env)
 
     def write_model(
         self, client: ProviderClient, job: HostedJob, folder: Path, base: Artifact | None
     ) -> dict[str, Any]:
-        """Write what stands for the tuned model, by default `endpoint.json` and `model.json`.
+        """Write the files of the tuned model, by default `endpoint.json` and `model.json`.
 
-        `base` is the step's own base model, where it has one. Returns what the record of the job says of it.
+        `base` is the step's own base model, where it has one. Returns what the record of the job adds about it.
         """
         endpoint = self.describe_endpoint(job)
         write_settings(folder / ENDPOINT, endpoint.settings())
@@ -239,15 +243,15 @@ class HostedTechnique(StandaloneTechnique):
         return {}
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """No weights are here."""
+        """No weights are on this machine."""
         return BASE_BYTES
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How often each row is seen: each try is a job that is paid for."""
+        """The number of epochs: each trial is a job that is paid for."""
         return {"epochs": ParamDistribution(values=(1, 2, 3, 4))}
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
-        """Tokens and price; a job without `upload`, and one that would cost too much, are refused."""
+        """Estimate tokens and price; refuses a job without `upload`, and one above `max_price`."""
         row_estimate = estimate_rows(rows, plan_context)
         self._require_upload(
             "the training rows" if row_estimate is None else format_counted_noun(row_estimate.number, "row")
@@ -260,11 +264,11 @@ class HostedTechnique(StandaloneTechnique):
         return StepCostEstimate(peak_bytes=BASE_BYTES, tokens=tokens, how=how)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """A model behind an endpoint."""
+        """Predict a model behind an endpoint."""
         return ArtifactSpec(remote=True, merging=self.merging, how="an endpoint")
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
-        """Upload the rows, have the job done, and write down where the tuned model answers."""
+        """Upload the rows, run the job, and write the address of the tuned model."""
         self._require_upload(format_counted_noun(len(examples), "row"))
         lines = format_rows(examples, self.rules, pairs=self.tunes_on_pairs)
         if not self.allow_personal_data:
@@ -291,14 +295,14 @@ class HostedTechnique(StandaloneTechnique):
             raise ModelError(what, where=SourceLocation(field="technique.max_price"), hint=hint)
 
     def describe_price(self, tokens: int) -> str:
-        """Tokens, epochs and price in words."""
+        """Return tokens, epochs and price as text."""
         passes = f"{tokens:,} tokens in {format_counted_noun(self.epochs, 'epoch')}"
         if (price := self.compute_price(tokens)) is None:
             return f"{passes}; give `price_per_million_tokens` to be told the price"
         return f"{passes} at {self.price_per_million_tokens:g} a million: {price:.2f}"
 
     def compute_price(self, tokens: int) -> float | None:
-        """What so many tokens cost; None where no price is given."""
+        """Return the price of `tokens` tokens; None where no price is given."""
         return None if self.price_per_million_tokens is None else tokens * self.price_per_million_tokens / 1e6
 
 
@@ -308,7 +312,7 @@ class PreferenceHostedTechnique(HostedTechnique):
     method: Literal["supervised", "dpo"] = "supervised"
     """`supervised` learns the answers; `dpo` learns to prefer each answer to the rejected one of its row."""
     beta: float | None = Field(default=None, gt=0, le=2)
-    """Under `method: dpo`, how strongly the model is held to where it began; the provider chooses when not given."""
+    """Under `method: dpo`, strength of the pull to the base model; the provider chooses when not given."""
 
     @model_validator(mode="after")
     def _beta_matters(self) -> Self:
@@ -318,15 +322,15 @@ class PreferenceHostedTechnique(HostedTechnique):
 
     @property
     def tunes_on_pairs(self) -> bool:
-        """Under `method: dpo`."""
+        """True under `method: dpo`."""
         return self.method == "dpo"
 
     def identify_job(self) -> list[Any]:
-        """The method as well, where it is not the usual one."""
+        """Add the method, where it is not the default."""
         return [*super().identify_job(), *([self.method, self.beta] if self.tunes_on_pairs else [])]
 
     def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
-        """Write the rows that were uploaded into a file."""
+        """Write the uploaded rows to a file."""
         client.download(f"files/{file_id}/content", to)
 
 
@@ -344,8 +348,11 @@ class HostedRun:
         self._seen: set[str] = set()
 
     def run(self, examples: Sequence[Example]) -> dict[str, Any]:
-        """The whole way; returns the price, which is no part of the artifact, and nothing that is measured: the
-        provider's time is no measure of this machine."""
+        """Run the job to its end.
+
+        Returns the price, which is not part of the artifact. No time is measured: the provider's says nothing about
+        this machine.
+        """
         technique = self._technique
         with technique.open_client(self._work.events.note) as client:
             job = self._find_known(client) or client.find_or_create(
@@ -362,7 +369,7 @@ class HostedRun:
         return {name: price for name, price in prices.items() if price is not None}
 
     def _find_known(self, client: ProviderClient) -> HostedJob | None:
-        """The job that an earlier try of this very step started."""
+        """Return the job that an earlier attempt at this very step started."""
         if (job_id := self._read_ids().get("job")) is None:
             return None
         try:
@@ -377,7 +384,7 @@ class HostedRun:
         return job
 
     def _find(self, client: ProviderClient) -> HostedJob | None:
-        """A job with the same key that is done or under way at the provider."""
+        """Return a job with the same key that is finished or in progress at the provider."""
         file_id = self._read_ids().get("file")
         hosted_jobs = self._technique.find_jobs(client, self._request, file_id)
         able = [job for job in hosted_jobs if job.state in ("succeeded", "running")]
@@ -410,7 +417,7 @@ class HostedRun:
         return job
 
     def _follow(self, client: ProviderClient, job: HostedJob) -> HostedJob:
-        """The job when it is done; `ModelError` when it failed or was cancelled."""
+        """Return the job when it is done; `ModelError` when it failed or was cancelled."""
         try:
             while True:
                 job = self._technique.read_job(self._technique.read_record(client, job.id))
@@ -430,7 +437,7 @@ class HostedRun:
         raise ModelError(f"job {job.id} at {client.url} {outcome}: {why}", where=where, hint=hint)
 
     def _handle_interruption(self, client: ProviderClient, job_id: str) -> None:
-        """What becomes of the job of an interrupted run."""
+        """Keep or cancel the job of an interrupted run."""
         if self._technique.on_interrupt == "keep":
             self._work.events.note(f"job {job_id} goes on at {client.url}; the next run finds it (on_interrupt: keep)")
             return
@@ -460,7 +467,7 @@ class HostedRun:
                 self._work.events.note(client.hide_key(event.text))
 
     def _check_tokens(self, job: HostedJob) -> None:
-        """Say that the provider counts more than was told."""
+        """Warn when the provider counts more tokens than predicted."""
         if job.tokens is None or job.tokens <= SLACK * self._tokens:
             return
         what = f"the provider counts {job.tokens:,} tokens, and {self._tokens:,} were told"
@@ -472,7 +479,7 @@ class HostedRun:
         self._work.events.warning(what)
 
     def _write(self, client: ProviderClient, job: HostedJob, examples: Sequence[Example]) -> None:
-        """The model, `job.json`, `training.json` and `training_examples.parquet`."""
+        """Write the model, `job.json`, `training.json` and `training_examples.parquet`."""
         import polars
 
         technique, folder = self._technique, self._work.folder
@@ -505,7 +512,7 @@ class HostedRun:
         polars.DataFrame(table).write_parquet(folder / "training_examples.parquet")
 
     def _read_ids(self) -> dict[str, str]:
-        """The ids that are known of this step's file and job."""
+        """Return the known ids of this step's file and job."""
         if not self._notes.is_file():
             return {}
         known: dict[str, str] = json.loads(self._notes.read_text(encoding="utf-8"))
@@ -518,39 +525,39 @@ class HostedRun:
 
 
 def map_same_names(*names: str) -> dict[str, str]:
-    """Settings that the provider calls as they are called here."""
+    """Map settings whose names at the provider are the same as here."""
     return {name: name for name in names}
 
 
 def read_text(record: Mapping[str, Any], name: str, url: str) -> str:
-    """A text in a provider's answer; `ModelError` where it is missing."""
-    if not isinstance(found := record.get(name), str) or not found:
+    """Return a string field of a provider's response; `ModelError` where it is missing."""
+    if not isinstance(value := record.get(name), str) or not value:
         what = f"{url} answered without `{name}`: {canonical_json(dict(record))[:120]}"
         raise ModelError(what, where=SourceLocation(field="technique.url"), hint="is it an API of that provider?")
-    return found
+    return value
 
 
 def read_records(record: Mapping[str, Any], name: str = "data") -> list[dict[str, Any]]:
-    """The objects of a list in a provider's answer."""
-    found = record.get(name)
-    return [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+    """Return the objects of a list in a provider's response."""
+    entries = record.get(name)
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
 
 StorageUrl = Annotated[str, AfterValidator(check_url)]
-"""Where the API of a bucket begins."""
+"""Base URL of a bucket's API."""
 
 
 class BucketTechnique(HostedTechnique):
-    """A technique of a cloud that reads rows from a bucket, and lists no events of a job."""
+    """The base of techniques whose provider reads rows from a bucket and lists no events."""
 
     region: Annotated[str, Field(pattern="^[a-z0-9-]{1,32}$")]
     """The cloud's region, such as `us-east-1` (AWS) or `us-central1` (Google Cloud)."""
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """The cloud lists none."""
+        """The provider lists none."""
         return []
 
     @property
     def _api(self) -> str:
-        """Where the API of the region begins."""
+        """Base URL of the region's API."""
         return self.url.replace("{region}", self.region).rstrip("/")

@@ -1,4 +1,4 @@
-"""An adapter that a provider tuned, fetched and put where an adapter that was tuned here would be."""
+"""Adapters that a provider trained: download them to the folder where a local training would write its adapter."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ SETTINGS, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 _PARTS = frozenset({SETTINGS, WEIGHTS})
 _ZSTD, _GZIP = b"\x28\xb5\x2f\xfd", b"\x1f\x8b"
 _LARGEST = 64 << 30
-"""The most bytes of an adapter's file."""
+"""Maximum bytes of an adapter's file."""
 _WHERE = SourceLocation(field="technique.weights")
 
 
 class DownloadableHostedTechnique(PreferenceHostedTechnique):
-    """The base of techniques whose provider hands out the adapter."""
+    """The base of techniques whose provider lets the adapter be downloaded."""
 
     weights: bool = False
     """Whether the adapter is downloaded: the result is an adapter over the step's `model`, which must be the very model
@@ -39,17 +39,19 @@ class DownloadableHostedTechnique(PreferenceHostedTechnique):
 
     @property
     def needs_model(self) -> bool:
-        """The base model of the adapter, where that is fetched."""
+        """Whether the base model of the adapter is needed: where the adapter is downloaded."""
         return self.weights
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
-        """The cost of the provider's job; an adapter is fetched only where the base model's weights are here."""
+        """Estimate the cost of the provider's job; an adapter is downloaded only where the base model's weights are
+        available.
+        """
         if self.weights:
             require_planned_weights(plan_context)
         return super().estimate_cost(plan_context, rows)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """An adapter of the model that it stands on, or an endpoint."""
+        """Predict an adapter over the base model, or an endpoint."""
         if not self.weights:
             return super().outline(plan_context)
         from luthier.tune.forecast import predict_tuned_model
@@ -58,12 +60,12 @@ class DownloadableHostedTechnique(PreferenceHostedTechnique):
 
     @abstractmethod
     def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
-        """Write the adapter's settings and weights, as PEFT calls them, into a folder."""
+        """Write the adapter's settings and weights, under PEFT's names, into a folder."""
 
     def write_model(
         self, client: ProviderClient, job: HostedJob, folder: Path, base: Artifact | None
     ) -> dict[str, Any]:
-        """The adapter, checked against its base model; or the endpoint."""
+        """Write the adapter, checked against its base model; or the endpoint."""
         if not self.weights:
             return super().write_model(client, job, folder, base)
         assert base is not None, "an adapter is fetched for a model"
@@ -81,7 +83,7 @@ class DownloadableHostedTechnique(PreferenceHostedTechnique):
 
 
 def check_adapter(adapter: Path, base: Artifact) -> None:
-    """`ModelError` where a LoRA adapter does not fit its base model: another kind, layers or shapes."""
+    """Raise `ModelError` where a LoRA adapter does not fit its base model: another kind, other layers or shapes."""
     import torch
     from safetensors import SafetensorError, safe_open
     from transformers import AutoConfig, AutoModelForCausalLM
@@ -113,9 +115,9 @@ def check_adapter(adapter: Path, base: Artifact) -> None:
 
 
 def extract_adapter(archive: Path, folder: Path) -> None:
-    """Write an adapter's two files out of a tar archive, plain or packed by gzip or zstd, under their own names.
+    """Write an adapter's two files from a tar archive (plain, gzip or zstd) under their own names.
 
-    Anything else in it is left there. `ModelError` for what is no such archive.
+    All other members are skipped. `ModelError` for anything that is not such an archive.
     """
     import pyarrow
 
@@ -127,8 +129,8 @@ def extract_adapter(archive: Path, folder: Path) -> None:
                 if source is None or member.size > _LARGEST:
                     continue
                 with (folder / name).open("wb") as file:
-                    while some := source.read(1 << 20):
-                        file.write(some)
+                    while chunk := source.read(1 << 20):
+                        file.write(chunk)
     except (tarfile.TarError, EOFError, OSError, pyarrow.ArrowException) as error:
         hint = "run it again; the job is found again"
         raise ModelError(f"what was downloaded is no archive: {error}", where=_WHERE, hint=hint) from error

@@ -1,1 +1,3 @@
-"""Which training rows taught an answer: methods, engines and their proof by retraining."""
+"""Training data attribution: which training rows a model learned an answer from; methods, engines and their
+verification by retraining.
+"""

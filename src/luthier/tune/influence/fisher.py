@@ -1,4 +1,6 @@
-"""The Fisher matrix in Kronecker's basis, corrected by its own eigenvalues, estimated from rows of a training."""
+"""The Fisher matrix in a Kronecker-factored eigenbasis with corrected eigenvalues (EK-FAC), estimated from training
+rows.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,15 @@ if TYPE_CHECKING:
     from luthier.tune.influence.study import InfluenceStudy
 
 WIDEST = 4096
-"""Sides of a matrix up to which it has a basis of its own; wider ones are taken weight by weight."""
+"""Maximum side of a matrix that gets an eigenbasis; wider ones are treated weight by weight."""
 _UNSHARED = 1 << 40
 
 
 @dataclass(frozen=True)
 class FisherBlock:
-    """The Fisher matrix of some weights: eigenvalues in a basis, of gradients (out, in); or of each weight."""
+    """The Fisher matrix of some weights: eigenvalues in a basis of gradients (out, in), or one value for
+    each weight.
+    """
 
     span: slice
     values: Tensor
@@ -34,14 +38,14 @@ class FisherBlock:
     in_basis: Tensor | None = None
 
     def turn(self, gradient: Tensor) -> Tensor:
-        """A part of a gradient in the basis."""
+        """Return a part of a gradient in the eigenbasis."""
         if self.out_basis is None or self.in_basis is None:
             return gradient
         shaped = gradient.view(self.out_basis.shape[0], self.in_basis.shape[0])
         return (self.out_basis.T @ shaped @ self.in_basis).reshape(-1)
 
     def turn_back(self, turned: Tensor) -> Tensor:
-        """Turn a gradient in the basis back into the weights' own coordinates."""
+        """Return a gradient in the eigenbasis in the weights' own coordinates."""
         if self.out_basis is None or self.in_basis is None:
             return turned
         shaped = turned.view(self.out_basis.shape[0], self.in_basis.shape[0])
@@ -58,23 +62,23 @@ class EkfacPreconditioner:
         return block.values + self._damping * block.values.mean().clamp_min(1e-30)
 
     def apply(self, gradient: Tensor) -> Tensor:
-        """(P,) the product."""
+        """Return the product (P,)."""
         return torch.cat(
             [block.turn_back(block.turn(gradient[block.span]) / self._damp(block)) for block in self._blocks]
         )
 
     def apply_root(self, gradient: Tensor) -> Tensor:
-        """(P,) the product with the root."""
+        """Return the product (P,) with the square root."""
         return torch.cat(
             [block.turn_back(block.turn(gradient[block.span]) / self._damp(block).sqrt()) for block in self._blocks]
         )
 
 
 class FisherEstimate:
-    """Reads rows for the factors, and again for the eigenvalues, with the same drawn answers."""
+    """Estimates the Kronecker factors, then the eigenvalues, from the same rows and sampled targets."""
 
     def __init__(self, study: InfluenceStudy, *, rows: int, sampled: bool) -> None:
-        """At most so many rows, evenly from the first to the last; `sampled`: with answers drawn from the model."""
+        """Read at most `rows` rows, evenly spaced; `sampled`: with targets sampled from the model."""
         self._study, self.notes = study, list[str]()
         reader = study.reader
         count = len(study.keys)
@@ -93,7 +97,7 @@ class FisherEstimate:
 
     @torch.no_grad()
     def _draw(self, pack: Pack, generator: torch.Generator) -> Pack | None:
-        """The pack with targets drawn from the model; None where the loss is of more than targets."""
+        """Return the pack with targets sampled from the model; None where the loss depends on more than targets."""
         model, inner = self._study.reader.model, unwrap_peft_model(self._study.reader.model)
         headed = ends_in_sequence_head(inner)
         if self._study.objective.kind != "sft" and not (self._study.objective.kind == "classify" and headed):
@@ -111,7 +115,7 @@ class FisherEstimate:
         return replace(pack, targets=torch.multinomial(shares, 1, generator=generator)[:, 0])
 
     def blocks(self) -> list[FisherBlock]:
-        """The matrix of each weight that moves."""
+        """Return the matrix of each trainable weight."""
         reader = self._study.reader
         bases = self._find_bases()
         blocks = [
@@ -126,7 +130,7 @@ class FisherEstimate:
         return blocks
 
     def _find_bases(self) -> dict[str, tuple[Tensor, Tensor]]:
-        """The eigenvectors of what goes into a layer, and of what flows back, by the name of its weight."""
+        """Return the eigenvectors of each layer's inputs and output gradients, by the name of its weight."""
         model, reader = self._study.reader.model, self._study.reader
         layers = {
             f"{name}.weight": module
@@ -159,8 +163,11 @@ def _vectors(matrix: Tensor) -> Tensor:
 
 
 class _Watched:
-    """Sums of outer products of what goes into a layer and of what flows back to its output, over the positions on
-    which the loss depends: fillers of a pack, and what a last layer computes for nobody, count nothing."""
+    """Sums of outer products of a layer's inputs and of its output gradients, over the positions that the loss depends
+    on.
+
+    Padding in a pack, and positions of a last layer that nothing reads, do not count.
+    """
 
     def __init__(self, layer: torch.nn.Module) -> None:
         self.into: Tensor | None = None
@@ -168,7 +175,7 @@ class _Watched:
         self._hook = layer.register_forward_hook(self._enter)
 
     def close(self) -> None:
-        """Watch no longer."""
+        """Remove the hook."""
         self._hook.remove()
 
     def _enter(self, layer: Any, inputs: Any, output: Any) -> None:

@@ -1,8 +1,8 @@
-"""The engine *index*: each row's gradient, multiplied by the root of a preconditioner and projected, on disk.
+"""The engine *index*: each row's gradient, multiplied by the root of a preconditioner and projected, stored on disk.
 
-A row is read alone, since the gradient of a token that rows share cannot be parted. The projection is a count sketch:
-every weight is added with a drawn sign to one of so many numbers, which keeps products on average. What is written is
-kept, so a killed index goes on, and further questions find it.
+Each row is read alone, since the gradient of a shared token cannot be split between rows. The projection is a count
+sketch: each weight is added with a random sign to one of the sketch's numbers, which preserves inner products on
+average. The index is kept, so a killed run continues and later queries reuse it.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from luthier.tune.influence.study import InfluenceStudy
 
 TOGETHER = 32
-"""Rows that are written before it is noted that they are."""
+"""Rows written between two notes of progress."""
 
 
 class CountSketch:
-    """A projection of (P,) to at most so many numbers; what is no longer than that stays as it is."""
+    """A projection of (P,) to at most `size` numbers; a shorter vector is unchanged."""
 
     def __init__(self, size: int, dimensions: int, seed: int) -> None:
         self.width = min(size, dimensions)
@@ -39,7 +39,7 @@ class CountSketch:
             self._signs = torch.randint(0, 2, (size,), generator=generator, dtype=torch.int8) * 2 - 1
 
     def project(self, vector: Tensor) -> Tensor:
-        """(P,) to (width,)."""
+        """Project (P,) to (width,)."""
         here = vector.detach().cpu()
         if self._buckets is None:
             return here
@@ -50,7 +50,7 @@ class GradientIndex:
     """The projected gradients (rows, width) of one method at one state."""
 
     def __init__(self, path: Path, key: str, rows: int, width: int, dtype: torch.dtype) -> None:
-        """What another key left there is written anew."""
+        """Open the file; one with another key is written anew."""
         import numpy
 
         self._about = path.with_suffix(".json")
@@ -67,7 +67,7 @@ class GradientIndex:
             )
 
     def put(self, begin: int, rows: Tensor) -> None:
-        """Write some rows, and note that they are there."""
+        """Write some rows and note that they are done."""
         self.values[begin : begin + len(rows)] = rows.numpy()
         self.values.flush()
         self.done = begin + len(rows)
@@ -75,7 +75,9 @@ class GradientIndex:
 
 
 def score_by_index(method: GradientMethod, study: InfluenceStudy, settings: EngineSettings) -> Tensor:
-    """(queries, rows) scores: one forward and backward for each row and state, whatever the number of questions."""
+    """Return (queries, rows) scores: one forward and backward pass for each row and state, whatever the number of
+    queries.
+    """
     scores = torch.zeros(len(study.queries), len(study.keys), dtype=torch.float64)
     sketch = CountSketch(study.reader.weights.size, settings.dimensions, study.work.seed)
     folder = (study.work.kept or study.work.scratch) / "influence"

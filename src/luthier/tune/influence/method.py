@@ -1,7 +1,7 @@
-"""The role `influence_method`: how much each training row taught what is asked.
+"""The role `influence_method`: how much each training row contributed to an answer.
 
-A score is a foreseen change: by how many nats the mean loss of the question's rows would rise had the row weighed
-nothing. Rows above zero are proponents, rows below zero opponents. `nearest` scores alone are likenesses.
+A score is a predicted change: by how many nats the mean loss of the query's rows would rise had the row not been
+trained on. Rows above zero are proponents, rows below zero opponents. Only the scores of `nearest` are similarities.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ Engine = Literal["sweep", "index"]
 
 
 class Preconditioner(Protocol):
-    """A symmetric positive matrix (P, P) that gradients are multiplied by."""
+    """A symmetric positive definite matrix (P, P) that multiplies gradients."""
 
     def apply(self, gradient: Tensor) -> Tensor:
-        """(P,) the product."""
+        """Return the product (P,)."""
         ...
 
     def apply_root(self, gradient: Tensor) -> Tensor:
-        """(P,) the product with the matrix' root."""
+        """Return the product (P,) with the matrix's square root."""
         ...
 
 
@@ -42,25 +42,25 @@ class DiagonalPreconditioner:
     """(P,), at least 0."""
 
     def apply(self, gradient: Tensor) -> Tensor:
-        """(P,) the product."""
+        """Return the product (P,)."""
         return self.diagonal * gradient
 
     def apply_root(self, gradient: Tensor) -> Tensor:
-        """(P,) the product with the root."""
+        """Return the product (P,) with the square root."""
         return self.diagonal.sqrt() * gradient
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineSettings:
-    """How rows are read."""
+    """How an engine reads rows."""
 
     engine: Engine = "sweep"
     readings: Literal[2, 4] = 2
-    """Readings of each pack in a sweep: 4 are exact to a higher order."""
+    """Forward passes over each pack in a sweep: 4 are exact to a higher order."""
     dimensions: int = 4096
-    """Numbers of each row in the index, at most; all of its gradient where that is not longer."""
+    """Maximum numbers stored for each row in the index; the whole gradient where it is not longer."""
     notes: list[str] = field(default_factory=list)
-    """What methods say of how they computed."""
+    """Remarks of methods on how they computed."""
 
 
 class InfluenceMethod(Component):
@@ -69,46 +69,48 @@ class InfluenceMethod(Component):
     role: ClassVar[str] = "influence_method"
     home: ClassVar[str] = "luthier.tune.influence.methods"
     in_nats: ClassVar[bool] = True
-    """Whether its scores are changes of the loss, and no likenesses."""
+    """Whether its scores are changes of the loss rather than similarities."""
 
     def refuses(self, step: Tune) -> str:
-        """Why it cannot be used on a training; empty when it can."""
+        """Return why it cannot be used on a training; empty when it can."""
         return ""
 
     def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
-        """How often all training rows are read, in forward passes."""
+        """Return how many forward passes over all training rows it takes."""
         return 0.0
 
     @abstractmethod
     def score(self, study: InfluenceStudy, settings: EngineSettings) -> Tensor:
-        """(queries, rows) float64 scores."""
+        """Return (queries, rows) float64 scores."""
 
 
 class GradientMethod(InfluenceMethod):
-    """The base of methods whose score is a product of gradients at kept states.
+    """The base of methods whose score is an inner product of gradients at kept states.
 
     The score of a row is the sum over states of its coefficient times `query' P row`, where `query` and `row` are
     gradients and P is a preconditioner.
     """
 
     def weigh_states(self, study: InfluenceStudy) -> dict[int, Tensor]:
-        """(rows,) by kept step: each row's coefficient. What the steps nearest to a state took, by default."""
+        """Return each row's coefficient (rows,) by kept step; by default, its share in the updates of the nearest
+        steps.
+        """
         return study.weigh_rows()
 
     @abstractmethod
     def precondition(self, study: InfluenceStudy, state: KeptState, settings: EngineSettings) -> Preconditioner:
-        """The preconditioner at a state, whose weights the model has."""
+        """Return the preconditioner at a state whose weights are loaded in the model."""
 
     def count_states(self, step: Tune) -> int:
-        """At how many states rows are read."""
+        """Return the number of states at which rows are read."""
         return step.keep_states
 
     def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
-        """Two readings for each question in a sweep; one forward and backward in an index."""
+        """Return two passes for each query in a sweep; one forward and backward pass in an index."""
         return self.count_states(step) * (2 * queries if engine == "sweep" else 3)
 
     def score(self, study: InfluenceStudy, settings: EngineSettings) -> Tensor:
-        """(queries, rows) by the engine that is set."""
+        """Return (queries, rows) scores by the engine that is set."""
         from luthier.tune.influence.index import score_by_index
         from luthier.tune.influence.sweep import score_by_sweep
 
@@ -117,7 +119,7 @@ class GradientMethod(InfluenceMethod):
 
 
 def check_scores(scores: Tensor, kind: str) -> Tensor:
-    """The scores; `ModelError` where one is no number."""
+    """Return the scores; `ModelError` where one is not finite."""
     import torch
 
     from luthier.core.errors import ModelError
@@ -128,7 +130,7 @@ def check_scores(scores: Tensor, kind: str) -> Tensor:
 
 
 def find_training_obstacle(step: Tune) -> str:
-    """Why a training's influence cannot be told; empty when it can."""
+    """Return why influence cannot be computed for a training; empty when it can."""
     from luthier.tune.technique import Technique
 
     objective = step.objective

@@ -1,4 +1,4 @@
-"""From scores back to the data: rows with file and line, those that hurt, and what mends it."""
+"""From scores back to the data: rows with file and line, harmful rows, and their removal as a suggested fix."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ if TYPE_CHECKING:
 _CLIP = 160
 _NAMED = 20
 OUTLYING = 2.0
-"""Robust deviations below the median from which a row's score is no noise."""
+"""Robust standard deviations below the median from which a row's score counts as harmful."""
 _NORMAL = 1.4826
-"""Times the median absolute deviation: the standard deviation where scores are normal."""
+"""Ratio of the standard deviation to the median absolute deviation of normal scores."""
 DOUBTS = "label_errors"
-"""The finding of a validation that doubts labels."""
+"""The finding of a validation that lists likely label errors."""
 
 
 class ScoredRows:
-    """A training's rows with the scores of the best method."""
+    """The training rows with the scores of the best method."""
 
     def __init__(self, data: Artifact, keys: Sequence[str], scores: Sequence[float], findings: Artifact | None) -> None:
         by_id = {example.id: example for example in read_examples(data, "train")}
@@ -51,7 +51,7 @@ class ScoredRows:
     def describe(
         self, most: int, p_values: Mapping[int, float] | None = None
     ) -> tuple[list[InfluentialRow], list[InfluentialRow]]:
-        """Proponents and opponents, the strongest first; `p_values` of rows that hurt, by number."""
+        """Return proponents and opponents, strongest first; `p_values` are those of harmful rows, by index."""
         order = sorted(range(len(self._scores)), key=lambda at: -self._scores[at])
         ahead = [at for at in order[:most] if self._scores[at] > 0]
         behind = [at for at in order[::-1][:most] if self._scores[at] < 0]
@@ -80,7 +80,7 @@ class ScoredRows:
         )
 
     def _history(self, ids: set[str]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
-        """What operators did to some rows: the edits of each, and where rows stood that repeat it."""
+        """Return the edits of some rows by operators, and the locations of their duplicates."""
         import polars as pl
 
         edits, twins = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
@@ -96,7 +96,7 @@ class ScoredRows:
         return edits, twins
 
     def harmful(self, share: float) -> list[int]:
-        """Rows far below the others and below zero, the worst first; at most a share of all."""
+        """Return the rows far below the others and below zero, worst first; at most a share of all."""
         import numpy
 
         values = numpy.asarray(self._scores)
@@ -107,7 +107,7 @@ class ScoredRows:
         return worst[: int(share * len(values))]
 
     def agreement(self, harmful: Sequence[int]) -> LabelDoubtAgreement | None:
-        """How far rows that hurt are those whose labels a validation doubts."""
+        """Compare the harmful rows with those whose labels a validation doubts."""
         if not self._has_findings:
             return None
         from scipy.stats import hypergeom
@@ -119,7 +119,9 @@ class ScoredRows:
         return LabelDoubtAgreement(harmful=len(harmful), doubted=doubted, both=both, expected=expected, p=min(1.0, p))
 
     def write_findings(self, folder: Path, harmful: Sequence[int], query: str, verified: str, tested: str = "") -> None:
-        """The finding that rows hurt, with leaving them out as its mend; `tested` says how sure that is."""
+        """Write the finding of harmful rows, with their removal as the suggested fix; `tested` describes its
+        significance.
+        """
         count, whole = len(harmful), len(self._examples)
         about = "share of training rows that raise the loss of what was asked"
         number = FindingNumber(value=count / whole, rows=whole, about=about, share=True)
@@ -152,7 +154,7 @@ class ScoredRows:
         return f"ops: [{{kind: exclude_ids, reason: it hurts held-out rows, ids: [{ids}]}}]{more}"
 
     def write_scores(self, folder: Path, scores: Mapping[str, Sequence[float]]) -> None:
-        """Every row with the scores of all methods."""
+        """Write every row with the scores of all methods."""
         import polars as pl
 
         columns: dict[str, Any] = {

@@ -1,10 +1,10 @@
-"""Whether rows that hurt do so by more than chance: which held-out rows were asked about is one draw of many.
+"""Significance of harmful rows: whether a row hurts by more than the choice of held-out rows explains.
 
-A training row's score is a sum over the question's rows. Where the row hurts nobody, each term is as likely to be above
-zero as below, so terms change their sign at random: the p value is how often such a sum is as far below zero (a sign
-flip test, one-sided). Rows were chosen among all rows of the training, so p values are adjusted over all of them by
-Benjamini and Hochberg (1995), those that were not chosen counting as 1: of the rows that are named, at most the level
-is expected to be there by chance.
+A training row's score is a sum over the query's rows. Under the null hypothesis that the row hurts nothing, each term
+is as likely positive as negative, so signs are flipped at random: the p-value is how often such a sum is as far below
+zero (a one-sided sign-flip test). Rows are selected among all training rows, so p-values are adjusted over all of them
+by Benjamini and Hochberg (1995), those not selected counting as 1: the expected share of false discoveries among the
+reported rows is at most the level.
 """
 
 from __future__ import annotations
@@ -24,58 +24,58 @@ if TYPE_CHECKING:
     from luthier.tune.influence.study import InfluenceStudy
 
 LEVEL = 0.05
-"""The share of the named rows that may be there by chance."""
+"""False discovery rate among the reported rows."""
 FEWEST = 6
-"""Question rows below which no row can be told from chance."""
+"""Minimum number of query rows for a test."""
 _FLIPS, _MOST_FLIPS = 20_000, 200_000
 _GRADIENT_BYTES = 10**9
-"""Bytes of the training rows' gradients that are held together."""
+"""Maximum bytes of gradients of training rows that are held at once."""
 
 
 class HarmTest(NamedTuple):
-    """What the test says of the rows that hurt."""
+    """The result of the test of harmful rows."""
 
     p_values: dict[int, float]
-    """Adjusted, by row; empty where nothing was tested."""
+    """Adjusted p-values by row; empty where nothing was tested."""
     significance: HarmSignificance
 
 
 def measure_row_effects(
     method: GradientMethod, study: InfluenceStudy, numbers: Sequence[int], settings: EngineSettings
 ) -> NDArray[numpy.float64]:
-    """(numbers, question rows) what each question row adds to the score of some training rows; the sums over the
-    question rows are the scores.
+    """Return (training rows, query rows): what each query row adds to the score of some training rows.
 
-    Products of explicit gradients: each of these rows is read forward and backward at each state.
+    The sums over the query rows are the scores. Gradients are multiplied explicitly: each row is read forward and
+    backward at each state.
     """
     import torch
 
     questions = study.question_rows
     total = study.objective.denominator([row for own in questions for row in own])
-    found = torch.zeros(len(numbers), len(questions), dtype=torch.float64)
+    effects = torch.zeros(len(numbers), len(questions), dtype=torch.float64)
     size = torch.finfo(study.dtype).bits // 8 * study.reader.weights.size
     together = max(1, _GRADIENT_BYTES // size)
     for step, weights in method.weigh_states(study).items():
         preconditioner = method.precondition(study, study.open_state(step), settings)
         for begin in range(0, len(numbers), together):
-            some = list(numbers[begin : begin + together])
+            batch = list(numbers[begin : begin + together])
             own = torch.stack(
-                [preconditioner.apply(_compute_gradient(study, study.rows_of([number]))) for number in some]
+                [preconditioner.apply(_compute_gradient(study, study.rows_of([number]))) for number in batch]
             )
             for at, rows in enumerate(questions):
                 products = (own @ _compute_gradient(study, rows)).double().cpu()
-                found[begin : begin + len(some), at] += weights[some] * products / total
+                effects[begin : begin + len(batch), at] += weights[batch] * products / total
                 study.work.events.progress(at + 1, len(questions), f"question rows ({method.kind})")
-    return found.numpy()
+    return effects.numpy()
 
 
 def _compute_gradient(study: InfluenceStudy, rows: Sequence[object]) -> Tensor:
-    """(P,) the gradient of the losses of some rows."""
+    """Return the gradient (P,) of the summed losses of some rows."""
     return study.reader.gradient(study.alone(rows))  # type: ignore[arg-type]  # token rows of either side
 
 
 def compute_harm_p_values(effects: NDArray[numpy.float64], rows: int, seed: int) -> list[float]:
-    """An adjusted p value for each of (tested, question rows) effects, tested among so many training rows."""
+    """Return an adjusted p-value for each row of (tested rows, query rows) effects, among `rows` training rows."""
     from scipy.stats import false_discovery_control
 
     observed = effects.sum(1)
@@ -100,15 +100,17 @@ def assess_harm(
     seed: int,
     why: str = "",
 ) -> HarmTest:
-    """Test the rows that hurt by their (harmful, question rows) effects; without these, or with too few question rows,
-    it is said why nothing was tested."""
+    """Test the harmful rows by their (harmful rows, query rows) effects.
+
+    Without these, or with too few query rows, the result says why nothing was tested.
+    """
     if questions < FEWEST:
         why = f"{questions} rows were asked about, and a test takes {FEWEST} at least"
     if effects is None or questions < FEWEST or not harmful:
-        found = HarmSignificance(
+        significance = HarmSignificance(
             harmful=len(harmful), question_rows=questions, level=LEVEL, untested=why if harmful else ""
         )
-        return HarmTest({}, found)
+        return HarmTest({}, significance)
     p_values = dict(zip(harmful, compute_harm_p_values(effects, rows, seed), strict=True))
     sure = sum(p <= LEVEL for p in p_values.values())
     return HarmTest(

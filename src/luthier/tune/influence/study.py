@@ -1,4 +1,4 @@
-"""One training as influence methods see it: its rows, its kept states, its model, and what is asked."""
+"""One training as influence methods see it: its rows, its kept states, its model, and the queries."""
 
 from __future__ import annotations
 
@@ -30,32 +30,32 @@ if TYPE_CHECKING:
 
 
 class QueryRows(NamedTuple):
-    """One question: some rows whose mean loss is explained."""
+    """One query: rows whose mean loss is attributed to training rows."""
 
     name: str
     rows: Sequence[TokenRow]
 
 
 class RowSeen(NamedTuple):
-    """A row that a step saw."""
+    """A row that a step trained on."""
 
     row: int
-    """Its number among the training's rows."""
+    """Its index among the training rows."""
     share: float
-    """The learning rate of the step times what the gradient was clipped by, over the step's denominator."""
+    """The step's learning rate times the clipping factor, over the step's denominator."""
 
 
 class InfluenceStudy:
-    """The rows, states and model of one training, and the questions about it."""
+    """The rows, states and model of one training, and the queries about it."""
 
     def __init__(
         self, step: Tune, model: Artifact, work: StepContext, examples: Sequence[Example], *, each: bool = False,
         dtype: torch.dtype = torch.float32,
     ) -> None:  # fmt: skip
-        """`work` has the inputs `data` and `model` of the training, its seed, and a scratch folder; `examples` are
-        what is asked about, together or `each` by itself.
+        """Prepare a study.
 
-        `ModelError` when the training kept no states, or another row than the best was saved.
+        `work` has the inputs `data` and `model` of the training, its seed, and a scratch folder. `examples` are the
+        queried rows: together one query, or with `each` one query a row. `ModelError` when the training kept no states.
         """
         self.step, self.tuned, self.work, self.dtype = step, model, work, dtype
         self.states = KeptStates(model)
@@ -63,12 +63,12 @@ class InfluenceStudy:
 
     @property
     def objective(self) -> Objective:
-        """What was learnt."""
+        """The training objective."""
         return self.step.objective
 
     @cached_property
     def run(self) -> TrainingRun:
-        """The training, to be opened or repeated."""
+        """The training run, to open or repeat."""
         from luthier.tune.run import TrainingRun
         from luthier.tune.technique import Technique
 
@@ -77,7 +77,7 @@ class InfluenceStudy:
 
     @cached_property
     def text(self) -> ChatTokenizer:
-        """The tokenizer and template that the training read rows with."""
+        """The tokenizer and chat template of the training."""
         from luthier.chat.tokenizer import ChatTokenizer
         from luthier.models.load import find_base_folder
 
@@ -86,63 +86,63 @@ class InfluenceStudy:
 
     @cached_property
     def material(self) -> TrainingData:
-        """The training's rows."""
+        """The training data."""
         from luthier.tune.dataset.training_data import TrainingData
 
         return TrainingData(self.step, self.work, self.text)
 
     @property
     def dataset(self) -> TokenizedDataset:
-        """The training examples."""
+        """The tokenized training examples."""
         return self.material.dataset
 
     @property
     def keys(self) -> list[str]:
-        """The ids of the training's rows, in order."""
+        """The ids of the training rows, in order."""
         return self.dataset.keys
 
     @cached_property
     def numbers(self) -> Mapping[str, int]:
-        """The number of each row by its id."""
+        """The index of each row by its id."""
         return {key: number for number, key in enumerate(self.keys)}
 
     @cached_property
     def reader(self) -> LossReader:
-        """Reads losses with the model, whose weights are those of the start until a state is taken up."""
+        """Computes losses with the model, which has the initial weights until a state is opened."""
         model = self.run.open_before_training(self.material, self.dtype)
         if self.dtype == torch.float64:
             model = model.double()
         return LossReader(model, self.objective, self.run.count_pack_tokens(self.material))
 
     def prepare(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
-        """Rows as the loss reads them."""
+        """Return rows as the loss reads them."""
         return self.objective.prepare_rows(rows, lambda some: [0.0] * len(some))
 
     def rows_of(self, numbers: Sequence[int]) -> list[TokenRow]:
-        """The token rows of some training rows."""
+        """Return the token rows of some training rows."""
         return self.prepare([row for number in numbers for row in self.dataset.rows(number)])
 
     @cached_property
     def packs(self) -> list[Pack]:
-        """All training rows, shared prefixes once."""
+        """All training rows, shared prefixes stored once."""
         return self.reader.build_packs(self.rows_of(range(len(self.keys))))
 
     @cached_property
     def queries(self) -> list[QueryRows]:
-        """What is asked; `DataError` when nothing can be learnt from what it names."""
+        """The queries; `DataError` when a query has no trained tokens."""
         if self._each:
             return [QueryRows(key, own) for key, own in zip(self._query_dataset.keys, self.question_rows, strict=True)]
         return [QueryRows("", [row for own in self.question_rows for row in own])]
 
     def pick_rows(self, query: QueryRows, most: int) -> list[TokenRow]:
-        """The token rows of at most so many of a question's examples, evenly from the first to the last."""
+        """Return the token rows of at most `most` examples of a query, evenly spaced."""
         if self._each:
             return list(query.rows)
         return [row for own in take_evenly_spaced(self.question_rows, most) for row in own]
 
     @cached_property
     def question_rows(self) -> list[list[TokenRow]]:
-        """The token rows of each example that is asked about."""
+        """The token rows of each queried example."""
         return [self.prepare(self._query_dataset.rows(number)) for number in range(len(self._query_dataset))]
 
     @cached_property
@@ -171,17 +171,17 @@ class InfluenceStudy:
         dataset.add_reference_logprobs(range(len(dataset)), lambda rows: compute_row_logprobs(start, rows, tokens), key)
 
     def _start_model(self) -> Any:
-        """The model as it was before it learnt."""
+        """Return the model before training."""
         self.reader.weights.set(self.start)
         return self.reader.model
 
     @cached_property
     def start(self) -> torch.Tensor:
-        """(P,) the weights before the first step."""
+        """The weights (P,) before the first step."""
         return self.reader.weights.get()
 
     def open_state(self, step: int) -> KeptState:
-        """Give the model the weights that were kept after a step."""
+        """Load the weights that were kept after a step."""
         state = self.states.read(step)
         assert self.start is not None, "the start is noted before any state is taken up"
         self.reader.weights.load(state.weights)
@@ -189,19 +189,19 @@ class InfluenceStudy:
 
     @cached_property
     def kept_steps(self) -> list[int]:
-        """The steps of the kept states that the saved weights came through; `ModelError` when there is none."""
+        """The steps of the kept states up to the saved weights; `ModelError` when there is none."""
         record = TrainingRecord.read(self.tuned)
         last = int((record.held_out or {}).get("saved_step") or record.steps or 0)
-        found = [step for step in self.states.steps if step <= last]
-        if not found:
+        steps = [step for step in self.states.steps if step <= last]
+        if not steps:
             what = f"the weights of step {last} were saved, before the first state was kept"
             raise ModelError(what, where=SourceLocation(field="model"), hint="keep more states: raise `keep_states`")
-        return found
+        return steps
 
     @cached_property
     def rows_by_step(self) -> dict[int, list[RowSeen]]:
-        """The rows of each step up to the last kept state (from 1); `DataError` when a row is gone."""
-        found: dict[int, list[RowSeen]] = {}
+        """The rows of each step (from 1) up to the last kept state; `DataError` when a row no longer exists."""
+        rows_seen: dict[int, list[RowSeen]] = {}
         clip = self.step.max_grad_norm
         norms = [line.get("grad_norm") for line in self._log]
         for step, ids in self.states.rows.items():
@@ -217,8 +217,8 @@ class InfluenceStudy:
             norm = norms[step - 1]
             scale = min(1.0, clip / norm) if clip is not None and norm else 1.0
             share = scale * self.states.rates[step - 1] / self.objective.denominator(self.rows_of(numbers))
-            found[step] = [RowSeen(number, share) for number in numbers]
-        return found
+            rows_seen[step] = [RowSeen(number, share) for number in numbers]
+        return rows_seen
 
     @cached_property
     def _log(self) -> list[dict[str, Any]]:
@@ -227,25 +227,25 @@ class InfluenceStudy:
         return [json.loads(line) for line in self.tuned.path("log.jsonl").read_text(encoding="utf-8").splitlines()]
 
     def weigh_rows(self) -> dict[int, torch.Tensor]:
-        """(rows,) by kept step: how much of each row's gradient the steps took that are nearest to that state."""
+        """Return (rows,) by kept step: the weight of each row's gradient in the steps nearest to that state."""
         kept = self.kept_steps
-        found = {step: torch.zeros(len(self.keys), dtype=torch.float64) for step in kept}
+        row_weights = {step: torch.zeros(len(self.keys), dtype=torch.float64) for step in kept}
         for step, rows in self.rows_by_step.items():
             nearest = min(kept, key=lambda own: (abs(own - step), own))
             for row, share in rows:
-                found[nearest][row] += share
-        return found
+                row_weights[nearest][row] += share
+        return row_weights
 
     def mean_loss(self, query: QueryRows, reader: LossReader | None = None) -> float:
-        """The mean loss of a question's rows, in nats, by the weights as they are."""
+        """Return the mean loss in nats of a query's rows at the current weights."""
         reader = reader or self.reader
         return reader.total(reader.build_packs(query.rows)) / self.objective.denominator(query.rows)
 
     def mean_gradient(self, query: QueryRows) -> torch.Tensor:
-        """(P,) the gradient of that."""
+        """Return the gradient (P,) of that loss."""
         total = self.reader.gradient(self.reader.build_packs(query.rows))
         return total / self.objective.denominator(query.rows)
 
     def alone(self, rows: Sequence[TokenRow]) -> list[Pack]:
-        """One row's packs, with its own shared prefixes."""
+        """Return the packs of one row, with its own shared prefixes."""
         return self.reader.build_packs(rows)

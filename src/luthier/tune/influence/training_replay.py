@@ -1,4 +1,4 @@
-"""A training by AdamW repeated step by step, and a number's slope followed back through it."""
+"""Repeats a training by AdamW step by step, and backpropagates a derivative through it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class AdamState(NamedTuple):
-    """What AdamW has between two steps; each (P,)."""
+    """The weights and moments of AdamW between two steps; each (P,)."""
 
     weights: Tensor
     first: Tensor
@@ -28,21 +28,21 @@ class AdamState(NamedTuple):
 
 
 class ReplayedStep(NamedTuple):
-    """One step of the training as it was."""
+    """One step of the training, repeated."""
 
     before: AdamState
     gradient: Tensor
     rows: Sequence[int]
     rate: float
     updates: int
-    """Updates that are done once it is done."""
+    """Number of updates done after it."""
 
 
 class TrainingReplay:
     """The updates of a training by AdamW, repeated in torch's own operations."""
 
     def __init__(self, study: InfluenceStudy, row_weights: Mapping[int, float] | None = None) -> None:
-        """`row_weights`: what rows weigh, by number, where it is not 1."""
+        """Prepare the replay; `row_weights` are the weights of rows by index, where they are not 1."""
         self._study, self._row_weights = study, row_weights or {}
         optimizer, weights = study.step.optimizer, study.reader.weights
         assert isinstance(optimizer, AdamW), "other optimizers are refused"
@@ -58,7 +58,7 @@ class TrainingReplay:
         """The state that was come to."""
 
     def run(self, max_bytes: int) -> list[ReplayedStep]:
-        """All steps from the first; `ModelError` where they do not fit into memory."""
+        """Repeat all steps from the first; `ModelError` where they do not fit into memory."""
         rows_by_step = self._study.rows_by_step
         size = 4 * self.end.weights.nbytes * len(rows_by_step)
         if size > max_bytes:
@@ -84,23 +84,23 @@ class TrainingReplay:
         return self._study.reader.build_packs(self._study.rows_of(examples))
 
     def _share(self, index: int) -> float:
-        """What a row adds to a step's denominator."""
+        """Return what a row adds to a step's denominator."""
         return self._study.objective.denominator(self._study.rows_of([index]))
 
     def _gradient(self, examples: Sequence[int]) -> Tensor:
-        """The step's gradient as it was, with the weights of rows."""
+        """Return the step's gradient, with the weights of its rows."""
         total = sum(self._row_weights.get(index, 1.0) * self._share(index) for index in examples)
         plain = [index for index in examples if index not in self._row_weights]
-        found = self._study.reader.gradient(self._packs(plain))
+        gradient = self._study.reader.gradient(self._packs(plain))
         for index in examples:
             if index in self._row_weights:
-                found += self._row_weights[index] * self._study.reader.gradient(self._packs([index]))
-        return found / total
+                gradient += self._row_weights[index] * self._study.reader.gradient(self._packs([index]))
+        return gradient / total
 
     def _update(
         self, step: ReplayedStep, weights: Tensor, first: Tensor, second: Tensor, gradient: Tensor
     ) -> AdamState:
-        """One update by AdamW, as torch has it, of a clipped gradient."""
+        """Return the state after one update by AdamW, as torch computes it, of a clipped gradient."""
         (beta1, beta2), clip = self._optimizer.betas, self._study.step.max_grad_norm
         norm = gradient.norm()
         if clip is not None and float(norm.detach()) > clip:
@@ -115,8 +115,10 @@ class TrainingReplay:
         return AdamState(weights, first, second)
 
     def differentiate(self, steps: Sequence[ReplayedStep], slope: Tensor, readings: Literal[2, 4]) -> Tensor:
-        """(rows,) the derivative of a number, whose slope by the last weights is given, by each row's weight."""
-        found = torch.zeros(len(self._study.keys), dtype=torch.float64)
+        """Return the derivative (rows,) by each row's weight of a number whose gradient by the final
+        weights is given.
+        """
+        derivatives = torch.zeros(len(self._study.keys), dtype=torch.float64)
         slopes = AdamState(slope, torch.zeros_like(slope), torch.zeros_like(slope))
         for step in reversed(steps):
             inputs = [value.clone().requires_grad_() for value in (*step.before, step.gradient)]
@@ -129,16 +131,16 @@ class TrainingReplay:
             total = sum(shares.values())
             along = float((step.gradient.double() * direction.double()).sum())
             for index in step.rows:
-                found[index] += (losses[self._study.keys[index]] - shares[index] * along) / total
+                derivatives[index] += (losses[self._study.keys[index]] - shares[index] * along) / total
             slopes = AdamState(back[0] + curvature / total, back[1], back[2])
-        return found
+        return derivatives
 
     def _look(self, step: ReplayedStep, direction: Tensor, readings: Literal[2, 4]) -> tuple[dict[str, float], Tensor]:
-        """How the losses of a step's rows, and the gradient of their sum, change along a direction."""
+        """Return the derivatives along a direction of a step's losses and of the gradient of their sum."""
         reader, packs = self._study.reader, self._packs(step.rows)
         reader.weights.set(step.before.weights)
         length = choose_step(reader, packs[:1], direction, readings)
-        found: tuple[dict[str, float], Tensor] = differentiate(
+        derivatives: tuple[dict[str, float], Tensor] = differentiate(
             reader,
             direction,
             readings,
@@ -146,10 +148,10 @@ class TrainingReplay:
             lambda: (reader.example_losses(packs), reader.gradient(packs)),
             _combine,
         )
-        return found
+        return derivatives
 
 
-def _combine(found: Sequence[tuple[tuple[dict[str, float], Tensor], float]]) -> tuple[dict[str, float], Tensor]:
-    losses = {key: sum(factor * own[key] for (own, _), factor in found) for key in found[0][0][0]}
-    first, *others = (factor * gradient for (_, gradient), factor in found)
+def _combine(readings: Sequence[tuple[tuple[dict[str, float], Tensor], float]]) -> tuple[dict[str, float], Tensor]:
+    losses = {key: sum(factor * own[key] for (own, _), factor in readings) for key in readings[0][0][0]}
+    first, *others = (factor * gradient for (_, gradient), factor in readings)
     return losses, sum(others, first)

@@ -1,4 +1,4 @@
-"""The proof of scores: what the question's loss becomes when the training is repeated without some rows."""
+"""Verification of scores: the query's loss after retraining without some rows."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from luthier.tune.influence.study import InfluenceStudy
 
 RANDOM = 3
-"""Retrainings without random rows, beside those without proponents and opponents."""
+"""Number of retrainings without random rows, besides those without proponents and without opponents."""
 _RESAMPLES = 2000
 
 
 class Retrainer:
-    """Repeats a training without rows, each set once."""
+    """Repeats a training without some rows; each set of rows once."""
 
     def __init__(self, study: InfluenceStudy, total: int) -> None:
         self._study, self._total = study, total
@@ -38,7 +38,7 @@ class Retrainer:
         self.done = 0
 
     def loss_without(self, rows: Sequence[int]) -> float:
-        """The mean loss of what is asked, of the model that never weighed some rows (by number)."""
+        """Return the mean loss of the queries for a model trained without some rows (by index)."""
         study = self._study
         ids = sorted(study.keys[row] for row in rows)
         key = digest_of([study.tuned.digest, [query.name for query in study.queries], ids])
@@ -79,32 +79,34 @@ class Retrainer:
         return float(numpy.mean(losses))
 
 
-def spearman(one: ArrayLike, other: ArrayLike) -> float:
-    """Spearman's rank correlation; 0 where one of them does not vary."""
+def spearman(first: ArrayLike, second: ArrayLike) -> float:
+    """Return Spearman's rank correlation; 0 where one of the two is constant."""
     from scipy.stats import rankdata
 
-    ranks = [rankdata(values) for values in (one, other)]
+    ranks = [rankdata(values) for values in (first, second)]
     if any(float(values.std()) == 0 for values in ranks):
         return 0.0
     return float(numpy.corrcoef(*ranks)[0, 1])
 
 
 def estimate_rank_correlation(one: Sequence[float], other: Sequence[float], seed: int) -> EstimatedNumber:
-    """Spearman's correlation with its 95 % interval by resampling pairs."""
+    """Return Spearman's rank correlation with a 95 % bootstrap interval over pairs."""
     draw = numpy.random.Generator(numpy.random.PCG64(seed))
     first, second = numpy.asarray(one), numpy.asarray(other)
-    found = sorted(
+    correlations = sorted(
         spearman(first[drawn].tolist(), second[drawn].tolist())
         for drawn in (draw.integers(0, len(first), len(first)) for _ in range(_RESAMPLES))
     )
-    low, high = (found[round(share * (len(found) - 1))] for share in (0.025, 0.975))
+    low, high = (correlations[round(share * (len(correlations) - 1))] for share in (0.025, 0.975))
     return EstimatedNumber(value=spearman(one, other), low=low, high=high)
 
 
 def verify_scores(
     study: InfluenceStudy, scores: Mapping[str, Tensor], retrainings: int, top: int
 ) -> tuple[dict[str, EstimatedNumber], str, InfluenceVerification]:
-    """The LDS of each method's (rows,) scores, the best method, and what leaving out its strongest rows does."""
+    """Return the LDS of each method's (rows,) scores, the best method, and the effect of removing its
+    strongest rows.
+    """
     seed, count = study.work.seed, len(study.keys)
     draw = numpy.random.Generator(numpy.random.PCG64([seed, 39]))
     retrainer = Retrainer(study, retrainings)

@@ -60,13 +60,15 @@ class Classify(Objective):
         return self
 
     def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
-        """The classes, for a sequence head."""
+        """Return the classes, for a sequence head."""
         return tuple(about.classes) if self.head == "sequence" else ()
 
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """For each example its prompt with every option, the right one first; or its prompt with the class's number."""
+        """Return for each example its prompt with every option, the right one first; or its prompt with the index of
+        its class.
+        """
         _check(about)
         if self.head == "sequence":
             prompts = text.prompts([prompt_of(entry) for entry in examples], [entry.tools for entry in examples])
@@ -86,7 +88,7 @@ class Classify(Objective):
         return [self._build_option_example(example, rows[begin:end]) for example, (begin, end) in spans]
 
     def _options(self, example: Example, about: ObjectiveContext) -> list[str]:
-        """The right class, then the others in order; none for an example without a class."""
+        """Return the right class, then the others in order; empty for an example without a class."""
         import numpy
 
         if example.label is None or example.label not in about.classes:
@@ -129,11 +131,13 @@ class Classify(Objective):
         )
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """How many examples there are."""
+        """Return the number of examples."""
         return sum(1.0 / row.group_size for row in rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """Minus the log-probability of the right class: normalized over a example's rows, of which it is the first."""
+        """Return minus the log-probability of the right class, normalized over an example's rows, of which it is the
+        first.
+        """
         if self.head == "sequence":
             return Loss([LossTerms.of_examples(-logp)])
         scores = group_rows_by_example(row_sums(logp, pack), pack, missing=float("-inf"))

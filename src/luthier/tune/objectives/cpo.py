@@ -45,11 +45,11 @@ class Cpo(PairObjective):
 
     @property
     def sft_weight(self) -> float:
-        """What is set."""
+        """Return `cpo_alpha`."""
         return self.cpo_alpha
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """One term a pair, and the plain loss by token."""
+        """Return one term a pair, and the negative log-likelihood of the preferred answers by token."""
         sums = row_sums(logp, pack)
         better, worse = split_chosen_rejected(sums / row_tokens(pack) if self.loss_type == "ipo" else sums, pack)
         return Loss(
@@ -58,7 +58,7 @@ class Cpo(PairObjective):
         )
 
     def _each(self, apart: Tensor) -> Tensor:
-        """(pairs,) losses from (pairs,) differences."""
+        """Return (pairs,) losses from (pairs,) differences."""
         from torch.nn.functional import logsigmoid
 
         if self.loss_type == "ipo":
@@ -69,7 +69,7 @@ class Cpo(PairObjective):
         return -(1 - wrong) * logsigmoid(self.beta * apart) - wrong * logsigmoid(-self.beta * apart)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The weight of the difference, and of the plain loss beside it."""
+        """The weight of the difference, and of the negative log-likelihood."""
         return {
             "beta": ParamDistribution(0.01, 0.5, log=True),
             "cpo_alpha": ParamDistribution(0.1, 2.0, log=True),

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Divergence = Literal["forward", "reverse", "jensen_shannon", "skewed"]
 _USUAL = {"jensen_shannon": 0.5, "skewed": 0.1}
-"""Mixing shares where none is given: Agarwal et al. (2024) and Ko et al. (2024, DistiLLM)."""
+"""Default mixing shares: Agarwal et al. (2024) and Ko et al. (2024, DistiLLM)."""
 
 
 class Distil(Objective):
@@ -68,17 +68,17 @@ class Distil(Objective):
 
     @property
     def stored(self) -> bool:
-        """Whether what the teacher says is written into the examples once."""
+        """Return whether the teacher's predictions are stored with the examples."""
         return self.logits == "stored"
 
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """The rows of `sft`."""
+        """Return the rows of `sft`."""
         return self.rows.build_training_examples(examples, text, about)
 
     def ready(self, pack: Pack, teacher: Teacher | None) -> Pack:
-        """The pack with the teacher's likeliest tokens: those that its rows bring along, else asked for now."""
+        """Return the pack with the teacher's likeliest tokens: those stored in its rows, else computed now."""
         from luthier.models.packing.logprobs import compute_top_tokens
 
         if pack.choices is not None:
@@ -89,11 +89,11 @@ class Distil(Objective):
         )
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """The weight of all learnt tokens."""
+        """Return the total weight of the trained tokens."""
         return self.rows.denominator(rows)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The divergence at each token, and minus the log-probability of what was written."""
+        """Return the divergence at each token, and minus the log-probability of the written token."""
         assert pack.teacher is not None, "the pack was made ready"
         weights = pack.weights.to(logp)
         apart, plain = self._compute_divergence(pack.teacher.to(logp), logp[:, 1:]) * self.temperature**2, -logp[:, 0]
@@ -102,7 +102,7 @@ class Distil(Objective):
         return Loss([LossTerms.of_tokens(values, share * weights, pack) for values, share in shares], measures)
 
     def _compute_divergence(self, teacher: Tensor, student: Tensor) -> Tensor:
-        """(N,) divergences, from (N, K) log-probabilities of the same tokens."""
+        """Return (N,) divergences from (N, K) log-probabilities of the same tokens."""
         p, q = append_rest_logprob(teacher), append_rest_logprob(student)
         if self.divergence == "forward":
             return _kl(p, q)
@@ -115,7 +115,7 @@ class Distil(Objective):
         return beta * _kl(p, mixed) + (1 - beta) * _kl(q, mixed)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How flat the teacher's words are made, and how much the written answers count beside them."""
+        """The temperature, and the weight of the written answers."""
         return {
             "temperature": ParamDistribution(1.0, 4.0, log=True),
             "alpha": ParamDistribution(0.25, 1.0),
@@ -123,8 +123,10 @@ class Distil(Objective):
 
 
 def append_rest_logprob(logps: Tensor) -> Tensor:
-    """(N, K) log-probabilities with that of all other tokens behind them; what is within rounding of none counts as 8
-    times the rounding of 1, without a gradient."""
+    """Return (N, K) log-probabilities with that of all other tokens appended.
+
+    A rest that is within rounding of zero counts as 8 times the rounding of 1, without a gradient.
+    """
     import torch
 
     least = 8 * torch.finfo(logps.dtype).eps

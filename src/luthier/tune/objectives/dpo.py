@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from luthier.models.packing.pack import Pack
 
 SMOOTHED = ("sigmoid", "robust")
-"""Losses that know of labels that are wrong."""
+"""Losses with label smoothing."""
 
 
 class DpoObjective(PairObjective):
@@ -44,7 +44,7 @@ class DpoObjective(PairObjective):
     beta: float = Field(default=0.1, gt=0)
     """How dear it is to leave the model as it was: 0.1 is usual; 0.01 lets go further, 0.5 holds closer."""
     label_smoothing: float = Field(default=0.0, ge=0, lt=0.5)
-    """Share of pairs that are taken to be the wrong way round, under `sigmoid` and `robust`."""
+    """Assumed share of pairs with swapped labels, under `sigmoid` and `robust`."""
     normalize: Literal["auto", "sum", "mean"] = "auto"
     """Whether a log-ratio is a sum over an answer's tokens or their mean, which does not reward length. `auto`: the
     mean under `ipo`, as its authors take it, else the sum."""
@@ -64,11 +64,11 @@ class DpoObjective(PairObjective):
 
     @property
     def sft_weight(self) -> float:
-        """What is set."""
+        """Return `rpo_alpha`."""
         return self.rpo_alpha
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """One term a pair; as measures, whether it is ranked right by the model's own reward, and the margin."""
+        """Return one term a pair; as measures, the accuracy of the model's implicit reward and its margin."""
         assert reference is not None, "the rows bear what the model was"
         ratios = row_sums(logp - reference.to(logp), pack)
         if self.normalize == "mean" or (self.normalize == "auto" and self.loss_type == "ipo"):
@@ -80,7 +80,7 @@ class DpoObjective(PairObjective):
         )
 
     def _each(self, chosen: Tensor, rejected: Tensor) -> Tensor:
-        """(pairs,) losses from (pairs,) log-ratios."""
+        """Return (pairs,) losses from (pairs,) log-ratios."""
         from torch.nn.functional import logsigmoid
 
         better, worse, wrong = self.beta * chosen, self.beta * rejected, self.label_smoothing
@@ -98,7 +98,7 @@ class DpoObjective(PairObjective):
         return -(1 - wrong) * logsigmoid(apart) - wrong * logsigmoid(-apart)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How far the model may go, and how much the preferred answers are learnt as they stand."""
+        """The strength of the pull to the reference, and the weight of the negative log-likelihood."""
         return {
             "beta": ParamDistribution(0.01, 0.5, log=True),
             "rpo_alpha": ParamDistribution(values=(0.0, 0.2, 1.0)),

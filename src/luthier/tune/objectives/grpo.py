@@ -45,15 +45,15 @@ class Grpo(PolicyLoss):
     deviation within the group, before they are added up by their weights, and the sum by that of the whole step: a
     reward that varies much does not drown one that varies little, and answers with equal sums are still told apart."""
     average: Literal["token", "row", "constant"] = "token"
-    """Whether every token counts the same, or every answer, or every token as in answers of the longest length, so that
-    the length of an answer changes nothing."""
+    """Whether the loss is averaged over tokens, over answers, or over a constant (tokens of answers of the maximum
+    length), so that the length of an answer changes nothing."""
     importance_sampling_level: Literal["token", "sequence"] = "token"
-    """Whether each token has a ratio of its own, or the tokens of an answer have their geometric mean."""
+    """Whether each token has its own ratio, or all tokens of an answer share their geometric mean."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """How much less likely a token may become before it has no gradient any more."""
+    """Lower clipping range of the ratio."""
     epsilon_high: float = Field(default=0.28, gt=0)
-    """How much likelier a token may become before it has no gradient; above `epsilon` it leaves unlikely tokens room to
-    rise (DAPO's clip-higher)."""
+    """Upper clipping range of the ratio; above `epsilon` it leaves unlikely tokens room to rise (DAPO's
+    clip-higher)."""
 
     @model_validator(mode="after")
     def _each_reward_by_itself(self) -> Grpo:
@@ -68,16 +68,16 @@ class Grpo(PolicyLoss):
 
     @property
     def compares(self) -> bool:
-        """Its group is what an answer is held against."""
+        """Return True: an answer is compared with its group."""
         return True
 
     @property
     def apart(self) -> bool:
-        """Whether each reward is normalized by itself, as in GDPO."""
+        """Return whether each reward is normalized separately, as in GDPO."""
         return self.scale_rewards == "rewards"
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """The answer's, at each of its tokens."""
+        """Return the answer's advantage at each of its tokens."""
         from luthier.tune.rollout.scores import (
             SMALL,
             broadcast_to_tokens,
@@ -94,24 +94,24 @@ class Grpo(PolicyLoss):
         return broadcast_to_tokens(apart, judged.lengths)
 
     def weight(self, tokens: int) -> float:
-        """How much each token of an answer of so many counts."""
+        """Return the weight of each token of an answer of `tokens` tokens."""
         return super().weight(tokens) if self.average == "row" else 1.0
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """Learnt tokens, answers, or answers of the longest length."""
+        """Return the number of trained tokens, of answers, or of answers times the maximum length."""
         if self.average == "token":
             return float(max(1, sum(len(row.targets) for row in rows)))
         return float(len(rows) * (self.rollout.written if self.average == "constant" else 1))
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Clipped at both sides."""
+        """Return the surrogate clipped at both sides."""
         apart = logp - old
         ratio = (average_row_log_ratio(apart, pack) if self.importance_sampling_level == "sequence" else apart).exp()
         bounds = self.epsilon, self.epsilon_high
         return compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """What rewards are divided by; how far a token may move, where answers are learnt for more than a step."""
+        """The scaling of rewards; and the clipping range, where answers are trained on for more than a step."""
         scale = ParamDistribution(values=list_unique_values((self.scale_rewards, "group", "none")))
         if self.rollout.steps_per_generation == 1 or self.importance_sampling_level == "sequence":
             return {"scale_rewards": scale}

@@ -35,7 +35,7 @@ UNSAID = "it has no yes or no"
 EMPTY = "its answer is empty"
 ALONE = "no other answer stands beside it"
 _GOOD, _DRIFT = "wanted", "drift"
-"""What `told` calls whether an answer was found good, and how far the model has drifted in all."""
+"""Keys in `token_values`: whether an answer was rated good, and the drift of the whole step."""
 
 
 class Kto(Objective):
@@ -57,7 +57,7 @@ class Kto(Objective):
     """`apo_zero` leaves the drift out: 1 - σ(β r) of a good answer and σ(β r) of a bad one (D'Oosterlinck et al.,
     2024), and needs no reading of answers to other prompts."""
     beta: float = Field(default=0.1, gt=0)
-    """How dear it is to leave the model as it was."""
+    """Strength of the pull to the reference model."""
     desirable_weight: float = Field(default=1.0, gt=0)
     """λ_D, the weight of good answers. Where they are fewer, weigh them so that `desirable_weight` times their number
     is 1 to 4/3 of `undesirable_weight` times the number of the others."""
@@ -66,12 +66,14 @@ class Kto(Objective):
     label: str = WANTED
     """The column that says whether an answer was found good: true, false, 1, 0, yes, no, up or down."""
     max_length: int = Field(default=2048, ge=2)
-    """Rows with more tokens than this are left out, counted, listed in `loss_mask.parquet` and warned of."""
+    """Rows with more tokens than this are left out, counted, listed in `training_examples.parquet` and warned of."""
 
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """For each example the row of its answer and, to measure the drift, its prompt with the answer before it."""
+        """Return for each example the row of its answer and, to measure the drift, its prompt with the previous
+        example's answer.
+        """
         fit = [example for example in examples if not self._explain_exclusion(example)]
         turns = [[*prompt_of(entry), entry.messages[-1]] for entry in fit]
         if self.loss_type == "kto":
@@ -106,7 +108,7 @@ class Kto(Objective):
         return "" if last.content.strip() or last.tool_calls else EMPTY
 
     def hint(self, reasons: Collection[str]) -> str | None:
-        """The objective that fits other data."""
+        """Suggest the objective that fits other data."""
         if PAIRED in reasons:
             return "learn pairs by `objective: dpo`"
         if UNSAID in reasons:
@@ -116,7 +118,7 @@ class Kto(Objective):
     def prepare_rows(
         self, rows: Sequence[TokenRow], read: Callable[[Sequence[TokenRow]], Sequence[float]]
     ) -> list[TokenRow]:
-        """The answers of the step, each told the drift."""
+        """Return the answers of the step, each with the drift."""
         if self.loss_type != "kto":
             return list(rows)
         token_rows = rows[1::2]
@@ -129,11 +131,13 @@ class Kto(Objective):
         ]
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """How many answers there are."""
+        """Return the number of answers."""
         return float(len(rows))
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """One term an answer; as measures the drift, and how much good ones are rewarded beside bad ones."""
+        """Return one term an answer; as measures the drift, and the margin between the rewards of good and of bad
+        answers.
+        """
         assert reference is not None, "the rows bear what the model was"
         rewards = self.beta * row_sums(logp - reference.to(logp), pack)
         sign = 2 * get_row_values(_GOOD, pack).to(logp) - 1
@@ -146,11 +150,12 @@ class Kto(Objective):
         return Loss([LossTerms.of_examples(losses, weights)], measures)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How far the model may go."""
+        """The strength of the pull to the reference."""
         return {"beta": ParamDistribution(0.01, 0.5, log=True)}
 
 
 def _truncate_row(row: EncodedChat, limit: int) -> EncodedChat:
-    """The beginning of a row: another's long answer measures the drift as well by it, and leaves nobody out (as in
-    TRL)."""
+    """Return the beginning of a row: a long mismatched answer measures the drift as well when it is cut, and no row is
+    left out (as in TRL).
+    """
     return replace(row, ids=row.ids[:limit], loss_mask=row.loss_mask[:limit])

@@ -34,7 +34,8 @@ class OnlineDpo(PolicyObjective):
     loss_type: Literal["sigmoid", "ipo"] = "sigmoid"
     """Which loss of the pair."""
     beta: float = Field(default=0.1, gt=0)
-    """How dear it is to leave the model as it began: 0.1 is usual; 0.01 lets go further, 0.5 holds closer."""
+    """Strength of the pull to the initial model: 0.1 is usual; 0.01 lets the model move further, 0.5 keeps it
+    closer."""
 
     @field_validator("rollout")
     @classmethod
@@ -45,16 +46,16 @@ class OnlineDpo(PolicyObjective):
 
     @property
     def compares(self) -> bool:
-        """The best is held against the worst."""
+        """Return True: the best answer is compared with the worst."""
         return True
 
     @property
     def needs_initial_policy(self) -> bool:
-        """The model as it began stands in the loss."""
+        """Return True: the loss contains the initial model."""
         return True
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """1 for the best answer to a prompt, -1 for the worst, of equal ones the first; else 0."""
+        """Return 1 for the best answer to a prompt, -1 for the worst (of equal ones the first), else 0."""
         import numpy as np
 
         from luthier.tune.rollout.scores import broadcast_to_tokens
@@ -68,15 +69,15 @@ class OnlineDpo(PolicyObjective):
 
     @property
     def trained_completions(self) -> int:
-        """Two."""
+        """Return 2."""
         return 2
 
     def weight(self, tokens: int) -> float:
-        """An answer's log-ratio is a sum over its tokens."""
+        """Return 1: an answer's log-ratio is a sum over its tokens."""
         return 1.0
 
     def arrange_rows(self, rows: Sequence[TokenRow]) -> list[TokenRow]:
-        """The pairs, which are never parted, the best answer first."""
+        """Return the pairs, the best answer first; a pair is never split between packs."""
         marked = super().arrange_rows(rows)
         pairs = zip(marked[::2], marked[1::2], strict=True)
         return [
@@ -86,11 +87,11 @@ class OnlineDpo(PolicyObjective):
         ]
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """How many pairs there are."""
+        """Return the number of pairs."""
         return max(1.0, len(super().arrange_rows(rows)) / 2)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """One term a pair; as measures, whether it is ranked as the rewards do, and the margin."""
+        """Return one term a pair; as measures, the accuracy against the order of the rewards, and the margin."""
         from torch.nn.functional import logsigmoid
 
         ratios = row_sums(logp - pack.token_values[REFERENCE].to(logp), pack)
@@ -100,5 +101,5 @@ class OnlineDpo(PolicyObjective):
         return Loss([LossTerms.of_examples(each)], measure_rankings(self.beta * best, self.beta * worst))
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How far the model may go."""
+        """The strength of the pull to the initial model."""
         return {"beta": ParamDistribution(0.01, 0.5, log=True)}

@@ -34,11 +34,11 @@ class Orpo(PairObjective):
 
     @property
     def sft_weight(self) -> float:
-        """The preferred answers are learnt as they stand."""
+        """Return 1: the preferred answers are trained on in full."""
         return 1.0
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """The plain loss by token, and one term a pair."""
+        """Return the negative log-likelihood by token, and one term a pair."""
         from torch.nn.functional import logsigmoid
 
         odds = _log_odds(row_sums(logp, pack) / row_tokens(pack))
@@ -48,12 +48,12 @@ class Orpo(PairObjective):
         )
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """Around the 0.1 to 0.25 of the paper."""
+        """Around the paper's 0.1 to 0.25."""
         return {"weight": ParamDistribution(0.05, 0.5, log=True)}
 
 
 def _log_odds(logp: Tensor) -> Tensor:
-    """log p - log(1 - p), from log p below 0; near 0 and far from it without loss of digits (Mächler, 2012)."""
+    """Return log p - log(1 - p) from log p < 0, without loss of digits near 0 and far from it (Mächler, 2012)."""
     import torch
 
     below = logp.clamp(max=-torch.finfo(logp.dtype).eps)

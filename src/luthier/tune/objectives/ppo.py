@@ -41,20 +41,20 @@ class Ppo(ActorCritic):
     kind: Literal["ppo"] = "ppo"
 
     gamma: float = Field(default=1.0, gt=0, le=1)
-    """What a reward is worth a token earlier. 1: when an answer is over, its length has cost nothing."""
+    """Discount factor a token. 1: the length of an answer costs nothing."""
     gae_lambda: float = Field(default=0.95, ge=0, le=1)
-    """How far a token answers for what comes later: 0 trusts the critic alone, 1 what was rewarded alone."""
+    """Lambda of generalized advantage estimation: 0 trusts the critic alone, 1 the observed rewards alone."""
     whiten: bool = True
-    """Whether advantages are brought to mean 0 and deviation 1 over the step's tokens."""
+    """Whether advantages are normalized to mean 0 and standard deviation 1 over the step's tokens."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """How much less likely a token may become before it has no gradient any more."""
+    """Lower clipping range of the ratio."""
     epsilon_high: float = Field(default=0.2, gt=0)
-    """How much likelier a token may become before it has no gradient."""
+    """Upper clipping range of the ratio."""
     dual_clip: float | None = Field(default=None, gt=1)
-    """Where A is below zero, the ratio counts as at most so much (Ye et al., 2020; 3 is usual). None: as it is."""
+    """Upper bound of the ratio where A is negative (Ye et al., 2020; 3 is usual). None: no bound."""
 
     def compute_token_values(self, judged: RolloutBatch) -> dict[str, list[list[float]]]:
-        """Advantages, what the critic is to say, and what it said; nothing to learn where no answer is better."""
+        """Return advantages, returns and the critic's values; nothing to train on where all advantages are zero."""
         assert judged.values is not None, "the rollout asks the critic"
         ahead = [
             _advantages(*token, self.gamma, self.gae_lambda)
@@ -71,11 +71,13 @@ class Ppo(ActorCritic):
         }
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """What still came at each token beyond what was expected."""
+        """Return the generalized advantage at each token."""
         return self.compute_token_values(judged)[ADVANTAGE]
 
     def _whiten_advantages(self, ahead: list[list[float]], judged: RolloutBatch) -> list[list[float]]:
-        """Whitened over the tokens of the step; 0 for answers that are left out, and for all where all are alike."""
+        """Return advantages whitened over the tokens of the step; 0 for answers that are left out, and for all where
+        all are equal.
+        """
         import numpy as np
 
         from luthier.tune.rollout.scores import whiten_values
@@ -88,7 +90,7 @@ class Ppo(ActorCritic):
         return [some if is_here else [0.0] * len(some) for some, is_here in zip(ahead, here, strict=True)]
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Clipped at both sides, and below where that is wanted."""
+        """Return the surrogate clipped at both sides, and by `dual_clip` where that is set."""
         ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
         each, beyond = compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
         if self.dual_clip is None:
@@ -98,17 +100,16 @@ class Ppo(ActorCritic):
         return worst.where(below, each), below.to(ratio).maximum(beyond)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How far a token answers for what comes later; how far it may move, where answers are learnt for more
-        than a step."""
+        """Lambda; and the clipping range, where answers are trained on for more than a step."""
         clipped = clip_ranges("epsilon", "epsilon_high") if self.rollout.steps_per_generation > 1 else {}
         return {"gae_lambda": ParamDistribution(0.9, 1.0), **clipped}
 
 
 def _advantages(rewards: Sequence[float], values: Sequence[float], gamma: float, gae_lambda: float) -> list[float]:
-    """Generalised advantages of the tokens of one answer."""
-    found, ahead, later = [], 0.0, 0.0
+    """Return the generalized advantages of the tokens of one answer."""
+    advantages, ahead, later = [], 0.0, 0.0
     for reward, value in zip(reversed(rewards), reversed(values), strict=True):
         ahead = reward + gamma * later - value + gamma * gae_lambda * ahead
         later = value
-        found.append(ahead)
-    return found[::-1]
+        advantages.append(ahead)
+    return advantages[::-1]

@@ -26,15 +26,15 @@ class Raft(TokenPolicyLoss):
     keep: int = Field(default=1, ge=1)
     """Answers to each prompt that are learnt: the best, of equal ones the first."""
     min: float | None = None
-    """What an answer must be worth to be learnt. When not given, the answers to a prompt must at least differ."""
+    """Minimum reward of an answer that is trained on. When not given, the answers to a prompt must at least differ."""
 
     @property
     def compares(self) -> bool:
-        """Unless it is known what an answer must be worth."""
+        """Return True unless a minimum reward is set."""
         return self.min is None
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """1 for an answer that is learnt, else 0."""
+        """Return 1 for an answer that is trained on, else 0."""
         import numpy as np
 
         from luthier.tune.rollout.scores import broadcast_to_tokens
@@ -46,18 +46,18 @@ class Raft(TokenPolicyLoss):
 
     @property
     def trained_completions(self) -> int:
-        """Answers to each prompt that are kept and trained on."""
+        """Return the number of answers to each prompt that are kept and trained on."""
         return min(self.keep, self.rollout.num_generations)
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """The tokens of the answers that are learnt."""
+        """Return the number of tokens of the answers that are trained on."""
         return super().denominator([row for row in rows if self.has_gradient(row)])
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Minus the log-probability."""
+        """Return minus the log-probability."""
         return -logp * advantage, logp.detach() * 0
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How many of the answers to a prompt are learnt: up to half of them."""
+        """The number of answers to a prompt that are trained on: up to half of them."""
         half = self.rollout.num_generations // 2
         return {"keep": ParamDistribution(1, half, integer=True)} if half > 1 else {}

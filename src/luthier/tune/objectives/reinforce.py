@@ -24,20 +24,20 @@ class ReinforcePlusPlus(TokenPolicyLoss):
     kind: Literal["reinforce++"] = "reinforce++"
 
     baseline: Literal["none", "group"] = "none"
-    """Whether the mean of its group is first taken off an answer's reward (REINFORCE++-baseline), for rewards that
-    differ more between prompts than between answers."""
+    """Whether the mean of its group is first subtracted from an answer's reward (REINFORCE++-baseline), for rewards
+    that differ more between prompts than between answers."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """How much less likely a token may become before it has no gradient any more."""
+    """Lower clipping range of the ratio."""
     epsilon_high: float = Field(default=0.2, gt=0)
-    """How much likelier a token may become before it has no gradient."""
+    """Upper clipping range of the ratio."""
 
     @property
     def compares(self) -> bool:
-        """With the mean of its group taken off."""
+        """Return whether the mean of the group is subtracted."""
         return self.baseline == "group"
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """What is still to come at each token, normalized."""
+        """Return the normalized return at each token."""
         import numpy as np
 
         from luthier.tune.rollout.scores import broadcast_to_tokens, compute_nan_mean, whiten_values
@@ -53,21 +53,22 @@ class ReinforcePlusPlus(TokenPolicyLoss):
         return whiten_values(ahead, present.tolist())
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """Clipped at both sides."""
+        """Return the surrogate clipped at both sides."""
         ratio, bounds = (logp - old).exp(), (self.epsilon, self.epsilon_high)
         return compute_clipped_loss(ratio, advantage, *bounds), mark_clipped_tokens(ratio, advantage, *bounds)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """Whether the group's mean is taken off; how far a token may move, where answers are learnt for more
-        than a step."""
+        """Whether the group's mean is subtracted; and the clipping range, where answers are trained on for more than a
+        step.
+        """
         own = {"baseline": ParamDistribution(values=("none", "group"))} if self.rollout.num_generations > 1 else {}
         return own | (clip_ranges("epsilon", "epsilon_high") if self.rollout.steps_per_generation > 1 else {})
 
 
 def _to_come(costs: Sequence[float]) -> list[float]:
-    """At each token, the costs of it and all later ones."""
-    found, total = [], 0.0
+    """Return at each token the sum of the costs of it and of all later ones."""
+    totals, total = [], 0.0
     for cost in reversed(costs):
         total += cost
-        found.append(total)
-    return found[::-1]
+        totals.append(total)
+    return totals[::-1]

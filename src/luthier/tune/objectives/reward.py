@@ -57,7 +57,7 @@ class RewardObjective(PairObjective):
     """A column that says by how much the preferred answer is better; the rewards must then differ by `scale` times as
     much. A margin of 0 is a tie. None: all pairs count alike."""
     scale: float = Field(default=1.0, gt=0)
-    """What the margins of the data are multiplied by."""
+    """Factor on the margins of the data."""
     ties: Literal["drop", "learn"] = "drop"
     """Whether pairs with a margin of 0 are left out, or taught to be equal: half the loss of either order."""
     center: float = Field(default=0.0, ge=0)
@@ -70,24 +70,25 @@ class RewardObjective(PairObjective):
         return self
 
     def outputs(self, about: ObjectiveContext) -> tuple[str, ...]:
-        """One output, read as it is; none where the model answers in words."""
+        """Return one output, used as it is; empty where the model answers in words."""
         return (REWARD,) if self.head == "sequence" else ()
 
     def card(self, about: ObjectiveContext) -> dict[str, Any]:
-        """The head's output, or what the model is asked."""
+        """Return the head's output, or the rubric that the model is asked by."""
         return super().card(about) | ({"verdict": self.verdict.model_dump()} if self.head == "verdict" else {})
 
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """For each example the whole conversations of its two answers, the preferred one first; or, of either answer,
-        what is asked with yes and with no."""
+        """Return for each example the conversations with its two answers, the preferred one first; or, for either
+        answer, the rubric with yes and with no.
+        """
         if self.head == "verdict":
-            found = build_pair_examples(examples, text, self.max_length, self._both_verdicts)
+            training_examples = build_pair_examples(examples, text, self.max_length, self._both_verdicts)
         else:
-            found = build_pair_examples(examples, text, self.max_length)
+            training_examples = build_pair_examples(examples, text, self.max_length)
         pad = get_padding_id(text.tokenizer)
-        return [self._add_margin(*example, pad) for example in zip(examples, found, strict=True)]
+        return [self._add_margin(*example, pad) for example in zip(examples, training_examples, strict=True)]
 
     def _both_verdicts(self, example: Example, pair: PreferencePair) -> list[Read]:
         return [
@@ -109,16 +110,16 @@ class RewardObjective(PairObjective):
     def _margin(self, example: Example) -> float:
         if self.margin is None:
             return 0.0
-        found = column_number_of(example, self.margin)
-        if found is None or found < 0:
+        margin = column_number_of(example, self.margin)
+        if margin is None or margin < 0:
             origin = example.origin
             where = SourceLocation(file=origin.file, line=origin.line, field=self.margin)
             came = example.meta.get(self.margin)
             raise DataError(f"expected a margin of 0 or more, got {came!r}", where=where, hint="swap the two answers")
-        return self.scale * found
+        return self.scale * margin
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """One term a pair, from (rows,) rewards or the log-probabilities of verdicts."""
+        """Return one term a pair, from (rows,) rewards or the log-probabilities of verdicts."""
         from torch.nn.functional import logsigmoid
 
         better, worse = self._rewards(logp, pack)
@@ -133,7 +134,7 @@ class RewardObjective(PairObjective):
         return Loss(parts, measure_rankings(better, worse))
 
     def _rewards(self, logp: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """(pairs,) rewards of the preferred answers and (pairs,) of the others."""
+        """Return (pairs,) rewards of the preferred answers and (pairs,) of the rejected ones."""
         if self.head == "sequence":
             rewards = group_rows_by_example(logp, pack, missing=0.0)
         else:
@@ -144,11 +145,11 @@ class RewardObjective(PairObjective):
         return rewards[:, 0], rewards[:, 1]
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How much rewards are held around zero."""
+        """The strength of the centering of rewards."""
         return {"center": ParamDistribution(values=(0.0, 0.001, 0.01, 0.1))}
 
 
 def _build_head_row(row: TokenRow, pad: int | None) -> TokenRow:
-    """A whole conversation, read where transformers reads it, and the number of the one output."""
+    """Return a whole conversation, read at the position that transformers reads, with the index of the one output."""
     ids = strip_padding(row.ids, pad)
     return replace(row, ids=[*ids, 0], loss_weights=[0.0] * len(ids) + [1.0])

@@ -24,17 +24,17 @@ class Rloo(PolicyLoss):
     kind: Literal["rloo"] = "rloo"
 
     normalize: bool = False
-    """Whether advantages are brought to mean 0 and deviation 1 over the step."""
+    """Whether advantages are normalized to mean 0 and standard deviation 1 over the step."""
     epsilon: float = Field(default=0.2, gt=0, lt=1)
-    """How much less or more likely a whole answer may become before it has no gradient any more."""
+    """Clipping range of the ratio of a whole answer."""
 
     @property
     def compares(self) -> bool:
-        """The others are what an answer is held against."""
+        """Return True: an answer is compared with the others to its prompt."""
         return True
 
     def advantages(self, judged: RolloutBatch) -> list[list[float]]:
-        """The answer's, at each of its tokens."""
+        """Return the answer's advantage at each of its tokens."""
         from luthier.tune.rollout.scores import (
             SMALL,
             broadcast_to_tokens,
@@ -49,7 +49,7 @@ class Rloo(PolicyLoss):
         return broadcast_to_tokens(apart, judged.lengths)
 
     def surrogate(self, logp: Tensor, old: Tensor, advantage: Tensor, pack: Pack) -> tuple[Tensor, Tensor]:
-        """The answer's advantage at each of its tokens, which share its weight of 1."""
+        """Return the answer's advantage at each of its tokens, which share its weight of 1."""
         apart = logp - old
         ratio = apart.new_zeros(pack.rows).index_add(0, pack.path, apart).exp()[pack.path]
         return compute_clipped_loss(ratio, advantage, self.epsilon, self.epsilon), mark_clipped_tokens(
@@ -57,6 +57,8 @@ class Rloo(PolicyLoss):
         )
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """Whether advantages are normalized; how far an answer may move, where it is learnt for more than a step."""
+        """Whether advantages are normalized; and the clipping range, where answers are trained on for more
+        than a step.
+        """
         clipped = clip_ranges("epsilon") if self.rollout.steps_per_generation > 1 else {}
         return {"normalize": ParamDistribution(values=(False, True)), **clipped}

@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from luthier.models.packing.pack import Pack, TokenRow
 
 UNWANTED = "its label is false: nobody wants this answer"
-"""Of KTO's rows, which hold answers with a yes or no."""
+"""Reason for leaving out rows of KTO data that are rated bad."""
 TOO_LONG = "longer than {limit} tokens"
 
 
 class TurnSelector(BaseModel):
-    """Assistant turns by what the data says of them; `*` stands for any characters."""
+    """Selects assistant turns by their tag or name; `*` matches any characters."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
     tag: str | None = Field(default=None, min_length=1)
     """The message's `tag`."""
     name: str | None = Field(default=None, min_length=1)
-    """The message's `name`: who speaks."""
+    """The message's `name` (its speaker)."""
 
     @model_validator(mode="after")
     def _says_something(self) -> TurnSelector:
@@ -42,7 +42,7 @@ class TurnSelector(BaseModel):
         return self
 
     def matches(self, message: Message) -> bool:
-        """Whether a message is among them."""
+        """Return whether a message is selected."""
         pairs = ((self.tag, message.tag), (self.name, message.name))
         return all(pattern is None or fnmatchcase(value or "", pattern) for pattern, value in pairs)
 
@@ -79,7 +79,7 @@ class Sft(Objective):
     def build_training_examples(
         self, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext = NOTHING
     ) -> list[TrainingExample]:
-        """One row for each example: its whole conversation, the chosen turns learnt."""
+        """Return one row for each example: its whole conversation, with the selected turns trained on."""
         limit = None if self.truncation == "drop" else self.max_length
         rows = text.encode_many(
             [example.messages for example in examples],
@@ -109,18 +109,22 @@ class Sft(Objective):
         return TrainingExample(id=key, rows=(TokenRow(row.ids, loss_weights, key),), cut=row.removed)
 
     def denominator(self, rows: Sequence[TokenRow]) -> float:
-        """The weight of all learnt tokens."""
+        """Return the total weight of the trained tokens."""
         return sum(row.loss_weights[at] for row in rows for at in row.targets)
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """Minus the log-probability of each token; as a measure, the weight of the tokens that come first."""
+        """Return minus the log-probability of each token; as a measure, the weight of the tokens that were the top
+        prediction.
+        """
         weights = pack.weights.to(logp)
         measures = {"token_accuracy": weights * pack.token_values[FIRST]} if FIRST in pack.token_values else {}
         return Loss([LossTerms.of_tokens(-logp, weights, pack)], measures)
 
 
 def read_example_weight(example: Example, column: str | None) -> float:
-    """How much an example counts: 1, or the number in a column of its data; `DataError` when that is none."""
+    """Return the weight of an example: 1, or the number in a column of its data; `DataError` when that is
+    not a number.
+    """
     if column is None:
         return 1.0
     origin = example.origin

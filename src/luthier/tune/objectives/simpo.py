@@ -28,19 +28,20 @@ class Simpo(PairObjective):
     rate_share: ClassVar[float] = RATE_SHARE
 
     beta: float = Field(default=2.0, gt=0)
-    """What the difference is multiplied by: 2 to 2.5 in the paper, 10 for the largest models."""
+    """Factor on the difference: 2 to 2.5 in the paper, 10 for the largest models."""
     gamma: float = Field(default=1.0, ge=0)
-    """The margin by which the preferred answer must be ahead before the loss lets go; half of `beta` is usual."""
+    """The target margin between the two answers; half of `beta` is usual."""
     cpo_alpha: float = Field(default=0.0, ge=0)
-    """Weight of the plain loss of the preferred answers (mean over their tokens): SimPO with CPO's term."""
+    """Weight of the negative log-likelihood of the preferred answers (mean over their tokens): SimPO with CPO's
+    term."""
 
     @property
     def sft_weight(self) -> float:
-        """What is set."""
+        """Return `cpo_alpha`."""
         return self.cpo_alpha
 
     def loss(self, logp: Tensor, pack: Pack, reference: Tensor | None) -> Loss:
-        """One term a pair, and the plain loss by token."""
+        """Return one term a pair, and the negative log-likelihood by token."""
         from torch.nn.functional import logsigmoid
 
         better, worse = split_chosen_rejected(self.beta * row_sums(logp, pack) / row_tokens(pack), pack)
@@ -49,7 +50,7 @@ class Simpo(PairObjective):
         )
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """Its authors searched 2 to 10 for beta, and margins of 0.3 to 1.6 times as much or less."""
+        """The authors searched 2 to 10 for beta, and margins of 0.3 to 1.6 times as much or less."""
         return {
             "beta": ParamDistribution(1.0, 10.0, log=True),
             "gamma": ParamDistribution(0.2, 5.0, log=True),

@@ -31,7 +31,8 @@ class Adafactor(Optimizer):
     kind: Literal["adafactor"] = "adafactor"
 
     decay: float = Field(default=-0.8, lt=0)
-    """How fast the averages of squares grow long: at step t, 1 - t^decay of them is kept (Shazeer and Stern, 2018)."""
+    """Exponent of the decay of the squared averages: at step t, 1 - t^decay of them is kept (Shazeer and Stern,
+    2018)."""
     clip: float = Field(default=1.0, ge=1)
     """Largest root mean square of a tensor's update before the rate; larger ones are scaled down to it."""
     least_size: float = Field(default=SIZE, gt=0)
@@ -41,7 +42,7 @@ class Adafactor(Optimizer):
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """Torch's own."""
+        """Return torch's Adafactor."""
         import torch
 
         return [
@@ -54,21 +55,23 @@ class Adafactor(Optimizer):
         ]
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """One fp32 number for each row and column, or for each number of a vector, and a count for each tensor."""
+        """Return one fp32 number for each row and column, or for each element of a vector, and a count for
+        each tensor.
+        """
         return sum(4 * _averages(shape) + 4 for shape in shapes.values())
 
     def rate(self, technique: LearningRate) -> LearningRate:
-        """The step that AdamW would make, over the usual size of weights."""
+        """Return AdamW's step over the usual size of weights."""
         why = f"{technique.why}; over {SIZE:g}, since Adafactor's steps are relative to the size of weights"
         return LearningRate(float(f"{technique.value / SIZE:.3g}"), why)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How much matrices are shrunk; the rest hardly matters in a short training."""
+        """The weight decay; the rest hardly matters in a short training."""
         return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}
 
 
 def _averages(shape: Sequence[int]) -> int:
-    """How many numbers stand for the squares of a tensor."""
+    """Return how many numbers represent the squares of a tensor."""
     if len(shape) < 2:
         return math.prod(shape)
     return math.prod(shape[:-2]) * (shape[-2] + shape[-1])

@@ -30,7 +30,7 @@ class AdamW(Optimizer):
     short runs; 0.01 to 0.1 where many epochs overfit."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """Torch's own, all weights in one kernel."""
+        """Return torch's fused AdamW."""
         import torch
 
         return [
@@ -40,9 +40,9 @@ class AdamW(Optimizer):
         ]
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """Two fp32 numbers for each weight, and a count of steps for each tensor."""
+        """Return two fp32 numbers for each weight, and a count of steps for each tensor."""
         return sum(8 * math.prod(shape) + 4 for shape in shapes.values())
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How much matrices are shrunk; the rest hardly matters in a short training."""
+        """The weight decay; the rest hardly matters in a short training."""
         return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}

@@ -40,7 +40,7 @@ class AdamW8bit(Optimizer):
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """8 bits for large tensors, torch's AdamW for the rest."""
+        """Return 8-bit AdamW for large tensors, torch's AdamW for the rest."""
         from luthier.tune.training.adam8bit import BlockwiseAdamW
 
         large = [parameter for parameter in moving if _is_quantized(parameter.weight.shape)]
@@ -58,13 +58,13 @@ class AdamW8bit(Optimizer):
         return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """Two bytes for each number, two fp32 scales for each block, and a count of steps for each tensor."""
+        """Return two bytes for each number, two fp32 scales for each block, and a count of steps for each tensor."""
         large = [math.prod(shape) for shape in shapes.values() if _is_quantized(shape)]
         small = {name: shape for name, shape in shapes.items() if not _is_quantized(shape)}
         return sum(2 * size + 8 * math.ceil(size / BLOCK) + 4 for size in large) + self._get_adamw().state_bytes(small)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How much matrices are shrunk; the rest hardly matters in a short training."""
+        """The weight decay; the rest hardly matters in a short training."""
         return {"weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}
 
 

@@ -42,7 +42,7 @@ class Muon(Optimizer):
     """AdamW's, for what is no matrix inside a layer."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """Torch's Muon, scaled to the length of AdamW's updates, and torch's AdamW."""
+        """Return torch's Muon, scaled to the length of AdamW's updates, and torch's AdamW."""
         import torch
 
         inner = [parameter for parameter in moving if is_hidden_matrix(parameter.name, parameter.weight.shape)]
@@ -63,17 +63,19 @@ class Muon(Optimizer):
         return AdamW(betas=self.betas, eps=self.eps, weight_decay=self.weight_decay)
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """One fp32 number for each weight of a matrix, AdamW's for the rest."""
+        """Return one fp32 number for each weight of a matrix, and AdamW's for the rest."""
         inner = {name: shape for name, shape in shapes.items() if is_hidden_matrix(name, shape)}
         rest = {name: shape for name, shape in shapes.items() if name not in inner}
         return sum(4 * math.prod(shape) for shape in inner.values()) + self._get_adamw().state_bytes(rest)
 
     def rate(self, technique: LearningRate) -> LearningRate:
-        """AdamW's: updates are scaled to its usual length, so that its rates carry over (Liu et al., 2025)."""
+        """Return AdamW's rate: updates are scaled to its usual length, so that its rates carry over (Liu et
+        al., 2025).
+        """
         return technique._replace(why=f"{technique.why}; Muon's updates are scaled to AdamW's length")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How long a gradient is remembered, and how much matrices are shrunk."""
+        """The momentum and the weight decay."""
         return {
             "momentum": ParamDistribution(values=(0.9, 0.95, 0.98)),
             "weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1)),

@@ -38,28 +38,28 @@ class ScheduleFree(Optimizer):
     """Weight of a step in the average: its number to this power. 0 weighs all alike; more forgets the first ones."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """The authors' own."""
+        """Return the authors' implementation."""
         from schedulefree import AdamWScheduleFree
 
-        made = AdamWScheduleFree(
+        optimizer = AdamWScheduleFree(
             build_parameter_groups(moving, self.weight_decay),
             betas=self.betas,
             eps=self.eps,
             r=self.power,
             foreach=False,
         )
-        made.train()
-        return [made]
+        optimizer.train()
+        return [optimizer]
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """The newest weight and the averaged square, in fp32."""
+        """Return the newest weight and the averaged square, in fp32."""
         return sum(8 * math.prod(shape) for shape in shapes.values())
 
     def kept(self, weight: Tensor, state: Mapping[str, Any]) -> Tensor:
-        """The average x, from y = beta x + (1 - beta) z."""
+        """Return the average x, from y = beta x + (1 - beta) z."""
         return weight.lerp(state["z"], 1 - 1 / self.betas[0]) if "z" in state else weight
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How far gradients are taken towards the average, and how much matrices are shrunk."""
+        """The interpolation towards the average, and the weight decay."""
         betas = ParamDistribution(values=((0.9, 0.999), (0.95, 0.999), (0.98, 0.999)))
         return {"betas": betas, "weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1))}

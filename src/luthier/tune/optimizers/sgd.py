@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     import torch
 
 OF_ADAM = 100.0
-"""A step of AdamW has about the size of the rate whatever the gradient; gradients are some hundredths."""
+"""Ratio of the usual learning rate to AdamW's: a step of AdamW has about the size of the rate whatever the gradient,
+and gradients are some hundredths."""
 
 
 class Sgd(Optimizer):
@@ -35,7 +36,7 @@ class Sgd(Optimizer):
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """Torch's own."""
+        """Return torch's SGD."""
         import torch
 
         groups = build_parameter_groups(moving, self.weight_decay)
@@ -43,15 +44,15 @@ class Sgd(Optimizer):
         return [torch.optim.SGD(groups, lr=1.0, momentum=self.momentum, nesterov=nesterov, foreach=False)]
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """The momentum, one fp32 number for each weight."""
+        """Return the momentum, one fp32 number for each weight."""
         return sum(4 * math.prod(shape) for shape in shapes.values()) if self.momentum else 0
 
     def rate(self, technique: LearningRate) -> LearningRate:
-        """A hundred times AdamW's, at most a half."""
+        """Return a hundred times AdamW's rate, at most 0.5."""
         return LearningRate(min(0.5, OF_ADAM * technique.value), f"{technique.why}; times {OF_ADAM:g} for sgd")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How much momentum, and how much matrices are shrunk."""
+        """The momentum and the weight decay."""
         return {
             "momentum": ParamDistribution(values=(0.0, 0.9, 0.95)),
             "weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1)),

@@ -34,17 +34,17 @@ class Yogi(Optimizer):
     """How much weights shrink at each step, times the learning rate; norms and biases never do."""
 
     def begin(self, moving: Sequence[TrainableParameter]) -> list[torch.optim.Optimizer]:
-        """Our own, since torch has none."""
+        """Return Luthier's own implementation, since torch has none."""
         from luthier.tune.training.yogi import YogiOptimizer
 
         return [YogiOptimizer(build_parameter_groups(moving, self.weight_decay), betas=self.betas, eps=self.eps)]
 
     def state_bytes(self, shapes: Shapes) -> int:
-        """Two fp32 numbers for each weight."""
+        """Return two fp32 numbers for each weight."""
         return sum(8 * math.prod(shape) for shape in shapes.values())
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How adaptive the steps are, and how much matrices are shrunk."""
+        """The adaptivity (`eps`) and the weight decay."""
         return {
             "eps": ParamDistribution(values=(1e-5, 1e-3, 1e-1)),
             "weight_decay": ParamDistribution(values=(0.0, 0.01, 0.1)),

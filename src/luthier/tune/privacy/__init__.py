@@ -1,1 +1,1 @@
-"""Differential privacy of a training: what it costs, and the noise that a bound asks for."""
+"""Differential privacy of a training: its accounting, and the noise for a given budget."""

@@ -1,11 +1,11 @@
-"""Counts ε of a training with noise, by privacy loss distributions.
+"""Privacy accounting by privacy loss distributions.
 
-A step draws each unit (a row, or a group of rows) with probability q, adds up their clipped gradients, and adds
-Gaussian noise of σ times the clipping norm. What an attacker learns of one unit is the log-ratio of two densities, and
-its distribution adds up over steps. It is put on a grid such that its hockey-stick divergence is exact on the grid and
-never less between (Doroshenko et al. 2022, "Connect the Dots"), and steps are composed by the fast Fourier transform
-(Koskela et al. 2020). All bounds are upper bounds, up to rounding of about 1e-11 in δ. Two data sets are neighbours
-when one has a unit more than the other; both directions are counted, and the worse one is told.
+Each step includes a unit (a row, or a group of rows) with probability q, sums the clipped gradients, and adds Gaussian
+noise of σ times the clipping norm. The privacy loss of a unit is the log-ratio of two densities, and its distribution
+composes over steps by convolution. It is discretized on a grid such that its hockey-stick divergence is exact on the
+grid and never lower between (Doroshenko et al. 2022, "Connect the Dots"), and steps are composed by the fast Fourier
+transform (Koskela et al. 2020). All results are upper bounds, up to rounding of about 1e-11 in δ. Neighbouring data
+sets differ by one added or removed unit; both directions are computed, and the worse one is reported.
 """
 
 from __future__ import annotations
@@ -23,38 +23,38 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INTERVAL = 1e-4
-"""Distance of two points of the grid of losses, in nats."""
+"""Grid spacing of privacy losses, in nats."""
 TAIL_MASS = 1e-15
-"""Probability beyond both ends of a composed distribution, which counts as an infinite loss."""
+"""Probability beyond both ends of a composed distribution; it counts as an infinite loss."""
 REACH = 10.0
-"""Standard deviations of the noise that are put on the grid; what lies beyond has a probability of 1e-23."""
+"""Standard deviations of the noise covered by the grid; the rest has a probability of 1e-23."""
 MOST_POINTS = 1 << 26
-"""Points of a grid at most; more losses than that are no privacy (ε of thousands)."""
+"""Maximum points of a grid; larger losses mean no privacy (ε of thousands)."""
 LEAST_NOISE = 0.1
-"""Noise multiplier below which nothing is looked for."""
+"""Smallest noise multiplier that is tried."""
 GREATEST_NOISE = 1e4
-"""Noise multiplier beyond which nothing is looked for."""
+"""Largest noise multiplier that is tried."""
 
 
 @dataclass(frozen=True)
 class PrivacyLossDistribution:
-    """The distribution of what one unit's presence gives away, in one direction."""
+    """The privacy loss distribution of one unit, in one direction."""
 
     start: int
-    """The grid's first point is `start * INTERVAL`."""
+    """The first grid point is `start * INTERVAL`."""
     mass: NDArray[np.float64]
-    """Probability of each point, (points,)."""
+    """Probability of each grid point, (points,)."""
     infinite: float
-    """Probability of a loss without bound."""
+    """Probability of an infinite loss."""
 
     @cached_property
     def losses(self) -> NDArray[np.float64]:
-        """The points of the grid, in nats."""
+        """The grid points, in nats."""
         points: NDArray[np.float64] = np.arange(self.start, self.start + len(self.mass), dtype=np.float64)
         return points * INTERVAL
 
     def compose(self, times: int) -> PrivacyLossDistribution:
-        """The distribution after so many equal steps."""
+        """Return the distribution after `times` equal steps."""
         if times == 1:
             return self
         low, high = self._window(times)
@@ -67,7 +67,7 @@ class PrivacyLossDistribution:
         return PrivacyLossDistribution(low, np.maximum(mass, 0.0), infinite)
 
     def join(self, other: PrivacyLossDistribution) -> PrivacyLossDistribution:
-        """The distribution after the steps of both."""
+        """Return the distribution after the steps of both."""
         from scipy.signal import fftconvolve
 
         mass = np.maximum(fftconvolve(self.mass, other.mass), 0.0)
@@ -75,12 +75,12 @@ class PrivacyLossDistribution:
         return PrivacyLossDistribution(self.start + other.start, mass, infinite)._truncate()
 
     def delta(self, epsilon: float) -> float:
-        """δ at a given ε: the hockey-stick divergence."""
+        """Return δ at a given ε: the hockey-stick divergence."""
         above = self.losses > epsilon
         return self.infinite + float(np.sum(self.mass[above] * -np.expm1(epsilon - self.losses[above])))
 
     def epsilon(self, delta: float) -> float:
-        """The least ε ≥ 0 at a given δ; infinite where δ cannot be had."""
+        """Return the smallest ε ≥ 0 at a given δ; infinite where no ε reaches δ."""
         if self.delta(0.0) <= delta:
             return 0.0
         if self.infinite >= delta:
@@ -94,7 +94,9 @@ class PrivacyLossDistribution:
         return max(0.0, math.log((above[first] + self.infinite - delta) / weighted[first]))
 
     def _window(self, times: int) -> tuple[int, int]:
-        """Points between which the sum of so many losses lies but for `TAIL_MASS`, by Chernoff's bound."""
+        """Return grid indices between which the sum of `times` losses lies except for `TAIL_MASS`, by
+        Chernoff's bound.
+        """
         losses = self.losses
         spread = math.sqrt(max(float(np.sum(self.mass * losses**2)), INTERVAL**2) * times)
         ends = []
@@ -113,7 +115,9 @@ class PrivacyLossDistribution:
         return low, high
 
     def _truncate(self) -> PrivacyLossDistribution:
-        """Without the ends that hold `TAIL_MASS`: the lower one moves up, the upper one counts as infinite."""
+        """Return the distribution without the ends that hold `TAIL_MASS`: the lower end moves up, the upper end counts
+        as infinite.
+        """
         from_below, from_above = np.cumsum(self.mass), np.cumsum(self.mass[::-1])[::-1]
         first = int(np.searchsorted(from_below, TAIL_MASS))
         last = len(self.mass) - int(np.searchsorted(from_above[::-1], TAIL_MASS))
@@ -125,36 +129,38 @@ class PrivacyLossDistribution:
 
 @dataclass(frozen=True)
 class PrivacyAccount:
-    """What the steps so far give away of one unit, in both directions."""
+    """The privacy loss of one unit over the steps so far, in both directions."""
 
     removed: PrivacyLossDistribution
-    """Seen from data with the unit."""
+    """Loss when the unit is removed."""
     added: PrivacyLossDistribution
-    """Seen from data without it."""
+    """Loss when the unit is added."""
 
     @classmethod
     def of(cls, noise: float, sampling: float, steps: int) -> Self:
-        """Steps with a noise multiplier σ, each of which draws a unit with probability `sampling`."""
+        """Build the account of `steps` steps with noise multiplier σ that include a unit with probability
+        `sampling`.
+        """
         return cls(*(compute_step_loss(noise, sampling, removed=way).compose(steps) for way in (True, False)))
 
     def join(self, other: PrivacyAccount) -> PrivacyAccount:
-        """Both, one after the other, on the same units."""
+        """Compose two accounts over the same units."""
         return PrivacyAccount(self.removed.join(other.removed), self.added.join(other.added))
 
     def epsilon(self, delta: float) -> float:
-        """The ε that holds at a given δ."""
+        """Return ε at a given δ."""
         return max(self.removed.epsilon(delta), self.added.epsilon(delta))
 
     def delta(self, epsilon: float) -> float:
-        """The δ that holds at a given ε."""
+        """Return δ at a given ε."""
         return max(self.removed.delta(epsilon), self.added.delta(epsilon))
 
 
 def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> PrivacyLossDistribution:
-    """The privacy loss of one step, pessimistic on the grid.
+    """Return the privacy loss distribution of one step, pessimistic on the grid.
 
-    With the unit, the sum is N(1, σ²) when it is drawn and N(0, σ²) when not. The mass between two points of the grid
-    goes to both of them such that it keeps its probability under either data set.
+    With the unit, the sum is N(1, σ²) when it is included and N(0, σ²) when not. The mass between two grid points is
+    divided between them such that it keeps its probability under either data set.
     """
     reach = REACH * noise
     ends = [_loss_at(x, noise, sampling) for x in (-reach, 1 + reach)]
@@ -181,7 +187,7 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
 
 @lru_cache(maxsize=64)
 def find_noise(epsilon: float, delta: float, sampling: float, steps: int) -> float:
-    """The least noise multiplier, to three decimals, with which so many steps keep within ε at δ."""
+    """Return the smallest noise multiplier, to three decimals, with which `steps` steps stay within ε at δ."""
     low, high = 0.0, 1.0
     too_much = math.inf
     while (enough := PrivacyAccount.of(high, sampling, steps).epsilon(delta)) > epsilon:
@@ -196,16 +202,16 @@ def find_noise(epsilon: float, delta: float, sampling: float, steps: int) -> flo
             share = math.log(too_much / epsilon) / math.log(too_much / enough)
             line = low * (high / low) ** share
             guess = min(max(line + (5e-4 if line < guess else -5e-4), low + 2e-4), high - 2e-4)
-        found = math.inf if guess < LEAST_NOISE else PrivacyAccount.of(guess, sampling, steps).epsilon(delta)
-        if found > epsilon:
-            low, too_much = guess, found
+        spent = math.inf if guess < LEAST_NOISE else PrivacyAccount.of(guess, sampling, steps).epsilon(delta)
+        if spent > epsilon:
+            low, too_much = guess, spent
         else:
-            high, enough = guess, found
+            high, enough = guess, spent
     return math.ceil(high * 1000) / 1000
 
 
 def _loss_at(x: float, noise: float, sampling: float) -> float:
-    """log of the density with the unit over that without, at x."""
+    """Return the log of the density with the unit over that without, at x."""
     exponent = (2 * x - 1) / (2 * noise**2)
     if sampling == 1:
         return exponent
@@ -213,7 +219,7 @@ def _loss_at(x: float, noise: float, sampling: float) -> float:
 
 
 def _place_of(losses: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:
-    """Where the log-ratio of the densities has these values; minus infinity where it never does."""
+    """Return where the log-ratio of the densities has these values; minus infinity where it never does."""
     ratio = np.expm1(losses) + sampling
     with np.errstate(divide="ignore", invalid="ignore"):
         logs = losses if sampling == 1 else np.log(ratio / sampling)
@@ -222,23 +228,27 @@ def _place_of(losses: NDArray[np.float64], noise: float, sampling: float) -> NDA
 
 
 def _normal_interval_probability(positions: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Probability of a standard normal between neighbouring places, exact in both tails; negative where they fall."""
+    """Return the probability of a standard normal between neighbouring positions, exact in both tails; negative where
+    positions decrease.
+    """
     from scipy.special import ndtr
 
     left, right = positions[:-1], positions[1:]
-    found: NDArray[np.float64] = np.where(left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left))
-    return found
+    probabilities: NDArray[np.float64] = np.where(
+        left + right > 0, ndtr(-left) - ndtr(-right), ndtr(right) - ndtr(left)
+    )
+    return probabilities
 
 
 def _mixture(positions: NDArray[np.float64], noise: float, sampling: float) -> NDArray[np.float64]:
-    """Probabilities of the outcomes under the data with the unit."""
+    """Return the probabilities of the outcomes under the data with the unit."""
     return (1 - sampling) * _normal_interval_probability(positions / noise) + sampling * _normal_interval_probability(
         (positions - 1) / noise
     )
 
 
 def _tail_probability(noise: float) -> float:
-    """Probability of what no grid holds."""
+    """Return the probability outside the grid."""
     from scipy.special import ndtr
 
     return float(2 * ndtr(-REACH)) if noise > 0 else 1.0

@@ -27,33 +27,33 @@ if TYPE_CHECKING:
 GREATEST_DEVIATION = 1 << 56
 """Beyond it, a few standard deviations do not fit in 64 bits."""
 _BITS = 32
-"""Bits of a uniform number that are drawn at first."""
+"""Bits of a uniform number that are drawn first."""
 _MARGIN = 2.0**-10
-"""More than the rounding error of a probability in units of 2^-32; a decision that is closer is made by decimals."""
+"""Upper bound of the rounding error of a probability in units of 2^-32; closer decisions use decimals."""
 _BLOCK = 1 << 18
-"""Numbers at once."""
+"""Numbers drawn at once."""
 _PROPOSALS = 2.2
-"""For each number; nearly half of them are accepted, if σ is a power of two."""
+"""Proposals for each number; nearly half of them are accepted, if σ is a power of two."""
 _LEVELS = np.exp(-np.arange(64, 0, -1) / 2) * 2.0**_BITS
 """e^(-m/2) in units of 2^-32, ascending."""
 
 
 def draw_discrete_gaussian(key: NoiseKey, label: str, count: int, deviation: int) -> NDArray[np.int64]:
-    """(count,) int64: independent numbers with σ = `deviation`; the same ones for the same key and label."""
+    """Draw (count,) int64 independent numbers with σ = `deviation`; the same ones for the same key and label."""
     if not 1 <= deviation <= GREATEST_DEVIATION:
         raise ValueError(f"a discrete Gaussian has a deviation of 1 to 2^56, got {deviation}")
-    found = np.empty(count, dtype=np.int64)
+    samples = np.empty(count, dtype=np.int64)
     for first in range(0, count, _BLOCK):
         size, filled, attempt = min(_BLOCK, count - first), 0, 0
         while filled < size:
             drawn = _propose(key, f"{label}/{first}/{attempt}", size - filled, deviation)[: size - filled]
-            found[first + filled : first + filled + len(drawn)] = drawn
+            samples[first + filled : first + filled + len(drawn)] = drawn
             filled, attempt = filled + len(drawn), attempt + 1
-    return found
+    return samples
 
 
 def _propose(key: NoiseKey, label: str, missing: int, deviation: int) -> NDArray[np.int64]:
-    """The accepted samples of about as many proposals as are needed."""
+    """Return the accepted samples of about as many proposals as are needed."""
     width = (deviation - 1).bit_length()
     count = int(missing * _PROPOSALS * (1 << width) / deviation) + 16
     stream = key.draw_bytes(label, 16 * count)
@@ -71,7 +71,7 @@ def _propose(key: NoiseKey, label: str, missing: int, deviation: int) -> NDArray
 
 
 def _count_steps(key: NoiseKey, label: str, bits: NDArray[np.uint32]) -> NDArray[np.int64]:
-    """How many of e^(-1/2), e^(-1), e^(-3/2), … are above each uniform number."""
+    """Return how many of e^(-1/2), e^(-1), e^(-3/2), … are above each uniform number."""
     start = bits.astype(np.float64)
     least = len(_LEVELS) - np.searchsorted(_LEVELS, start + 1 + _MARGIN)
     most = len(_LEVELS) - np.searchsorted(_LEVELS, start - _MARGIN)
@@ -91,7 +91,7 @@ def _accept(
     below: NDArray[np.int64],
     deviation: int,
 ) -> NDArray[np.bool_]:
-    """Whether each uniform number is below the probability of its proposal."""
+    """Return whether each uniform number is below the probability of its proposal."""
     part, whole = below / deviation, steps.astype(np.float64)
     level = np.exp(-(whole * (whole - 1) + part * (2 * whole + part)) / 2) * 2.0**_BITS
     start = bits.astype(np.float64)
@@ -104,9 +104,9 @@ def _accept(
 
 
 def _is_below(key: NoiseKey, label: str, first: int, exponent: Fraction) -> bool:
-    """Whether a uniform number in [0, 1) with these first 32 bits is below exp(-exponent); exact.
+    """Return whether a uniform number in [0, 1) with these first 32 bits is below exp(-exponent); exact.
 
-    Further bits are drawn until it is certain. `Decimal.exp` is rounded correctly, and digits are enough for an error
+    Further bits are drawn until it is certain. `Decimal.exp` is correctly rounded, and the digits suffice for an error
     below one unit of the last bit.
     """
     if exponent <= 0:

@@ -1,7 +1,7 @@
-"""Random numbers that nobody can foretell: SHAKE-256 of a key from the system's generator.
+"""Unpredictable random numbers: SHAKE-256 of a key from the system's generator.
 
-The key lies beside the checkpoints until the training ends, so that a killed run goes on to the same bytes. It is never
-part of an artifact: who knew it could take the noise away.
+The key is stored next to the checkpoints until the training ends, so that a killed run resumes to the same bytes. It is
+never part of an artifact: whoever knows it can subtract the noise.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ KEY_BYTES = 32
 
 
 class NoiseKey:
-    """A secret key, and numbers that follow from it and a label."""
+    """A secret key and the random numbers derived from it and a label."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     @classmethod
     def load(cls, scratch: Path) -> NoiseKey:
-        """The key of a training that was begun, or a new one."""
+        """Load the key of a started training, or make a new one."""
         path = scratch / KEY
         if not path.is_file() or len(path.read_bytes()) != KEY_BYTES:
             write_atomically(path, os.urandom(KEY_BYTES))
@@ -39,7 +39,7 @@ class NoiseKey:
         return cls(path.read_bytes())
 
     def derive(self, label: str) -> NoiseKey:
-        """A key of its own for a label."""
+        """Derive a key for a label."""
         return NoiseKey(hashlib.sha256(self._secret + b"key/" + label.encode()).digest())
 
     @staticmethod
@@ -48,18 +48,18 @@ class NoiseKey:
         (scratch / KEY).unlink(missing_ok=True)
 
     def draw_bytes(self, label: str, count: int) -> bytes:
-        """So many random bytes, which begin alike for any number of them."""
+        """Return `count` random bytes; a longer draw begins with the same bytes."""
         return hashlib.shake_256(self._secret + label.encode()).digest(count)
 
     def draw_uniform(self, label: str, count: int) -> NDArray[np.float64]:
-        """So many numbers in (0, 1], 53 bits each; the same ones for the same label."""
+        """Return `count` numbers in (0, 1], 53 bits each; the same ones for the same label."""
         import numpy as np
 
         bits = np.frombuffer(self.draw_bytes(label, 8 * count), dtype="<u8") >> np.uint64(11)
         return (bits.astype(np.float64) + 1.0) * 2.0**-53
 
     def draw_normal(self, label: str, shape: Sequence[int]) -> torch.Tensor:
-        """Standard normal numbers in float64, by Box and Muller."""
+        """Return standard normal numbers in float64, by the Box-Muller transform."""
         import numpy as np
         import torch
 

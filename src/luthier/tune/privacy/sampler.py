@@ -1,4 +1,4 @@
-"""The rows of each step of a private training: every unit is drawn on its own, with the same probability."""
+"""Poisson sampling of a private training: each step includes every unit independently with the same probability."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ from luthier.tune.training.schedule import BatchSampler
 
 @dataclass(frozen=True, kw_only=True)
 class PoissonSampler(BatchSampler):
-    """Steps that draw each unit with probability `sampling`, so that `batch_size` rows come on average; with as many
-    steps as a training in passes would have."""
+    """Steps that include each unit with probability `sampling`, so that `batch_size` rows come on average.
+
+    There are as many steps as in a training by epochs.
+    """
 
     key: NoiseKey = field(compare=False)
     units: tuple[tuple[int, ...], ...] = ()
@@ -27,7 +29,7 @@ class PoissonSampler(BatchSampler):
 
     @classmethod
     def of(cls, sampler: BatchSampler, key: NoiseKey, units: tuple[tuple[int, ...], ...]) -> Self:
-        """A Poisson sampler over units with as many steps as another sampler has."""
+        """Build a Poisson sampler over units with as many steps as another sampler."""
         return cls(
             seed=sampler.seed,
             count=sampler.count,
@@ -40,12 +42,12 @@ class PoissonSampler(BatchSampler):
 
     @property
     def sampling(self) -> float:
-        """The probability with which a step draws a unit."""
+        """The probability with which a step includes a unit."""
         return min(1.0, self.batch_size / self.count)
 
     @property
     def expected_units(self) -> float:
-        """Units of a step on average: what the sum of their gradients is divided by."""
+        """Expected number of units of a step: the denominator of the sum of their gradients."""
         return self.sampling * len(self.units)
 
     @cached_property
@@ -53,21 +55,21 @@ class PoissonSampler(BatchSampler):
         return {}
 
     def units_of(self, step: int) -> list[int]:
-        """Numbers of the units that a step (from 0) draws."""
+        """Return the indices of the units in a step (from 0)."""
         if step not in self._units_by_step:
             drawn = self.key.draw_uniform(f"units/{step}", len(self.units)) <= self.sampling
             self._units_by_step[step] = drawn.nonzero()[0].tolist()
         return self._units_by_step[step]
 
     def get_batch_indices(self, step: int) -> list[int]:
-        """The examples of the units that a step draws, unit by unit; none where it draws none."""
+        """Return the examples of the units in a step, unit by unit; empty where it has none."""
         return list(chain.from_iterable(self.units[unit] for unit in self.units_of(step)))
 
 
 def group_units(unit: str, example_ids: Sequence[str], data: Artifact) -> tuple[tuple[int, ...], ...]:
-    """The examples of each unit: each one alone, or those whose rows have the same value in a column of `meta`.
+    """Return the examples of each unit: each one alone, or those whose rows have the same value in a column of `meta`.
 
-    `example_ids` are in order. `DataError` for a column that is not there, or a row without a value.
+    `example_ids` are in order. `DataError` for a missing column, or a row without a value.
     """
     if unit == ROW:
         return tuple((number,) for number in range(len(example_ids)))

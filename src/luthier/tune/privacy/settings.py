@@ -1,4 +1,4 @@
-"""What a private training promises, and which settings of a training would break the promise."""
+"""Settings of differential privacy, and the training settings that would break its guarantee."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ ROW = "row"
 
 
 class Privacy(BaseModel):
-    """Differential privacy of the training rows (Abadi et al. 2016, DP-SGD): whoever has the tuned model can hardly
-    tell whether any one unit was among them."""
+    """Differential privacy of the training rows (DP-SGD, Abadi et al. 2016): from the tuned model one can hardly tell
+    whether any one unit was among them.
+    """
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", json_schema_extra=add_field_descriptions, allow_inf_nan=False
@@ -27,19 +28,21 @@ class Privacy(BaseModel):
     """How much more or less likely anything about the model may be for one unit: a factor of exp(epsilon). Below 1 is
     strong, 1 to 10 is usual, more promises little."""
     delta: Annotated[float, Field(gt=0, lt=1)] | Literal["auto"] = "auto"
-    """The chance with which that may fail; `auto`: one over the number of units to the power of 1.1."""
+    """Probability with which the guarantee may fail; `auto`: one over the number of units to the power of 1.1."""
     clip: float = Field(default=1.0, gt=0)
-    """The greatest norm of one unit's gradient; longer ones are scaled down to it."""
+    """Maximum norm of one unit's gradient; longer ones are scaled down to it."""
     unit: str = ROW
     """What is protected: `row`, or all rows that have the same value in a column, such as `meta.customer`."""
 
     def find_delta(self, units: int) -> float:
-        """The chance of failing, for so many units."""
+        """Return δ for `units` units."""
         return max(units, 2) ** -1.1 if self.delta == "auto" else self.delta
 
 
 def find_privacy_obstacle(step: Tune) -> tuple[str, str] | None:
-    """The field of a training that breaks the promise of `privacy`, and what to do; None where nothing does."""
+    """Return the setting of a training that breaks the guarantee of `privacy`, and what to do; None where
+    nothing does.
+    """
     technique, objective, held_out = step.technique, step.objective, step.validation
     eva = technique.settings().get("init_lora_weights") == "eva"
     obstacles = [

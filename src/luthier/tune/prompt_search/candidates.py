@@ -1,7 +1,7 @@
-"""Which prompts a search tries: instructions, sets of shown examples, and every pair of the two.
+"""Candidates of a prompt search: instructions, sets of few-shot examples, and every pair of the two.
 
 Nothing here needs a model. Draws follow from the seed alone, sets of examples are balanced by class, and the nearest
-ones are those that together lie closest to the held-back questions by TF-IDF.
+set is the one closest to the held-back questions by TF-IDF.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ FRAMES = (
     ("{instruction} Give only the answer, nothing else.", "asking for the answer only"),
     ("Read carefully before you answer.\n\n{instruction}", "asking to read carefully"),
 )
-"""Ways to say an instruction otherwise; `{answer}` is what can be said of answers, and drops the frame when nothing."""
+"""Ways to rephrase an instruction; `{answer}` describes the possible answers, and a frame is dropped where there is
+nothing to say."""
 LISTED = 100
 """More labels than this are not listed in an instruction."""
 NEAREST = "the nearest"
 
 
 class Instruction(NamedTuple):
-    """A system message to try, and where it comes from."""
+    """A system message to try, and its origin."""
 
     text: str | None
     """The system prompt; None: each row keeps its own."""
@@ -34,7 +35,7 @@ class Instruction(NamedTuple):
 
 
 class ExampleSet(NamedTuple):
-    """A set of examples to try, and how it was chosen."""
+    """A set of few-shot examples to try, and how it was chosen."""
 
     examples: tuple[Example, ...]
     how: str
@@ -54,27 +55,29 @@ class PromptCandidate:
 
     @property
     def name(self) -> str:
-        """What it is called where people read of it."""
+        """Display name."""
         return ", ".join(dict.fromkeys((self.origin, self.how)))
 
 
 def combine_candidates(
     first: PromptPrefix, instructions: Sequence[Instruction], sets: Sequence[ExampleSet]
 ) -> list[PromptCandidate]:
-    """The model's prompt as it is, then every instruction with every set; each prompt once."""
-    found = {first.digest: PromptCandidate(prompt=first, origin="as it is", how="as it is")}
+    """Return the model's current prompt, then every instruction with every set; each prompt once."""
+    candidates = {first.digest: PromptCandidate(prompt=first, origin="as it is", how="as it is")}
     for shown in sets:
         turns = tuple(message for example in shown.examples for message in _turns(example))
         ids = tuple(example.id for example in shown.examples)
         for instruction in instructions:
             prompt = PromptPrefix(instruction=instruction.text, shown=turns)
-            one = PromptCandidate(prompt=prompt, origin=instruction.origin, how=shown.how, examples=ids)
-            found.setdefault(prompt.digest, one)
-    return list(found.values())
+            candidate = PromptCandidate(prompt=prompt, origin=instruction.origin, how=shown.how, examples=ids)
+            candidates.setdefault(prompt.digest, candidate)
+    return list(candidates.values())
 
 
 def list_instructions(given: Sequence[str], own: str | None, labels: Sequence[str], *, vary: bool) -> list[Instruction]:
-    """The rows' own, those given, and (`vary`) both said otherwise; `own` is what all rows share, if they do."""
+    """Return the rows' own instruction, those given, and (`vary`) both rephrased; `own` is the system message that all
+    rows share, if any.
+    """
     recipe_instructions = [
         Instruction(text, f"instruction {number} of the recipe") for number, text in enumerate(given, start=1)
     ]
@@ -88,7 +91,7 @@ def list_instructions(given: Sequence[str], own: str | None, labels: Sequence[st
 
 
 def find_shared_instruction(examples: Sequence[Example]) -> str | None:
-    """The system message that all rows begin with, when they share one."""
+    """Return the system message that all rows begin with, when they share one."""
     firsts = {example.messages[0].content if example.messages[0].role == "system" else "" for example in examples}
     return firsts.pop() or None if len(firsts) == 1 else None
 
@@ -96,25 +99,27 @@ def find_shared_instruction(examples: Sequence[Example]) -> str | None:
 def example_sets(
     pool: Sequence[Example], held: Sequence[Example], counts: Sequence[int], *, draws: int, nearest: bool, seed: int
 ) -> list[ExampleSet]:
-    """For each count of examples, balanced draws by the seed and (`nearest`) those closest to the held-back rows."""
+    """Return, for each count of examples, balanced draws by the seed and (`nearest`) those closest to the held-back
+    rows.
+    """
     able = [example for example in pool if is_usable_demonstration(example)]
-    found = []
+    sets = []
     for count in counts:
         if count == 0:
-            found.append(ExampleSet((), "no examples"))
+            sets.append(ExampleSet((), "no examples"))
         elif count <= len(able):
-            found += [
+            sets += [
                 ExampleSet(draw_balanced_examples(able, count, seed, draw), f"draw {draw} of {count}")
                 for draw in range(1, draws + 1)
             ]
-            found += (
+            sets += (
                 [ExampleSet(choose_closest_examples(able, held, count, seed), f"{NEAREST} {count}")] if nearest else []
             )
-    return found
+    return sets
 
 
 def draw_balanced_examples(pool: Sequence[Example], count: int, seed: int, draw: int) -> tuple[Example, ...]:
-    """Examples drawn by the seed, of each class as many as of any other (one more or less), in a drawn order."""
+    """Draw examples by the seed, of each class as many as of any other (up to one), in a random order."""
     chance = random.Random(f"{seed}/{count}/{draw}")
     queues = [chance.sample(rows, len(rows)) for rows in _by_class(pool)]
     chance.shuffle(queues)
@@ -126,8 +131,11 @@ def draw_balanced_examples(pool: Sequence[Example], count: int, seed: int, draw:
 def choose_closest_examples(
     pool: Sequence[Example], held: Sequence[Example], count: int, seed: int
 ) -> tuple[Example, ...]:
-    """Examples, balanced by class, that leave every held-back row one as near as can be: chosen greedily, each time the
-    one that raises the sum over held-back rows of the nearest example's similarity most (facility location)."""
+    """Choose examples, balanced by class, such that every held-back row has one as near as possible.
+
+    Greedy: each time the one that most raises the sum over held-back rows of the nearest example's similarity (facility
+    location).
+    """
     import numpy
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -162,7 +170,7 @@ def _rephrase_instructions(base: Instruction, labels: Sequence[str]) -> Iterator
 
 
 def _listing(labels: Sequence[str]) -> str:
-    """The labels in a sentence; empty for texts, and for more labels than anybody reads."""
+    """Return the labels in a sentence; empty for texts, and for too many labels to read."""
     return f"Answer with one of: {', '.join(labels)}." if 0 < len(labels) <= LISTED else ""
 
 
@@ -171,12 +179,12 @@ def _turns(example: Example) -> tuple[Message, ...]:
 
 
 def _by_class(pool: Sequence[Example]) -> list[list[Example]]:
-    """Examples by label, labels in order; texts are one class."""
+    """Return examples by label, labels in order; texts are one class."""
     labels = sorted({example.label or "" for example in pool})
     return [[example for example in pool if (example.label or "") == label] for label in labels]
 
 
 def _in_turn(queues: Sequence[list[Example]], count: int) -> list[Example]:
-    """One of each queue after the other, until there are enough."""
+    """Take one of each queue in turn, until there are enough."""
     longest = max(map(len, queues))
     return [queue[at] for at in range(longest) for queue in queues if at < len(queue)][:count]

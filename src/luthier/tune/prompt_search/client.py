@@ -1,4 +1,4 @@
-"""Asking a model with a prompt in front: weights on this machine, or an endpoint; the same questions to both."""
+"""Queries a language model under a candidate prompt: local weights or an endpoint, with the same questions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luthier.models.load import find_base_folder
 
 PROPOSAL_TOKENS = 120
 PROPOSAL_TOP_P = 0.95
-"""A model on this machine draws proposals from the likeliest tokens that together have this share."""
+"""Nucleus of the sampling of proposals from a local model."""
 
 
 class PromptTrialClient:
@@ -29,7 +29,7 @@ class PromptTrialClient:
 
     @property
     def context(self) -> int | None:
-        """Tokens that the model reads at most, when that is known."""
+        """Context length of the model, when it is known."""
         return (
             describe_model_folder(find_base_folder(self._lm.artifact)).context
             if isinstance(self._lm, LocalLM)
@@ -42,7 +42,7 @@ class PromptTrialClient:
         return isinstance(self._lm, LocalLM) or self._lm.settings.labels == "logprobs"
 
     def answer(self, prompt: PromptPrefix, examples: Sequence[Example]) -> EvalPredictions:
-        """A model's answers beside the right ones, as metrics read them."""
+        """Return a model's answers with the references, as metrics read them."""
         lm, references = self._lm.with_prompt(prompt), self.references(examples)
         prompts = [(prompt_of(example), example.tools) for example in examples]
         if not self.options:
@@ -61,7 +61,7 @@ class PromptTrialClient:
         )
 
     def length(self, prompt: PromptPrefix, examples: Sequence[Example]) -> int:
-        """How long the longest of these rows is with the prompt in front: tokens, or characters of an endpoint."""
+        """Return the length of the longest of these rows with the prompt: tokens, or characters for an endpoint."""
         lm = self._lm.with_prompt(prompt)
         if isinstance(lm, EndpointLM):
             return max(sum(len(turn.content) for turn in prompt.wrap(prompt_of(example))) for example in examples)
@@ -69,11 +69,11 @@ class PromptTrialClient:
         return longest + (self._longest_option(lm) if self.options else self.max_new_tokens)
 
     def tokens(self, example: Example) -> int | None:
-        """Tokens of a row as it is asked; None where nobody counts them."""
+        """Return the tokens of a row's question; None where they cannot be counted."""
         return self._lm.count_tokens(prompt_of(example), example.tools) if isinstance(self._lm, LocalLM) else None
 
     def write(self, messages: Sequence[Message], count: int, seed: int) -> list[str]:
-        """Several answers to one question, drawn at temperature 1; an endpoint is told a seed for each."""
+        """Return several answers to one question, sampled at temperature 1; an endpoint gets a seed for each."""
         far = isinstance(self._lm, EndpointLM)
         requests = [
             GenerateRequest(
@@ -89,7 +89,7 @@ class PromptTrialClient:
         return [response.text.strip() for response in self._lm.generate(requests)]
 
     def references(self, examples: Sequence[Example]) -> list[str]:
-        """The right answers."""
+        """Return the right answers."""
         return [example.label or "" if self.options else answer_of(example) for example in examples]
 
     def _longest_option(self, lm: LocalLM) -> int:

@@ -1,4 +1,4 @@
-"""What a search of prompts will cost, told before it runs: tokens, and time on this machine or calls to an endpoint."""
+"""The cost of a prompt search, predicted before it runs: tokens, and time on this machine or calls to an endpoint."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
 
 PACK_TOKENS = 4096
-"""Tokens that are read at once."""
+"""Tokens of a pack."""
 START_S = 10.0
 
 
 def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested: int | None) -> StepCostEstimate:
-    """Seconds, peak bytes and tokens of a search; of an endpoint, tokens and calls."""
+    """Estimate seconds, peak bytes and tokens of a search; for an endpoint, tokens and calls."""
     _check(technique, plan_context)
     rows = estimate_rows(requested, plan_context)
     if rows is None:
@@ -59,7 +59,7 @@ def estimate_cost(technique: PromptSearch, plan_context: PlanContext, requested:
 
 
 def _check(technique: PromptSearch, plan_context: PlanContext) -> None:
-    """Refuse a model that writes nothing, and what changes nothing for an endpoint."""
+    """Refuse a model that cannot generate, and settings without effect on an endpoint."""
     if not has_network(plan_context):
         raise no_network_error("the model")
     if has_sequence_head(plan_context):
@@ -82,7 +82,9 @@ def endpoint_normalize_error() -> InputError:
 
 
 def _measure_rate(plan_context: PlanContext, model: ModelDescription) -> float:
-    """Rows a second of the last search with a model of about this size, in terms of this one's; 0 where none was."""
+    """Return the rows a second of the last search with a model of about this size, scaled to this one's; 0 where there
+    was none.
+    """
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         times = float(measures.get("parameters", 0.0)) / model.parameters
         if 1 / ABOUT <= times <= ABOUT and measures.get("scored_rows_per_s"):
@@ -91,7 +93,9 @@ def _measure_rate(plan_context: PlanContext, model: ModelDescription) -> float:
 
 
 def _count_scored_rows(technique: PromptSearch, rows: int) -> int:
-    """How many rows are scored at most: no more than all held-back ones of every prompt, where the budget is larger."""
+    """Return the maximum number of scored rows: no more than all held-back rows for every prompt, where the budget is
+    larger.
+    """
     own = 1 + len(technique.instructions)
     n_instructions = own + technique.variations * (own * len(FRAMES) + 2) + technique.proposals
     prompts = 1 + n_instructions * sum(number for number, _ in _sets(technique))
@@ -99,18 +103,18 @@ def _count_scored_rows(technique: PromptSearch, rows: int) -> int:
 
 
 def _mean_examples_shown(technique: PromptSearch) -> float:
-    """How many examples a prompt shows, on average."""
+    """Return the mean number of examples in a prompt."""
     sets = _sets(technique)
     return sum(number * count for number, count in sets) / sum(number for number, _ in sets)
 
 
 def _sets(technique: PromptSearch) -> list[tuple[int, int]]:
-    """How many sets of examples are tried for each count, and the count."""
+    """Return the number of example sets for each count, and the count."""
     return [(1 if count == 0 else technique.draws + technique.nearest, count) for count in technique.shots]
 
 
 def _computed(technique: PromptSearch, rows: RowEstimate) -> float:
-    """Tokens that are computed for a row: its own, and its share of a prompt's, read once for each pack of rows."""
+    """Return the tokens computed for a row: its own, and its share of a prompt, which each pack of rows reads once."""
     own = max(rows.tokens - rows.shared, 1.0)
     prompt = rows.shared + _mean_examples_shown(technique) * own
     packed = max(1.0, min(16.0, (PACK_TOKENS - prompt) / own))

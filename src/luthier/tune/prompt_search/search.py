@@ -1,4 +1,6 @@
-"""One search: rows are held back, prompts are made, raced and written down; a killed one goes on to the same bytes."""
+"""One prompt search: hold back rows, make candidates, race them and write the best; a killed search resumes to the same
+bytes.
+"""
 
 from __future__ import annotations
 
@@ -47,11 +49,11 @@ if TYPE_CHECKING:
     from luthier.tune.techniques.prompt_search import PromptSearch
 
 PROPOSED_FROM = 6
-"""Examples that the model sees when it writes instructions."""
+"""Number of examples that the model sees when it writes instructions."""
 LONGEST = 4
-"""Rows with the most characters, of which the one with the most tokens says whether a prompt fits."""
+"""Number of rows with the most characters that are tokenized to check whether a prompt fits."""
 LONGEST_PROPOSAL = 400
-"""Characters; what is longer is no instruction."""
+"""Maximum characters of a proposed instruction."""
 
 
 class PromptSearchRun:
@@ -73,7 +75,7 @@ class PromptSearchRun:
         self._lengths: dict[str, int] = {}
 
     def run(self) -> dict[str, Any]:
-        """Candidates, race, files; returns measures."""
+        """Run the race and write its files; returns measures."""
         start = time.perf_counter()
         candidates = self._candidates()
         plan = plan_rounds(len(candidates), len(self._held), self._technique.budget)
@@ -103,15 +105,15 @@ class PromptSearchRun:
         )
         return {**size, "search_s": ended - start, "scored_rows_per_s": self._asked / (ended - started)}
 
-    def _warn_untried(self, made: int, tried: int) -> None:
-        """Say that a budget leaves out prompts, somebody's own instructions among them perhaps."""
-        if tried < made:
-            budget, enough = self._technique.budget, compute_smallest_budget(made, len(self._held))
-            left = f"{made - tried:,} of {made:,} prompts, drawn by the seed, are not tried"
+    def _warn_untried(self, n_candidates: int, n_tried: int) -> None:
+        """Warn that the budget leaves out prompts, possibly the user's own instructions."""
+        if n_tried < n_candidates:
+            budget, enough = self._technique.budget, compute_smallest_budget(n_candidates, len(self._held))
+            left = f"{n_candidates - n_tried:,} of {n_candidates:,} prompts, drawn by the seed, are not tried"
             self._work.events.warning(f"{left}: the budget is {budget:,} rows, and {enough:,} would try all")
 
     def _split(self, examples: list[Example]) -> tuple[list[Example], list[Example]]:
-        """Held-back rows in a drawn order, and the others, from which examples are shown."""
+        """Return the held-back rows in a random order, and the others, from which examples are shown."""
         from luthier.tune.training.schedule import permute_examples
 
         able = [example for example in examples if (example.label is not None if self._labels else answer_of(example))]
@@ -150,7 +152,7 @@ class PromptSearchRun:
         return PromptTrialClient(LocalLM(self._model, self._dtype), options, limit, alike)
 
     def _candidates(self) -> list[PromptCandidate]:
-        """All prompts to try, those left out that the model cannot read to their end."""
+        """Return all prompts to try, without those that exceed the model's context."""
         technique, seed = self._technique, self._work.seed
         own = find_shared_instruction([*self._pool, *self._held])
         option_texts = list(self._client.options.values())
@@ -167,11 +169,11 @@ class PromptSearchRun:
             *(candidate for candidate in self._shuffle(candidates[1:]) if self._fits_context(candidate)),
         ]
 
-    def _shuffle(self, found: Sequence[PromptCandidate]) -> list[PromptCandidate]:
-        """In a drawn order, so that a small budget tries some of every kind."""
+    def _shuffle(self, candidates: Sequence[PromptCandidate]) -> list[PromptCandidate]:
+        """Return candidates in a random order, so that a small budget tries some of every kind."""
         import random
 
-        return random.Random(f"{self._work.seed}/candidates").sample(found, len(found))
+        return random.Random(f"{self._work.seed}/candidates").sample(candidates, len(candidates))
 
     def _fits_context(self, candidate: PromptCandidate) -> bool:
         length, most = self._length(candidate), self._client.context
@@ -181,7 +183,7 @@ class PromptSearchRun:
         return False
 
     def _length(self, candidate: PromptCandidate) -> int:
-        """How long the longest rows are with a prompt in front."""
+        """Return the length of the longest rows with a prompt."""
         key = candidate.prompt.digest
         if key not in self._lengths:
             longest = sorted(self._held, key=lambda example: len(user_text_of(example)))[-LONGEST:]
@@ -189,7 +191,7 @@ class PromptSearchRun:
         return self._lengths[key]
 
     def _propose_instructions(self) -> list[Instruction]:
-        """Instructions that the model writes itself after seeing examples."""
+        """Return instructions that the model writes itself after seeing examples."""
         if not self._technique.proposals:
             return []
         examples = draw_balanced_examples(self._pool, min(PROPOSED_FROM, len(self._pool)), self._work.seed, 0)
@@ -205,11 +207,11 @@ class PromptSearchRun:
         return [Instruction(line, "written by the model") for line in kept]
 
     def _answer(self, candidate: PromptCandidate, begin: int, end: int) -> EvalPredictions:
-        """A prompt's answers to some held-back rows; an earlier try's are read."""
+        """Return a prompt's answers to some held-back rows; those of an earlier attempt are read from disk."""
         path = self._work.scratch / "answers" / f"{candidate.prompt.digest}-{begin}-{end}.json"
         if not path.is_file():
-            found = self._client.answer(candidate.prompt, self._held[begin:end])
-            write_atomically(path, canonical_json([found.predictions, found.label_scores]).encode())
+            answers = self._client.answer(candidate.prompt, self._held[begin:end])
+            write_atomically(path, canonical_json([answers.predictions, answers.label_scores]).encode())
             self._asked += end - begin
         self._done += end - begin
         self._work.events.progress(self._done, self._total, "rows", prompt=candidate.name)
@@ -252,7 +254,7 @@ class PromptSearchRun:
         self._write_learnt(candidates, standings)
 
     def _explain_winner(self, final: Sequence[RoundScore], answers: Mapping[int, EvalPredictions]) -> str:
-        """The winner's score beside what the model had, on the same rows."""
+        """Compare the winner's score with that of the current prompt, on the same rows."""
         from luthier.metrics.paired import compare_paired
 
         best, metric = final[0], self._metric
@@ -268,18 +270,18 @@ class PromptSearchRun:
         )
 
     def _against_one_label(self) -> str:
-        """What may be tried where a prompt is answered with one label only."""
+        """Suggest what to try where a prompt is always answered with one label."""
         ways = ["metric: macro_f1"] if self._metric.kind == "accuracy" else []
         if self._technique.normalize != "prior" and not is_endpoint(self._model):
             ways.append("normalize: prior")
         return f"try {' or '.join(ways) or 'other instructions'}"
 
     def _asked_rows(self, standings: Sequence[RoundScore]) -> dict[int, int]:
-        """How many held-back rows each prompt answered in the end."""
+        """Return how many held-back rows each prompt answered in the end."""
         return {standing.prompt_index: standing.rows for standing in standings}
 
     def _write_learnt(self, candidates: Sequence[PromptCandidate], standings: Sequence[RoundScore]) -> None:
-        """For each row: how many prompts were scored on it or showed it; nothing of it is learnt by weights."""
+        """Write, for each row, how many prompts were scored on it or showed it."""
         import polars
 
         rows = self._asked_rows(standings).values()
@@ -293,7 +295,7 @@ class PromptSearchRun:
 
 
 def _line(standing: RoundScore, candidate: PromptCandidate, length: int) -> dict[str, Any]:
-    """A prompt's score in a round, as a line of `search.jsonl`."""
+    """Return a prompt's score in a round, as a line of `search.jsonl`."""
     score = standing.score
     return {
         "round": standing.round,

@@ -1,7 +1,7 @@
-"""Who goes on: successive halving, in which every round asks more rows of fewer prompts (Jamieson and Talwalkar 2016).
+"""Successive halving: every round scores fewer prompts on more rows (Jamieson and Talwalkar 2016).
 
-Rows that a prompt has answered are not asked again, and what the model has now stays in until the end, so that the last
-round compares it with the winner on the same rows.
+A prompt's answered rows are not asked again, and the current prompt stays until the end, so that the last round
+compares it with the winner on the same rows.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import NamedTuple
 from luthier.metrics.metric import EvalPredictions, Metric, MetricResult, measure_all
 
 KEPT = 3
-"""One prompt in so many goes on to the next round, which asks as many times the rows."""
+"""One prompt in this many stays for the next round, which asks this many times the rows."""
 FIRST_ROWS = 16
-"""Fewer rows than this tell prompts apart by luck alone."""
+"""Minimum rows of the first round; fewer tell prompts apart by chance alone."""
 
 
 class HalvingRound(NamedTuple):
-    """One round of successive halving: how many prompts take part, and how many rows each has answered at its end."""
+    """One round: the number of prompts, and the rows that each has answered at its end."""
 
     prompts: int
     rows: int
@@ -31,14 +31,14 @@ class RoundScore:
 
     round: int
     prompt_index: int
-    """Its number among all prompts."""
+    """Index among all prompts."""
     rows: int
     score: MetricResult
     goes_on: bool
 
 
 def build_halving_rounds(prompts: int, rows: int, first: int) -> list[HalvingRound]:
-    """The rounds when the first one asks `first` rows: the last one asks all of them, of two prompts at least."""
+    """Return the rounds when the first one asks `first` rows; the last one asks all rows, of two prompts at least."""
     halving_rounds = [HalvingRound(prompts, min(first, rows))]
     while halving_rounds[-1].rows < rows:
         last = halving_rounds[-1]
@@ -49,7 +49,7 @@ def build_halving_rounds(prompts: int, rows: int, first: int) -> list[HalvingRou
 
 
 def count_asked_rows(plan: Sequence[HalvingRound]) -> int:
-    """Rows that are asked in all: those answered in an earlier round are kept."""
+    """Return the rows that are asked in all; those answered in an earlier round are not asked again."""
     before = [0, *(planned.rows for planned in plan[:-1])]
     return sum(
         planned.prompts * (planned.rows - already_scored) for planned, already_scored in zip(plan, before, strict=True)
@@ -57,14 +57,14 @@ def count_asked_rows(plan: Sequence[HalvingRound]) -> int:
 
 
 def compute_smallest_budget(prompts: int, rows: int) -> int:
-    """The smallest budget with which so many prompts are all tried."""
+    """Return the smallest budget with which all of `prompts` prompts are tried."""
     return count_asked_rows(build_halving_rounds(prompts, rows, min(FIRST_ROWS, rows)))
 
 
 def plan_rounds(prompts: int, rows: int, budget: int) -> list[HalvingRound]:
-    """The rounds with the longest first one that the budget allows, with fewer prompts where it allows none.
+    """Return the rounds with the longest first one within the budget, with fewer prompts where there is none.
 
-    A budget of twice the rows is enough for two prompts.
+    A budget of twice the rows suffices for two prompts.
     """
     least = min(FIRST_ROWS, rows)
     for count in range(prompts, 0, -1):
@@ -88,10 +88,11 @@ def run_successive_halving(
     *,
     seed: int,
 ) -> tuple[list[RoundScore], dict[int, EvalPredictions]]:
-    """Run successive halving over candidate prompts: every score in order, and the answers of the last round by prompt.
+    """Run successive halving over candidate prompts: return every score in order, and the answers of the last round by
+    prompt.
 
-    `answer(prompt, begin, end)` gives a prompt's answers to rows `begin` up to `end`; `lengths` decides between equal
-    scores: the shorter prompt is the better one. Prompt 0 is never left out.
+    `answer(prompt, begin, end)` returns a prompt's answers to rows `begin` up to `end`. `lengths` breaks ties: the
+    shorter prompt wins. Prompt 0 is never removed.
     """
     alive = list(range(plan[0].prompts))
     answers: dict[int, EvalPredictions] = {}

@@ -1,4 +1,4 @@
-"""Rewards of the reward model that a step names: its score, or its yes against no."""
+"""Rewards of the reward model that a step names: its score, or its yes/no verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class ModelReward(Reward):
     needs_model: ClassVar[bool] = True
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """The model's number for each answer."""
+        """Return the model's score of each completion."""
         assert context.model is not None, "the step opens the reward model that its rewards need"
         return context.model([attempt.whole for attempt in attempts], [attempt.example.tools for attempt in attempts])
 
@@ -38,10 +38,10 @@ class VerdictReward(Reward):
     needs_model: ClassVar[bool] = True
 
     asks: YesNoJudgePrompt = YesNoJudgePrompt()
-    """What it is asked, and the words of its answer."""
+    """The rubric, and the words of its answer."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """From 0 to 1 for each answer."""
+        """Return a probability for each completion."""
         assert context.model is not None, "the step opens the reward model that its rewards need"
         return [_share(odds) for odds in context.model.odds([attempt.whole for attempt in attempts], self.asks)]
 

@@ -1,4 +1,4 @@
-"""Rewards that compare an answer with the one in the data, or with a schema: metrics of one answer."""
+"""Rewards that compare a completion with the reference answer, or with a schema: metrics of one completion."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class MetricReward(Reward):
     kind: Literal["metric"] = "metric"
 
     metric: Metric
-    """Which; any that needs nothing but an answer and its reference."""
+    """The metric; any that needs only a completion and its reference."""
 
     @model_validator(mode="after")
     def _needs_no_more(self) -> Self:
@@ -35,20 +35,20 @@ class MetricReward(Reward):
         return self
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """The metric's value on each answer."""
+        """Return the metric's value on each completion."""
         return score_with_metric(self.metric, attempts, held_against=self.metric.held_against)
 
 
 def score_with_metric(
     metric: Metric, attempts: Sequence[RewardCompletion], *, held_against: bool = True
 ) -> list[float]:
-    """The value of a metric on each answer alone, which is held against that of the data or stands by itself."""
+    """Return the value of a metric on each completion alone, with or without the reference answer."""
     from luthier.metrics.metric import EvalPredictions
 
     references = [_references(metric, attempt) if held_against else ("",) for attempt in attempts]
     answers = EvalPredictions.of([attempt.text for attempt in attempts], references)
-    found: list[float] = metric.contributions(metric.statistics(answers)).tolist()
-    return found
+    values: list[float] = metric.contributions(metric.statistics(answers)).tolist()
+    return values
 
 
 def _references(metric: Metric, attempt: RewardCompletion) -> tuple[str, ...]:
@@ -66,10 +66,10 @@ class ExactMatchReward(Reward):
     kind: Literal["exact"] = "exact"
 
     rules: ExactMatch = ExactMatch()
-    """What is overlooked: the settings of the metric `exact_match`."""
+    """Normalization before the comparison: the settings of the metric `exact_match`."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """1 or 0 for each answer."""
+        """Return 1 or 0 for each completion."""
         return score_with_metric(self.rules, attempts)
 
 
@@ -82,7 +82,7 @@ class NumericReward(Reward):
     """How numbers are read and compared: the settings of the metric `numeric`."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """1 or 0 for each answer."""
+        """Return 1 or 0 for each completion."""
         return score_with_metric(self.rules, attempts)
 
 
@@ -94,9 +94,9 @@ class JsonSchemaReward(Reward):
     obeys: dict[str, Any] | None = None
     """A JSON Schema, with references only within it (`#/…`); any JSON will do when not given."""
     fenced: bool = True
-    """Whether the JSON may stand in a fence (```), with words around it."""
+    """Whether the JSON may be in a code fence (```), with text around it."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """1 or 0 for each answer."""
+        """Return 1 or 0 for each completion."""
         valid = JsonValid(obeys=self.obeys, fenced=self.fenced)
         return score_with_metric(valid, attempts, held_against=False)

@@ -1,4 +1,4 @@
-"""Rewards that are a column of a scorer: a judging model, unit tests."""
+"""Rewards that are a column of a scorer: a judge model, unit tests."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 def score_with_scorer(
     scorer: Scorer, column: str, attempts: Sequence[RewardCompletion], context: RewardContext
 ) -> list[float]:
-    """A column of a scorer's; NaN where it could say nothing."""
+    """Return a scorer's column; NaN where it has no value."""
     rows = [
         ScorerRow(question=user_text_of(attempt.example), prediction=attempt.text, references=attempt.references)
         for attempt in attempts
     ]
-    found = scorer.columns(rows, context)[column]
-    return [math.nan if value is None else value for value in found]
+    values = scorer.columns(rows, context)[column]
+    return [math.nan if value is None else value for value in values]
 
 
 class JudgeReward(Reward):
@@ -35,10 +35,10 @@ class JudgeReward(Reward):
     kind: Literal["judge"] = "judge"
 
     scorer: JudgeScorer = JudgeScorer()
-    """Who judges, and by what: the settings of the scorer `judge`."""
+    """The judge and its rubric: the settings of the scorer `judge`."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """From 0 to 1 for each answer."""
+        """Return a score from 0 to 1 for each completion."""
         return score_with_scorer(self.scorer, "judge", attempts, context)
 
 
@@ -51,5 +51,5 @@ class UnitTestReward(Reward):
     """Limits of the sandbox: the settings of the scorer `unit_tests`. Linux on x86_64 only."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """1 or 0 for each answer."""
+        """Return 1 or 0 for each completion."""
         return score_with_scorer(self.runner, "passed", attempts, context)

@@ -1,4 +1,4 @@
-"""Rewards that follow from an answer's text alone."""
+"""Rewards computed from the completion's text alone."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class RegexReward(Reward):
     kind: Literal["regex"] = "regex"
 
     pattern: str = Field(min_length=1)
-    """A regular expression of Python's, which `.` lets match line breaks; a slow one is a fault (`deadline_s`)."""
+    """A Python regular expression in which `.` also matches line breaks; a slow one is a fault (`deadline_s`)."""
     where: Literal["anywhere", "whole"] = "anywhere"
-    """Whether it may be a part of the answer, or must be all of it."""
+    """Whether it may match a part of the answer, or must match all of it."""
 
     @field_validator("pattern")
     @classmethod
@@ -32,10 +32,10 @@ class RegexReward(Reward):
         return value
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """1 or 0 for each answer."""
+        """Return 1 or 0 for each completion."""
         pattern = re.compile(self.pattern, re.DOTALL)
-        found = pattern.search if self.where == "anywhere" else pattern.fullmatch
-        return [float(found(attempt.text.strip()) is not None) for attempt in attempts]
+        match = pattern.search if self.where == "anywhere" else pattern.fullmatch
+        return [float(match(attempt.text.strip()) is not None) for attempt in attempts]
 
 
 class LengthReward(Reward):
@@ -48,7 +48,7 @@ class LengthReward(Reward):
     kind: Literal["length"] = "length"
 
     free: int = Field(ge=0)
-    """Tokens that cost nothing."""
+    """Tokens without penalty."""
     max: int = Field(ge=1)
     """Tokens from which on the reward is -1."""
 
@@ -59,7 +59,7 @@ class LengthReward(Reward):
         return self
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """From 0 down to -1 for each answer."""
+        """Return a number from 0 down to -1 for each completion."""
         wide = self.max - self.free
         return [-min(1.0, max(0.0, (attempt.tokens - self.free) / wide)) for attempt in attempts]
 
@@ -70,10 +70,10 @@ class RepetitionReward(Reward):
     kind: Literal["repetition"] = "repetition"
 
     n: int = Field(default=3, ge=1, le=20)
-    """How many words a run has."""
+    """Words of an n-gram."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """From 0 down to almost -1 for each answer."""
+        """Return a number from 0 down to almost -1 for each completion."""
         return [-self._repeated_share(attempt.text.lower().split()) for attempt in attempts]
 
     def _repeated_share(self, words: list[str]) -> float:
@@ -101,11 +101,11 @@ class LanguageReward(Reward):
         return value
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """1, 0 or -1 for each answer."""
+        """Return 1, 0 or -1 for each completion."""
         from luthier.lang.detect import UNKNOWN, identify_languages
 
-        found = [guess.code for guess in identify_languages([attempt.text for attempt in attempts])]
-        return [0.0 if code == UNKNOWN else 1.0 if code in self.languages else -1.0 for code in found]
+        codes = [guess.code for guess in identify_languages([attempt.text for attempt in attempts])]
+        return [0.0 if code == UNKNOWN else 1.0 if code in self.languages else -1.0 for code in codes]
 
 
 class ToxicityReward(Reward):
@@ -123,9 +123,9 @@ class ToxicityReward(Reward):
     """Words that are no insult here."""
 
     def score(self, attempts: Sequence[RewardCompletion], context: RewardContext) -> list[float]:
-        """From 0 down to -1 for each answer."""
+        """Return a number from 0 down to -1 for each completion."""
         from luthier.lang.lexicons import count_swear_words
 
         texts = [attempt.text for attempt in attempts]
-        found = count_swear_words(texts, self.languages, self.ignore)
-        return [-min(1.0, count / max(1, len(text.split()))) for count, text in zip(found, texts, strict=True)]
+        counts = count_swear_words(texts, self.languages, self.ignore)
+        return [-min(1.0, count / max(1, len(text.split()))) for count, text in zip(counts, texts, strict=True)]

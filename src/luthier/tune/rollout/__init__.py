@@ -1,1 +1,1 @@
-"""Rollouts: sample completions from the policy, score them, and make training examples of them."""
+"""Rollouts: sample completions from the policy, score them, and turn them into training examples."""

@@ -1,4 +1,4 @@
-"""Conversations: the model writes a turn, the environment answers, and so on until one of them has said all."""
+"""Multi-turn rollouts: the model writes a turn, the environment replies, until one of them ends the conversation."""
 
 from __future__ import annotations
 
@@ -16,27 +16,28 @@ if TYPE_CHECKING:
     from luthier.chat.tokenizer import ChatTokenizer
 
 Write = Callable[[Sequence[RolloutPrompt]], list[RolloutCompletion]]
-"""Writes one turn after each prompt."""
+"""Samples one turn after each prompt."""
 
 
 def converse(
     environment: Environment, text: ChatTokenizer, recipe_dir: Path, prompts: Sequence[RolloutPrompt], write: Write
 ) -> list[RolloutCompletion]:
-    """Generate a multi-turn conversation with an environment after each prompt; a truncated turn ends its
-    conversation."""
+    """Sample a multi-turn conversation with an environment after each prompt; a truncated turn ends its
+    conversation.
+    """
     answers = write(prompts)
     for answer in answers:
         answer.turns = (_decode_turn(text, answer),)
-    going = list(range(len(prompts)))
+    active = list(range(len(prompts)))
     for turn in range(1, environment.turns):
-        going = [at for at in going if answers[at].ended]
-        talks = [_build_conversation(prompts[at], answers[at]) for at in going]
-        replies = _reply_to_all(environment, talks, recipe_dir) if talks else []
-        going = [at for at, reply in zip(going, replies, strict=True) if reply is not None]
-        for at, reply in zip(going, (entry for entry in replies if entry is not None), strict=True):
+        active = [at for at in active if answers[at].ended]
+        conversations = [_build_conversation(prompts[at], answers[at]) for at in active]
+        replies = _reply_to_all(environment, conversations, recipe_dir) if conversations else []
+        active = [at for at, reply in zip(active, replies, strict=True) if reply is not None]
+        for at, reply in zip(active, (entry for entry in replies if entry is not None), strict=True):
             _append_reply(answers[at], prompts[at], environment, reply[: environment.longest], text)
-        more = write([_next(prompts[at], answers[at], turn) for at in going]) if going else []
-        for at, written in zip(going, more, strict=True):
+        prompts_to_continue = write([_next(prompts[at], answers[at], turn) for at in active]) if active else []
+        for at, written in zip(active, prompts_to_continue, strict=True):
             _go_on(answers[at], written, text)
     return answers
 
@@ -49,26 +50,27 @@ def _build_conversation(prompt: RolloutPrompt, answer: RolloutCompletion) -> Env
 def _reply_to_all(
     environment: Environment, talks: Sequence[EnvironmentConversation], recipe_dir: Path
 ) -> list[str | None]:
-    """What the environment says; when it fails on all conversations together, of one after another. What goes wrong
-    names it."""
+    """Return the environment's replies; when it fails on all conversations together, those to one after another. Errors
+    name it.
+    """
     try:
-        found = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, recipe_dir))
+        replies = call_plugin_with_timeout(environment.deadline_s, lambda: environment.answer(talks, recipe_dir))
     except PluginCallFailed as failed:
         if len(talks) > 1:
             return [reply for talk in talks for reply in _reply_to_all(environment, [talk], recipe_dir)]
         what = f"the environment {environment.kind} failed: {failed}"
         hint = f"mend it; it was asked after {talks[0].completion[:60]!r} (example {talks[0].example.id})"
         raise ModelError(what, where=SourceLocation(field="rollout.environment"), hint=hint) from failed
-    if len(found) != len(talks):
-        what = f"the environment {environment.kind} gave {len(found)} answers in {len(talks)} conversations"
+    if len(replies) != len(talks):
+        what = f"the environment {environment.kind} gave {len(replies)} answers in {len(talks)} conversations"
         raise ModelError(what, where=SourceLocation(field="rollout.environment"))
-    return found
+    return replies
 
 
 def _append_reply(
     answer: RolloutCompletion, prompt: RolloutPrompt, environment: Environment, reply: str, text: ChatTokenizer
 ) -> None:
-    """Add what the environment says, up to where the model's next turn begins."""
+    """Append the environment's reply, up to the start of the model's next turn."""
     assert prompt.example is not None, "an environment is told whose question it is"
     turn = Message(role=environment.speaks_as, content=reply)
     ids = text.going_on(prompt_of(prompt.example), turn, prompt.example.tools)
@@ -78,7 +80,7 @@ def _append_reply(
 
 
 def _next(prompt: RolloutPrompt, answer: RolloutCompletion, turn: int) -> RolloutPrompt:
-    """What is to be gone on with, from a random stream of its own."""
+    """Return the prompt of the next turn, with a random stream of its own."""
     stream = None if prompt.stream is None else create_random_stream(prompt.stream, turn)
     return RolloutPrompt([*prompt.ids, *answer.ids], stream, prompt.example)
 

@@ -34,29 +34,29 @@ _SEEDS = (1 << 40) - 1
 
 
 class RolloutPrompt(NamedTuple):
-    """What is to be answered, and the random stream of the answer; None for the likeliest answer."""
+    """A prompt and the random stream of its completion; without a stream, the completion is greedy."""
 
     ids: Sequence[int]
     stream: int | None
     example: Example | None = None
-    """Whose question it is, for an environment that answers it."""
+    """The example of the question, for an environment that replies to it."""
 
 
 @dataclass
 class RolloutCompletion:
-    """What was written after a prompt."""
+    """A completion of a prompt."""
 
     prompt: Sequence[int]
     ids: list[int] = field(default_factory=list)
-    """The end token included, where it ended by itself; in a conversation, what the environment said, too."""
+    """Token ids, with the end token where there is one; in a conversation, the environment's replies included."""
     logprobs: list[float] = field(default_factory=list)
-    """How likely each token was when it was written; of what the environment said, nothing."""
+    """Log-probability of each token when it was sampled; none for the environment's tokens."""
     ended: bool = False
-    """Whether the last turn ended by itself."""
+    """Whether the last turn ended with an end token."""
     environment_spans: list[tuple[int, int]] = field(default_factory=list)
-    """Where in `ids` the environment speaks: begin and end of each time."""
+    """Begin and end of each of the environment's replies in `ids`."""
     turns: tuple[Message, ...] = ()
-    """All that was said in a conversation, the last turn included; empty where there was but one turn to say."""
+    """All turns of a conversation, the last one included; empty for a single turn."""
 
     @property
     def written(self) -> list[bool]:
@@ -68,14 +68,14 @@ class RolloutCompletion:
 
     @property
     def last(self) -> list[int]:
-        """The ids of the last turn."""
+        """Ids of the last turn."""
         return self.ids[self.environment_spans[-1][1] :] if self.environment_spans else self.ids
 
 
 def generate_completions(
     loaded: LoadedModel, text: ChatTokenizer, prompts: Sequence[RolloutPrompt], max_new_tokens: int
 ) -> list[RolloutCompletion]:
-    """An answer to each prompt; what prompts share is read once."""
+    """Return a completion of each prompt; shared prefixes are computed once."""
     answers = [RolloutCompletion(prompt.ids) for prompt in prompts]
     asks = [_build_request(prompt, text, max_new_tokens) for prompt in prompts]
     needed_tokens = sum(len(prompt.ids) + max_new_tokens + BLOCK for prompt in prompts)  # rooms are whole blocks
@@ -97,7 +97,7 @@ def _build_request(prompt: RolloutPrompt, text: ChatTokenizer, max_new_tokens: i
 
 
 def create_random_stream(*named: int) -> int:
-    """Create a random generator from the numbers that identify it: seed, step and sample, say."""
+    """Create a random stream from the numbers that identify it, such as seed, step and sample."""
     import xxhash
 
     return xxhash.xxh3_64_intdigest(",".join(map(str, named)).encode()) & _SEEDS
@@ -105,25 +105,25 @@ def create_random_stream(*named: int) -> int:
 
 @dataclass
 class RewardScores:
-    """The rewards of some answers: each part, their weighted sum, and errors."""
+    """The rewards of some completions: each reward, their weighted sum, and errors."""
 
     total: list[float]
-    """NaN for an answer that is left out."""
+    """NaN for a completion that is left out."""
     parts: dict[str, list[float]]
     """Scores by the name of the reward; NaN where it failed."""
     faults: dict[str, str] = field(default_factory=dict)
-    """The first fault of each reward that had one."""
+    """The first error of each reward that had one."""
 
     @property
     def left_out(self) -> int:
-        """How many answers have no sum."""
+        """Number of completions without a sum."""
         return sum(map(math.isnan, self.total))
 
 
 def score_completions(
     rewards: Sequence[Reward], attempts: Sequence[RewardCompletion], context: RewardContext
 ) -> RewardScores:
-    """The rewards of some answers, in order."""
+    """Return the rewards of some completions, in order."""
     scores = RewardScores([0.0] * len(attempts), {})
     for reward in rewards:
         part = _part(reward, attempts, context, scores.faults)
@@ -135,37 +135,37 @@ def score_completions(
 def _part(
     reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext, faults: dict[str, str]
 ) -> list[float]:
-    """One reward of all answers; when it fails on all of them together, of one after another."""
-    found, why = _call_reward(reward, attempts, context)
+    """Return one reward of all completions; when it fails on all of them together, of one after another."""
+    scores, why = _call_reward(reward, attempts, context)
     if why:
         alone = [_call_reward(reward, [attempt], context) for attempt in attempts]
-        found = [values[0] for values, _ in alone]
+        scores = [values[0] for values, _ in alone]
         reasons = [reason for _, reason in alone]
     else:
-        reasons = ["" if math.isfinite(value) else f"gave {value}" for value in found]
+        reasons = ["" if math.isfinite(value) else f"gave {value}" for value in scores]
     for attempt, reason in zip(attempts, reasons, strict=True):
         if reason:
             _record_fault(reward, attempt, reason, faults)
-    return [value if math.isfinite(value) else math.nan for value in found]
+    return [value if math.isfinite(value) else math.nan for value in scores]
 
 
 def _call_reward(
     reward: Reward, attempts: Sequence[RewardCompletion], context: RewardContext
 ) -> tuple[list[float], str]:
-    """What a reward says, or NaN and what went wrong; what it says of the user's input is passed on."""
+    """Return a reward's scores, or NaN and the error; errors about the user's input are raised."""
     try:
-        found = call_plugin_with_timeout(
+        scores = call_plugin_with_timeout(
             reward.deadline_s, lambda: [float(value) for value in reward.score(attempts, context)]
         )
     except PluginCallFailed as failed:
         return [math.nan] * len(attempts), str(failed)
-    if len(found) != len(attempts):
-        return [math.nan] * len(attempts), f"gave {len(found)} numbers for {len(attempts)} answers"
-    return found, f"gave {found[0]}" if len(found) == 1 and not math.isfinite(found[0]) else ""
+    if len(scores) != len(attempts):
+        return [math.nan] * len(attempts), f"gave {len(scores)} numbers for {len(attempts)} answers"
+    return scores, f"gave {scores[0]}" if len(scores) == 1 and not math.isfinite(scores[0]) else ""
 
 
 def _record_fault(reward: Reward, attempt: RewardCompletion, reason: str, faults: dict[str, str]) -> None:
-    """Take note of a fault, or stop for it."""
+    """Record an error, or stop for it."""
     example = attempt.example
     what = f"the reward {reward.name} failed on an answer to example {example.id}: {reason}"
     if reward.on_fault == "stop":

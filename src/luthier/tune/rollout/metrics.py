@@ -1,6 +1,6 @@
-"""What a policy's log decides: what divergence costs from step to step, and when training stops before its end.
+"""Control of policy training by its log: the adaptive KL coefficient, and early stopping.
 
-All of it follows from the log alone, so that a resumed training decides as the undisturbed one did.
+All of it follows from the log alone, so that a resumed training decides as an undisturbed one.
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from luthier.tune.policy import PolicyObjective
 from luthier.tune.rollout.generate import RewardScores
 
 RATE = 0.1
-"""How quickly the cost of divergence follows (Ziegler et al., 2019)."""
+"""Gain of the adaptive KL controller (Ziegler et al., 2019)."""
 MOST = 0.2
-"""Relative distance from the target that counts at most."""
+"""Maximum relative distance from the target that counts."""
 SHOWN_TIMES = 8
-"""How often the answers to the same prompts are shown."""
+"""Number of times that the answers to the same prompts are logged."""
 
 
 class PolicyTrainingMonitor:
@@ -32,14 +32,14 @@ class PolicyTrainingMonitor:
         self._worse = 0
 
     def faults(self, scores: RewardScores) -> None:
-        """Warn of the first fault of each reward."""
+        """Warn of the first error of each reward."""
         for name, what in scores.faults.items():
             if name not in self._failed:
                 self._failed.add(name)
                 self._warn(f"{what}; such answers are left out and counted (reward_faults)")
 
     def record_step(self, record: Mapping[str, Any]) -> str:
-        """Take note of a step; returns why training is to stop after it."""
+        """Take note of a step; returns why training stops after it."""
         self._adapt(record.get("kl"))
         if record.get("reward") is not None:
             self._rewards.append(record["reward"])
@@ -59,7 +59,7 @@ class PolicyTrainingMonitor:
         return f"its answers are {apart:.3g} nats a token away from where it began, and {most:g} are allowed (stop.kl)"
 
     def _hacked(self, record: Mapping[str, Any]) -> str:
-        """Whether held-out answers have become worse while the reward that is learnt rose."""
+        """Return whether the held-out reward fell while the training reward rose."""
         patience, gold = self._objective.stop.hacking, record.get("held_out_reward")
         if patience is None or gold is None:
             return ""
@@ -77,5 +77,5 @@ class PolicyTrainingMonitor:
 
 
 def is_sample_step(step: int, steps: int) -> bool:
-    """Whether answers are shown before a step (from 0)."""
+    """Return whether sample answers are logged before a step (from 0)."""
     return step % max(1, steps // SHOWN_TIMES) == 0

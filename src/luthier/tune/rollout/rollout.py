@@ -1,9 +1,8 @@
-"""Rollouts: at each step, sample completions for the step's prompts, score them, and make training examples of them.
+"""Rollouts: at each step, sample completions of the step's prompts, score them, and turn them into training rows.
 
 The completions depend only on recipe, seed, step and the weights before it. Where several steps train on the same
-completions, a training resumes only before the first of these steps and samples again.
-
-Held-out prompts are answered greedily and scored by rewards, which may differ from those of the training.
+completions, a training resumes only before the first of these steps and samples again. Held-out prompts are answered
+greedily and scored by rewards, which may differ from those of the training.
 """
 
 from __future__ import annotations
@@ -42,28 +41,31 @@ UNLEARNT = "none of its answers is learnt: each was cut off (at rollout.max_new_
 
 @dataclass
 class _Group:
-    """The answers to one prompt, and what they are worth."""
+    """The completions of one prompt, and their rewards."""
 
     index: int
     answers: list[RolloutCompletion]
     scores: RewardScores
 
     def flat(self, *, apart: bool) -> bool:
-        """Whether there is nothing to be learnt from comparing them, by their sums or by each reward apart."""
+        """Return whether all completions have the same sum of rewards, or (`apart`) the same value of each reward."""
         here = [at for at, total in enumerate(self.scores.total) if not math.isnan(total)]
         columns = self.scores.parts.values() if apart else [self.scores.total]
         return not here or all(len({column[at] for at in here}) == 1 for column in columns)
 
 
 class RolloutBatchSource(BatchSource):
-    """The batch source of policy training: samples answers, scores them and turns them into token rows."""
+    """The batch source of policy training: samples completions, scores them and turns them into token rows."""
 
     def __init__(
         self, objective: PolicyObjective, rollout_sampler: RolloutSampler, questions: PromptDataset,
         sampler: BatchSampler, tokens: int, warn: Callable[[str], None], critic: Critic | None = None,
     ) -> None:  # fmt: skip
-        """`tokens` are read at once where log-probabilities are only asked for; `warn` hears of the first fault of each
-        reward."""
+        """Build the source.
+
+        `tokens` is the size of a microbatch where only log-probabilities are computed; `warn` gets the first error of
+        each reward.
+        """
         self._critic = critic
         self._objective, self._rollout_sampler, self._questions, self._sampler = (
             objective,
@@ -77,21 +79,21 @@ class RolloutBatchSource(BatchSource):
         self._start = _copy_trainable_weights(rollout_sampler.model) if objective.needs_initial_policy else {}
 
     def can_resume_at(self, step: int) -> bool:
-        """Whether answers are drawn for this step."""
+        """Return whether completions are sampled for this step."""
         return step % self._drawing.steps_per_generation == 0
 
     def record_step(self, record: Mapping[str, Any]) -> str:
-        """Let the cost of divergence follow it, and say when training is to stop."""
+        """Adapt the KL coefficient, and return why training stops."""
         return self._watched.record_step(record)
 
     def largest(self, tokens: int, lanes: int = 1) -> ParallelPacks:
-        """The largest packs when every answer is as long as it may be."""
+        """Return the largest packs when every completion has the maximum length."""
         return find_largest_packs(
             _Longest(self._questions, self._sampler, self._objective), self._sampler, tokens, lanes
         )
 
     def draw(self, step: int) -> TrainingBatch:
-        """The judged answers of a step as rows; those that move nothing are counted and not read."""
+        """Return the scored completions of a step as rows; those without a gradient are counted and not read."""
         groups, rows = self._sample_step(step)
         measures = self._measures(groups, rows)
         moving = self._objective.arrange_rows(rows)
@@ -111,15 +113,15 @@ class RolloutBatchSource(BatchSource):
         return self._phase[1][step], self._phase[2][step]
 
     def _groups(self, first: int, steps: range) -> dict[int, list[_Group]]:
-        """The judged answers of some steps, all drawn at once."""
+        """Return the scored completions of some steps, all sampled at once."""
         indices_by_step = {step: self._sampler.get_batch_indices(step) for step in steps}
         indices = list(chain.from_iterable(indices_by_step.values()))
-        found = iter(self._sample_groups(first, 0, indices))
-        groups = {step: [next(found) for _ in indices_by_step[step]] for step in steps}
+        sampled = iter(self._sample_groups(first, 0, indices))
+        groups = {step: [next(sampled) for _ in indices_by_step[step]] for step in steps}
         return {step: self._resample_flat_groups(step, groups[step]) for step in steps}
 
     def _resample_flat_groups(self, step: int, groups: list[_Group]) -> list[_Group]:
-        """Groups that teach nothing are replaced by those of other prompts, as often as is allowed."""
+        """Replace groups without a gradient by those of other prompts, as often as is allowed."""
         others = iter(_order(self._sampler, step, {group.index for group in groups}))
         for again in range(1, self._drawing.redraw + 1):
             flat = [at for at, group in enumerate(groups) if group.flat(apart=self._objective.apart)]
@@ -146,7 +148,7 @@ class RolloutBatchSource(BatchSource):
         ]
 
     def _build_rows(self, groups: list[_Group]) -> list[TokenRow]:
-        """All answers of a step as rows, with their advantages; answers that are left out are none."""
+        """Return all completions of a step as rows with their advantages, except those that are left out."""
         answers = [answer for group in groups for answer in group.answers]
         table = np.array([group.scores.total for group in groups], dtype=np.float64)
         keys = [self._questions.rows(group.index)[0].key for group in groups for _ in group.answers]
@@ -162,7 +164,7 @@ class RolloutBatchSource(BatchSource):
         return self._add_token_shares(rows)
 
     def _by_reward(self, groups: list[_Group]) -> tuple[Table | None, list[float]]:
-        """What each reward said by itself, and its weight, where they are compared apart."""
+        """Return the scores of each reward and its weight, where rewards are compared separately."""
         if not self._objective.apart:
             return None, []
         parts = np.array([list(group.scores.parts.values()) for group in groups], dtype=np.float64)
@@ -179,51 +181,53 @@ class RolloutBatchSource(BatchSource):
         )
 
     def _told_of_start(self, rows: list[TokenRow]) -> list[TokenRow]:
-        """The rows with how likely they were to the model as it began, where that is asked for."""
+        """Return the rows with their log-probabilities under the initial model, where these are needed."""
         if not self._objective.needs_initial_policy:
             return rows
         with use_weights(self._rollout_sampler.model, self._start):
-            found = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
+            logprobs = compute_row_logprobs(self._rollout_sampler.model, rows, self._tokens)
         kl = self._objective.holding
         costs = self._watched.coefficient if kl is not None and kl.estimator != "k1" else 0.0
         return [
             _add_token_values(_add_token_values(row, REFERENCE, some), KL, [costs] * len(some))
-            for row, some in zip(rows, found, strict=True)
+            for row, some in zip(rows, logprobs, strict=True)
         ]
 
     def _costs(self, rows: list[TokenRow]) -> list[list[float]] | None:
-        """What divergence takes off each token's reward."""
+        """Return the KL penalty that is subtracted from each token's reward."""
         kl = self._objective.holding
         if kl is None or kl.estimator != "k1":
             return None
         return [[self._watched.coefficient * apart for apart in _compute_log_ratios(row)] for row in rows]
 
     def _add_token_shares(self, rows: list[TokenRow]) -> list[TokenRow]:
-        """The rows with each token's part in a mean over all tokens that are read."""
+        """Return the rows with each token's share in a mean over all tokens that are read."""
         read = sum(len(row.targets) for row in rows if self._objective.has_gradient(row))
         share = self._objective.denominator(rows) / max(1, read)
         return [_add_token_values(row, SHARE, [share] * len(row.targets)) for row in rows]
 
     def _told_of_weights(self, first: int, rows: dict[int, list[TokenRow]]) -> dict[int, list[TokenRow]]:
-        """The rows of all steps but the first with how likely they are now, before those steps' weights have moved."""
+        """Return the rows of all steps but the first with their log-probabilities under the current weights, before
+        those steps move them.
+        """
         later = [row for step in rows if step != first for row in rows[step]]
         if not later:
             return rows
-        found = iter(compute_row_logprobs(self._rollout_sampler.model, later, self._tokens))
+        logprobs = iter(compute_row_logprobs(self._rollout_sampler.model, later, self._tokens))
         return {
-            step: some if step == first else [_add_token_values(row, OLD, next(found)) for row in some]
+            step: some if step == first else [_add_token_values(row, OLD, next(logprobs)) for row in some]
             for step, some in rows.items()
         }
 
     def _measures(self, groups: list[_Group], rows: list[TokenRow]) -> dict[str, float]:
-        """What is known of a step's answers before they are learnt."""
+        """Return the measures of a step's completions before the update."""
         answers = [answer for group in groups for answer in group.answers]
         scores = [group.scores for group in groups]
         written = [value for answer in answers for value in answer.logprobs]
-        found = {"reward": _mean(total for score in scores for total in score.total)}
+        measures = {"reward": _mean(total for score in scores for total in score.total)}
         for name in scores[0].parts:
-            found[f"reward_{name}"] = _mean(value for score in scores for value in score.parts[name])
-        found |= {
+            measures[f"reward_{name}"] = _mean(value for score in scores for value in score.parts[name])
+        measures |= {
             "reward_spread": _mean(np.nanstd(score.total) for score in scores if score.left_out < len(score.total)),
             "reward_faults": float(sum(score.left_out for score in scores)),
             "equal_prompts": _mean(float(group.flat(apart=self._objective.apart)) for group in groups),
@@ -232,13 +236,13 @@ class RolloutBatchSource(BatchSource):
             "truncated": _mean(float(not answer.ended) for answer in answers),
         }
         if self._drawing.environment is not None:
-            found["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
+            measures["turns"] = _mean(len(answer.environment_spans) + 1.0 for answer in answers)
         if self._objective.needs_initial_policy:
-            found["kl"] = _mean(apart for row in rows for apart in _compute_log_ratios(row))
-        return found | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
+            measures["kl"] = _mean(apart for row in rows for apart in _compute_log_ratios(row))
+        return measures | ({"kl_coefficient": self._watched.coefficient} if self._objective.holding is not None else {})
 
     def _samples(self, step: int) -> tuple[dict[str, Any], ...]:
-        """The greedy answers to the first prompts, before a step."""
+        """Return greedy answers to the first prompts, before a step."""
         numbers = range(min(self._objective.shown, self._questions.count))
         if not numbers:
             return ()
@@ -257,14 +261,14 @@ class RolloutBatchSource(BatchSource):
 
 
 def _render_answer(answer: RolloutCompletion, rollout_sampler: RolloutSampler) -> str:
-    """An answer as it is shown: a conversation with who says what."""
+    """Return a completion as text: a conversation with its speakers."""
     if len(answer.turns) < 2:
         return rollout_sampler.decode(answer)
     return "\n".join(f"{turn.role}: {turn.content}" for turn in answer.turns)
 
 
 class _Longest:
-    """Examples as they are when every answer has the longest length."""
+    """Examples in which every completion has the maximum length, to probe memory."""
 
     def __init__(self, questions: PromptDataset, sampler: BatchSampler, objective: PolicyObjective) -> None:
         self._questions, self._objective, self._new = questions, objective, objective.rollout.longest
@@ -276,7 +280,7 @@ class _Longest:
         )
 
     def rows(self, number: int) -> list[TokenRow]:
-        """The prompt with answers that part at their first token."""
+        """Return the prompt with completions that differ from the first token on."""
         (prompt,) = self._questions.rows(number)
         count, new = self._objective.trained_completions, self._new
         words = [token for token in prompt.ids if token < MEDIA_IDS]
@@ -295,12 +299,12 @@ class _Longest:
 
 
 def _copy_trainable_weights(model: Any) -> dict[str, torch.Tensor]:
-    """A copy of the weights that will move."""
+    """Return a copy of the trainable weights."""
     return {name: value.detach().clone() for name, value in model.named_parameters() if value.requires_grad}
 
 
 def _order(sampler: BatchSampler, step: int, but: set[int]) -> list[int]:
-    """Other examples, in an order drawn for a step."""
+    """Return other examples, in a random order for a step."""
     drawn = np.random.Generator(np.random.PCG64([sampler.seed, step, 1])).permutation(sampler.count)
     return [int(index) for index in drawn if int(index) not in but]
 
@@ -314,12 +318,12 @@ def _add_token_values(row: TokenRow, name: str, values: Sequence[float]) -> Toke
 
 
 def _compute_log_ratios(row: TokenRow) -> list[float]:
-    """log p - log q of each learnt token: as it was written, and to the model as it began."""
+    """Return log p - log q of each trained token: under the sampling policy, and under the initial model."""
     return [p - q for p, q in zip(row.token_values[WRITTEN], row.token_values[REFERENCE], strict=True)]
 
 
 def _mean(values: Any) -> float:
-    """The mean of what is not NaN; NaN for nothing."""
+    """Return the mean of the values that are not NaN; NaN for none."""
     present = [float(value) for value in values if not math.isnan(value)]
     return math.fsum(present) / len(present) if present else math.nan
 
@@ -342,7 +346,7 @@ class RolloutEvaluator:
         )
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
-        """`held_out_reward`, each reward by its name, and `held_out_loss`, which is minus the first."""
+        """Return `held_out_reward`, each reward by its name, and `held_out_loss` (minus the first)."""
         numbers = range(self._questions.count)
         examples = self._questions.examples(numbers)
         with disable_dropout(model):

@@ -1,4 +1,4 @@
-"""One policy at work: questions in, judged answers out; what training, held-out measurements and samples share."""
+"""Samples completions from the policy and scores them, for training, validation and logged samples."""
 
 from __future__ import annotations
 
@@ -26,21 +26,21 @@ if TYPE_CHECKING:
     from luthier.tune.rollout_generator import RolloutGenerator
 
 Examples = Callable[[Sequence[int]], list["Example"]]
-"""Examples of the data by the indices of their training examples."""
+"""Returns examples of the data by the indices of their training examples."""
 Rows = Callable[[int], list["TokenRow"]]
-"""The rows of a training example: one, its prompt."""
+"""Returns the rows of a training example: one, its prompt."""
 
 
 @dataclass
 class PromptDataset:
-    """Training examples that are prompts, with the examples that they were made of."""
+    """Training examples that are prompts, with the examples behind them."""
 
     rows: Rows
     examples: Examples
     count: int
 
     def prompts(self, numbers: Sequence[int]) -> list[Sequence[int]]:
-        """The token ids of some prompts."""
+        """Return the token ids of some prompts."""
         return [self.rows(number)[0].ids for number in numbers]
 
 
@@ -52,22 +52,22 @@ class RolloutSampler:
     max_new_tokens: int
     reward_context: RewardContext
     truncated: float | None = None
-    """What an answer that was cut off is worth; what its rewards say when None."""
+    """Reward of a truncated completion; None: that of its rewards."""
     environment: Environment | None = None
-    """Who answers the model between its turns; it has but one turn when None."""
+    """Replies to the model between its turns; None: a single turn."""
     writer: RolloutGenerator | None = None
-    """Who draws answers in the model's place; what is measured, the likeliest answers, the model itself writes."""
+    """Samples training completions in the model's place; validation and greedy answers always use the model itself."""
     model: Any = None
-    """The model that answers, once it is there."""
+    """The policy, once it is loaded."""
     writing_s: float = field(default=0.0, init=False)
     judging_s: float = field(default=0.0, init=False)
     drawing_s: float = field(default=0.0, init=False)
-    """The part of `writing_s` in which answers were drawn to be learnt."""
+    """The part of `writing_s` in which training completions were sampled."""
     drawn: int = field(default=0, init=False)
-    """Tokens that were drawn to be learnt."""
+    """Number of tokens sampled for training."""
 
     def answer(self, prompts: Sequence[RolloutPrompt]) -> list[RolloutCompletion]:
-        """An answer to each prompt; with an environment, a conversation."""
+        """Return a completion of each prompt; with an environment, a conversation."""
         start = time.perf_counter()
         if self.environment is None:
             completions = self._write(prompts)
@@ -81,7 +81,7 @@ class RolloutSampler:
         return completions
 
     def _write(self, prompts: Sequence[RolloutPrompt]) -> list[RolloutCompletion]:
-        """One turn after each prompt."""
+        """Sample one turn after each prompt."""
         if self.writer is not None and all(prompt.stream is not None for prompt in prompts):
             return self.writer.write(prompts, self.text, self.max_new_tokens, self.reward_context.cache_dir)
         loaded = LoadedModel(model=self.model, folder=self.reward_context.recipe_dir, name="policy", digest="")
@@ -94,7 +94,9 @@ class RolloutSampler:
         answers: Sequence[RolloutCompletion],
         context: RewardContext | None = None,
     ) -> RewardScores:
-        """What each answer, to the example at its place, is worth; at another bench than the desk's, when given."""
+        """Return the reward of each completion of the example at the same index; with `context`, by another reward
+        model.
+        """
         start = time.perf_counter()
         attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
         reward_scores = score_completions(rewards, attempts, context or self.reward_context)
@@ -108,7 +110,7 @@ class RolloutSampler:
         return reward_scores
 
     def decode(self, answer: RolloutCompletion) -> str:
-        """The text of an answer; of a conversation, its last turn."""
+        """Return the text of a completion; of a conversation, its last turn."""
         return self.text.decode(answer.last[:-1] if answer.ended else answer.last, special=False)
 
     def _attempt(self, example: Example, answer: RolloutCompletion) -> RewardCompletion:

@@ -1,4 +1,4 @@
-"""How answers are drawn from the model that learns, how far it may go from where it began, and when it is to stop."""
+"""Settings of rollouts: sampling, the KL penalty and early stopping."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from luthier.tune.rollout_generator import RolloutGenerator
 CHARACTERS_PER_TOKEN = 4
 """In plain English."""
 HELD_TOKENS = 1 << 17
-"""Tokens of prompts and answers that may be held at once while answers are drawn, at most."""
+"""Maximum tokens of prompts and completions that are held at once during sampling."""
 
 
 class _Settings(BaseModel):
@@ -31,35 +31,36 @@ class RolloutSettings(_Settings):
     """Settings of sampling answers, always at temperature 1 from the whole vocabulary."""
 
     num_generations: int = Field(default=8, ge=1, le=1024)
-    """Answers to each prompt, which stand against one another."""
+    """Completions of each prompt, which form a group."""
     max_completion_length: int = Field(default=256, ge=1)
-    """Longest answer; longer ones fall under `truncated`."""
+    """Maximum tokens of a completion; longer ones are handled by `truncated`."""
     max_prompt_length: int = Field(default=1024, ge=1)
     """Longer prompts are left out, counted, listed in `training_examples.parquet` and warned of."""
     steps_per_generation: int = Field(default=1, ge=1)
-    """Optimizer steps that learn from answers drawn at once, each from its own. With 1 every answer comes from the
-    weights that it changes; more draw more together, which is quicker, and clip."""
+    """Optimizer steps that share one sampling phase, each with completions of its own. With 1 every completion comes
+    from the weights that it updates; larger values sample more at once, which is faster, and need clipping."""
     redraw: int = Field(default=0, ge=0)
-    """How often prompts whose answers are all worth the same are replaced by others (DAPO's dynamic sampling). Only
-    where answers to one prompt are held against one another, so that equal ones teach nothing: not under `ppo`, nor
+    """How often prompts whose completions all have the same reward are replaced by others (DAPO's dynamic sampling).
+    Only where completions of one prompt are compared, so that equal ones give no gradient: not under `ppo`, nor
     `reinforce++` without `baseline: group`, nor `raft` with `min`."""
     environment: Environment | None = None
     """Who answers the model between two of its turns: a tool, or somebody who talks with it. What it says is read and
     never learnt. `max_completion_length` then holds for each turn. None: the model has one turn."""
     writer: RolloutGenerator | None = None
-    """Who draws answers in the model's place, such as an engine on other machines; None: the model itself, here."""
+    """An engine that samples completions in the model's place, such as one on other machines; None: the model itself,
+    here."""
     truncated: Literal["learn", "mask"] | float = "learn"
-    """What becomes of an answer that the limit cuts off: judged and learnt like others; judged but not learnt (`mask`,
-    DAPO's overlong filtering); or learnt, and worth this number whatever it says."""
+    """Handling of a completion that the limit cuts off: scored and trained on like others; scored but not trained on
+    (`mask`, DAPO's overlong filtering); or trained on with this number as its reward."""
 
     @property
     def written(self) -> int:
-        """Tokens of an answer that the model writes, at most."""
+        """Maximum tokens of a completion that the model writes."""
         return self.max_completion_length * (self.environment.turns if self.environment is not None else 1)
 
     @property
     def longest(self) -> int:
-        """About how many tokens an answer, or a whole conversation, has at most."""
+        """Approximate maximum tokens of a completion, or of a whole conversation."""
         if self.environment is None:
             return self.max_completion_length
         environment_tokens = self.environment.longest // CHARACTERS_PER_TOKEN + 8
@@ -67,27 +68,27 @@ class RolloutSettings(_Settings):
 
 
 class KlSettings(_Settings):
-    """Settings of the KL penalty towards the reference model."""
+    """Settings of the KL penalty towards the initial model."""
 
     coefficient: float = Field(gt=0)
-    """How much a nat of divergence costs: 0.001 to 0.1."""
+    """Cost of a nat of divergence: 0.001 to 0.1."""
     estimator: Literal["k1", "k2", "k3"] = "k3"
     """With d = log p - log q of a written token under the model and where it began: `k1`, d, is taken off the reward;
     `k2`, d²/2, whose gradient is that of the divergence, and `k3`, exp(-d) - 1 + d, which is never below zero, are
     added to the loss (Schulman, 2020)."""
     unbiased: bool = True
-    """Whether `k2` and `k3` are weighed by how much likelier a token has become since it was written: their gradient is
-    then that of the divergence of the model as it is now (for `k3` as in DeepSeek-V3.2, 2025). Nothing under `k1`."""
+    """Whether `k2` and `k3` are multiplied by the importance ratio of each token: their gradient is then that of the
+    divergence of the current model (for `k3` as in DeepSeek-V3.2, 2025). Nothing under `k1`."""
     target: float | None = Field(default=None, gt=0)
-    """Divergence in nats a token at which to stay: the coefficient rises or falls by up to 2 % a step (Ziegler et al.,
-    2019). It stays as it is when not given."""
+    """Target divergence in nats a token: the coefficient rises or falls by up to 2 % a step (Ziegler et al., 2019).
+    Constant when not given."""
 
 
 class EarlyStoppingSettings(_Settings):
-    """When training ends before its last step."""
+    """Conditions that end training before its last step."""
 
     kl: float | None = Field(default=None, gt=0)
-    """Above this divergence from where it began, in nats a token, measured on the answers of a step."""
+    """Maximum divergence from the initial model, in nats a token, measured on the completions of a step."""
     hacking: int | None = Field(default=None, ge=1)
-    """After so many measurements in a row in which the held-out reward is below its best while the reward that is
-    learnt is above what it was then; needs `validation`."""
+    """Number of measurements in a row in which the held-out reward is below its best while the training reward is above
+    what it was then (reward hacking); needs `validation`."""

@@ -1,1 +1,1 @@
-"""Writers: external servers that sample completions for a policy, one file each."""
+"""Rollout generators: external servers that sample completions for a policy, one file each."""

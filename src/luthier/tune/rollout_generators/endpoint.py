@@ -1,4 +1,4 @@
-"""Answers drawn by an engine behind an OpenAI-compatible address: vLLM, `luthier serve`, or another."""
+"""Sample completions from an OpenAI-compatible endpoint: vLLM, `luthier serve`, or another."""
 
 from __future__ import annotations
 
@@ -32,19 +32,19 @@ class EndpointRolloutGenerator(RolloutGenerator):
     kind: Literal["endpoint"] = "endpoint"
 
     url: str
-    """Where the API begins, as in `http://127.0.0.1:8000/v1`."""
+    """Base URL of the API, such as `http://127.0.0.1:8000/v1`."""
     model: str = Field(min_length=1)
-    """The model's name there."""
+    """The model's name at the endpoint."""
     key_env: str | None = None
     """Name of the environment variable that holds the key (never the key itself)."""
     extra: dict[str, Any] = Field(default={})
-    """What else stands in each request, such as `{top_k: -1}` where the engine would cut the vocabulary by itself."""
+    """Further fields of each request, such as `{top_k: -1}` where the engine would cut the vocabulary by default."""
     timeout_s: float = Field(default=300.0, gt=0)
-    """Seconds to wait for one answer."""
+    """Seconds to wait for one response."""
     retries: int = Field(default=5, ge=0)
-    """How often a call without an answer is tried again, each time after twice the wait."""
+    """Number of retries of a failed call, with the wait doubled each time."""
     max_concurrency: int = Field(default=16, ge=1)
-    """Calls that are under way at the same time."""
+    """Maximum concurrent calls."""
 
     @model_validator(mode="after")
     def _an_address(self) -> EndpointRolloutGenerator:
@@ -54,7 +54,7 @@ class EndpointRolloutGenerator(RolloutGenerator):
     def write(
         self, prompts: Sequence[RolloutPrompt], text: ChatTokenizer, max_new_tokens: int, kept: Path
     ) -> list[RolloutCompletion]:
-        """An answer to each prompt; the stream of a prompt is its seed."""
+        """Return a completion of each prompt; the random stream of a prompt is its seed."""
         usual = {"model": self.model, "max_tokens": max_new_tokens, "temperature": 1.0, "top_p": 1.0, "logprobs": 0}
         usual |= {"return_tokens_as_token_ids": True, **self.extra}
         bodies = [{**usual, "prompt": list(prompt.ids), "seed": prompt.stream} for prompt in prompts]

@@ -1,4 +1,4 @@
-"""The step that makes a model of what a training kept after one of its epochs."""
+"""The step `epoch`: makes a model of the weights that a training kept after one of its epochs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
 
 SECONDS = 1.0
-"""Files are copied."""
+"""Seconds to copy the files."""
 
 
 class SelectCheckpoint(Step):
@@ -40,7 +40,8 @@ class SelectCheckpoint(Step):
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write the model with its `training.json`, `training_examples.parquet` and `log.jsonl`, as if training had
-        ended there."""
+        ended there.
+        """
         tuned = work.inputs["tuned"]
         if tuned.manifest.inputs.get("model") != work.inputs["model"].digest:
             raise self._other_base()
@@ -51,7 +52,7 @@ class SelectCheckpoint(Step):
         return {}
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """Refuse an epoch that will not be kept, and another base than the one that is tuned."""
+        """Refuse an epoch that will not be kept, and a base model other than that of the training."""
         from luthier.tune.steps.tune import Tune
 
         upstream = plan_context.upstream.get("tuned")
@@ -65,7 +66,7 @@ class SelectCheckpoint(Step):
         return StepCostEstimate(seconds=SECONDS, how="files are copied")
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """Its size is that of its base model, and it is merged or not as the tuned model is."""
+        """Predict the size of its base model, and the tuned model's way of merging."""
         tuned = plan_context.outlines.get("tuned", ArtifactSpec())
         return replace(predict_tuned_model(plan_context), merging=tuned.merging, headed=tuned.headed)
 
@@ -86,6 +87,6 @@ class SelectCheckpoint(Step):
 
 
 def _list_saved_epochs(tuned: Artifact) -> tuple[int, ...]:
-    """The epochs that an artifact holds."""
+    """Return the epochs in an artifact."""
     parts = [entry.path.split("/") for entry in tuned.manifest.files]
     return tuple(sorted({int(part[1]) for part in parts if part[0] == EPOCHS and len(part) > 2}))

@@ -1,4 +1,4 @@
-"""The step that finds which training rows taught a model what it answers."""
+"""The step `influence`: finds which training rows a model learned an answer from."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from luthier.tune.influence.study import InfluenceStudy
 
 FEW_QUESTIONS = 4
-"""Questions up to which a sweep reads less than an index."""
+"""Number of queries up to which a sweep reads less than an index."""
 LEAST_RETRAININGS = 10
 _PREDICTIONS = "predictions.parquet"
 
@@ -56,20 +56,20 @@ class InfluenceQuery(BaseModel):
     split: Literal["test", "validation", "train"] = "test"
     """Which rows. Rows that were learnt from ask what taught them, themselves included."""
     where: Mapping[str, str] = {}
-    """A slice: columns of the data with the value that each must have; `label` is the class."""
+    """A slice: columns of the data with the value of each; `label` is the class."""
     ids: tuple[str, ...] = ()
     """Only these rows, by their ids."""
     failing: bool = False
     """Only rows that the step in `evaluation` counts as wrong."""
     limit: int = Field(default=64, ge=1)
-    """At most so many rows, evenly from the first to the last."""
+    """Maximum number of rows, evenly spaced."""
     each: bool = False
-    """Whether each row is a question of its own, so that each counts the same whatever its length; scores are means
-    over the questions. Else their mean loss is one question."""
+    """Whether each row is a query of its own, so that all count the same whatever their length; scores are means over
+    the queries. Otherwise their mean loss is one query."""
     text: str | None = Field(default=None, min_length=1)
     """A question in place of rows."""
     answer: str | None = Field(default=None, min_length=1)
-    """The answer to it that is explained."""
+    """The answer to the question in `text` that is explained."""
 
     @model_validator(mode="after")
     def _agrees(self) -> Self:
@@ -81,7 +81,7 @@ class InfluenceQuery(BaseModel):
         return self
 
     def describe(self, rows: int) -> str:
-        """In words."""
+        """Return the query in words."""
         if self.text is not None:
             return f"the answer {(self.answer or '')[:60]!r}"
         what = format_counted_noun(rows, f"{self.split} row")
@@ -108,28 +108,28 @@ class Influence(Step):
     data: DataRef
     """The step whose rows it learnt; the question's rows are of it, too."""
     evaluation: EvaluationRef = None
-    """The evaluation that says which rows fail, for `query.failing`."""
+    """The evaluation that says which rows are wrong, for `query.failing`."""
     findings: FindingsRef = None
-    """A validation of the data: how far the rows that hurt are those whose labels it doubts."""
+    """A validation of the data, to compare the harmful rows with those whose labels it doubts."""
     query: Annotated[InfluenceQuery, BasicMarker()] = InfluenceQuery()
     """What is asked."""
     methods: Annotated[tuple[InfluenceMethod, ...], Field(min_length=1), BasicMarker()] = (AdamInfluence(), Nearest())
-    """The methods. Where nothing is retrained, the first one is shown."""
+    """The methods. Without retraining, the first one is shown."""
     engine: Engine | Literal["auto"] = "auto"
     """`sweep` reads all rows twice for each question, shared prefixes once; `index` keeps each row's projected gradient
     on disk, for many questions. `auto`: a sweep for at most four questions."""
     readings: Literal[2, 4] = 2
-    """Readings of each pack in a sweep; 4 are more exact where 2 err by the curvature."""
+    """Forward passes over each pack in a sweep; 4 are more exact where 2 err by the curvature."""
     dimensions: int = Field(default=4096, ge=64)
-    """Numbers that the index keeps of each row."""
+    """Numbers that the index stores for each row."""
     retrainings: int = Field(default=0, ge=0)
-    """The budget of the proof: trainings without rows, 10 at least. 0: not verified."""
+    """Number of retrainings for the verification, at least 10. 0: not verified."""
     top: int = Field(default=10, ge=1)
-    """How many of the strongest rows are left out in the proof, and shown."""
+    """Number of strongest rows that are removed in the verification, and shown."""
     harmful: float = Field(default=0.05, gt=0, le=0.5)
-    """At most this share of the rows is called harmful."""
+    """Maximum share of the rows that is reported as harmful."""
     dtype: Literal["float32", "float64"] = "float32"
-    """What losses and gradients are computed in."""
+    """Dtype of losses and gradients."""
 
     @field_validator("methods")
     @classmethod
@@ -150,7 +150,7 @@ class Influence(Step):
         return self
 
     def choose_engine(self, questions: int) -> Engine:
-        """How rows are read for so many questions."""
+        """Return the engine for a number of queries."""
         if self.engine != "auto":
             return self.engine
         return "sweep" if questions <= FEW_QUESTIONS else "index"
@@ -224,7 +224,7 @@ class Influence(Step):
         return InfluenceStudy(step, model, training, examples, each=self.query.each, dtype=dtype)
 
     def _test_harm(self, study: InfluenceStudy, harmful: Sequence[int], best: str, scores: Tensor) -> HarmTest:
-        """Whether rows hurt by more than chance; `scores` are (questions, rows)."""
+        """Test whether the harmful rows hurt by more than chance; `scores` are (queries, rows)."""
         from luthier.tune.influence.significance import FEWEST, assess_harm, measure_row_effects
 
         questions, effects, why = len(study.question_rows), None, ""
@@ -239,7 +239,7 @@ class Influence(Step):
         return assess_harm(harmful, effects, questions=questions, rows=len(study.keys), seed=study.work.seed, why=why)
 
     def _score(self, study: InfluenceStudy) -> tuple[dict[str, Tensor], list[MethodInfluence]]:
-        """(questions, rows) scores by method."""
+        """Return (queries, rows) scores by method."""
         from luthier.artifacts.influence import MethodInfluence
 
         engine = self.choose_engine(len(study.queries))
@@ -265,7 +265,7 @@ class Influence(Step):
         return scores, parts, best, verification
 
     def _examples(self, work: StepContext) -> Iterator[Example]:
-        """What is asked about; `DataError` when nothing fits."""
+        """Yield the queried examples; `DataError` when there is none."""
         from luthier.artifacts.dataset import has_split, read_examples
         from luthier.chat.messages import Example, ExampleOrigin, Message
 
@@ -278,14 +278,14 @@ class Influence(Step):
         where = SourceLocation(field="query.split")
         if not has_split(data, query.split):
             raise DataError(f"the data set has no {query.split} rows", where=where, hint="set `split` in its step")
-        found = [example for example in read_examples(data, query.split) if self._matches_query(example)]
+        selected = [example for example in read_examples(data, query.split) if self._matches_query(example)]
         if query.failing:
             wrong = _list_failed_ids(work.inputs["evaluation"])
-            found = [example for example in found if example.id in wrong]
-        if not found:
+            selected = [example for example in selected if example.id in wrong]
+        if not selected:
             what = f"no {query.split} row is asked about"
             raise DataError(what, where=SourceLocation(field="query"), hint="ask about rows that there are")
-        yield from take_evenly_spaced(found, query.limit)
+        yield from take_evenly_spaced(selected, query.limit)
 
     def _matches_query(self, example: Example) -> bool:
         values = {**{name: str(value) for name, value in example.meta.items()}, "label": example.label}
@@ -293,7 +293,7 @@ class Influence(Step):
         return chosen and all(values.get(name) == value for name, value in self.query.where.items())
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """So many readings of all rows, and so many trainings; refuse trainings whose influence cannot be told."""
+        """Estimate the passes over all rows, and the retrainings; refuse trainings without computable influence."""
         step = self._upstream(plan_context)
         if step is None:
             return StepCostEstimate(how="unknown until the model is made")
@@ -309,7 +309,7 @@ class Influence(Step):
         return self._forecast(step, plan_context)
 
     def _upstream(self, plan_context: PlanContext) -> Tune | None:
-        """The step that tuned; `RecipeError` where it is of another kind."""
+        """Return the step that trained the model; `RecipeError` where it is of another kind."""
         step = plan_context.upstream.get("model")
         if step is not None and not isinstance(step, Tune):
             what = f"a step `{step.kind}` learns from no row"
@@ -317,7 +317,7 @@ class Influence(Step):
         return step
 
     def _forecast(self, step: Tune, plan_context: PlanContext) -> StepCostEstimate:
-        """From the time of the training: a pass forward and backward is three readings."""
+        """Scale the time of the training: a forward and backward pass counts as three readings."""
         training = plan_context.forecasts.get("model")
         questions = self.query.limit if self.query.each else 1
         engine = self.choose_engine(questions)
@@ -331,9 +331,10 @@ class Influence(Step):
         return StepCostEstimate(seconds=seconds, peak_bytes=training.peak_bytes, how=how)
 
     def _count_test_readings(self, step: Tune, plan_context: PlanContext) -> float:
-        """What testing the rows that hurt takes, in readings of all rows: gradients of these rows and of those that
-        are asked about."""
-        states = next((one.count_states(step) for one in self.methods if isinstance(one, GradientMethod)), 0)
+        """Return the cost of the significance test, in passes over all rows: gradients of the harmful rows and of the
+        queries.
+        """
+        states = next((method.count_states(step) for method in self.methods if isinstance(method, GradientMethod)), 0)
         if self.query.each or self.query.text is not None:
             return 0.0
         spec = plan_context.outlines.get("data")
@@ -347,14 +348,14 @@ def _in_nats(methods: Sequence[InfluenceMethod], kind: str) -> bool:
 
 
 def _label(data: Artifact, answer: str) -> str | None:
-    """The class that an answer names, where the data have classes."""
+    """Return the class of an answer, where the data have classes."""
     from luthier.artifacts.dataset import DatasetSummary
 
     return answer if answer in DatasetSummary.read(data).labels else None
 
 
 def _list_failed_ids(evaluation: Artifact) -> set[str]:
-    """The ids of the rows that the evaluated model got wrong."""
+    """Return the ids of the rows that the evaluated model got wrong."""
     import polars as pl
 
     from luthier.artifacts.evaluation import EvaluationSummary
@@ -365,7 +366,7 @@ def _list_failed_ids(evaluation: Artifact) -> set[str]:
 
 
 def _summarize(summary: Any, harmful: int) -> str:
-    """The outcome in words."""
+    """Return the outcome in words."""
     proof = summary.verified
     rows = f"{format_counted_noun(summary.rows, 'training row')} scored by {summary.best} for {summary.query} ({proof})"
     hurt = f"{format_counted_noun(harmful, 'row')} hurt" if harmful != 1 else "1 row hurts"

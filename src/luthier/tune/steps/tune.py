@@ -1,4 +1,4 @@
-"""The step that makes a tuned model: a technique, an objective, and the one loop over a data set's training rows."""
+"""The step `tune`: fine-tunes a model with a technique and an objective on the training rows of a data set."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 
 LARGE = 64 << 20
-"""Bytes of a model from which what it leaves behind is looked for."""
+"""Model size in bytes from which unused memory of a training is tracked."""
 
 
 class Tune(Step):
@@ -113,12 +113,12 @@ class Tune(Step):
     model: ModelRef = None
     """The step whose model is tuned; the recipe's own model when not given. `technique: plain` needs none."""
     teacher: TeacherRef = None
-    """The step whose model is learnt from, under an objective that has a teacher (`distil`); none otherwise."""
+    """The teacher model, under an objective that has one (`distil`); none otherwise."""
     reward_model: TeacherRef = None
-    """The step whose reward model judges answers, under an objective with the reward `model`; none otherwise."""
+    """The step whose reward model scores completions, under an objective with the reward `model`; none otherwise."""
     gold_model: TeacherRef = None
-    """The step whose reward model the reward `model` asks within `gold`, of held-out answers: one that the policy never
-    learns to please. The `reward_model` when not given."""
+    """The step whose reward model the reward `model` uses within `gold`, for held-out completions: one that the policy
+    is never trained on. The `reward_model` when not given."""
     technique: TechniqueBase = Lora()
     """What changes: which weights move, or (`prompt_search`) which words stand in front; or (`plain`) that a classifier
     without a network is made."""
@@ -127,18 +127,18 @@ class Tune(Step):
     epochs: Annotated[float, BasicMarker()] = Field(default=1.0, gt=0, le=1000)
     """How often each row is seen. One pass over fresh rows learns most for its time; two to four for small sets."""
     max_steps: int | None = Field(default=None, ge=1)
-    """Steps after which training ends, where the epochs hold more; it ends with the epochs where they hold fewer. The
-    learning rate has the shape of so many steps, and the order of the rows is that of the whole."""
+    """Number of steps after which training ends, if the epochs have more. The learning rate schedule has this length;
+    the order of the rows is that of the whole training."""
     save_epochs: int = Field(default=0, ge=0)
-    """After how many of the epochs before the last the weights are kept as well, those of the latest: the step `epoch`
-    makes a model of each. Held-out rows are measured there, too."""
+    """Number of epochs before the last one, counted backwards, after which the weights are kept as well: the step
+    `epoch` makes a model of each. Held-out rows are measured there, too."""
     keep_states: int = Field(default=0, ge=0, le=1000)
-    """How many states are kept in `states/`, evenly spaced, the last one at the end: the weights that move, their
-    second moments and learning rate, and which step saw which rows. The step `influence` reads them."""
+    """Number of states kept in `states/`, evenly spaced, the last one at the end: the trainable weights, their second
+    moments and learning rate, and the rows of each step. The step `influence` reads them."""
     without: tuple[str, ...] | PathText = ()
-    """Ids of training rows, or a file with one a line, that weigh nothing in a training with the same seed, steps and
-    order: what the model would be without them. Their places in the order stay empty, and averages of a step are taken
-    over its other rows."""
+    """Ids of training rows, or a file with one a line, that have no weight in a training with the same seed, steps and
+    order: what the model would be without them. Their positions in the order stay empty, and averages of a step are
+    taken over its other rows."""
     max_train_samples: int | None = Field(default=None, ge=1)
     """How many training rows are used, drawn by the seed; all of them when not given."""
     batch_size: Annotated[int, BasicMarker()] = Field(default=32, ge=1)
@@ -147,68 +147,69 @@ class Tune(Step):
     seed: int | None = Field(default=None, ge=0, lt=2**32)
     """The seed of this training alone, for several trainings on the same data; the recipe's when not given."""
     curriculum: Curriculum | None = None
-    """Which rows come first; a drawn order in each pass when not given."""
+    """The order of the rows; a random order in each epoch when not given."""
     learning_rate: Annotated[Annotated[float, Field(gt=0)] | Literal["auto"], BasicMarker()] = "auto"
     """Size of the updates at their height; `auto` follows the technique, the width of the model and the
     objective: preferences are learnt at a twentieth of the rate of answers, as by TRL's defaults."""
     part_learning_rates: Mapping[ModelPart, Annotated[float, Field(gt=0)]] = {}
-    """Learning rates of parts of a model that reads pictures or sounds, by name: `{projector: 1.0e-3, vision: 2.0e-6}`
-    as LLaVA has them. The other parts, and parts that are not named, have `learning_rate`."""
+    """Learning rates of parts of a model that reads images or audio, by name: `{projector: 1.0e-3, vision: 2.0e-6}` as
+    in LLaVA. Other parts have `learning_rate`."""
     optimizer: Optimizer = AdamW()
     """How gradients become updates."""
     lr_scheduler: Shape | Literal["auto"] = "auto"
-    """How the learning rate falls after the warm-up: to zero in a line (best in Defazio et al., 2023), in a cosine, not
-    at all, or only at the end (`wsd`: warm-up, stable, decay). `auto`: in a line; not at all where the optimizer
-    averages the weights itself."""
+    """The shape of the learning rate after the warm-up: a linear decay to zero (best in Defazio et al., 2023), a
+    cosine, constant, or constant with a decay at the end (`wsd`: warm-up, stable, decay). `auto`: linear; constant
+    where the optimizer averages the weights itself."""
     warmup_ratio: float = Field(default=0.03, ge=0, lt=1)
-    """Share of all steps over which the learning rate rises from nothing."""
+    """Share of all steps over which the learning rate rises from zero."""
     warmup_steps: int | None = Field(default=None, ge=0)
-    """Warm-up as a number of steps, in place of `warmup_ratio`: it does not depend on how long training is."""
+    """Warm-up as a number of steps, in place of `warmup_ratio`: it does not depend on the length of the training."""
     decay: float | None = Field(default=None, gt=0, le=1)
-    """Share of all steps over which `wsd` falls; a fifth when not given, which is as good as a cosine (Hägele et al.,
+    """Share of all steps over which `wsd` decays; a fifth when not given, which is as good as a cosine (Hägele et al.,
     2024)."""
     max_grad_norm: float | None = Field(default=1.0, gt=0)
-    """Largest norm of the whole gradient; larger ones are scaled down to it. None: any."""
+    """Maximum norm of the whole gradient; larger ones are scaled down to it. None: no limit."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the model computes in; what moves is always kept in fp32. `auto`: bfloat16 where the processor has it."""
+    """Dtype of the model's computation; trainable weights are always kept in fp32. `auto`: bfloat16 where the processor
+    supports it."""
     max_tokens_per_microbatch: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
-    """Tokens computed at once; a step with more is split, with the same gradient. `auto`: what fits into memory."""
+    """Tokens of a microbatch; a step with more is split, with the same gradient. `auto`: what fits into memory."""
     parts: Annotated[int, Field(ge=1, le=4096)] | Literal["auto"] = 1
-    """Into how many parts the rows of each step are dealt, each packed alone and computed by one thread. Up to so many
-    processes compute a step, and their number changes no byte. Prefixes that rows of several parts share are computed
-    again. `auto`: the largest power of two that computes at most 5 % more. 1: rows are packed together, and one process
-    uses all cores."""
+    """Number of parts into which the rows of each step are divided, each packed and computed by one thread. At most
+    this many processes compute a step, and their number changes no byte. Prefixes that rows of several parts share are
+    computed again. `auto`: the largest power of two that computes at most 5 % more. 1: rows are packed together, and
+    one process uses all cores."""
     processes: Annotated[int, Field(ge=1, le=256), NotHashed()] = 1
     """Processes on this machine that compute the parts of each step together, at most one for each part. Other machines
-    take part by torchrun's environment, as jobs of an executor have it."""
+    take part through torchrun's environment variables, as jobs of an executor have them."""
     save_steps: Annotated[int | None, Field(ge=1), NotHashed()] = None
-    """Steps between checkpoints; when not given, by the time that writing one takes (at most 2 % of the whole)."""
+    """Steps between checkpoints; when not given, chosen such that writing takes at most 2 % of the time."""
     keep_trunk: Annotated[bool, NotHashed()] = False
     """Keep the state before the learning rate falls (`wsd`), or before the last step (`constant`), in the store: a
     training that differs in `max_steps`, `epochs` or `decay` alone, and is as long, goes on from there, and ends in the
     same bytes as without. Give the warm-up in `warmup_steps` and `validation.every` in steps."""
     validation: ValidationSettings | None = None
-    """Rows that are never learnt but measured on the way: a curve, an early stop, and the best weights for the last.
-    Nothing is held out when not given."""
+    """Rows that are held out of training and measured during it: a validation curve, early stopping, and the best
+    weights in place of the last. Nothing is held out when not given."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Saves a running average of the weights in place of the last ones; each step keeps so much of the average (0.99 to
-    0.999; less in the first steps). Steadier where the learning rate does not fall to zero."""
+    """Saves an exponential moving average of the weights in place of the last ones; this is its decay (0.99 to 0.999;
+    less in the first steps). Steadier where the learning rate does not decay to zero."""
     loss_spike: float = Field(default=10.0, gt=0)
-    """Height from which a loss is no noise: so many robust deviations (1.4826 times the median absolute one) over the
-    median of the last 128 steps, and at least three times the highest loss of the first 32."""
+    """Height of a loss spike: this many robust standard deviations (1.4826 times the median absolute deviation) over
+    the median of the last 128 steps, and at least three times the highest loss of the first 32."""
     on_loss_spike: Answer = "stop"
-    """Whether training stops at such a step, keeping the state before it, or leaves the step out (`skip`; after ten in
-    a row it stops), or takes no notice (`off`). A loss that is not a number always stops it, or is left out."""
+    """Whether a loss spike stops the training, keeping the state before it, is skipped (`skip`; after ten in a row
+    training stops), or is ignored (`off`). A loss that is not finite always stops the training, or is skipped."""
     privacy: Privacy | None = None
-    """Differential privacy of the training rows: steps draw each unit by chance, clip its gradient, and add as much
-    noise as the promised epsilon asks for. The noise differs from run to run; a run that goes on keeps its own. What is
-    written beside the weights (log, rows, held-out measures) is not covered, and the names of classes count as known.
-    Nothing is promised when not given."""
+    """Differential privacy of the training rows: steps include each unit at random, clip its gradient, and add the
+    noise that epsilon needs. The noise differs from run to run; a resumed run keeps its own. What is written next to
+    the weights (log, rows, held-out measures) is not covered, and the names of classes count as public. None when not
+    given."""
     resume_from: PathText | None = None
     """A state that another training stopped at (its error names the file): weights, moments, log and step are taken
-    from it, and the rest is done with these settings, a lower `learning_rate` say."""
+    from it, and training continues with these settings, such as a lower `learning_rate`."""
     report_to: Annotated[tuple[Tracker, ...], NotHashed()] = ()
-    """Where the numbers of each step are written for other people's tools, beside the artifact; nowhere by default."""
+    """Experiment trackers that receive the metrics of each step; none by default."""
 
     @model_validator(mode="after")
     def _teacher_agrees(self) -> Self:
@@ -244,7 +245,7 @@ class Tune(Step):
 
     @model_validator(mode="after")
     def _policy_agrees(self) -> Self:
-        """Refuse what an objective that draws lacks, and what would change nothing under it."""
+        """Refuse settings that an objective with rollouts lacks, and settings without effect under it."""
         policy = self.objective if isinstance(self.objective, PolicyObjective) else None
         gold = policy is not None and any(reward.needs_model for reward in policy.gold)
         if self.gold_model is not None and not gold:
@@ -284,7 +285,7 @@ class Tune(Step):
         return self
 
     def read_without(self, recipe_dir: Path) -> tuple[str, ...]:
-        """The ids of the rows that weigh nothing."""
+        """Return the ids of the rows without weight."""
         if isinstance(self.without, tuple):
             return self.without
         path = resolve_path(self.without, recipe_dir)
@@ -319,48 +320,49 @@ class Tune(Step):
         return self
 
     def find_trunk_obstacle(self) -> str:
-        """Why no longer training can go on from a state of this one; empty when one can."""
+        """Return why a longer training cannot resume from a state of this one; empty when it can."""
         return find_trunk_obstacle(self)
 
     def count_steps(self, rows: int) -> int:
-        """Optimizer steps of the whole training, for so many training rows; 0 under a technique without steps."""
+        """Return the optimizer steps for `rows` training rows; 0 under a technique without steps."""
         return count_steps(self, rows)
 
     def count_warmup_steps(self, steps: int) -> int:
-        """Steps over which the learning rate rises, of a training of so many."""
+        """Return the warm-up steps of a training of `steps` steps."""
         return self.warmup_steps if self.warmup_steps is not None else count_warmup_steps(steps, self.warmup_ratio)
 
     def at_share(self, share: float, rows: int) -> Tune:
-        """The training shortened to a share (0, 1] of its steps for so many training rows; the step itself for 1.
+        """Return the training shortened to a share (0, 1] of its steps for `rows` training rows; the step itself for 1.
 
-        It rises over as many steps as the whole one, measures at the same steps, falls at its own end (`wsd`; a
-        constant rate stays constant), and keeps its trunk where it has one, so that one with a larger share goes on
-        from there. A technique without steps gets a share of its own budget, or of the rows. `ValueError` for any other
-        share.
+        It has the warm-up steps of the whole training, measures at the same steps, decays at its own end (`wsd`; a
+        constant rate stays constant), and keeps its trunk where it has one, so that a training with a larger share
+        continues from there. A technique without steps gets a share of its own budget, or of the rows. `ValueError` for
+        any other share.
         """
         return shorten_training(self, share, rows)
 
     @property
     def kept_epochs(self) -> range:
-        """The epochs (from 1) before the last after which the weights are kept."""
+        """The epochs (from 1) before the last one after which the weights are kept."""
         last = math.ceil(self.epochs)
         return range(last - self.save_epochs, last)
 
     def choose_kept_steps(self, steps: int) -> list[int]:
-        """The steps (from 1) after which a state is kept, of so many; the last one is among them."""
+        """Return the steps (from 1) after which a state is kept, the last step included."""
         number = min(self.keep_states, steps)
         return [round(steps * (at + 1) / number) for at in range(number)]
 
     @property
     def shape(self) -> Shape:
-        """How the learning rate falls."""
+        """The learning rate schedule."""
         if self.lr_scheduler == "auto":
             return "constant" if self.optimizer.averages else "linear"
         return self.lr_scheduler
 
     def make(self, work: StepContext) -> Mapping[str, Any]:
         """Write adapter, whole model, prompt or classifier, `training.json`, `training_examples.parquet`, and the log
-        of steps or candidates."""
+        of steps or candidates.
+        """
         if self.seed is not None:
             work = replace(work, seed=self.seed)
         if "model" in work.inputs:
@@ -377,11 +379,11 @@ class Tune(Step):
 
     @property
     def takes_ranks(self) -> bool:
-        """Where steps have parts."""
+        """Whether several ranks can compute it: where steps have parts."""
         return self.parts != 1 and isinstance(self.technique, Technique)
 
     def follow(self, work: StepContext) -> None:
-        """Compute parts of the training that rank 0 leads; `RankLost` when it is gone."""
+        """Compute parts of the training that rank 0 leads; `RankLost` when it ends."""
         from luthier.tune.run import TrainingRun
         from luthier.tune.training.group import RankGroup, RankLost, connect_job_ranks
 
@@ -393,7 +395,7 @@ class Tune(Step):
         TrainingRun(self, self.technique, work).follow(connect_job_ranks, fail)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """Predict from the data's size, the model's, and the speed of this machine; refuse what cannot be done."""
+        """Estimate the cost from the size of data and model and the speed of this machine; refuse what cannot run."""
         refuse_planned_tool_rows(plan_context)
         if isinstance(self.technique, StandaloneTechnique):
             return self.technique.estimate_cost(plan_context, self.max_train_samples)
@@ -410,13 +412,13 @@ class Tune(Step):
         return estimate_cost(self, plan_context)
 
     def describe_training(self, plan_context: PlanContext) -> TrainingWorkload | None:
-        """What it computes; None where a technique trains no network here."""
+        """Describe the computation; None where a technique trains no network here."""
         if isinstance(self.technique, StandaloneTechnique) or is_remote_input(plan_context):
             return None
         return describe_training_workload(self, plan_context)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """The tuned model has the size of the one it stands on."""
+        """Predict the size of the base model."""
         if isinstance(self.technique, StandaloneTechnique):
             return self.technique.outline(plan_context)
         artifact = plan_context.inputs.get("model")
@@ -430,7 +432,7 @@ class Tune(Step):
 
     @model_validator(mode="after")
     def _each_setting_matters(self) -> Self:
-        """Refuse settings of the loop under a technique that has none."""
+        """Refuse settings of the trainer under a technique without one."""
         if not isinstance(self.technique, StandaloneTechnique):
             return self
         for name, field in type(self).model_fields.items():
@@ -442,17 +444,17 @@ class Tune(Step):
         return self
 
     def inputs(self) -> dict[str, Reads]:
-        """A technique that reads no base model leaves the recipe's own unread."""
+        """Leave the recipe's own model out under a technique that reads no base model."""
         return {name: mark for name, mark in self.reads().items() if name != "model" or self.technique.needs_model}
 
     def fingerprint(self, recipe_dir: Path) -> str | None:
-        """The state that is gone on from, and the file of rows that weigh nothing, by their contents."""
+        """Return the contents of the resumed state, and of the file of rows without weight."""
         paths = [path for path in (self.resume_from, self.without) if path and not isinstance(path, tuple)]
         digests = [file_digest(resolve_path(path, recipe_dir)) for path in paths]
         return digests[0] if len(digests) == 1 else digest_of(digests) if digests else None
 
     def rate_for(self, technique: Technique, model: ModelDescription) -> LearningRate:
-        """The learning rate, and why."""
+        """Return the learning rate, and why it was chosen."""
         if self.learning_rate == "auto":
             rate, share = self.optimizer.rate(rate_for_model(technique, model)), self.objective.rate_share
             why = rate.why if share == 1 else f"{rate.why}; times {share:g} for {self.objective.kind}"
@@ -460,7 +462,7 @@ class Tune(Step):
         return LearningRate(self.learning_rate, "as given")
 
     def examples(self, work: StepContext) -> list[Example]:
-        """The training rows that are used, in source order."""
+        """Return the training rows that are used, in source order."""
         data = work.inputs["data"]
         if not has_split(data, "train"):
             raise DataError("the data set has no training rows", where=SourceLocation(field="data"))
@@ -468,7 +470,7 @@ class Tune(Step):
         return [example for some in read_example_batches(data, "train", indices) for example in some]
 
     def agree(self, model: ModelDescription) -> None:
-        """`ModelError` when the technique cannot learn the objective on this model."""
+        """Raise `ModelError` when the technique cannot train the objective on this model."""
         why = self.technique.refuses(self.objective.kind, model)
         if not why and model.model_type in SPEECH_TYPES:
             why = _refuses_speech(self.technique.kind, wants_head=self.objective.wants_head())
@@ -479,20 +481,20 @@ class Tune(Step):
             )
 
     def hashed_settings(self) -> dict[str, Any]:
-        """One part, no kept states, no row left out and one learning rate are what a training without these settings
-        has, and have its name."""
-        found = super().hashed_settings()
+        """Leave defaults of newer settings out, so that trainings without them keep their artifact name."""
+        settings = super().hashed_settings()
         usual = {
             "parts": self.parts == 1,
             "keep_states": not self.keep_states,
             "without": not self.without,
             "part_learning_rates": not self.part_learning_rates,
         }
-        return {name: value for name, value in found.items() if not usual.get(name)}
+        return {name: value for name, value in settings.items() if not usual.get(name)}
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The technique's learning rates at the scale of objective and optimizer, epochs, and the batch size; nothing
-        where no network is trained."""
+        """The technique's learning rates scaled to objective and optimizer, epochs, and the batch size; empty where no
+        network is trained.
+        """
         if isinstance(self.technique, StandaloneTechnique):
             return {}
         found = {
@@ -507,7 +509,7 @@ class Tune(Step):
 
 
 def _refuses_speech(technique: str, *, wants_head: bool) -> str:
-    """What a model that transcribes cannot learn; empty for all else."""
+    """Return what a speech recognition model cannot be trained on; empty for all else."""
     if technique in ("prompt", "p_tuning", "prefix"):
         return "the virtual tokens of a pack would attend to one sound, and its rows have different ones"
     return "a model that transcribes has no head for classes or rewards" if wants_head else ""

@@ -1,1 +1,1 @@
-"""Techniques, which decide the trained weights, one file each."""
+"""Techniques: which weights are trained, one file each."""

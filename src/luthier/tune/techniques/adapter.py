@@ -1,4 +1,4 @@
-"""Bottleneck adapters: a narrow detour after (or beside) attention and MLP of every layer."""
+"""Bottleneck adapters: small two-layer networks after (or parallel to) attention and MLP of every layer."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width,
 BEST_RATE = 3e-4
 """LLM-Adapters' for series and parallel adapters (Hu et al., 2023); found at a width of 4,096, so careful here."""
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 _ATTENTION = re.compile(r"((?:self_attn|self_attention|attention|attn)\.(?:o_proj|out_proj|dense|c_proj|wo))\.weight$")
-"""The layer that leads out of attention, in a decoder layer."""
+"""The output projection of attention, in a decoder layer."""
 _MLP = re.compile(r"^(mlp|feed_forward|ffn|block_sparse_moe)\.|^(fc2)\.")
 """The MLP of a decoder layer; OPT's has no module of its own, and ends with fc2."""
 _LAYER = re.compile(r"(?:^|\.)(\d+)\.")
@@ -42,16 +42,18 @@ class BottleneckAdapter(Technique):
     """`pfeiffer`: after each MLP, nearly as good as twice as many (Pfeiffer et al., 2021). `houlsby`: after attention
     and after the MLP (Houlsby et al., 2019). `parallel`: beside the MLP, from its input (He et al., 2022)."""
     reduction_factor: float = Field(default=16.0, gt=0)
-    """How many times narrower than the model the detour is; 16 is Pfeiffer's."""
+    """Ratio of the model's width to the bottleneck's; 16 is Pfeiffer's."""
     size: int | None = Field(default=None, ge=1)
-    """The detour's width as a number, in the stead of `reduction_factor`; 256 in LLM-Adapters (Hu et al., 2023)."""
+    """The bottleneck's width as a number, in place of `reduction_factor`; 256 in LLM-Adapters (Hu et al., 2023)."""
     non_linearity: Literal["relu", "gelu", "silu", "tanh"] = "relu"
-    """The non-linearity in the narrow place."""
+    """The activation function of the bottleneck."""
     scale: float = Field(default=1.0, gt=0)
-    """What the detour's output is multiplied by; He et al. take 4 for parallel ones."""
+    """Factor on the adapter's output; He et al. use 4 for parallel ones."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with fresh fp32 detours: the way down random from the seed, the way up zero."""
+        """Return PEFT's model with fresh fp32 adapters: the down-projection random from the seed, the up-projection
+        zero.
+        """
         import torch
         from peft import get_peft_model
 
@@ -66,7 +68,9 @@ class BottleneckAdapter(Technique):
         others = [name for name, _ in model.named_modules() if find_part(name) != "language"]
         config = BottleneckConfig(
             target_modules=sorted(target_modules),
-            exclude_modules=[name for name in others if name.endswith(tuple(f".{one}" for one in target_modules))],
+            exclude_modules=[
+                name for name in others if name.endswith(tuple(f".{layer_type}" for layer_type in target_modules))
+            ],
             size=self._size(width),
             bend=self.non_linearity,
             parallel=self.adapter_type == "parallel",
@@ -82,23 +86,23 @@ class BottleneckAdapter(Technique):
         return self.size or max(1, round(width / self.reduction_factor))
 
     def _find_modules(self, names: Iterable[str]) -> set[tuple[int, str]]:
-        """Each decoder layer with the modules in it that get a detour, told from the names of parameters."""
-        found: set[tuple[int, str]] = set()
+        """Return each decoder layer with the modules in it that get an adapter, from parameter names."""
+        modules: set[tuple[int, str]] = set()
         for name in names:
             if find_part(name) == "language" and (layer := _LAYER.search(name)):
                 inside = name[layer.end() :]
                 if (mlp := _MLP.search(inside)) and not (mlp[2] and self.adapter_type == "parallel"):
-                    found.add((int(layer[1]), mlp[1] or mlp[2]))
+                    modules.add((int(layer[1]), mlp[1] or mlp[2]))
                 if self.adapter_type == "houlsby" and (out := _ATTENTION.search(inside)):
-                    found.add((int(layer[1]), out[1]))
-        return found
+                    modules.add((int(layer[1]), out[1]))
+        return modules
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """A model whose layers are called otherwise."""
+        """Refuse a model whose layers have unknown names."""
         return "" if not model.tensors or self._find_modules(model.tensors) else _NONE
 
     def _count_adapters(self, model: ModelDescription) -> int:
-        """How many there are; as in a usual model when it is not here yet."""
+        """Return the number of adapters; as in a usual model when it does not exist yet."""
         return (
             len(self._find_modules(model.tensors))
             if model.tensors
@@ -106,34 +110,35 @@ class BottleneckAdapter(Technique):
         )
 
     def trainable(self, model: ModelDescription) -> int:
-        """Both matrices and both biases of every detour."""
+        """Return both matrices and both biases of every adapter."""
         width, size = model.hidden_size, self._size(model.hidden_size)
         return self._count_adapters(model) * (2 * width * size + width + size)
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Frozen weights, the detours with AdamW, and what autograd keeps of one pack: of each detour its input and the
-        narrow place before and after the bend, in fp32."""
+        """Return frozen weights, the adapters with AdamW, and autograd's saved tensors of one pack: of each adapter its
+        input and the bottleneck before and after the activation, in fp32.
+        """
         plain = estimate_training_memory(model, "adapter", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         return plain + tokens * self._count_adapters(model) * 4 * (
             model.hidden_size + 2 * self._size(model.hidden_size)
         )
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """The learning rate, by the width of the model."""
+        """Return the learning rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(
             value, f"bottleneck adapters in a model {hidden_size} wide; LLM-Adapters', falling with width"
         )
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The learning rate, and how narrow the detour is."""
+        """The learning rate, and the width of the bottleneck."""
         return {
             "learning_rate": ParamDistribution(1e-4, 3e-3, log=True),
             "reduction_factor": ParamDistribution(values=(4.0, 8.0, 16.0, 32.0)),
         }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` in PEFT's format."""
+        """Write `adapter/` in PEFT's format."""
         write_adapter(model, folder, name)
 
 

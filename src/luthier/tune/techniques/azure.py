@@ -31,16 +31,16 @@ class AzureTechnique(OpenaiShapedTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Azure's."""
+        """Azure's limits."""
         return AZURE
 
     def open_client(self, say: Callable[[str], None]) -> ProviderClient:
-        """The key stands in a header of its own, and the version in each address."""
+        """Send the key in a header of its own, and the API version in each URL."""
         return ProviderClient(
             self.url, self.key_env, say, patience_s=self.patience_s, timeout_s=self.timeout_s, key_header="api-key",
             params={"api-version": self.api_version} if self.api_version else {},
         )  # fmt: skip
 
     def get_served_name(self, job: HostedJob) -> str:
-        """The name of the deployment."""
+        """Return the name of the deployment."""
         return self.deployment or job.model

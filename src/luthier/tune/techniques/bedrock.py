@@ -29,10 +29,10 @@ _STATES: Mapping[str, JobState] = {
     "Stopping": "cancelled",
     "Stopped": "cancelled",
 }
-"""`InProgress` is on the way."""
+"""`InProgress` means that the job is in progress."""
 _JOBS = "model-customization-jobs"
 _PAGE = 1000
-"""The most jobs that one answer lists; those of one name are far fewer."""
+"""Maximum jobs in one response; those of one name are far fewer."""
 
 
 class BedrockTechnique(BucketTechnique):
@@ -74,29 +74,29 @@ class BedrockTechnique(BucketTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Bedrock's rules for rows, for Amazon Nova."""
+        """Bedrock's limits on rows, for Amazon Nova."""
         return BEDROCK
 
     @property
     def inference_url(self) -> str:
-        """Bedrock's API of OpenAI's shape."""
+        """Bedrock's OpenAI-compatible API."""
         return f"https://bedrock-runtime.{self.region}.amazonaws.com/openai/v1"
 
     def identify_job(self) -> list[Any]:
-        """Region and bucket as well."""
+        """Add region and bucket."""
         return [*super().identify_job(), self.region, self.bucket]
 
     def open_client(self, say: Callable[[str], None]) -> ProviderClient:
-        """Signed with AWS' credentials."""
+        """Sign requests with AWS credentials."""
         auth = AwsAuth(self.region, "bedrock", self._storage)
         return ProviderClient(self._api, None, say, patience_s=self.patience_s, timeout_s=self.timeout_s, auth=auth)
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """In the bucket."""
+        """Find the file in the bucket."""
         return self._uri(request) if client.exists(self._object(request)) else None
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Put it into the bucket; the same bytes may be put there twice."""
+        """Put the file into the bucket; writing the same bytes twice is harmless."""
         client.send_file("PUT", self._object(request), file)
         return self._uri(request)
 
@@ -105,7 +105,7 @@ class BedrockTechnique(BucketTechnique):
         return [self.read_job(self.read_record(client, name)) for name in self._list_names(client, request)]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
-        """Start a job under the next name; its token is the job key with the number of the try."""
+        """Start a job under the next name; its token is the job key with the number of the attempt."""
         number = len(self._list_names(client, request)) + 1
         name = request.name if number == 1 else f"{request.name}-{number}"
         settings = {"epochCount": self.epochs, **self.job_settings()}
@@ -124,11 +124,11 @@ class BedrockTechnique(BucketTechnique):
         return self.read_job(self.read_record(client, name))
 
     def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
-        """Ask for it."""
+        """Fetch the job's record."""
         return client.get(f"{_JOBS}/{quote(job_id, safe='')}")
 
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
-        """By its state; Bedrock counts no tokens."""
+        """Read the job from its record; Bedrock reports no tokens."""
         data = record.get("trainingDataConfig")
         return HostedJob(
             id=read_text(record, "jobName", self.url),
@@ -139,11 +139,11 @@ class BedrockTechnique(BucketTechnique):
         )
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
-        """Stop it."""
+        """Stop the job."""
         client.post(f"{_JOBS}/{quote(job_id, safe='')}/stop", {})
 
     def get_served_name(self, job: HostedJob) -> str:
-        """The deployment's ARN, or the model's own."""
+        """Return the deployment's ARN, or the model's own."""
         return self.deployment or job.model
 
     @property
@@ -157,7 +157,7 @@ class BedrockTechnique(BucketTechnique):
         return f"{self._storage}/{self.bucket}/luthier/{request.name}.jsonl"
 
     def _list_names(self, client: ProviderClient, request: HostedRequest) -> list[str]:
-        """The names of the request's jobs, the oldest first."""
+        """Return the names of the request's jobs, oldest first."""
         page: dict[str, Any] = client.get(_JOBS, nameContains=request.name, maxResults=_PAGE)
         names = [str(record.get("jobName")) for record in read_records(page, "modelCustomizationJobSummaries")]
         own = [name for name in names if name == request.name or name.startswith(f"{request.name}-")]

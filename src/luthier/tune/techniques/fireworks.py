@@ -30,10 +30,10 @@ _STATES: Mapping[str, JobState] = {
     "JOB_STATE_CANCELLED": "cancelled",
     "JOB_STATE_CANCELLING": "cancelled",
 }
-"""All others are on the way."""
+"""All other states mean that the job is in progress."""
 _CONFLICT = 409
 _MOST_TRIES = 20
-"""Jobs for the same rows and settings, each after one that failed."""
+"""Maximum jobs for the same rows and settings, each after a failed one."""
 
 
 class FireworksTechnique(DownloadableHostedTechnique):
@@ -65,16 +65,16 @@ class FireworksTechnique(DownloadableHostedTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Fireworks'."""
+        """Fireworks' limits."""
         return FIREWORKS
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """The data set, once it is whole."""
-        found = _find(client, f"{self._account}/datasets/{request.name}")
-        return request.name if found is not None and found.get("state") == "READY" else None
+        """Find the data set, once it is complete."""
+        record = _find(client, f"{self._account}/datasets/{request.name}")
+        return request.name if record is not None and record.get("state") == "READY" else None
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Make the data set, and upload the file into it."""
+        """Create the data set, and upload the file into it."""
         about = {"userUploaded": {}, "format": "CHAT", "exampleCount": str(request.rows)}
         try:
             client.post(f"{self._account}/datasets", {"datasetId": request.name, "dataset": about})
@@ -89,7 +89,7 @@ class FireworksTechnique(DownloadableHostedTechnique):
         return [self.read_job(record) for _, record in self._list(client, request) if record is not None]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
-        """Start a job under the first id that is free."""
+        """Start a job under the first free id."""
         job_id = next((entry for entry, record in self._list(client, request) if record is None), None)
         if job_id is None:
             raise ModelError(f"{_MOST_TRIES} jobs for the same rows failed", hint="look at them at Fireworks")
@@ -107,17 +107,17 @@ class FireworksTechnique(DownloadableHostedTechnique):
         return self.read_job(client.post(self._jobs, body, dpoJobId=job_id))
 
     def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
-        """Ask for it."""
+        """Fetch the job's record."""
         return client.get(self._path(job_id))
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """How far it is; Fireworks lists no events."""
+        """Return the progress; Fireworks lists no events."""
         progress = self.read_record(client, job_id).get("jobProgress")
         percent = progress.get("percent") if isinstance(progress, dict) else None
         return [HostedEvent(f"{percent}", f"{percent} % done")] if percent else []
 
     def download_rows(self, client: ProviderClient, file_id: str, to: Path) -> None:
-        """From the addresses that Fireworks signs for the files of a data set."""
+        """Download from the signed URLs of a data set's files."""
         signed = _list_files(client, f"{self._account}/datasets/{file_id}:getDownloadEndpoint")
         with to.open("wb") as file:
             for url in signed.values():
@@ -127,13 +127,13 @@ class FireworksTechnique(DownloadableHostedTechnique):
                 part.unlink()
 
     def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
-        """From the addresses that Fireworks signs for the files of a model."""
+        """Download from the signed URLs of a model's files."""
         for name, url in _list_files(client, f"{job.model}:getDownloadEndpoint").items():
             if (own := name.rpartition("/")[2]) in (SETTINGS, WEIGHTS):
                 client.download(url, folder / own)
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
-        """Cancel it."""
+        """Cancel the job."""
         client.post(f"{self._path(job_id)}:cancel", {})
 
     @property
@@ -148,15 +148,15 @@ class FireworksTechnique(DownloadableHostedTechnique):
         return f"{self._jobs}/{job_id}"
 
     def _list(self, client: ProviderClient, request: HostedRequest) -> Iterator[tuple[str, dict[str, Any] | None]]:
-        """The ids of the request's jobs with what they stand for, up to the first that is free."""
+        """Yield the ids of the request's jobs with their records, up to the first free id."""
         for number in range(1, _MOST_TRIES + 1):
             job_id = request.name if number == 1 else f"{request.name}-{number}"
-            yield job_id, (found := _find(client, self._path(job_id)))
-            if found is None:
+            yield job_id, (record := _find(client, self._path(job_id)))
+            if record is None:
                 return
 
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
-        """By its state."""
+        """Read the job from its record."""
         status, progress = record.get("status"), record.get("jobProgress")
         tokens = progress.get("inputTokens") if isinstance(progress, dict) else None
         return HostedJob(
@@ -170,13 +170,13 @@ class FireworksTechnique(DownloadableHostedTechnique):
 
 
 def _list_files(client: ProviderClient, path: str) -> dict[str, str]:
-    """The signed addresses of files by their names, in the order of names."""
+    """Return the signed URLs of files by name, in the order of names."""
     signed = client.get(path).get("filenameToSignedUrls")
     return {name: str(url) for name, url in sorted(signed.items())} if isinstance(signed, dict) else {}
 
 
 def _find(client: ProviderClient, path: str) -> dict[str, Any] | None:
-    """What is at an address; None where nothing is."""
+    """Fetch a record; None where there is none."""
     try:
         return client.get(path)
     except ModelError as error:

@@ -1,4 +1,4 @@
-"""Full fine-tuning: every weight moves."""
+"""Full fine-tuning: every weight is trained."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 BEST_RATE = 5e-5
 """At a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 
 
 class FullFineTuning(Technique):
@@ -24,11 +24,11 @@ class FullFineTuning(Technique):
     kind: Literal["full"] = "full"
 
     embeddings: bool = True
-    """Whether the token embeddings (and a head tied to them) move too. Freezing them saves memory and keeps rare words
-    as they were; they must move when the data is in a language or script that is new to the model."""
+    """Whether the token embeddings (and a head tied to them) are trained too. Freezing them saves memory and keeps rare
+    words as they were; train them when the data is in a language or script that is new to the model."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """Turn gradients on for all of the model."""
+        """Enable gradients for the whole model."""
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(not is_fixed_position(name))
         if not self.embeddings:
@@ -36,23 +36,23 @@ class FullFineTuning(Technique):
         return model
 
     def trainable(self, model: ModelDescription) -> int:
-        """All parameters, or all but the embeddings."""
+        """Return all parameters, or all but the embeddings."""
         fixed = sum(numbers for name, numbers in parameter_sizes(model).items() if is_fixed_position(name))
         return model.parameters - fixed - (0 if self.embeddings else model.embedding_parameters)
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Weights, gradients and AdamW's two moments in fp32, and what autograd keeps of one pack."""
+        """Return weights, gradients and AdamW's two moments in fp32, and autograd's saved tensors of one pack."""
         return estimate_training_memory(model, "full", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """The learning rate, by the width of the model."""
+        """Return the learning rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a model {hidden_size} wide; falls with width")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The learning rate is what matters."""
+        """The learning rate."""
         return {"learning_rate": ParamDistribution(1e-5, 5e-4, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """A Hugging Face folder: new weights in one safetensors file, everything else as it was."""
+        """Write a Hugging Face folder: new weights in one safetensors file, everything else unchanged."""
         write_full_model(model, folder, base)

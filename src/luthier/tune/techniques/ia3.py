@@ -1,4 +1,4 @@
-"""(IA)³: keys, values and the inside of the MLP are scaled, number by number, in PEFT's format."""
+"""(IA)³: trained factors on keys, values and the inner activations of the MLP, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width,
 BEST_RATE = 3e-3
 """T-Few's, for a model 2,048 wide (Liu et al., "Few-Shot Parameter-Efficient Fine-Tuning", 2022)."""
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 KEYS_AND_VALUES = ("k_proj", "v_proj", "kv_b_proj", "qkv_proj", "query_key_value", "c_attn", "Wqkv")
-"""What layers are called whose output is keys and values; the last four make queries too, scaled alike."""
+"""Names of layers that compute keys and values; the last four also compute queries, which are scaled alike."""
 DOWN = ("down_proj", "dense_4h_to_h", "fc2", "mlp.c_proj", "fc_out", "w2")
-"""What layers are called that lead from the inside of an MLP back."""
+"""Names of the MLP's output projections."""
 
 
 class Ia3(Technique):
@@ -30,13 +30,13 @@ class Ia3(Technique):
     kind: Literal["ia3"] = "ia3"
 
     target_modules: Literal["auto"] | tuple[str, ...] = "auto"
-    """Names of the layers that are scaled. `auto`: those that make keys and values, and those that lead out of the MLP,
-    as in the paper (Liu et al., 2022), by the names that the model's family has for them."""
+    """Names of the layers that are scaled. `auto`: those that compute keys and values, and the MLP's output
+    projections, as in the paper (Liu et al., 2022), by the names of the model's family."""
     feedforward_modules: Literal["auto"] | tuple[str, ...] = "auto"
-    """Which of the targets are scaled at their input, not at their output. `auto`: those that lead out of the MLP."""
+    """Targets that are scaled at their input rather than at their output. `auto`: the MLP's output projections."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with every factor 1, in fp32: it begins as the model itself, whatever the seed."""
+        """Return PEFT's model with every factor 1, in fp32: it equals the base model, whatever the seed."""
         from peft import IA3Config, get_peft_model
         from transformers.pytorch_utils import Conv1D
 
@@ -63,7 +63,7 @@ class Ia3(Technique):
         return adapted
 
     def _targets(self, names: list[str]) -> list[str]:
-        """The targets that layers of these names have."""
+        """Return the targets among layers of these names."""
         targets = (*KEYS_AND_VALUES, *DOWN) if self.target_modules == "auto" else self.target_modules
         return sorted(target for target in set(targets) if any(_is_meant(name, [target]) for name in names))
 
@@ -88,7 +88,7 @@ class Ia3(Technique):
         )
 
     def _count_scaled_features(self, model: ModelDescription) -> tuple[list[int], list[int]]:
-        """How many numbers are scaled, for each layer scaled at its output, and for each at its input."""
+        """Return the number of scaled features of each layer scaled at its output, and of each at its input."""
         targets = self._targets([linear_layer.name for linear_layer in list_linear_layers(model)])
         inner = self._feedforward(targets)
         layers = select_target_layers(model, targets)
@@ -96,22 +96,23 @@ class Ia3(Technique):
         return [layer.outputs for layer in layers if not any(layer.called(name) for name in inner)], at_input
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """A model whose layers are called otherwise."""
+        """Refuse a model whose layers have unknown names."""
         return "" if self._targets([linear_layer.name for linear_layer in list_linear_layers(model)]) else _NONE
 
     def trainable(self, model: ModelDescription) -> int:
-        """One factor for each scaled number."""
+        """Return one factor for each scaled feature."""
         return sum(map(sum, self._count_scaled_features(model)))
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Frozen weights, the factors with AdamW, and what autograd keeps of one pack: what is scaled once more, since
-        the factor's gradient needs it, at an MLP's input in fp32."""
+        """Return frozen weights, the factors with AdamW, and autograd's saved tensors of one pack: scaled activations
+        once more, which the factors' gradients need, at an MLP's input in fp32.
+        """
         plain = estimate_training_memory(model, "ia3", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         outputs, inputs = self._count_scaled_features(model)
         return plain + tokens * (4 * sum(outputs) + 4 * sum(inputs))
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """The paper's, by the width of the model."""
+        """Return the paper's rate, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"(IA)³ on a model {hidden_size} wide; T-Few's, falling with width")
 
@@ -120,7 +121,7 @@ class Ia3(Technique):
         return {"learning_rate": ParamDistribution(1e-3, 3e-2, log=True)}
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` as PEFT reads it."""
+        """Write `adapter/` in PEFT's format."""
         write_adapter(model, folder, name)
 
 
@@ -128,7 +129,7 @@ _NONE = "no layer is known that makes keys and values or leads out of an MLP"
 
 
 def _is_meant(name: str, targets: list[str]) -> bool:
-    """Whether PEFT takes a layer for one of the targets."""
+    """Return whether PEFT matches a layer to one of the targets."""
     return any(f".{name}".endswith(f".{target}") for target in targets)
 
 

@@ -1,4 +1,4 @@
-"""Full fine-tuning of a chosen part: some decoder layers, and what is named besides."""
+"""Partial fine-tuning: some decoder layers and other named parameters are trained in full."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from luthier.tune.technique import LearningRate, Technique, scale_rate_to_width
 BEST_RATE = 5e-5
 """Full fine-tuning's, at a width of 2,000 (Schulman et al., "LoRA Without Regret", 2025)."""
 HEAD_ROWS = 256
-"""Positions at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 
 
 class PartialFineTuning(Technique):
@@ -36,21 +36,21 @@ class PartialFineTuning(Technique):
     kind: Literal["layers"] = "layers"
 
     last: Annotated[int, Field(ge=0)] | Literal["quarter"] = "quarter"
-    """How many of the last decoder layers move. A quarter of them reaches nine tenths of what moving everything does
-    (Lee et al., "What Would Elsa Do?", 2019); nothing below the lowest one is computed backwards. 0: none."""
+    """Number of the last decoder layers that are trained. A quarter of them reaches nine tenths of the gain of full
+    fine-tuning (Lee et al., "What Would Elsa Do?", 2019); nothing below the lowest one is backpropagated. 0: none."""
     blocks: tuple[Annotated[int, Field(ge=0)], ...] = ()
-    """Decoder layers that move besides, by number from 0."""
+    """Further decoder layers that are trained, by index from 0."""
     names: tuple[str, ...] = ()
-    """Parameters that move besides, by name; `*` stands for anything, as in `*.mlp.down_proj.weight`."""
+    """Further parameters that are trained, by name; `*` matches anything, as in `*.mlp.down_proj.weight`."""
     norms: bool = False
-    """Whether every normalization moves too: few numbers, and much of what a new style of text needs."""
+    """Whether every normalization layer is trained too: few parameters, and much of what a new style of text needs."""
     head: bool = False
-    """Whether the output head moves too; where it is tied to the embeddings, these are one, and move."""
+    """Whether the output head is trained too; where it is tied to the embeddings, both are."""
     embeddings: bool = False
-    """Whether the embeddings move too: needed for a language or script that is new to the model."""
+    """Whether the embeddings are trained too: needed for a language or script that is new to the model."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """Turn gradients on for the chosen part of the model."""
+        """Enable gradients for the chosen part of the model."""
         from luthier.models.media.encoder_decoder import count_decoder_layers
 
         count = count_decoder_layers(model.config)
@@ -72,8 +72,11 @@ class PartialFineTuning(Technique):
         return model
 
     def _is_trained(self, name: str, count: int, tied: bool) -> bool:
-        """Whether a parameter is of the chosen part (a new sequence head always is), in a model of `count` layers.
-        What reads pictures moves only by its name."""
+        """Return whether a parameter is in the chosen part (a new sequence head always is), in a model of `count`
+        layers.
+
+        A vision encoder is trained only by name.
+        """
         if find_part(name) != "language":
             return any(matches_parameter_pattern(name, glob) for glob in self.names)
         return (
@@ -90,7 +93,7 @@ class PartialFineTuning(Technique):
         return frozenset(range(count - last, count)) | frozenset(self.blocks)
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """A layer that the model does not have, or nothing chosen."""
+        """Refuse a layer that the model does not have, or an empty choice."""
         beyond = [block for block in self._blocks(model.layers) if not 0 <= block < model.layers]
         if beyond:
             return f"the model has {model.layers} layers, from 0 to {model.layers - 1}"
@@ -99,7 +102,7 @@ class PartialFineTuning(Technique):
         return ""
 
     def trainable(self, model: ModelDescription) -> int:
-        """The chosen parameters, counted from the headers of the weights."""
+        """Return the number of chosen parameters, from the headers of the weights."""
         if not model.tensors:
             inner = model.parameters - model.embedding_parameters
             return inner * len(self._blocks(model.layers)) // max(1, model.layers)
@@ -110,36 +113,39 @@ class PartialFineTuning(Technique):
         )
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """All weights; masters, gradients and AdamW's moments of the chosen ones; what autograd keeps of one pack from
-        the lowest moving layer upwards."""
+        """Return all weights; masters, gradients and AdamW's moments of the chosen ones; and autograd's saved tensors
+        of one pack from the lowest trained layer upwards.
+        """
         moving = [name for name in parameter_sizes(model) if self._is_trained(name, model.layers, model.tied)]
         lowest = min((_height(name, model.layers) for name in moving), default=0)
         above = model.model_copy(update={"layers": model.layers - lowest})
         return estimate_training_memory(above, "layers", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """The learning rate of full fine-tuning, by the width of the model."""
+        """Return the learning rate of full fine-tuning, by the width of the model."""
         value = scale_rate_to_width(BEST_RATE, hidden_size)
         return LearningRate(value, f"full fine-tuning of a part of a model {hidden_size} wide; falls with width")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The learning rate matters most, then how much moves."""
+        """The learning rate, then the number of trained layers."""
         return {
             "learning_rate": ParamDistribution(1e-5, 5e-4, log=True),
             "last": ParamDistribution(values=("quarter", 1, 2, 4, 8)),
         }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """A Hugging Face folder: all weights in one safetensors file, everything else as it was."""
+        """Write a Hugging Face folder: all weights in one safetensors file, everything else unchanged."""
         write_full_model(model, folder, base)
 
 
 def _height(name: str, count: int) -> int:
-    """The layer from which a parameter must be computed backwards; final norm and head stand above all layers."""
+    """Return the index of the layer down to which a parameter needs backpropagation; final norm and head are above all
+    layers.
+    """
     block = parse_layer_index(name)
     return block if block is not None else 0 if is_embedding(name) else count
 
 
 def _has_tied_embeddings(model: Any) -> bool:
-    """Whether head and embeddings are one tensor."""
+    """Return whether head and embeddings are one tensor."""
     return model.get_output_embeddings().weight is model.get_input_embeddings().weight

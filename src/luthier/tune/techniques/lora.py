@@ -1,4 +1,4 @@
-"""LoRA: a low-rank product beside frozen linear layers, in PEFT's format."""
+"""LoRA: a trained low-rank update of frozen linear layers, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ if TYPE_CHECKING:
 
 Start = Literal["default", "gaussian", "olora", "pissa", "eva"]
 _BEGUN = "luthier_begun"
-"""Attribute of an adapted model: the first values of factors that were taken out of the base's weights."""
+"""Attribute of an adapted model: initial factors that were subtracted from the base weights."""
 WATCHED = 1024
-"""Tokens at which EVA watches a layer: enough for the directions of ranks up to 64 to settle."""
+"""Tokens of each layer's input that EVA collects: enough for the directions of ranks up to 64 to settle."""
 _APART = 4 / 7
-"""Share of layers whose input no layer before them reads: q, k and v read one, gate and up another."""
+"""Share of layers with an input of their own: q, k and v share one, gate and up another."""
 _DIRECTIONS_S = 5e-7
-"""Seconds in which the directions of one input are found, for the square of its size or of the tokens."""
+"""Seconds to find the directions of one input, per squared size of the input or of the tokens."""
 _OF_PEFT: dict[Start, str | bool] = {
     "default": True, "gaussian": "gaussian", "olora": "olora", "pissa": "pissa_niter_16", "eva": True,
 }  # fmt: skip
@@ -35,18 +35,18 @@ class Lora(LowRankTechnique):
     kind: Literal["lora"] = "lora"
 
     use_dora: bool = False
-    """Learn the length of each row of a weight apart from its direction (DoRA, Liu et al., 2024): better at low ranks,
-    about twice as slow, and its own small updates are rounded away where the model computes in bfloat16 (plain LoRA's
-    are not), so give `dtype: float32` with it."""
+    """Train the magnitude of each row of a weight separately from its direction (DoRA, Liu et al., 2024): better at low
+    ranks, about twice as slow, and its small updates are rounded away where the model computes in bfloat16 (plain
+    LoRA's are not), so set `dtype: float32` with it."""
     init_lora_weights: Start = "default"
-    """Where the factors begin. `default`: A at random, B zero (Hu et al.). `gaussian`: the same, A normal. `pissa`:
-    the largest singular directions of each weight, which learn quicker (Meng et al., 2024); `olora`: its QR factors
-    (Büyükakyüz, 2024); both are taken out of the base while it trains, and the adapter is saved with twice the rank,
-    over the untouched base. `eva`: the directions in which the first rows excite each layer most (Paischer et al.,
-    2024), the same rank everywhere."""
+    """Initialization of the factors. `default`: A random, B zero (Hu et al.). `gaussian`: the same, A normal. `pissa`:
+    the largest singular directions of each weight, which train faster (Meng et al., 2024); `olora`: its QR factors
+    (Büyükakyüz, 2024); both are subtracted from the base during training, and the adapter is saved with twice the rank,
+    over the unchanged base. `eva`: the principal directions of each layer's inputs in the first rows (Paischer et al.,
+    2024), with the same rank everywhere."""
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with fresh fp32 adapters; only `pissa` and `olora` begin with a B that is not zero."""
+        """Return PEFT's model with fresh fp32 adapters; only `pissa` and `olora` start with a nonzero B."""
         self.check_targets(_linear_names(model))
         more: dict[str, Any] = {"init_lora_weights": _OF_PEFT[self.init_lora_weights], "use_dora": self.use_dora}
         adapted = self.wrap(model, seed, **more)
@@ -55,14 +55,14 @@ class Lora(LowRankTechnique):
         return adapted
 
     def begin(self, model: Any, packs: Iterator[Pack]) -> None:
-        """EVA looks at the first packs; nothing else needs them."""
+        """Initialize EVA from the first packs; nothing else needs them."""
         if self.init_lora_weights == "eva":
             from luthier.tune.eva import initialize_with_eva
 
             initialize_with_eva(model, packs, self.r)
 
     def before_s(self, model: ModelDescription) -> float:
-        """EVA looks for directions of what each layer reads."""
+        """Return the predicted seconds in which EVA finds directions."""
         sizes = (
             [min(layer_spec.inputs, WATCHED) for layer_spec in self.adapted(model)]
             if self.init_lora_weights == "eva"
@@ -71,7 +71,7 @@ class Lora(LowRankTechnique):
         return _APART * sum(_DIRECTIONS_S * size**2 for size in sizes)
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """PEFT adapts fused experts in the plain way only, and no weight has more directions than its smaller side."""
+        """Refuse fused experts outside PEFT's plain LoRA, and ranks above the smaller side of a weight."""
         if why := super().refuses(objective, model):
             return why
         if model.model_type in ADAPTED_EXPERTS and isinstance(self.target_modules, str):
@@ -96,16 +96,16 @@ class Lora(LowRankTechnique):
         return ""
 
     def trainable(self, model: ModelDescription) -> int:
-        """The factors of every adapted layer, and one length for each of its outputs with DoRA."""
+        """Return the factors of every adapted layer, and with DoRA one magnitude for each of its outputs."""
         return super().trainable(model) + (
             sum(layer_spec.outputs for layer_spec in self.adapted(model)) if self.use_dora else 0
         )
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Frozen weights, fp32 adapters with AdamW, and what autograd keeps of one pack.
+        """Return frozen weights, fp32 adapters with AdamW, and autograd's saved tensors of one pack.
 
-        DoRA keeps each layer's input and its adapter's output in fp32 besides its own output, and builds one layer's
-        whole update at a time.
+        DoRA also keeps each layer's input and its adapter's output in fp32, and builds one layer's whole update at a
+        time.
         """
         total = estimate_training_memory(model, "lora", self.trainable(model), tokens, head_rows=HEAD_ROWS).total
         if self.use_dora:
@@ -115,7 +115,7 @@ class Lora(LowRankTechnique):
         return total
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` as PEFT reads it, over the untouched base."""
+        """Write `adapter/` in PEFT's format, over the unchanged base."""
         initial_weights = getattr(model, _BEGUN, None)
         if initial_weights is None:
             write_adapter(model, folder, name, init_lora_weights=True)
@@ -126,7 +126,7 @@ class Lora(LowRankTechnique):
 
 
 def _linear_names(model: Any) -> set[str]:
-    """What linear layers are called, by the last part of their names."""
+    """Return the last components of the names of linear layers."""
     import torch
     from transformers.pytorch_utils import Conv1D
 
@@ -139,11 +139,11 @@ def _factors(model: Any) -> dict[str, Any]:
 
 
 def _without_base(weights: dict[str, Any], initial_weights: dict[str, Any]) -> dict[str, Any]:
-    """B A - B0 A0 as one adapter of twice the rank: [B | -B0] · [A ; A0]."""
+    """Return B A - B0 A0 as one adapter of twice the rank: [B | -B0] · [A ; A0]."""
     import torch
 
-    found = dict(weights)
+    stacked = dict(weights)
     for key, first in initial_weights.items():
         down = ".lora_A." in key
-        found[key] = torch.cat([weights[key], first if down else -first], 0 if down else 1)
-    return found
+        stacked[key] = torch.cat([weights[key], first if down else -first], 0 if down else 1)
+    return stacked

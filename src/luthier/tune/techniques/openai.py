@@ -1,4 +1,4 @@
-"""OpenAI's fine-tuning API, and that of any server of its shape, `luthier serve --tune` included."""
+"""OpenAI's fine-tuning API, and that of compatible servers such as `luthier serve --tune`."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ class OpenaiTechnique(OpenaiShapedTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """OpenAI's; another server may take fewer rows."""
+        """OpenAI's limits; another server may take fewer rows."""
         return OPENAI if urlsplit(self.url).hostname == _HOST else OPENAI._replace(provider="the server", least_rows=1)

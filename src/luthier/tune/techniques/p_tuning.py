@@ -1,4 +1,4 @@
-"""P-tuning: a soft prompt that a small network makes, in PEFT's format."""
+"""P-tuning: a soft prompt that a small network computes, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class PTuning(Technique):
     kind: Literal["p_tuning"] = "p_tuning"
     merging: ClassVar[Merging] = "never"
     num_virtual_tokens: int = Field(default=20, ge=1, le=1024)
-    """How many virtual tokens."""
+    """Number of virtual tokens."""
     encoder_reparameterization_type: Literal["mlp", "lstm"] = "mlp"
     """The network: three linear layers for each token by itself (PEFT's and NeMo's default), or a bidirectional LSTM
     over all of them as in the paper."""
@@ -47,7 +47,7 @@ class PTuning(Technique):
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with an fp32 encoder of virtual tokens."""
+        """Return PEFT's model with an fp32 encoder of virtual tokens."""
         from peft import PromptEncoderConfig
 
         config = PromptEncoderConfig(
@@ -60,7 +60,7 @@ class PTuning(Technique):
         return wrap_with_peft(model, config, seed)
 
     def trainable(self, model: ModelDescription) -> int:
-        """What the network reads, and its weights and biases."""
+        """Return the network's inputs, weights and biases."""
         width, inner = model.hidden_size, self.encoder_hidden_size
         read = self.num_virtual_tokens * width
         if self.encoder_reparameterization_type == "mlp":
@@ -70,22 +70,24 @@ class PTuning(Technique):
         return read + lstm + (2 * inner + 1) * 2 * inner + (2 * inner + 1) * width
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Frozen weights, the network with AdamW, and what autograd keeps of one pack and the virtual tokens."""
+        """Return frozen weights, the network with AdamW, and autograd's saved tensors of one pack with the virtual
+        tokens.
+        """
         return estimate_footprint(self.kind, model, self.trainable(model), tokens, self.num_virtual_tokens)
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """The learning rate of a small network, whatever the width of the model."""
+        """Return the learning rate of a small network, whatever the width of the model."""
         return LearningRate(
             BEST_RATE, "the network behind virtual tokens learns as small networks do: measured on SmolLM2"
         )
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The learning rate matters most, then the length."""
+        """The learning rate, then the length."""
         return {
             "learning_rate": ParamDistribution(1e-4, 1e-2, log=True),
             "num_virtual_tokens": ParamDistribution(values=(5, 20, 50, 100)),
         }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` as PEFT reads it: the virtual tokens, without the network."""
+        """Write `adapter/` in PEFT's format: the virtual tokens, without the network."""
         write_adapter(model.eval(), folder, name)

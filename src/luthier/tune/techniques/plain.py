@@ -1,4 +1,4 @@
-"""The plain classifier: TF-IDF with logistic regression as a model that is evaluated, served and watched."""
+"""The plain classifier: TF-IDF with logistic regression as a model to evaluate, serve and monitor."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from luthier.artifacts.dataset import DatasetSummary
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.core.param_space import ParamDistribution
 from luthier.core.step import ArtifactSpec, PlanContext, StepContext, StepCostEstimate
 from luthier.models.cost import estimate_rows
@@ -25,16 +26,16 @@ if TYPE_CHECKING:
     from luthier.core.artifact import Artifact
 
 NAME = "tfidf"
-"""What people call the model, since no base model names it."""
+"""Display name of the model, since it has no base model."""
 BASE_BYTES = 320 << 20
-"""What Python with polars and scikit-learn holds, without torch."""
+"""Memory of Python with polars and scikit-learn, without torch."""
 FEATURES = (2.0, 0.72)
-"""Factor and power by which features grow with characters (Heaps' law): within 2.7 times on six data sets of 500 to
+"""Factor and exponent of the number of features by characters (Heaps' law): within 2.7 times on six data sets of 500 to
 10,000 rows."""
 BYTES_A_WEIGHT = 256
 """In float64, with L-BFGS's ten corrections of two vectors each: 77 classes of 23,608 features took 0.47 GB."""
 WEIGHT_STEPS_PER_S = 2.5e6
-"""Weights times steps of the solver in a second, on one busy core of a server."""
+"""Weights times solver iterations a second, on one busy core of a server."""
 STEPS = 35
 """Iterations of the solver: 15 to 49 on the same data sets."""
 _START_S = 2.0
@@ -54,16 +55,16 @@ class PlainTechnique(StandaloneTechnique):
     c: float = Field(default=C, gt=0)
     """Inverse strength of regularization, scikit-learn's `C`: more follows the rows more closely."""
     words: int = Field(default=WORDS, ge=1, le=5)
-    """Longest run of words that is a feature, the end of scikit-learn's `ngram_range`."""
+    """Maximum words of an n-gram feature, the end of scikit-learn's `ngram_range`."""
     min_df: int = Field(default=MIN_DF, ge=1)
-    """Texts that a run of words stands in at least, to be a feature: 2 makes a file of a third of the size."""
+    """Minimum number of texts with an n-gram for it to be a feature: 2 makes a file of a third of the size."""
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Bytes of a classifier's training: no weights of a base model are read."""
+        """Return the bytes of a classifier's training: no weights of a base model are read."""
         return BASE_BYTES
 
     def fit(self, work: StepContext, examples: Sequence[Example], dtype: Dtype) -> dict[str, Any]:
-        """Learn from what the user wrote and the label of every row that has one."""
+        """Train on the user's text and the label of every row that has one."""
         from luthier.chat.messages import user_text_of
         from luthier.models.text_classifier import TextClassifier
 
@@ -87,7 +88,7 @@ class PlainTechnique(StandaloneTechnique):
         return {"train_s": seconds, "weight_steps_per_s": model.numbers * model.iterations / max(seconds, 1e-3)}
 
     def _write_records(self, work: StepContext, model: Any, rows: int) -> None:
-        """`model.json` and `training.json`."""
+        """Write `model.json` and `training.json`."""
         write_settings(work.folder / "model.json", {"name": NAME, "origin": "made from the rows alone"})
         record = {
             "technique": self.settings(),
@@ -101,7 +102,7 @@ class PlainTechnique(StandaloneTechnique):
         TrainingRecord.model_validate(record).write(work.folder)
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
-        """Predict from the number of classes and the length of the rows; data that hold no labels are refused."""
+        """Estimate from the number of classes and the length of the rows; refuse data without labels."""
         artifact, ahead = plan_context.inputs.get("data"), plan_context.outlines.get("data", ArtifactSpec())
         if artifact is not None:
             _check(artifact)
@@ -109,7 +110,7 @@ class PlainTechnique(StandaloneTechnique):
             raise _no_classes(ahead.task)
         row_estimate = estimate_rows(rows, plan_context)
         if row_estimate is None:
-            return StepCostEstimate(how="unknown until the data are here; no base model is read")
+            return StepCostEstimate(how=gettext_noop("unknown until the data are here; no base model is read"))
         classes = len(DatasetSummary.read(artifact).labels if artifact is not None else ahead.answers)
         factor, power = FEATURES
         weights = factor * (row_estimate.number * row_estimate.characters) ** power * (classes if classes != 2 else 1)
@@ -118,16 +119,18 @@ class PlainTechnique(StandaloneTechnique):
             seconds=round(_START_S + STEPS * weights / pace, 1),
             peak_bytes=BASE_BYTES + round(BYTES_A_WEIGHT * weights),
             tokens=0,
-            how=f"{format_counted_noun(row_estimate.number, 'row')} of {classes} classes; "
-            f"no base model is read{pace_source}",
+            how=gettext_noop(
+                f"{format_counted_noun(row_estimate.number, 'row')} of {classes} classes; no base model is read"
+            )
+            + pace_source,
         )
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """A model without a network."""
+        """Predict a model without a network."""
         return ArtifactSpec(network=False, headed=True, merging=self.merging, how="a plain classifier")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """Regularization, and which runs of words are features."""
+        """Regularization, and the n-grams."""
         return {
             "c": ParamDistribution(0.1, 100.0, log=True),
             "words": ParamDistribution(1, 3, integer=True),
@@ -141,7 +144,7 @@ def _check(data: Artifact) -> None:
 
 
 def _measure_rate(plan_context: PlanContext) -> tuple[float, str]:
-    """Weights times steps in a second: of the last plain classifier here, else as usual; and how that is known."""
+    """Return weights times iterations a second, of the last plain classifier here, else the usual; and its source."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         if pace := measures.get("weight_steps_per_s"):
             return float(pace), "; speed of the last plain classifier on this machine"
@@ -155,7 +158,7 @@ def _no_classes(task: str) -> DataError:
 
 
 def _write_learnt(work: StepContext, examples: Sequence[Example]) -> None:
-    """Each row with whether it was learned from; it is read as words, so that no token is counted."""
+    """Write each row with whether it was trained on; it is read as words, so no tokens are counted."""
     import polars
 
     table = [

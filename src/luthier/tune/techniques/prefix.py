@@ -1,4 +1,4 @@
-"""A prefix: keys and values in every layer, before every row, are all that is learnt, in PEFT's format."""
+"""Prefix tuning: trained keys and values of virtual tokens in every layer, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -31,16 +31,16 @@ class PrefixTuning(Technique):
     kind: Literal["prefix"] = "prefix"
     merging: ClassVar[Merging] = "never"
     num_virtual_tokens: int = Field(default=10, ge=1, le=1024)
-    """How many virtual tokens. Li and Liang take 10 for tables to text and 200 for summaries."""
+    """Number of virtual tokens. Li and Liang use 10 for table-to-text and 200 for summaries."""
     init: Literal["vocabulary", "text", "random"] = "vocabulary"
-    """What their keys and values start as: those that the model computes for tokens drawn from its vocabulary, those of
-    a text, or noise. Real words beat noise clearly on little data (Li and Liang, section 7.4)."""
+    """Initial keys and values: those that the model computes for random tokens of its vocabulary, for a text, or noise.
+    Real words beat noise clearly on little data (Li and Liang, section 7.4)."""
     text: str | None = None
     """The instruction that `init: text` starts from, repeated to the full length, and no longer than
     `num_virtual_tokens`."""
     encoder_hidden_size: int | None = Field(default=None, ge=1)
-    """Width of a network that makes the keys and values while learning, which steadies it (Li and Liang, section 4.3);
-    it starts at random, and only what it makes is kept. None: they are learnt as they are."""
+    """Width of a network that computes the keys and values during training, which stabilizes it (Li and Liang, section
+    4.3); it starts at random, and only its output is kept. None: they are trained directly."""
 
     @model_validator(mode="after")
     def _start_is_possible(self) -> Self:
@@ -52,7 +52,7 @@ class PrefixTuning(Technique):
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with fp32 keys and values, or the network that makes them."""
+        """Return PEFT's model with fp32 keys and values, or the network that computes them."""
         from peft import PrefixTuningConfig, initialize_kv_prefix_from_past_key_values
 
         started = _computed(model, choose_initial_token_ids(model, self.text, self.num_virtual_tokens, seed))
@@ -62,14 +62,14 @@ class PrefixTuning(Technique):
             prefix_projection=self.encoder_hidden_size is not None,
             encoder_hidden_size=self.encoder_hidden_size,
         )
-        made = wrap_with_peft(model, config, seed)
+        wrapped = wrap_with_peft(model, config, seed)
         _check(started, config)
         if self.init != "random":
-            initialize_kv_prefix_from_past_key_values(made, past_key_values=started)
-        return made
+            initialize_kv_prefix_from_past_key_values(wrapped, past_key_values=started)
+        return wrapped
 
     def trainable(self, model: ModelDescription) -> int:
-        """Keys and values of each virtual token in each layer; or the network of two layers and what it reads."""
+        """Return keys and values of each virtual token in each layer; or the network of two layers and its inputs."""
         width = model.kv_heads * model.head_dim
         whole = model.layers * 2 * width
         if self.encoder_hidden_size is None:
@@ -81,29 +81,31 @@ class PrefixTuning(Technique):
         )
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Frozen weights, what moves with AdamW, and what autograd keeps of one pack and the virtual tokens."""
+        """Return frozen weights, trainable weights with AdamW, and autograd's saved tensors of one pack with the
+        virtual tokens.
+        """
         return estimate_footprint(self.kind, model, self.trainable(model), tokens, self.num_virtual_tokens)
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """Far above what weights want, unless a network makes the keys and values."""
+        """Return a rate far above that of weights, unless a network computes the keys and values."""
         if self.encoder_hidden_size is not None:
             return LearningRate(ENCODER_RATE, "the network behind a prefix learns as small networks do")
         return LearningRate(BEST_RATE, "keys and values of virtual tokens move far: as in PEFT's examples")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The learning rate matters most, then the length."""
+        """The learning rate, then the length."""
         return {
             "learning_rate": ParamDistribution(1e-3, 0.1, log=True),
             "num_virtual_tokens": ParamDistribution(values=(5, 10, 30, 100)),
         }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` as PEFT reads it: the keys and values, without the network."""
+        """Write `adapter/` in PEFT's format: the keys and values, without the network."""
         write_adapter(model.eval(), folder, name)
 
 
 def _computed(model: Any, ids: Any) -> list[tuple[Any, Any]]:
-    """By layer, the keys and values (1, key heads, tokens, d) that a model computes for ids."""
+    """Return by layer the keys and values (1, key heads, tokens, d) that a model computes for ids."""
     import torch
     from transformers import DynamicCache
 
@@ -119,7 +121,7 @@ def _computed(model: Any, ids: Any) -> list[tuple[Any, Any]]:
 
 
 def _check(started: list[tuple[Any, Any]], config: Any) -> None:
-    """Refuse models whose keys and values have not the shape, the same in every layer, that PEFT gives them."""
+    """Refuse models whose keys and values do not have PEFT's shape, the same in every layer."""
     heads, tokens = config.num_attention_heads, config.num_virtual_tokens
     expected = [(1, heads, tokens, config.token_dim // heads)] * 2 * config.num_layers
     if [tuple(states.shape) for pair in started for states in pair] != expected:

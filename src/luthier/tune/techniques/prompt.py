@@ -1,4 +1,4 @@
-"""A soft prompt: embeddings that stand before every row and are all that is learnt, in PEFT's format."""
+"""Prompt tuning: trained embeddings of virtual tokens before every row, in PEFT's format."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class PromptTuning(Technique):
     kind: Literal["prompt"] = "prompt"
     merging: ClassVar[Merging] = "never"
     num_virtual_tokens: int = Field(default=20, ge=1, le=1024)
-    """How many virtual tokens. 20 to 100 (Lester et al. saw most of the gain by 20)."""
+    """Number of virtual tokens. 20 to 100 (Lester et al. saw most of the gain by 20)."""
     prompt_tuning_init: Literal["vocabulary", "text", "random"] = "vocabulary"
-    """What they start as: the embeddings of tokens drawn from the vocabulary, those of a text, or noise. Words beat
-    noise clearly in models under ten billion parameters (Lester et al., figure 3b)."""
+    """Initial embeddings: those of random tokens of the vocabulary, of a text, or noise. Words beat noise clearly in
+    models under ten billion parameters (Lester et al., figure 3b)."""
     prompt_tuning_init_text: str | None = None
     """The instruction that `prompt_tuning_init: text` starts from, repeated to the full length, and no longer than
     `num_virtual_tokens`."""
@@ -41,39 +41,39 @@ class PromptTuning(Technique):
         return self
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with fp32 virtual tokens."""
+        """Return PEFT's model with fp32 virtual tokens."""
         import torch
         from peft import PromptTuningConfig
 
         config = PromptTuningConfig(task_type=get_peft_task_type(model), num_virtual_tokens=self.num_virtual_tokens)
-        made = wrap_with_peft(model, config, seed)
+        wrapped = wrap_with_peft(model, config, seed)
         if self.prompt_tuning_init != "random":
             with torch.no_grad():
                 text, count = self.prompt_tuning_init_text, self.num_virtual_tokens
                 ids = choose_initial_token_ids(model, text, count, seed, "prompt_tuning_init_text")
                 words = model.get_input_embeddings()(ids)
-                made.prompt_encoder[made.active_adapter].embedding.weight.copy_(words)
-        return made
+                wrapped.prompt_encoder[wrapped.active_adapter].embedding.weight.copy_(words)
+        return wrapped
 
     def trainable(self, model: ModelDescription) -> int:
-        """One embedding a virtual token."""
+        """Return one embedding for each virtual token."""
         return self.num_virtual_tokens * model.hidden_size
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Frozen weights, and what autograd keeps of one pack and the virtual tokens."""
+        """Return frozen weights, and autograd's saved tensors of one pack with the virtual tokens."""
         return estimate_footprint(self.kind, model, self.trainable(model), tokens, self.num_virtual_tokens)
 
     def rate(self, hidden_size: int) -> LearningRate:
-        """Far above what weights want: an embedding has far to go, and stands in nobody else's way."""
+        """Return a rate far above that of weights: embeddings move far from their initial values."""
         return LearningRate(BEST_RATE, "virtual tokens move far: as in PEFT's examples")
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """The learning rate matters most, then the length."""
+        """The learning rate, then the length."""
         return {
             "learning_rate": ParamDistribution(1e-3, 0.3, log=True),
             "num_virtual_tokens": ParamDistribution(values=(5, 20, 50, 100)),
         }
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` as PEFT reads it."""
+        """Write `adapter/` in PEFT's format."""
         write_adapter(model, folder, name)

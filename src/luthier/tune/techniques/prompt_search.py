@@ -1,4 +1,6 @@
-"""Prompt search: an instruction and shown examples, chosen by measured score within a budget; no weight moves."""
+"""Prompt search: choose an instruction and few-shot examples by measured score within a budget; no weight
+is trained.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from luthier.chat.messages import Example
 
 HEAD_ROWS = 256
-"""Places at which the output head runs at once."""
+"""Positions for which the output head computes logits at once."""
 
 
 class PromptSearch(StandaloneTechnique):
@@ -31,38 +33,39 @@ class PromptSearch(StandaloneTechnique):
     used: ClassVar[frozenset[str]] = frozenset({*StandaloneTechnique.used, "model", "dtype", "seed"})
 
     instructions: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """System messages of your own to try, beside the one that the rows have."""
+    """System messages to try, besides the rows' own."""
     variations: bool = True
     """Whether instructions are also tried said otherwise: with the labels listed, asking for the answer only, asking
     to read carefully; the list of labels alone; and none at all. How a task is worded moves a model's score more than
     people expect (Mishra et al., "Reframing Instructional Prompts", 2022)."""
     proposals: int = Field(default=0, ge=0, le=100)
-    """How many further instructions the model itself writes after seeing examples (Zhou et al., "Large Language Models
-    Are Human-Level Prompt Engineers", 2023). Small models write poor ones; an endpoint is asked once for each."""
+    """Number of further instructions that the model itself writes after seeing examples (Zhou et al., "Large Language
+    Models Are Human-Level Prompt Engineers", 2023). Small models write poor ones; an endpoint is called once for
+    each."""
     shots: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(default=(0, 4, 8), min_length=1)
     """How many examples are shown: each of these counts is tried. Most of the gain comes from the first 4 to 8
     (Min et al., "Rethinking the Role of Demonstrations", 2022), and every one costs its tokens at each question.
     A count for which there are too few rows is refused; of the default, what can be shown is tried."""
     draws: int = Field(default=2, ge=1, le=50)
-    """How many sets of examples are drawn for each count, balanced by class. Which examples are shown, and in which
-    order, can move a score from chance to the best (Lu et al., "Fantastically Ordered Prompts", 2022)."""
+    """Number of example sets drawn for each count, balanced by class. Which examples are shown, and in which order, can
+    move a score from chance to the best (Lu et al., "Fantastically Ordered Prompts", 2022)."""
     nearest: bool = True
-    """Whether the set that lies closest to the held-back questions by TF-IDF is tried as well (Liu et al., "What Makes
-    Good In-Context Examples for GPT-3?", 2022; here one fixed set for all questions)."""
+    """Whether the set closest to the held-back questions by TF-IDF is tried as well (Liu et al., "What Makes Good
+    In-Context Examples for GPT-3?", 2022; here one fixed set for all questions)."""
     held_back: int = Field(default=150, ge=2)
     """Training rows that no prompt shows and on which all are scored; at most half of the rows. The test split is never
-    looked at."""
+    read."""
     budget: int = Field(default=2000, ge=4)
-    """Rows that may be scored in all, over all prompts: for an endpoint, calls. Prompts are dropped as they fall behind
+    """Maximum number of scored rows, over all prompts: for an endpoint, calls. Prompts are dropped as they fall behind
     (successive halving), so most of it goes to the best."""
     metric: Metric | None = None
-    """What is to be best; left out, accuracy for labels and rougeL for texts."""
+    """The metric to maximize; by default accuracy for labels and rougeL for texts."""
     normalize: Normalize = "sum"
     """How the scores of labels are made alike, as in `evaluate`, which should say the same: `sum` of log-probabilities,
     `mean` a token, or less the label's `prior`: shown examples push small models to one label, whatever the question,
     and this takes the push out (Zhao et al., "Calibrate Before Use", 2021)."""
     max_new_tokens: int = Field(default=64, ge=1)
-    """Longest written answer, for tasks of texts."""
+    """Maximum tokens of a generated answer, for tasks of texts."""
 
     @field_validator("metric")
     @classmethod
@@ -114,15 +117,18 @@ class PromptSearch(StandaloneTechnique):
         return self
 
     def at_share(self, share: float) -> Self:
-        """The search with a share of its budget; fewer rows are held back where two prompts cannot be scored on all."""
+        """Return the search with a share of its budget; fewer rows are held back where two prompts cannot be scored on
+        all.
+        """
         budget = max(4, round(share * self.budget))
         held_back = min(self.held_back, budget // 2)
         return type(self).model_validate({**dict(self), "budget": budget, "held_back": held_back})
 
     def shown(self, held: int, able: int) -> tuple[int, ...]:
-        """The counts of examples that can be shown, where so many rows are held back and so many others fit.
+        """Return the counts of examples that can be shown, where `held` rows are held back and `able` others are
+        usable.
 
-        `InputError` for a larger one that somebody chose; of the default, what can be shown is tried.
+        `InputError` for a larger count that the user set; of the defaults, those that are possible are tried.
         """
         missing = [str(count) for count in self.shots if count > able]
         if missing and self.shots != type(self).model_fields["shots"].default:
@@ -132,12 +138,12 @@ class PromptSearch(StandaloneTechnique):
         return tuple(count for count in self.shots if count <= able)
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Weights in fp32, the states of one layer, and the logits of a few places."""
+        """Return weights in fp32, the states of one layer, and the logits of some positions."""
         states = tokens * (8 * model.hidden_size + 3 * model.intermediate_size)
         return 4 * (model.parameters + states + min(tokens, HEAD_ROWS) * model.vocab)
 
     def search_space(self) -> Mapping[str, ParamDistribution]:
-        """How many examples are shown, and how many sets are drawn."""
+        """The number of examples, and of example sets."""
         return {
             "shots": ParamDistribution(values=((0, 4), (0, 4, 8), (0, 8, 16))),
             "draws": ParamDistribution(1, 8, integer=True),
@@ -150,13 +156,13 @@ class PromptSearch(StandaloneTechnique):
         return PromptSearchRun(self, work, examples, dtype).run()
 
     def estimate_cost(self, plan_context: PlanContext, rows: int | None) -> StepCostEstimate:
-        """Predict from the budget, the rows' length, and the speed of the last search or of this machine."""
+        """Estimate from the budget, the rows' length, and the speed of the last search or of this machine."""
         from luthier.tune.prompt_search.cost import estimate_cost
 
         return estimate_cost(self, plan_context, rows)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """The model that the prompt stands in front of."""
+        """Predict the model with a prompt."""
         from luthier.tune.forecast import predict_tuned_model
 
         return replace(predict_tuned_model(plan_context), merging=self.merging)

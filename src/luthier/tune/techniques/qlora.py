@@ -1,4 +1,4 @@
-"""QLoRA: LoRA over a frozen base that lies in 4 or 8 bits."""
+"""QLoRA: LoRA over a frozen base that is quantized to 4 or 8 bits."""
 
 from __future__ import annotations
 
@@ -32,18 +32,18 @@ class Qlora(LowRankTechnique):
     merging: ClassVar[Merging] = "dequantized"
 
     bits: Literal[4, 8] = 4
-    """Bits of a frozen number: 4 (NF4, which Dettmers et al., 2023, saw match 16 bits after tuning) or 8 (nearer to the
-    base, twice the memory). Embeddings, norms and the output head stay as they are."""
+    """Bits of a frozen weight: 4 (NF4, which matches 16 bits after tuning in Dettmers et al., 2023) or 8 (closer to the
+    base, twice the memory). Embeddings, norms and the output head are not quantized."""
     group: int = Field(default=64, ge=2, le=4096, multiple_of=2)
-    """How many numbers share a scale: 64 in the paper. More save a little memory (4.5 bits a number with 64, 4.25 with
-    128) and round more coarsely."""
+    """Number of weights that share a scale: 64 in the paper. More save a little memory (4.5 bits a weight with 64, 4.25
+    with 128) and round more coarsely."""
 
     def open(self, artifact: Artifact, dtype: torch.dtype) -> Any:
-        """The model with its linear layers packed as they are read."""
+        """Return the model with its linear layers quantized while they are read."""
         return open_quantized(artifact, dtype, QuantizationScheme(self.bits, self.group))
 
     def adapt(self, model: Any, seed: int) -> Any:
-        """PEFT's model with fresh fp32 adapters over the packed layers: A random from the seed, B zero."""
+        """Return PEFT's model with fresh fp32 adapters over the quantized layers: A random from the seed, B zero."""
         from luthier.models.quantization import LAYERS_FOR_PEFT, QuantizedLinear, quantize
 
         names = {name for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
@@ -58,14 +58,15 @@ class Qlora(LowRankTechnique):
         return self.wrap(model, seed, LAYERS_FOR_PEFT, target_modules=targets, fan_in_fan_out=False)
 
     def refuses(self, objective: str, model: ModelDescription) -> str:
-        """The fused experts of mixtures are no layers that could be packed."""
+        """Refuse the fused experts of mixtures, which cannot be quantized."""
         if model.model_type in ADAPTED_EXPERTS:
             return f"most of a {model.model_type} lies in fused experts, which cannot be quantized here; take lora"
         return ""
 
     def footprint(self, model: ModelDescription, tokens: int) -> int:
-        """Packed weights, the rest as on the disk, one weight brought back, fp32 adapters with AdamW, and what autograd
-        keeps of one pack."""
+        """Return quantized weights, the rest as on disk, one dequantized weight, fp32 adapters with AdamW, and
+        autograd's saved tensors of one pack.
+        """
         layers, width = list_linear_layers(model), get_bytes_per_weight(model)
         numbers = sum(layer.inputs * layer.outputs for layer in layers)
         packed = int(numbers * QuantizationScheme(self.bits, self.group).bytes_a_number)
@@ -74,5 +75,5 @@ class Qlora(LowRankTechnique):
         return whole - width * numbers + packed + width * largest
 
     def save(self, model: Any, folder: Path, base: Path, name: str) -> None:
-        """`adapter/` as PEFT reads it: plain LoRA, over whole weights or packed ones."""
+        """Write `adapter/` in PEFT's format: plain LoRA, over whole or quantized weights."""
         write_adapter(model, folder, name)

@@ -29,7 +29,7 @@ _STATES: Mapping[str, JobState] = {
     "cancelled": "cancelled",
     "cancel_requested": "cancelled",
 }
-"""All others are on the way: `pending`, `queued`, `running`, `compressing`, `uploading`."""
+"""All other states mean that the job is in progress: `pending`, `queued`, `running`, `compressing`, `uploading`."""
 _JOBS = "fine-tunes"
 
 
@@ -55,30 +55,30 @@ class TogetherTechnique(DownloadableHostedTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Together's."""
+        """Together's limits."""
         return TOGETHER
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """By its name."""
+        """Find the file by its name."""
         filename = f"{request.name}.jsonl"
         able = (record for record in read_records(client.get("files")) if record.get("filename") == filename)
         return next((read_text(entry, "id", self.url) for entry in able), None)
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Upload it for `fine-tune`."""
+        """Upload the file with the purpose `fine-tune`."""
         name = f"{request.name}.jsonl"
         fields = {"purpose": "fine-tune", "file_name": name, "file_type": "jsonl"}
         return read_text(client.upload("files/upload", file, name, fields), "id", self.url)
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
-        """By the suffix in the names of their models, or by the file."""
-        found = [
+        """Find jobs by the suffix in the names of their models, or by their file."""
+        records = [
             record
             for record in read_records(client.get(_JOBS))
             if request.name in (record.get("suffix"), *_split_name(record))
             or (file_id is not None and record.get("training_file") == file_id)
         ]
-        return [self.read_job(entry) for entry in sorted(found, key=lambda entry: str(entry.get("created_at")))]
+        return [self.read_job(entry) for entry in sorted(records, key=lambda entry: str(entry.get("created_at")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a job."""
@@ -93,11 +93,11 @@ class TogetherTechnique(DownloadableHostedTechnique):
         return self.read_job(client.post(_JOBS, body))
 
     def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
-        """Ask for it."""
+        """Fetch the job's record."""
         return client.get(f"{_JOBS}/{job_id}")
 
     def read_events(self, client: ProviderClient, job_id: str) -> list[HostedEvent]:
-        """All that the provider lists; they have no ids."""
+        """Return all events that the provider lists; they have no ids."""
         records = read_records(client.get(f"{_JOBS}/{job_id}/events"))
         texts = [(f"{record.get('created_at')} {record.get('message')}", record) for record in records]
         return [
@@ -108,25 +108,25 @@ class TogetherTechnique(DownloadableHostedTechnique):
         ]
 
     def fetch_weights(self, client: ProviderClient, job: HostedJob, folder: Path) -> None:
-        """Out of the archive of `/v1/finetune/download`."""
+        """Download the archive of `/v1/finetune/download`."""
         archive = folder.parent / "adapter.archive"
         client.download(f"finetune/download?ft_id={job.id}&checkpoint=adapter", archive)
         extract_adapter(archive, folder)
         archive.unlink()
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
-        """Cancel it."""
+        """Cancel the job."""
         client.post(f"{_JOBS}/{job_id}/cancel", {})
 
     def _describe_method(self) -> dict[str, Any]:
-        """What the job says of its method; nothing of the usual one."""
+        """Return the job's fields for its method; empty for the default one."""
         if not self.tunes_on_pairs:
             return {}
         beta = {} if self.beta is None else {"dpo_beta": self.beta}
         return {"training_method": {"method": "dpo", **beta}}
 
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
-        """By its state."""
+        """Read the job from its record."""
         tokens = record.get("token_count")
         failures = [str(entry.get("message") or "") for entry in read_records(record, "events")]
         return HostedJob(
@@ -144,6 +144,6 @@ def _model_name(record: Mapping[str, Any]) -> str:
 
 
 def _split_name(record: Mapping[str, Any]) -> list[str]:
-    """The suffix within a tuned model's name, `ACCOUNT/BASE-luthier-KEY-HASH`, as it was sent."""
+    """Return the suffix in a tuned model's name, `ACCOUNT/BASE-luthier-KEY-HASH`, as it was sent."""
     before, mark, rest = _model_name(record).rpartition("luthier-")
     return [mark + rest.partition("-")[0]] if before and mark else []

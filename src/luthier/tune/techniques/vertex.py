@@ -34,7 +34,7 @@ _STATES: Mapping[str, JobState] = {
     "JOB_STATE_CANCELLED": "cancelled",
     "JOB_STATE_CANCELLING": "cancelled",
 }
-"""All others are on the way."""
+"""All other states mean that the job is in progress."""
 _PAGE = 100
 _MOST_PAGES = 1000
 
@@ -75,15 +75,15 @@ class VertexTechnique(BucketTechnique):
 
     @property
     def rules(self) -> ProviderRules:
-        """Vertex AI's rules for rows, for Gemini and text."""
+        """Vertex AI's limits on rows, for Gemini and text."""
         return VERTEX
 
     def identify_job(self) -> list[Any]:
-        """Project, region and bucket as well."""
+        """Add project, region and bucket."""
         return [*super().identify_job(), self.project, self.region, self.bucket]
 
     def open_client(self, say: Callable[[str], None]) -> ProviderClient:
-        """With the token of the variable, or with Google's own credentials."""
+        """Authenticate with the token of the variable, or with Google's own credentials."""
         own = bool(self.key_env and os.environ.get(self.key_env, "").strip())
         return ProviderClient(
             self._api, self.key_env if own else None, say, patience_s=self.patience_s, timeout_s=self.timeout_s,
@@ -91,7 +91,7 @@ class VertexTechnique(BucketTechnique):
         )  # fmt: skip
 
     def find_file(self, client: ProviderClient, request: HostedRequest) -> str | None:
-        """In the bucket."""
+        """Find the file in the bucket."""
         try:
             client.get(f"{self.storage_url}/storage/v1/b/{self.bucket}/o/{quote(self._object(request), safe='')}")
         except ModelError as error:
@@ -101,7 +101,7 @@ class VertexTechnique(BucketTechnique):
         return f"gs://{self.bucket}/{self._object(request)}"
 
     def upload_file(self, client: ProviderClient, request: HostedRequest, file: Path) -> str:
-        """Put it into the bucket; the same bytes may be put there twice."""
+        """Put the file into the bucket; writing the same bytes twice is harmless."""
         name = quote(self._object(request), safe="")
         path = f"{self.storage_url}/upload/storage/v1/b/{self.bucket}/o?uploadType=media&name={name}"
         client.send_file("POST", path, file)
@@ -109,11 +109,11 @@ class VertexTechnique(BucketTechnique):
 
     def find_jobs(self, client: ProviderClient, request: HostedRequest, file_id: str | None) -> list[HostedJob]:
         """Find the jobs by the display names of their models."""
-        found: list[dict[str, Any]] = []
+        records: list[dict[str, Any]] = []
         more: dict[str, str] = {}
         for _ in range(_MOST_PAGES):
             page = client.get(self._jobs, pageSize=_PAGE, **more)
-            found += [
+            records += [
                 record
                 for record in read_records(page, "tuningJobs")
                 if record.get("tunedModelDisplayName") == request.name
@@ -121,7 +121,7 @@ class VertexTechnique(BucketTechnique):
             if not (token := page.get("nextPageToken")):
                 break
             more = {"pageToken": str(token)}
-        return [self.read_job(entry) for entry in sorted(found, key=lambda entry: str(entry.get("createTime")))]
+        return [self.read_job(entry) for entry in sorted(records, key=lambda entry: str(entry.get("createTime")))]
 
     def create_job(self, client: ProviderClient, request: HostedRequest, file_id: str) -> HostedJob:
         """Start a supervised job."""
@@ -136,11 +136,11 @@ class VertexTechnique(BucketTechnique):
         return self.read_job(client.post(self._jobs, body))
 
     def read_record(self, client: ProviderClient, job_id: str) -> dict[str, Any]:
-        """Ask for it."""
+        """Fetch the job's record."""
         return client.get(f"{self._jobs}/{job_id}")
 
     def read_job(self, record: Mapping[str, Any]) -> HostedJob:
-        """By its state."""
+        """Read the job from its record."""
         error, tuned = _object_of(record, "error"), _object_of(record, "tunedModel")
         stats = _object_of(_object_of(record, "tuningDataStats"), "supervisedTuningDataStats")
         tokens = str(stats.get("totalBillableTokenCount") or "")
@@ -154,11 +154,11 @@ class VertexTechnique(BucketTechnique):
         )
 
     def cancel_job(self, client: ProviderClient, job_id: str) -> None:
-        """Cancel it."""
+        """Cancel the job."""
         client.post(f"{self._jobs}/{job_id}:cancel", {})
 
     def describe_endpoint(self, job: HostedJob) -> EndpointModelSource:
-        """The endpoint of the tuned model, which has OpenAI's shape below its own address."""
+        """Describe the tuned model's endpoint, which is OpenAI-compatible below its own address."""
         return EndpointModelSource(url=f"{self._api}/{job.model}", model=job.model, key_env=self.key_env)
 
     @property
@@ -171,5 +171,5 @@ class VertexTechnique(BucketTechnique):
 
 
 def _object_of(record: Mapping[str, Any], name: str) -> dict[str, Any]:
-    found = record.get(name)
-    return found if isinstance(found, dict) else {}
+    value = record.get(name)
+    return value if isinstance(value, dict) else {}

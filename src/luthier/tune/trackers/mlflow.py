@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 MOST_PARAMETERS = 100
-"""MLflow takes so many at once."""
+"""Maximum parameters that MLflow takes at once."""
 _MEANS_MORE = re.compile(r"\?|%[0-9A-Fa-f]{2}")
 _STATUS: dict[RunStatus, str] = {"finished": "FINISHED", "failed": "FAILED", "stopped": "KILLED"}
 
@@ -30,10 +30,10 @@ class MLflow(Tracker):
     package: ClassVar[str] = "mlflow"
 
     experiment: str = Field(default="luthier", min_length=1)
-    """Under which experiment the run stands."""
+    """The experiment of the run."""
 
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """A new run, or the one of this name."""
+        """Start a new run, or open the one of this name."""
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # both are read when mlflow is imported
         os.environ.setdefault("MLFLOW_LOGGING_LEVEL", "WARNING")
         from filelock import FileLock
@@ -46,9 +46,9 @@ class MLflow(Tracker):
         from mlflow import MlflowClient
 
         client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
-        found = client.get_experiment_by_name(self.experiment)
+        existing = client.get_experiment_by_name(self.experiment)
         artifact_uri = (folder / "mlflow").as_uri()
-        experiment = found.experiment_id if found else client.create_experiment(self.experiment, artifact_uri)
+        experiment = existing.experiment_id if existing else client.create_experiment(self.experiment, artifact_uri)
         query = f"attributes.run_name = '{tracked.name}'"
         for run in client.search_runs([experiment], query, max_results=1):
             client.update_run(run.info.run_id, status="RUNNING")
@@ -59,7 +59,7 @@ class MLflow(Tracker):
 
 
 def _check_place(folder: Path) -> None:
-    """Refuse a folder whose name means another one within the address by which MLflow knows a database."""
+    """Refuse a folder whose name has characters with a meaning in MLflow's database URI."""
     if match := _MEANS_MORE.search(str(folder)):
         what = f"MLflow cannot keep a database in a folder with {match[0]!r} in its name: {folder}"
         raise InputError(what, where=SourceLocation(field="report_to"), hint="give the tracker another `folder`")
@@ -68,9 +68,9 @@ def _check_place(folder: Path) -> None:
 def _write_settings(client: MlflowClient, run_id: str, tracked: TrackedTraining) -> None:
     from mlflow.entities import Param
 
-    found = [Param(name, str(value)) for name, value in tracked.settings.items()]
-    for begin in range(0, len(found), MOST_PARAMETERS):
-        client.log_batch(run_id, params=found[begin : begin + MOST_PARAMETERS])
+    params = [Param(name, str(value)) for name, value in tracked.settings.items()]
+    for begin in range(0, len(params), MOST_PARAMETERS):
+        client.log_batch(run_id, params=params[begin : begin + MOST_PARAMETERS])
 
 
 class _Run(TrackerWriter):
@@ -81,8 +81,8 @@ class _Run(TrackerWriter):
         from mlflow.entities import Metric
 
         now = int(time.time() * 1000)
-        found = [Metric(name, value, now, step) for name, value in {**values, "step": step}.items()]
-        self._client.log_batch(self._id, metrics=found)
+        metrics = [Metric(name, value, now, step) for name, value in {**values, "step": step}.items()]
+        self._client.log_batch(self._id, metrics=metrics)
 
-    def end(self, how: RunStatus) -> None:
-        self._client.set_terminated(self._id, _STATUS[how])
+    def end(self, status: RunStatus) -> None:
+        self._client.set_terminated(self._id, _STATUS[status])

@@ -20,7 +20,7 @@ class TensorBoard(Tracker):
     package: ClassVar[str] = "tensorboard"
 
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """A new event file; what earlier ones tell of later steps is struck out by it."""
+        """Start a new event file, which removes later steps from earlier ones."""
         from torch.utils.tensorboard import SummaryWriter
 
         log_dir = folder / tracked.name
@@ -41,6 +41,6 @@ class _Events(TrackerWriter):
             self._writer.add_scalar(name, value, step)
         self._writer.flush()  # a killed process leaves every step
 
-    def end(self, how: RunStatus) -> None:
-        self._writer.add_text("ended", how)
+    def end(self, status: RunStatus) -> None:
+        self._writer.add_text("ended", status)
         self._writer.close()

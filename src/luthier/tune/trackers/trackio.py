@@ -19,17 +19,17 @@ class Trackio(Tracker):
     package: ClassVar[str] = "trackio"
 
     project: str = Field(default="luthier", min_length=1, pattern=r"^[\w.-]+$")
-    """Under which project the run stands."""
+    """The project of the run."""
 
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """A new run, or the one of this name."""
+        """Start a new run, or open the one of this name."""
         storage = _storage(folder / "trackio")
         last = storage.get_last_step(self.project, run=tracked.name)
         return NewStepsWriter(_Run(storage, self.project, tracked), last or 0)
 
 
 def _storage(folder: Path) -> Any:
-    """Trackio's own storage, without its server, threads and prints; it keeps its folder in its modules."""
+    """Return trackio's storage, without its server, threads and prints; it keeps its folder in module variables."""
     os.environ["TRACKIO_DIR"] = str(folder)
     from trackio import sqlite_storage, utils
 
@@ -46,7 +46,7 @@ class _Run(TrackerWriter):
         name, settings = self._tracked.name, dict(self._tracked.settings)
         self._storage.bulk_log(self._project, name, [dict(values)], steps=[step], config=settings)
 
-    def end(self, how: RunStatus) -> None:
-        """An alert says how it ended: trackio keeps no state of a run, and nothing is open between two steps."""
-        level = "info" if how == "finished" else "warn"
-        self._storage.bulk_alert(self._project, self._tracked.name, [how], [None], [level], [None])
+    def end(self, status: RunStatus) -> None:
+        """Record the end as an alert: trackio has no state of a run, and nothing is open between two steps."""
+        level = "info" if status == "finished" else "warn"
+        self._storage.bulk_alert(self._project, self._tracked.name, [status], [None], [level], [None])

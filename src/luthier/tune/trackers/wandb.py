@@ -13,7 +13,7 @@ from luthier.core.files import write_atomically
 from luthier.tune.tracker import NewStepsWriter, RunStatus, TrackedTraining, Tracker, TrackerWriter
 
 FLUSH_S = 0.1
-"""Seconds for which a step may be in memory alone."""
+"""Maximum seconds for which a step is in memory only."""
 
 
 class WandB(Tracker):
@@ -23,10 +23,10 @@ class WandB(Tracker):
     package: ClassVar[str] = "wandb"
 
     project: str = Field(default="luthier", max_length=128, pattern=r"^[^/\\#?%:]+$")
-    """Under which project the run stands when it is uploaded."""
+    """The project of the run when it is uploaded."""
 
     def open(self, tracked: TrackedTraining, folder: Path) -> TrackerWriter:
-        """An offline run; one that goes on is a second file of the same run, which uploading joins."""
+        """Start an offline run; a resumed one is a second file of the same run, which uploading joins."""
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when wandb is imported
         import wandb
 
@@ -55,7 +55,7 @@ class WandB(Tracker):
 
 
 def _flushing(known: Container[str]) -> dict[str, float]:
-    """Brings steps to the disk at once, where W&B would keep them for 15 seconds, which a kill loses."""
+    """Flush steps to disk at once, where W&B would buffer them for 15 seconds, which a kill loses."""
     name = "x_transaction_log_flush_interval"  # which early versions have not
     return {name: FLUSH_S} if name in known else {}
 
@@ -68,5 +68,5 @@ class _Run(TrackerWriter):
         self._run.log(dict(values), step=step, commit=True)  # else it waits for the next one
         write_atomically(self._mark, str(step).encode())  # an offline file cannot be asked for its last step
 
-    def end(self, how: RunStatus) -> None:
-        self._run.finish(exit_code=0 if how == "finished" else 1)
+    def end(self, status: RunStatus) -> None:
+        self._run.finish(exit_code=0 if status == "finished" else 1)

@@ -1,4 +1,4 @@
-"""AdamW over moments in 8 bits: 256 levels, dense near zero, times a scale for each block (Dettmers et al., 2021)."""
+"""AdamW with 8-bit moments: 256 levels, dense near zero, times a scale for each block (Dettmers et al., 2021)."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 ON_CPU, ELSEWHERE = 1 << 16, 1 << 24
-"""Numbers that are in fp32 at once, multiples of every block: what a processor's cache holds (three times as quick as
-16 times as many), and enough to keep a GPU busy."""
+"""Numbers dequantized to fp32 at once on CPU and on GPU, multiples of every block: what a processor's cache holds
+(three times as fast as 16 times as many), and enough to keep a GPU busy."""
 
 
 class BlockwiseAdamW(torch.optim.Optimizer):
@@ -24,7 +24,7 @@ class BlockwiseAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # there is nothing to evaluate again
-        """Move every weight by its gradient."""
+        """Update every weight by its gradient."""
         for group in self.param_groups:
             for weight in group["params"]:
                 if weight.grad is None:
@@ -42,7 +42,7 @@ class BlockwiseAdamW(torch.optim.Optimizer):
 
 
 def _update_slice(weight: Tensor, gradient: Tensor, group: dict[str, Any], count: float, moments: _Moments) -> None:
-    """AdamW's step for a slice of one weight."""
+    """Apply AdamW's update to a slice of one weight."""
     first_kept, second_kept = group["betas"]
     first = moments.first.expand().lerp_(gradient, 1 - first_kept)
     second = moments.root.expand().square_().mul_(second_kept).addcmul_(gradient, gradient, value=1 - second_kept)
@@ -55,7 +55,7 @@ def _update_slice(weight: Tensor, gradient: Tensor, group: dict[str, Any], count
 
 
 class QuantizedTensor(NamedTuple):
-    """Numbers (n,) in 8 bits each: the nearest of 256 levels, times the largest magnitude of their block."""
+    """(n,) numbers in 8 bits each: the nearest of 256 levels, times the largest magnitude of their block."""
 
     codes: Tensor
     """(n,), uint8."""
@@ -66,23 +66,23 @@ class QuantizedTensor(NamedTuple):
 
     @classmethod
     def zeros(cls, size: int, block: int, device: torch.device, *, signed: bool) -> QuantizedTensor:
-        """All zero."""
+        """Return zeros."""
         code = int((build_quantization_levels(signed, device) == 0).nonzero())
         codes = torch.full((size,), code, dtype=torch.uint8, device=device)
         return cls(codes, torch.zeros(math.ceil(size / block), device=device), block, signed)
 
     def part(self, where: slice) -> QuantizedTensor:
-        """A slice that begins at a block's beginning; what is written into it is written here."""
+        """Return a view of a slice that begins at a block boundary."""
         blocks = slice(where.start // self.block, math.ceil(where.stop / self.block))
         return self._replace(codes=self.codes[where], scale=self.scale[blocks])
 
     def expand(self) -> Tensor:
-        """The numbers."""
+        """Return the numbers in fp32."""
         values = build_quantization_levels(self.signed, self.codes.device).index_select(0, self.codes.int())
         return values.mul_(self.scale.repeat_interleave(self.block)[: values.numel()])
 
     def compress(self, values: Tensor) -> None:
-        """Take other numbers in."""
+        """Store new numbers."""
         missing = self.scale.numel() * self.block - values.numel()
         padded = torch.nn.functional.pad(values, (0, missing)).view(-1, self.block)
         self.scale.copy_(padded.abs().amax(1))
@@ -92,7 +92,7 @@ class QuantizedTensor(NamedTuple):
 
 
 class _Moments(NamedTuple):
-    """What is remembered of one weight, or of a slice of it."""
+    """The moments of one weight, or of a slice of it."""
 
     first: QuantizedTensor
     """Average of the gradient."""
@@ -107,7 +107,7 @@ class _Moments(NamedTuple):
 
 
 def _init_state(weight: Tensor, block: int) -> dict[str, Tensor]:
-    """The state before the first step: all zero."""
+    """Return the state before the first step: all zero."""
     first = QuantizedTensor.zeros(weight.numel(), block, weight.device, signed=True)
     root = QuantizedTensor.zeros(weight.numel(), block, weight.device, signed=False)
     return {
@@ -121,19 +121,23 @@ def _init_state(weight: Tensor, block: int) -> dict[str, Tensor]:
 
 @cache
 def build_quantization_levels(signed: bool, device: torch.device) -> Tensor:
-    """The 256 values between -1 (or 0) and 1, ascending: in each decade down to 1e-7, half as many as in the next."""
-    found = [0.0, 1.0]
+    """Return the 256 values between -1 (or 0) and 1, ascending: each decade down to 1e-7 has half as many
+    as the next.
+    """
+    levels = [0.0, 1.0]
     for decade in range(7):
         count = 2 ** (decade if signed else decade + 1)
         edges = torch.linspace(0.1, 1.0, count + 1, dtype=torch.float64)
         values = 10.0 ** (decade - 6) * (edges[:-1] + edges[1:]) / 2
-        found += values.tolist() + ((-values).tolist() if signed else [])
-    return torch.tensor(sorted(found), dtype=torch.float32, device=device)
+        levels += values.tolist() + ((-values).tolist() if signed else [])
+    return torch.tensor(sorted(levels), dtype=torch.float32, device=device)
 
 
 @cache
 def _nearest(signed: bool, device: torch.device) -> Tensor:
-    """The code (65536,) of the level nearest to each bf16 number, by its bits: one look, not eight comparisons."""
+    """Return the code (65536,) of the level nearest to each bf16 number, by its bits: one look-up in place of eight
+    comparisons.
+    """
     values = build_quantization_levels(signed, device)
     numbers = torch.arange(1 << 16, device=device).to(torch.uint16).view(torch.bfloat16).float().nan_to_num()
     return torch.bucketize(numbers, (values[:-1] + values[1:]) / 2).to(torch.uint8)

@@ -1,10 +1,9 @@
-"""Checkpoints of a running training: the newest state and the best weights, each one whole file, replaced now and then;
-and the weights at the ends of epochs that are to be kept.
+"""Checkpoints of a running training: the newest state and the best weights, and the weights of kept epochs.
 
-Weights, moments, the step and the log so far stand in one safetensors file, so that none is newer than another. A state
-is copied in memory between two steps; a thread writes it and gives it its name while training goes on. Where memory is
-short, training waits for the writing. A kill at any moment leaves the file before. A file bears a digest of all that it
-holds; one that was spoilt is as good as none.
+Weights, moments, the step and the log so far are in one safetensors file, so they always match. A state is copied in
+memory between two steps; a thread writes and renames the file while training continues. Where memory is short, training
+waits for the write. A kill at any moment leaves the previous file. A file has a digest of its contents; a corrupt one
+is ignored.
 """
 
 from __future__ import annotations
@@ -28,13 +27,13 @@ from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import sync, translate_write_errors
 
 SHARE = 0.02
-"""Share of the time that may go into checkpoints: half as much again is left for guesses that were too low."""
+"""Target share of the time for checkpoints; half as much again is reserved for estimates that were too low."""
 BYTES_PER_S = 200e6
-"""How fast a first checkpoint is assumed to be written, before one was: slowly."""
+"""Assumed write speed before the first checkpoint: slow."""
 ROOM = 4
-"""A state is copied in memory when so many of its size are free."""
+"""A state is copied in memory when this many times its size is free."""
 LEAST_SECONDS = 10.0
-"""Time between two checkpoints, at least."""
+"""Minimum time between two checkpoints."""
 
 _MEMORY = Path("/proc/meminfo")
 _DIGEST = "digest"
@@ -44,35 +43,35 @@ class TrainingState(NamedTuple):
     """The full state of a training between two steps."""
 
     step: int
-    """Optimizer steps that are done."""
+    """Number of finished optimizer steps."""
     tensors: dict[str, Tensor]
     log: tuple[str, ...]
-    """One line of JSON for each step that is done."""
+    """One line of JSON for each finished step."""
     threads: int
-    """How many threads computed: sums fall differently with another number."""
+    """Number of computing threads: it changes the rounding of sums."""
     tokens: int
-    """Tokens computed at once, at most: what fitted."""
+    """Maximum tokens of a microbatch."""
     since: int = 0
-    """The step at which this training took up the state of another one; its own begin is 0."""
+    """The step at which this training took over the state of another one; 0 at its own start."""
     kernels: str = ""
-    """The compiled kernels that computed; empty where torch did."""
+    """The compiled kernels in use; empty where torch computed."""
     lanes: int = 1
-    """How many packs were read at once, at most."""
+    """Maximum number of packs read in parallel."""
 
 
 @dataclass
 class CheckpointManager:
-    """Keeps the newest state of one training in `path`, and its best weights beside it."""
+    """Keeps the newest state of one training in `path`, and its best weights next to it."""
 
     path: Path
     key: str
-    """Names the training; a file of another one is not read."""
+    """Identifies the training; a file of another one is not read."""
     start: Path | None = None
-    """A state of another training from which this one goes on."""
+    """A state of another training to resume from."""
     every: int | None = None
     """Steps between checkpoints; None: as often as `SHARE` of the time allows."""
     spent_s: float = field(default=0.0, init=False)
-    """Seconds that training stood still for checkpoints, in this process."""
+    """Seconds in which training waited for checkpoints, in this process."""
     _rate: float = field(default=BYTES_PER_S, init=False)
     _begun: float = field(default_factory=time.monotonic, init=False)
     _last: float = field(default_factory=time.monotonic, init=False)
@@ -81,11 +80,11 @@ class CheckpointManager:
 
     @property
     def best_path(self) -> Path:
-        """Where the best weights are kept."""
+        """File of the best weights."""
         return self.path.with_name("best.safetensors")
 
     def is_due(self, step: int, size: int) -> bool:
-        """Whether it is time to write a state of so many bytes."""
+        """Return whether to write a state of `size` bytes now."""
         if self.every is not None:
             return step % self.every == 0
         if self._writing is not None and not self._writing.done():
@@ -95,7 +94,7 @@ class CheckpointManager:
         return affordable and now - self._last >= LEAST_SECONDS
 
     def write(self, state: TrainingState) -> None:
-        """Take a state; the file of the one before is replaced a little later, by a whole one."""
+        """Copy a state and replace the previous file in the background."""
         about = {
             "step": str(state.step),
             "threads": str(state.threads),
@@ -108,26 +107,26 @@ class CheckpointManager:
         self._last = time.monotonic()
 
     def write_best(self, weights: Mapping[str, Tensor], step: int) -> None:
-        """Take the best weights so far; a state that is written later never reaches the disk before them."""
+        """Copy the best weights so far; a state that is written later never reaches the disk before them."""
         self._write(self.best_path, weights, {"step": str(step)})
 
     def write_epoch(self, weights: Mapping[str, Tensor], epoch: int, step: int) -> None:
-        """Take the weights at the end of an epoch, as the best ones are taken."""
+        """Copy the weights at the end of an epoch, like the best ones."""
         self._write(self._epoch_path(epoch), weights, {"step": str(step)})
 
     def read_epoch(self, epoch: int) -> tuple[int, dict[str, Tensor]] | None:
-        """The weights at the end of an epoch, and the step after which they were; None when none were taken."""
-        found = self._read_file(self._epoch_path(epoch))
-        return (int(found[1]["step"]), found[0]) if found else None
+        """Return the weights at the end of an epoch, and their step; None when there are none."""
+        loaded = self._read_file(self._epoch_path(epoch))
+        return (int(loaded[1]["step"]), loaded[0]) if loaded else None
 
     def write_kept(self, tensors: Mapping[str, Tensor], step: int) -> None:
-        """Take a state that stays, as the best weights are taken."""
+        """Copy a state to be kept, like the best weights."""
         self._write(self._kept_path(step), tensors, {"step": str(step)})
 
     def read_kept(self, step: int) -> dict[str, Tensor] | None:
-        """The state that stays of a step; None when none was taken."""
-        found = self._read_file(self._kept_path(step))
-        return found[0] if found else None
+        """Return the kept state of a step; None when there is none."""
+        loaded = self._read_file(self._kept_path(step))
+        return loaded[0] if loaded else None
 
     def _kept_path(self, step: int) -> Path:
         return self.path.with_name(f"state-{step}.safetensors")
@@ -151,29 +150,29 @@ class CheckpointManager:
         self._rate = max(1.0, size / max(took, 1e-6))
 
     def wait(self) -> None:
-        """Wait until what was taken is on the disk; `SystemResourceError` when it could not be written."""
+        """Wait until all copies are on disk; `SystemResourceError` when one could not be written."""
         if self._writing is not None:
             self._writing.result()
             self._writing = None
 
     def read(self) -> TrainingState | None:
-        """The newest state; None when there is none of this training."""
-        if (found := self._read_file(self.path)) is not None:
-            return _state(*found)
+        """Return the newest state; None when there is none of this training."""
+        if (loaded := self._read_file(self.path)) is not None:
+            return _state(*loaded)
         if self.start is None:
             return None
-        if (found := self._read_file(self.start)) is None:
+        if (loaded := self._read_file(self.start)) is None:
             what = "is no state that a training with this technique and optimizer stopped at"
             raise ModelError(
                 what, where=SourceLocation(file=str(self.start)), hint="name the file that its error told of"
             )
-        state = _state(*found)
+        state = _state(*loaded)
         return state._replace(since=state.step)
 
     def read_best(self) -> tuple[int, dict[str, Tensor]] | None:
-        """The best weights and the step after which they were; None when there are none of this training."""
-        found = self._read_file(self.best_path)
-        return (int(found[1]["step"]), found[0]) if found else None
+        """Return the best weights and their step; None when there are none of this training."""
+        loaded = self._read_file(self.best_path)
+        return (int(loaded[1]["step"]), loaded[0]) if loaded else None
 
     def _read_file(self, path: Path) -> tuple[dict[str, Tensor], dict[str, str]] | None:
         self.wait()
@@ -198,7 +197,7 @@ def _state(tensors: dict[str, Tensor], about: dict[str, str]) -> TrainingState:
 
 
 def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> None:
-    """Bring tensors to the disk as a file, then let it take the place of the one before."""
+    """Write tensors to a temporary file, then rename it over the previous one."""
     aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with translate_write_errors(path):
         whole = {name: value.contiguous() for name, value in tensors.items()}
@@ -209,7 +208,7 @@ def _put(path: Path, tensors: Mapping[str, Tensor], about: dict[str, str]) -> No
 
 
 def _digest(tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> str:
-    """XXH3-128 of all that a file holds: names, shapes, kinds and bytes of its tensors, and what is said of them."""
+    """Return the XXH3-128 of a file's contents: names, shapes, dtypes and bytes of its tensors, and its metadata."""
     state = xxhash.xxh3_128(json.dumps(about, sort_keys=True).encode())
     for name in sorted(tensors):
         value = tensors[name]
@@ -223,7 +222,7 @@ def _copy_to_cpu(value: Tensor) -> Tensor:
 
 
 def _has_room(size: int) -> bool:
-    """Whether this machine has so many bytes of memory free; where it does not say, it is taken to have."""
+    """Return whether this machine has that many bytes of memory free; True where the system does not report it."""
     if not _MEMORY.is_file():
         return True
     free = next(line for line in _MEMORY.read_text().splitlines() if line.startswith("MemAvailable"))
@@ -231,10 +230,10 @@ def _has_room(size: int) -> bool:
 
 
 def count_tensor_bytes(tensors: Mapping[str, Tensor]) -> int:
-    """Bytes of some tensors."""
+    """Return the total bytes of some tensors."""
     return sum(value.nbytes for value in tensors.values())
 
 
 def count_threads() -> int:
-    """How many threads compute now."""
+    """Return the number of computing threads."""
     return torch.get_num_threads()

@@ -1,6 +1,6 @@
-"""The critic of a policy: an adapter and a head of its own beside the policy's, over one frozen base, with no copy.
+"""The critic of a policy: a second adapter with a value head over the same frozen base, without a copy of it.
 
-It says at each token what the rest of an answer is still expected to be worth.
+Its value at a token is the expected remaining return of the completion.
 """
 
 from __future__ import annotations
@@ -25,46 +25,46 @@ from luthier.tune.objective import Loss
 from luthier.tune.training.reference_logprobs import compute_row_logprobs
 
 VALUE = "value"
-"""What the critic's adapter is called, and how the names of its parameters are told apart."""
+"""Name of the critic's adapter, which marks its parameters."""
 HEAD = "value_head"
 _SCORE = "score."
 _PLAIN = (True, "gaussian")
-"""Ways to begin an adapter that leave the base as it is."""
+"""Initializations of an adapter that leave the base unchanged."""
 
 
 class Critic:
     """The value model of actor-critic training: its values of trained tokens, and its loss."""
 
     def __init__(self, model: Any, loss: Callable[[Tensor, Pack], Loss]) -> None:
-        """`model` is PEFT's, with the adapter and head that `add_critic` gave it; `loss` is pure."""
+        """Build a critic; `model` is PEFT's, with the adapter and head of `add_critic`; `loss` is a pure function."""
         self._model, self._loss = model, loss
 
     def loss(self, pack: Pack) -> Loss:
-        """What the values of a pack add to the loss."""
+        """Return the value loss of a pack."""
         return self._loss(_values(self._model, pack), pack)
 
     def read(self, rows: Sequence[TokenRow], tokens: int) -> list[list[float]]:
-        """The value before each learnt token of some rows, with no gradient; so many tokens are read at once."""
+        """Return the value before each trained token of some rows, without a gradient, in packs of `tokens` tokens."""
         return compute_row_logprobs(self._model, rows, tokens, _values)
 
 
 def _values(model: Any, pack: Pack) -> Tensor:
-    """(N,) in at least fp32."""
+    """Return (N,) values in at least fp32."""
     with activate_adapter(model, VALUE, decoder_only=True):  # it sees pictures as the policy does
-        found = compute_pack_states(model, pack)
+        states = compute_pack_states(model, pack)
     head = getattr(model, HEAD)
-    return torch.nn.functional.linear(found.to(torch.promote_types(found.dtype, torch.float32)), head.weight)[:, 0]
+    return torch.nn.functional.linear(states.to(torch.promote_types(states.dtype, torch.float32)), head.weight)[:, 0]
 
 
 def is_critic_parameter(name: str) -> bool:
-    """Whether a parameter of this name is the critic's."""
+    """Return whether a parameter of this name is the critic's."""
     return f".{VALUE}." in name or name.startswith(HEAD)
 
 
 def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
-    """Give a model with a low-rank adapter another one of the same settings, and a head that begins at zero.
+    """Give a model with a low-rank adapter another one of the same settings, and a value head that starts at zero.
 
-    `start` is the adapter of a reward model over the same base, from which both begin.
+    `start` is the adapter of a reward model over the same base, whose adapter and head initialize both.
     """
     from peft import PeftConfig
 
@@ -91,7 +91,9 @@ def add_critic(model: Any, seed: int, start: Path | None = None) -> None:
 
 
 def _linear_towers(model: Any) -> list[str]:
-    """Linear layers that read pictures: the critic sees their features as the policy does, and learns none."""
+    """Return the linear layers of image encoders: the critic shares their features with the policy and trains none of
+    them.
+    """
     modules = unwrap_peft_model(model).named_modules()
     return [name for name, module in modules if isinstance(module, torch.nn.Linear) and is_tower_parameter(name)]
 
@@ -101,24 +103,24 @@ def _compute_dtype(inner: Any) -> torch.dtype:
 
 
 def _take_up(model: Any, start: Path) -> None:
-    """A reward model's adapter and head as the critic's."""
+    """Initialize the critic with a reward model's adapter and head."""
     from peft import set_peft_model_state_dict
     from safetensors.torch import load_file
 
     saved = load_file(start / "adapter_model.safetensors")
-    found = {name: value for name, value in saved.items() if not is_tower_parameter(name)}
-    head = next(value for name, value in found.items() if f".{_SCORE}" in name)
+    weights = {name: value for name, value in saved.items() if not is_tower_parameter(name)}
+    head = next(value for name, value in weights.items() if f".{_SCORE}" in name)
     set_peft_model_state_dict(
-        model, {name: value for name, value in found.items() if f".{_SCORE}" not in name}, adapter_name=VALUE
+        model, {name: value for name, value in weights.items() if f".{_SCORE}" not in name}, adapter_name=VALUE
     )
     with torch.no_grad():
         getattr(model, HEAD).weight.copy_(head)
 
 
 def find_critic_start(judge: Artifact | None, policy: Artifact, model: Any) -> tuple[Path | None, str]:
-    """The folder of the reward model's adapter when a critic can begin with it, and why not when it cannot.
+    """Return the folder of the reward model's adapter when a critic can start from it, and otherwise why not.
 
-    `policy` is the model that learns, `model` that model with its own adapter.
+    `policy` is the trained model's artifact, `model` that model with its own adapter.
     """
     if judge is None:
         return None, "there is no reward model"

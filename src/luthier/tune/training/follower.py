@@ -1,7 +1,7 @@
 """`python -m luthier.tune.training.follower`: compute parts of a training that another process on this machine leads.
 
 One JSON object comes on standard input (`luthier.tune.run.describe_task`). Nothing is written; the process ends with
-the training, or when the leader is gone.
+the training, or when the leader ends.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from luthier.core.system.process import set_thread_wait_policy
 
 
 def follow_task(task: dict[str, Any]) -> None:
-    """Follow the training of a task to its end; `RankLost` when the leader is gone."""
+    """Follow the training of a task to its end; `RankLost` when the leader ends."""
     from luthier.tune.run import TrainingRun
     from luthier.tune.steps.tune import Tune
     from luthier.tune.technique import Technique
@@ -49,7 +49,7 @@ def follow_task(task: dict[str, Any]) -> None:
 
 
 def main() -> int:
-    """Follow; returns the exit code."""
+    """Run the follower and return the exit code."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the leader is asked to stop, and ends this process
     set_thread_wait_policy()
     try:

@@ -1,9 +1,9 @@
-"""A group of ranks: the processes that train one model together, and how they exchange messages and shards.
+"""A group of ranks: the processes that train one model together, and how they exchange messages and tensors.
 
-Ranks send JSON messages and parts of vectors to one another; nothing is reduced on the way. Sums over ranks are made by
-who receives (`luthier.tune.training.parts`), in an order that does not depend on the number of ranks. Transport is
-torch's gloo between processors, shared memory for large tensors between ranks on one machine, and NCCL between GPUs
-(not yet run over several GPUs).
+Ranks send JSON messages and parts of vectors to one another; nothing is reduced on the way. The receiver adds them up
+(`luthier.tune.training.parts`), in an order that does not depend on the number of ranks. Transport is torch's gloo
+between processors, shared memory for large tensors between ranks on one machine, and NCCL between GPUs (not yet run
+over several GPUs).
 """
 
 from __future__ import annotations
@@ -26,23 +26,23 @@ from luthier.core.errors import SystemResourceError
 from luthier.tune.training.shared_memory import Mailbox, MailboxLost
 
 PIECE_BYTES = 1 << 18
-"""Bytes of a tensor that go at once: half of the time of a tensor that goes whole, over loopback."""
+"""Bytes of a tensor sent at once: over loopback, half of the time of a tensor sent whole."""
 SHARED_BYTES = 1 << 16
-"""Bytes from which a tensor goes through shared memory, where ranks have some."""
+"""Minimum bytes of a tensor that goes through shared memory, where ranks have some."""
 WAIT_S = 3600.0 * 24
-"""Seconds that a rank waits for another by default: the first draws and measures while the others wait. A rank that
+"""Default seconds that a rank waits for another: the first one samples and measures while the others wait. A rank that
 ends closes its connections, which is noticed at once."""
 
 
 class RankLost(SystemResourceError):
-    """A rank of the group ended, or stayed silent for too long; training can go on from its newest checkpoint."""
+    """A rank of the group ended, or did not respond in time; training can resume from its newest checkpoint."""
 
     rank: int | None = None
     """The rank, where it is known."""
 
 
 def build_rank_lost_error(rank: int | None, why: str) -> RankLost:
-    """The error about a rank of the group that is gone."""
+    """Build the error for a lost rank."""
     which = f"rank {rank}" if rank is not None else "a rank"
     error = RankLost(
         f"{which} of the training is gone: {why}", hint="run it again: it goes on from its newest checkpoint"
@@ -52,7 +52,7 @@ def build_rank_lost_error(rank: int | None, why: str) -> RankLost:
 
 
 class RankGroup(ABC):
-    """Ranks 0 up to `size` of one training, seen from one of them."""
+    """Ranks 0 to `size` - 1 of one training, seen from one of them."""
 
     rank: int
     size: int
@@ -64,23 +64,22 @@ class RankGroup(ABC):
 
     @abstractmethod
     def send(self, to: int, message: Any) -> None:
-        """Send something that JSON can hold (also numbers that are not finite)."""
+        """Send a JSON value (non-finite numbers included)."""
 
     @abstractmethod
     def receive(self, source: int, wait_s: float = WAIT_S) -> Any:
-        """The next message of a rank; `RankLost` when it ended or says nothing for so long."""
+        """Return the next message of a rank; `RankLost` when it ended or sends nothing for `wait_s`."""
 
     @abstractmethod
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
-        """Send a contiguous tensor to each of some ranks, and fill one with what each of some ranks sends, all at
-        once."""
+        """Send a contiguous tensor to each of some ranks, and receive one from each of some ranks, all at once."""
 
     @abstractmethod
     def close(self) -> None:
         """Close all connections."""
 
     def leave(self, error: RankLost) -> None:
-        """Close all connections, so that the others learn of the error that broke one of them."""
+        """Close all connections, so that the others learn of the error."""
         error.__traceback__ = error.__cause__ = error.__context__ = None  # its frames would hold connections open
         self.close()
 
@@ -97,13 +96,13 @@ class RankGroup(ABC):
                 self.exchange({to: _bytes_of(value.detach().cpu().contiguous())}, {})
 
     def receive_tensors(self, source: int) -> dict[str, Tensor]:
-        """The tensors that a rank sends by `send_tensors`."""
-        found = {}
+        """Receive the tensors that a rank sends by `send_tensors`."""
+        tensors = {}
         for name, (dtype, shape) in self.receive(source).items():
-            found[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
-            if found[name].numel():
-                self.exchange({}, {source: _bytes_of(found[name])})
-        return found
+            tensors[name] = torch.empty(shape, dtype=getattr(torch, dtype.removeprefix("torch.")))
+            if tensors[name].numel():
+                self.exchange({}, {source: _bytes_of(tensors[name])})
+        return tensors
 
 
 def _bytes_of(value: Tensor) -> Tensor:
@@ -111,7 +110,7 @@ def _bytes_of(value: Tensor) -> Tensor:
 
 
 class SingleRank(RankGroup):
-    """The group of one process that trains alone."""
+    """The group of a single process."""
 
     rank = 0
     size = 1
@@ -120,24 +119,24 @@ class SingleRank(RankGroup):
         """There are no connections."""
 
     def send(self, to: int, message: Any) -> None:
-        """There is nobody to send to."""
+        """There is no other rank."""
         raise ValueError("a single rank sends nothing")
 
     def receive(self, source: int, wait_s: float = WAIT_S) -> Any:
-        """There is nobody to receive from."""
+        """There is no other rank."""
         raise ValueError("a single rank receives nothing")
 
     def exchange(self, outgoing: Mapping[int, Tensor], incoming: Mapping[int, Tensor], wait_s: float = WAIT_S) -> None:
-        """There is nobody to exchange with."""
+        """There is no other rank."""
         if outgoing or incoming:
             raise ValueError("a single rank exchanges nothing")
 
 
 class TorchRankGroup(RankGroup):
-    """Ranks that torch connects: gloo for what is on processors, NCCL for what is on GPUs."""
+    """Ranks connected by torch: gloo for tensors on processors, NCCL for tensors on GPUs."""
 
     def __init__(self, store: Store, rank: int, size: int, *, loopback: bool) -> None:
-        """`loopback`: all ranks are on this machine. `RankLost` when the others do not come."""
+        """Connect; `loopback`: all ranks are on this machine. `RankLost` when the others do not connect."""
         self.rank, self.size = rank, size
         options: Any = ProcessGroupGloo._Options()  # type: ignore[attr-defined]  # the stubs lack it
         options._timeout = timedelta(seconds=WAIT_S)
@@ -156,7 +155,7 @@ class TorchRankGroup(RankGroup):
             self._share_memory()
 
     def _share_memory(self) -> None:
-        """Open the memory of all others, and let them open this rank's; where one cannot, all use gloo alone."""
+        """Open the shared memory of all other ranks, and let them open this rank's; where one cannot, all use gloo."""
         mailbox: Mailbox | None = None
         with suppress(OSError, AttributeError):  # another system, or one that forbids it
             mailbox = Mailbox(self.rank, self.size)
@@ -168,18 +167,18 @@ class TorchRankGroup(RankGroup):
             except OSError:
                 opened = False
             opened = opened and any(address)
-        all_opened = opened and all(one for (one,) in self._swap((int(opened),)).values())
+        all_opened = opened and all(flag for (flag,) in self._swap((int(opened),)).values())
         if mailbox is not None and all_opened:
             self._mailbox = mailbox
         elif mailbox is not None:
             mailbox.close()
 
     def _swap(self, numbers: Sequence[int]) -> dict[int, list[int]]:
-        """Send a few numbers to all others, and receive as many of each."""
+        """Send a few numbers to all others, and receive as many from each."""
         own = torch.tensor(numbers, dtype=torch.int64)
-        found = {rank: torch.zeros_like(own) for rank in self.others}
-        self.exchange(dict.fromkeys(self.others, own), found)
-        return {rank: value.tolist() for rank, value in found.items()}
+        received = {rank: torch.zeros_like(own) for rank in self.others}
+        self.exchange(dict.fromkeys(self.others, own), received)
+        return {rank: value.tolist() for rank, value in received.items()}
 
     def close(self) -> None:
         self._gloo = self._nccl = None
@@ -226,7 +225,7 @@ class TorchRankGroup(RankGroup):
                 work.wait(timedelta(seconds=wait_s))
 
     def _shares(self, value: Tensor) -> bool:
-        """Whether a tensor goes through memory: both sides answer alike."""
+        """Return whether a tensor goes through shared memory: both sides decide alike."""
         return self._mailbox is not None and not value.is_cuda and value.nbytes >= SHARED_BYTES
 
     def _get_process_group(self, value: Tensor) -> Any:
@@ -235,18 +234,18 @@ class TorchRankGroup(RankGroup):
 
 @cache
 def _open_loopback() -> Any:
-    """Gloo's device for this machine; it stays, since its thread may still be at work when a group is closed."""
+    """Return gloo's device for this machine; it is kept, since its thread may still run when a group is closed."""
     return ProcessGroupGloo.create_device(hostname="127.0.0.1")
 
 
 def _split_chunks(value: Tensor) -> Sequence[Tensor]:
-    """Pieces that are on the way at once: one is read while the next is written."""
+    """Return chunks in flight at once: one is read while the next is written."""
     return torch.split(value.view(-1), max(1, PIECE_BYTES // value.element_size()))
 
 
 @contextmanager
 def _name_lost(rank: int | None) -> Iterator[None]:
-    """Raise what torch says of a broken connection as `RankLost`."""
+    """Raise torch's errors about a broken connection as `RankLost`."""
     try:
         yield
     except RuntimeError as error:
@@ -255,7 +254,7 @@ def _name_lost(rank: int | None) -> Iterator[None]:
 
 
 def connect_job_ranks() -> TorchRankGroup:
-    """Meet the other ranks of this job at torchrun's `MASTER_ADDR`; `RankLost` when they do not come."""
+    """Connect to the other ranks of this job at torchrun's `MASTER_ADDR`; `RankLost` when they do not connect."""
     from torch.distributed.rendezvous import rendezvous
 
     with _name_lost(None):

@@ -1,7 +1,7 @@
-"""States that a training keeps for those who ask what it learnt from which row: the folder `states/` of its artifact.
+"""States that a training keeps for influence methods: the folder `states/` of its artifact.
 
-`states.json` tells the learning rate of each step and the factors on it, `STEP.safetensors` holds what moved after a
-step, and `steps.parquet` names the rows of each step that moved something.
+`states.json` has the learning rate of each step and the factors on it, `STEP.safetensors` the trainable weights after a
+step, and `steps.parquet` the rows of each step with an update.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ _WEIGHT, _SECOND, _COUNT = "master/", "exp_avg_sq/", "step/"
 
 
 class KeptState(NamedTuple):
-    """What moved, after a step."""
+    """Trainable weights and their moments after a step."""
 
     step: int
     weights: dict[str, Tensor]
     second: dict[str, Tensor]
-    """The averaged squares of gradients, as the optimizer keeps them; empty where it keeps none."""
+    """Averaged squares of gradients, as the optimizer keeps them; empty where it keeps none."""
     updates: int
-    """How many updates these average over."""
+    """Number of updates in these averages."""
 
 
 def write_kept_states(
@@ -42,7 +42,7 @@ def write_kept_states(
     rows: Mapping[int, Sequence[str]],
     rate_of: Callable[[str], float],
 ) -> None:
-    """Write `states/`: tensors by step, and the ids of the rows of each step that moved something."""
+    """Write `states/`: tensors by step, and the ids of the rows of each step with an update."""
     import polars
     from safetensors.torch import save_file
 
@@ -64,10 +64,10 @@ def write_kept_states(
 
 
 class KeptStates:
-    """The states of a tuned model."""
+    """The kept states of a tuned model."""
 
     def __init__(self, model: Artifact) -> None:
-        """`ModelError` when the training kept none."""
+        """Open the states; `ModelError` when the training kept none."""
         self._model = model
         if not any(entry.path == f"{STATES}/{_ABOUT}" for entry in model.manifest.files):
             raise ModelError(
@@ -101,23 +101,23 @@ class KeptStates:
 
     @cached_property
     def rows(self) -> dict[int, list[str]]:
-        """The ids of the rows of each step that moved something."""
+        """The ids of the rows of each step with an update."""
         import polars
 
-        found: dict[int, list[str]] = {}
+        rows: dict[int, list[str]] = {}
         for step, name in polars.read_parquet(self._path(_STEPS)).iter_rows():
-            found.setdefault(step, []).append(name)
-        return found
+            rows.setdefault(step, []).append(name)
+        return rows
 
     def read(self, step: int) -> KeptState:
-        """The state after a step."""
+        """Return the state after a step."""
         from safetensors import safe_open
 
         parts: dict[str, dict[str, Tensor]] = {_WEIGHT: {}, _SECOND: {}, _COUNT: {}}
         with safe_open(self._path(f"{step}.safetensors"), framework="pt") as file:
             for name in file.keys():  # noqa: SIM118  # it is no mapping
-                for kind, found in parts.items():
+                for kind, tensors in parts.items():
                     if name.startswith(kind):
-                        found[name.removeprefix(kind)] = file.get_tensor(name)
+                        tensors[name.removeprefix(kind)] = file.get_tensor(name)
         counts = [int(value) for value in parts[_COUNT].values()]
         return KeptState(step, parts[_WEIGHT], parts[_SECOND], max(counts, default=step))

@@ -1,4 +1,4 @@
-"""Loss spikes: a loss that is no number, or far above those before it."""
+"""Loss spikes: a loss that is not finite, or far above those before it."""
 
 from __future__ import annotations
 
@@ -8,24 +8,27 @@ from statistics import median
 from typing import Literal
 
 Answer = Literal["stop", "skip", "off"]
-"""What becomes of a training whose loss is a spike."""
+"""What a training does at a loss spike."""
 
 
 RECENT = 128
-"""Losses before a step that say what is ordinary."""
+"""Number of losses before a step that define the usual range."""
 FIRST = 32
-"""Losses at the beginning that are only watched."""
+"""Number of losses at the start without spike detection."""
 AT_LEAST = 3.0
-"""A spike is at least so many times as high as the highest of the first losses."""
+"""A spike is at least this many times as high as the highest of the first losses."""
 MAD_TO_DEVIATION = 1.4826
-"""Makes the median absolute deviation of Gaussian noise its standard deviation."""
+"""Ratio of the standard deviation to the median absolute deviation of Gaussian noise."""
 MOST_SKIPPED = 10
-"""Steps in a row that may be left out before training stops all the same."""
+"""Maximum number of steps in a row that are skipped before training stops."""
 
 
 def compute_spike_threshold(losses: Sequence[float], height: float) -> float:
-    """Above which a loss is a spike: `height` robust deviations over the median of recent losses, and never less than
-    three times the highest loss of the first steps, so that neither skewed noise nor a single hard row is one."""
+    """Return the loss above which a step is a spike.
+
+    It is `height` robust standard deviations over the median of recent losses, and at least three times the highest
+    loss of the first steps, so that neither skewed noise nor a single hard row is a spike.
+    """
     if len(losses) < FIRST:
         return math.inf
     recent = losses[-RECENT:]
@@ -35,7 +38,7 @@ def compute_spike_threshold(losses: Sequence[float], height: float) -> float:
 
 
 def diagnose_step(loss: float, norm: float, losses: Sequence[float], height: float | None) -> str:
-    """What is wrong with a step, given the losses before it; empty when nothing is."""
+    """Return what is wrong with a step, given the losses before it; empty when nothing is."""
     if not math.isfinite(loss):
         return f"loss {loss}"
     if not math.isfinite(norm):

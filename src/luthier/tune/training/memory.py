@@ -27,22 +27,22 @@ from luthier.tune.training.schedule import BatchSampler
 
 Prepared = Callable[[list[TokenRow]], list[TokenRow]]
 LOOKED_AT = 32
-"""Steps whose packs are laid out to find the largest: those whose rows have most tokens."""
+"""Number of steps, those with most tokens, whose packs are built to find the largest."""
 
 
 class SizedDataset(Protocol):
-    """Examples by number, and the tokens of each."""
+    """Examples by index, and the tokens of each."""
 
     @property
     def sizes(self) -> numpy.ndarray[Any, Any]:
         """(examples,) tokens of each example."""
 
     def rows(self, number: int) -> list[TokenRow]:
-        """The rows of one example."""
+        """Return the rows of one example."""
 
 
 ParallelPacks = tuple[Pack, ...]
-"""Packs that are read at once."""
+"""Packs that are read in parallel."""
 
 
 class MemoryPlan(NamedTuple):
@@ -55,16 +55,17 @@ class MemoryPlan(NamedTuple):
 
 @dataclass
 class ProbedMemory:
-    """Packs that fitted into memory, for trainings that follow one another over one model: what is no larger is not
-    tried again."""
+    """Sizes of packs that fit into memory, for consecutive trainings over one model: smaller ones are not
+    probed again.
+    """
 
     tokens: int = 0
-    """Tokens of the largest packs, side by side, that fitted as they were."""
+    """Tokens of the largest parallel packs that fit."""
     drawn: bool = False
-    """Whether reading them drew random numbers."""
+    """Whether reading them used random numbers."""
 
     def covers(self, parallel_packs: ParallelPacks) -> bool:
-        """Whether packs are no larger than what fitted."""
+        """Return whether packs are no larger than what fits."""
         return sum(pack.tokens for pack in parallel_packs) <= self.tokens
 
 
@@ -73,8 +74,8 @@ def probe_memory(
 ) -> MemoryPlan:
     """Run the largest packs in parallel, then one by one, then smaller ones, until they fit into memory.
 
-    `find_largest_packs` gives them for a bound in tokens and a number of lanes. `ModelError` when not even the rows of
-    one example fit.
+    `largest` returns them for a maximum of tokens and a number of parallel packs. `ModelError` when not even the rows
+    of one example fit.
     """
     smaller = ""
     while True:
@@ -103,7 +104,7 @@ def _named(parallel_packs: ParallelPacks) -> str:
 
 
 def _fits_in_memory(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks], None]) -> bool:
-    """Whether packs can be read at once; what was held on the way is given back."""
+    """Return whether packs can be read in parallel; memory allocated on the way is released."""
     try:
         with torch.random.fork_rng():
             read(parallel_packs)
@@ -121,7 +122,7 @@ def _fits_in_memory(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks
 def find_largest_packs(
     dataset: SizedDataset, sampler: BatchSampler, tokens: int, lanes: int = 1, prepared: Prepared = list
 ) -> ParallelPacks:
-    """The packs read at once that have most tokens, among those of the steps that have most to read."""
+    """Return the parallel packs with most tokens, among those of the steps with most tokens."""
     sizes = dataset.sizes
     weights = [int(sizes[sampler.get_batch_indices(step)].sum()) for step in range(sampler.steps)]
     longest = [int(sizes[sampler.get_batch_indices(step)].max(initial=0)) for step in range(sampler.steps)]
@@ -146,24 +147,24 @@ def _cost(pack: Pack) -> tuple[int, int]:
 
 
 def iterate_packs(dataset: SizedDataset, sampler: BatchSampler, tokens: int) -> Generator[Pack]:
-    """All packs of a training, in the order in which they are learnt; of a prompt that is yet to be answered all is
-    read."""
+    """Yield all packs of a training in order; a prompt whose completion is not sampled yet is read whole."""
     for step in range(sampler.steps):
         yield from build_packs([_add_probe_token(row) for row in read_step_rows(dataset, sampler, step)], tokens)
 
 
 def _add_probe_token(row: TokenRow) -> TokenRow:
-    """A row of which nothing is learnt with one more token, before which the rest is read."""
+    """Return a row without trained tokens with one more token, so that the row is read."""
     return row if row.targets else replace(row, ids=[*row.ids, row.ids[-1]], loss_weights=[*row.loss_weights, 1.0])
 
 
 def read_step_rows(dataset: SizedDataset, sampler: BatchSampler, step: int) -> list[TokenRow]:
-    """The rows of one optimizer step."""
+    """Return the rows of one optimizer step."""
     return [row for index in sampler.get_batch_indices(step) for row in dataset.rows(index)]
 
 
 SLACK = 1.1
-"""How much more than the largest step was seen to need may be held: giving back costs as much as asking again."""
+"""Memory that may be held, as a multiple of what the largest step needed: releasing memory costs as much as allocating
+it again."""
 
 
 class AllocatorCacheTrimmer:
@@ -175,7 +176,7 @@ class AllocatorCacheTrimmer:
         self._fresh = False
 
     def before(self, n_packs: int) -> None:
-        """Before so many packs are read at once: give back what they would not find, or what is too much."""
+        """Release cached memory that the next `n_packs` parallel packs cannot reuse, or that exceeds the limit."""
         held = resident_bytes()
         if self._fresh:  # what is held now is what the packs since needed
             self._bound = max(self._bound, held)

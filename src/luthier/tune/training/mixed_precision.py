@@ -1,4 +1,4 @@
-"""Updates on fp32 masters of whatever moves: small ones are never lost to bf16, whatever the model computes in."""
+"""Mixed precision: fp32 master weights of all trainable parameters, so that small updates are not lost in bf16."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ class OptimizerSettings:
 
     optimizer: Optimizer
     clip: float | None
-    """Largest norm of the whole gradient; None: any."""
+    """Maximum norm of the whole gradient; None: no limit."""
     rate_of: Callable[[str], float] = lambda name: 1.0
-    """A factor on the learning rate, by the parameter's name."""
+    """Learning rate factor, by the parameter's name."""
 
 
 _AVERAGES = ("exp_avg/", "momentum_buffer/")
-"""Before the names of averaged gradients in a state."""
+"""Prefixes of averaged gradients in a state."""
 _NO_WEIGHT = ("group", "optimizer", "pull")
-"""What stands in a state beside weights and what is remembered of each."""
+"""Entries of a state that are not per weight."""
 
 
 class GradientSum:
     """A sum of gradients as one vector for each dtype, with a view for each weight."""
 
     def __init__(self, weights: Sequence[Tensor], device: torch.device | None = None) -> None:
-        """Zero for weights of these shapes and dtypes, on a device, or on theirs."""
+        """Start at zero for weights of these shapes and dtypes, on a device, or on theirs."""
         sizes: dict[torch.dtype, int] = {}
         begins = []
         for weight in weights:
@@ -59,17 +59,17 @@ class GradientSum:
                 total.add_(gradient)
 
     def add(self, other: GradientSum) -> GradientSum:
-        """This sum, to which another was added."""
+        """Add another sum in place, and return this one."""
         for dtype, vector in self.flat.items():
             vector.add_(other.flat[dtype])
         return self
 
 
 class MixedPrecisionOptimizer:
-    """An optimizer over a master of each parameter that moves, in at least fp32.
+    """An optimizer over a master copy of each trainable parameter, in at least fp32.
 
-    It holds all masters with what is remembered of each, or those of some parameters alone (`hold`): then it moves only
-    these, and others move the rest.
+    It holds all masters with their optimizer state, or those of some parameters alone (`hold`): then it updates only
+    these, and other ranks update the rest.
     """
 
     def __init__(self, model: torch.nn.Module, settings: OptimizerSettings) -> None:
@@ -94,11 +94,13 @@ class MixedPrecisionOptimizer:
 
     @property
     def numbers(self) -> int:
-        """How many numbers move."""
+        """Number of trainable parameters."""
         return sum(parameter.numel() for parameter in self._moving.values())
 
     def gradients(self, loss: Tensor, leaves: Sequence[Tensor] = ()) -> list[Tensor | None]:
-        """How a loss falls with each parameter that moves, then with each leaf; None where it does not depend on it."""
+        """Return the gradient of a loss by each trainable parameter, then by each leaf; None where it does not depend
+        on it.
+        """
         targets = [*self._moving.values(), *leaves]
         if not loss.requires_grad:  # rows of text, where only what reads media learns
             return [None] * len(targets)
@@ -106,22 +108,21 @@ class MixedPrecisionOptimizer:
 
     @property
     def sizes(self) -> dict[str, int]:
-        """How many numbers each parameter that moves has, in order."""
+        """Number of elements of each trainable parameter, in order."""
         return {name: parameter.numel() for name, parameter in self._moving.items()}
 
     @property
     def parameters(self) -> Mapping[str, torch.nn.Parameter]:
-        """The parameters that move, in the precision that the model computes in."""
+        """The trainable parameters, in the dtype of the model's computation."""
         return self._moving
 
     @property
     def held(self) -> Collection[str]:
-        """The parameters whose masters are here."""
+        """The parameters whose masters are held here."""
         return self._held
 
     def hold(self, names: Collection[str]) -> None:
-        """Keep the masters of some parameters alone, with what is remembered of them; `restore` brings those that were
-        not here."""
+        """Keep the masters of some parameters alone, with their optimizer state; `restore` adds others."""
         self._held = frozenset(names)
         for name, master in self._masters.items():
             parameter = self._moving[name]
@@ -147,7 +148,7 @@ class MixedPrecisionOptimizer:
                 total.add_(gradient)
 
     def build_sum(self) -> GradientSum:
-        """A sum of gradients that is zero yet."""
+        """Return a sum of gradients that is zero."""
         return GradientSum(
             [
                 torch.empty(self._shapes[name], dtype=master.dtype, device="meta")
@@ -157,23 +158,22 @@ class MixedPrecisionOptimizer:
         )
 
     def take(self, gradients: GradientSum) -> None:
-        """Take the gradient of a step that was summed elsewhere; of parameters that are not held it is not looked
-        at."""
+        """Set the gradient of a step that was summed elsewhere; that of parameters not held here is ignored."""
         self._sums, self._is_taken = dict(zip(self._masters, gradients.views, strict=True)), True
 
     def norms(self, names: Collection[str]) -> list[float]:
-        """Norms of the gradients of some parameters."""
+        """Return the gradient norms of some parameters."""
         sums = self._need_sums()
         return [float(sums[name].norm()) for name in names]
 
     def norm(self, norms: Sequence[float] | None = None) -> float:
-        """Norm of the step's whole gradient, from those of all parameters in order where they are known."""
+        """Return the norm of the step's whole gradient, from those of all parameters in order where they are known."""
         dtype = next(iter(self._masters.values())).dtype
         of_each = self.norms(self._masters) if norms is None else norms
         return float(torch.linalg.vector_norm(torch.tensor(of_each, dtype=dtype)))
 
     def update(self, rate: float, norm: float) -> None:
-        """Clip, move what is held, and clear the step's gradient."""
+        """Clip the gradient, update the held parameters, and clear the gradient."""
         sums = self._need_sums()
         for name in self._held:
             if self._settings.clip is not None and norm > self._settings.clip:
@@ -194,7 +194,7 @@ class MixedPrecisionOptimizer:
         self._follow()
 
     def start_from(self, weights: Mapping[str, Tensor], pulls: Sequence[GradientPull] = ()) -> None:
-        """Set the masters by name; pulls begin there, and are added to each gradient."""
+        """Set the masters by name; pulls start there, and are added to each gradient."""
         for name, master in self._masters.items():
             master.data.copy_(weights[name])
         self._pulls = tuple(pulls)
@@ -203,8 +203,9 @@ class MixedPrecisionOptimizer:
         self._follow()
 
     def weights(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """The weights that count for answers and for the file, by name: the masters, or an average of theirs; all of
-        them, or some that are held."""
+        """Return the weights for evaluation and saving, by name: the masters, or an average of them; all, or some that
+        are held.
+        """
         kept = self._settings.optimizer.kept
         return {
             name: kept(master.detach(), self._state_of(master))
@@ -214,30 +215,32 @@ class MixedPrecisionOptimizer:
 
     @property
     def shows_weights(self) -> Collection[str]:
-        """The parameters whose weights, as `weights` gives them, are here: held, or the model's own as they are."""
+        """The parameters whose weights, as `weights` returns them, are here: held, or the model's own unchanged."""
         if self._settings.optimizer.averages:
             return self._held
         return [name for name, master in self._masters.items() if name in self._held or master is self._moving[name]]
 
     def drop(self) -> None:
-        """Clear the step's gradient without moving."""
+        """Clear the step's gradient without an update."""
         self._sums, self._is_taken = {}, False
 
     def state(self, names: Collection[str] | None = None) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, by name; of some parameters, or of those that are held."""
+        """Return everything that a resumed run needs, by name; of some parameters, or of those that are held."""
         held = [name for name in self._masters if name in (self._held if names is None else names)]
-        found = {f"master/{name}": self._masters[name].data for name in held} | {self._mark: torch.zeros(())}
+        state = {f"master/{name}": self._masters[name].data for name in held} | {self._mark: torch.zeros(())}
         for name in held:
             master = self._masters[name]
-            found |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
+            state |= {f"{kind}/{name}": value for kind, value in self._state_of(master).items()}
         for at, pull in enumerate(self._pulls):
-            found |= {f"pull/{at}/{key}": value for key, value in pull.state().items()}
+            state |= {f"pull/{at}/{key}": value for key, value in pull.state().items()}
         numbers = {f"group/{at}": group[key] for at, group, key in self._iterate_group_numbers()}
-        return found | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
+        return state | {at: torch.tensor(number, dtype=torch.float64) for at, number in numbers.items()}
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Go on from a state, which holds at least what is held here; the model's parameters follow. `ModelError` when
-        another optimizer left it."""
+        """Restore a state that has at least what is held here; the model's parameters follow.
+
+        `ModelError` for the state of another optimizer.
+        """
         if self._mark not in state:
             what = "the state to go on from was left by another optimizer"
             raise ModelError(
@@ -260,7 +263,7 @@ class MixedPrecisionOptimizer:
         self._follow()
 
     def fingerprints(self, names: Collection[str] | None = None) -> dict[str, float]:
-        """A number for each parameter that changes when it moves; for some of them, or all."""
+        """Return a number for each parameter that changes when it is updated; for some of them, or all."""
         return {
             name: float(master.detach().double().square().sum())
             for name, master in self._masters.items()
@@ -269,7 +272,7 @@ class MixedPrecisionOptimizer:
 
     @property
     def _mark(self) -> str:
-        """Stands in a state and names the optimizer that left it."""
+        """Return a state's key that names its optimizer."""
         return f"optimizer/{self._settings.optimizer.kind}"
 
     def _state_of(self, master: Tensor) -> dict[str, Any]:
@@ -277,26 +280,26 @@ class MixedPrecisionOptimizer:
         return state
 
     def _iterate_group_numbers(self) -> Iterator[tuple[str, dict[str, Any], str]]:
-        """Each changing number of each parameter group, with a name for it."""
+        """Yield each changing value of each parameter group, with a name for it."""
         for first, optimizer in enumerate(self._optimizers):
             for second, group in enumerate(optimizer.param_groups):
                 yield from ((f"{first}.{second}/{key}", group, key) for key in self._settings.optimizer.carried)
 
     def _follow(self) -> None:
-        """Give the model the masters' values."""
+        """Copy the masters' values to the model."""
         for name, parameter in self._moving.items():
             if name in self._held and self._masters[name] is not parameter:
                 parameter.data.copy_(self._masters[name])
 
 
 def select_moments(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Of an optimizer's state the weights, and what it remembers of them but the averaged gradient, by name."""
+    """Return the weights in an optimizer's state, and its moments except the averaged gradient, by name."""
     left_out = (*_AVERAGES, *(f"{kind}/" for kind in _NO_WEIGHT))
     return {name: value for name, value in state.items() if not name.startswith(left_out)}
 
 
 def _master(parameter: torch.nn.Parameter) -> Tensor:
-    """The parameter itself when it is fp32 or wider, else a copy that is; laid out row by row."""
+    """Return the parameter itself when it is fp32 or wider, else an fp32 copy; contiguous."""
     if parameter.dtype in (torch.float32, torch.float64):
         parameter.data = parameter.data.contiguous()
         return parameter

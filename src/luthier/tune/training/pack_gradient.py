@@ -1,4 +1,4 @@
-"""One pack forward and backward: its loss, what is measured beside it, and the gradient of all that moves."""
+"""Forward and backward over one pack: its loss, its measures, and the gradient of all trainable parameters."""
 
 from __future__ import annotations
 
@@ -21,17 +21,18 @@ from luthier.tune.training.unit_gradients import UnitReader
 
 
 class StepGradient(NamedTuple):
-    """What is known of a step, or of a part of it, once its gradient is gathered; its terms are divided by the step's
-    denominator."""
+    """Loss and measures of a step, or of a part of it, once its gradient is computed; all divided by the step's
+    denominator.
+    """
 
     loss: float = 0.0
     computed: PackWorkload = PackWorkload()
     measures: dict[str, float] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
     example_losses: dict[str, float] = {}  # noqa: RUF012
-    """What each example adds to the loss, by its id."""
+    """Each example's share of the loss, by its id."""
 
     def and_of(self, other: StepGradient) -> StepGradient:
-        """Both together."""
+        """Return the sum of two."""
         return StepGradient(
             self.loss + other.loss,
             self.computed.and_of(other.computed),
@@ -40,26 +41,26 @@ class StepGradient(NamedTuple):
         )
 
 
-def _add_numbers(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, float]:
-    return {**one, **{name: one.get(name, 0.0) + value for name, value in other.items()}}
+def _add_numbers(first: Mapping[str, float], second: Mapping[str, float]) -> dict[str, float]:
+    return {**first, **{name: first.get(name, 0.0) + value for name, value in second.items()}}
 
 
 class PackGradient(NamedTuple):
-    """What one pack adds to the sums of an optimizer step; nothing here has a gradient."""
+    """One pack's contribution to an optimizer step; without gradients attached."""
 
     total: Tensor
     examples: Tensor
-    """(E,) the share of each of the pack's examples."""
+    """(E,) the contribution of each of the pack's examples."""
     measures: dict[str, Tensor]
     gradients: list[Tensor | None]
-    """How the pack's share of the step's mean falls with each parameter that moves; None where it does not depend on
+    """Gradient of the pack's share in the step's mean by each trainable parameter; None where it does not depend on
     it."""
     media: dict[int, tuple[Tensor | None, ...]] = {}  # noqa: RUF012  # a NamedTuple's default is never changed
-    """Gradients with respect to the features of each medium, where its encoder or projector is trained."""
+    """Gradients by the features of each medium, where its encoder or projector is trained."""
 
 
 class PackGradientComputer:
-    """Reads packs with a model that learns, and with what its objective needs beside it."""
+    """Computes pack gradients with a model and what its objective needs (a teacher, a critic)."""
 
     def __init__(
         self,
@@ -73,20 +74,20 @@ class PackGradientComputer:
         self._teacher, self._critic = teacher, critic
 
     def build_unit_reader(self) -> UnitReader:
-        """A reader of many units' gradients in one pass, for the same model."""
+        """Build a reader of many units' gradients in one pass, for the same model."""
         return UnitReader(self._model, self._objective, self._updater.parameters)
 
     def prepare(self, pack: Pack) -> Pack:
-        """The pack with what a teacher says of it, where there is one."""
+        """Return the pack with the teacher's predictions, where there is one."""
         return self._objective.ready(pack, self._teacher)
 
     def learn_media(self, packs: Sequence[Pack]) -> AbstractContextManager[StepMedia | None]:
-        """Let some packs read their media as leaves of a tower that learns; None where none does."""
+        """Let packs read their media as leaves of a trained encoder; None where no encoder is trained."""
         ids = (token for pack in packs for token in pack.ids.tolist())
         return learn_media(self._model, lambda: list_media_keys(ids))
 
     def read(self, pack: Pack, denominator: float) -> PackGradient:
-        """One pack forward and backward."""
+        """Run one pack forward and backward."""
         with gather_leaves() as leaves:
             logp, pack = read_pack_logprobs(self._model, self._objective, pack, compute_pack_logprobs)
         loss = self._objective.loss(logp, pack, pack.token_values.get(REFERENCE))
@@ -94,7 +95,7 @@ class PackGradientComputer:
         return read if self._critic is None else self._add_critic(self._critic, pack, denominator, read)
 
     def _add_critic(self, critic: Critic, pack: Pack, denominator: float, read: PackGradient) -> PackGradient:
-        """With what the critic learns of the same pack, once the policy's part is out of memory."""
+        """Add the critic's gradient for the same pack, once the policy's activations are freed."""
         own = self._reduce(critic.loss(pack), pack, denominator, PackLeaves())
         both = [
             gradient if other is None else other for gradient, other in zip(read.gradients, own.gradients, strict=True)
@@ -102,7 +103,7 @@ class PackGradientComputer:
         return read._replace(measures={**read.measures, **own.measures}, gradients=both)
 
     def _reduce(self, loss: Loss, pack: Pack, denominator: float, leaves: PackLeaves) -> PackGradient:
-        """The sums of a pack's terms, and the gradient of their share in the step's mean."""
+        """Return the sums of a pack's terms, and the gradient of their share in the step's mean."""
         total = loss.total
         with torch.no_grad():
             examples = loss.by_example(pack)
@@ -112,7 +113,7 @@ class PackGradientComputer:
         return PackGradient(total.detach(), examples, measures, gradients[:count], leaves.name(gradients[count:]))
 
     def describe(self, read: PackGradient, pack: Pack, denominator: float) -> StepGradient:
-        """What a pack that was read adds to what is known of its step."""
+        """Return the pack's contribution to the loss and measures of its step."""
         keyed = zip(pack.example_keys, read.examples.tolist(), strict=True)
         return StepGradient(
             float(read.total) / denominator,

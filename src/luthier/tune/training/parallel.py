@@ -1,4 +1,4 @@
-"""The packs of one step of a training, for lanes that read them side by side."""
+"""Schedules the packs of a training step for parallel reading."""
 
 from __future__ import annotations
 
@@ -11,8 +11,10 @@ from luthier.models.packing.parallel_plan import AGAIN, ENOUGH, LEAST_TOKENS, WO
 
 
 def schedule_parallel_packs(rows: Sequence[TokenRow], tokens: int, lanes: int) -> list[tuple[Pack, ...]]:
-    """The packs of a step, those together that lanes take one after another, each as it is ready; at most so many
-    tokens are read at any moment, side by side or not."""
+    """Return the packs of a step in groups that threads take one after another, each as it is free.
+
+    At most `tokens` tokens are read at any moment, in parallel or not.
+    """
     whole = build_packs(rows, tokens)
     computed = sum(pack.tokens for pack in whole)
     if lanes > 1 and computed >= LEAST_TOKENS * lanes:
@@ -25,21 +27,23 @@ def schedule_parallel_packs(rows: Sequence[TokenRow], tokens: int, lanes: int) -
 
 
 def _build_smaller_packs(rows: Sequence[TokenRow], tokens: int, lanes: int, computed: int) -> list[Pack]:
-    """Packs of enough tokens and no more, where rows share so little that hardly more is computed; else none."""
+    """Return smaller packs of enough tokens each, where rows share so little that hardly more is computed;
+    else none.
+    """
     if torch.cuda.is_available() or tokens <= ENOUGH or computed <= ENOUGH * lanes:
         return []
     packs = build_packs(rows, ENOUGH, n_parallel=lanes)
     return packs if sum(pack.tokens for pack in packs) <= AGAIN * computed else []
 
 
-def _estimate_finish(some: Sequence[Pack], lanes: int) -> int:
-    """Tokens of the lane that ends last, when each takes the next pack as it is ready."""
+def _estimate_finish(packs: Sequence[Pack], lanes: int) -> int:
+    """Return the tokens of the thread that ends last, when each takes the next pack as it is free."""
     ends = [0] * lanes
-    for pack in some:
+    for pack in packs:
         ends[ends.index(min(ends))] += pack.tokens
     return max(ends)
 
 
-def _list_largest_sizes(some: Sequence[Pack], lanes: int) -> list[int]:
-    """Tokens of the largest packs that may be read at the same time."""
-    return sorted((pack.tokens for pack in some), reverse=True)[:lanes]
+def _list_largest_sizes(packs: Sequence[Pack], lanes: int) -> list[int]:
+    """Return the tokens of the largest packs that may be read at the same time."""
+    return sorted((pack.tokens for pack in packs), reverse=True)[:lanes]

@@ -1,8 +1,8 @@
-"""Parts of an optimizer step: how its rows are dealt, and the fixed order in which sums over parts are taken.
+"""Parts of an optimizer step: how its rows are divided, and the fixed order in which sums over parts are taken.
 
-The rows of a step are dealt to P parts by their contents. Each part is packed alone and computed by one thread. What
-parts give (gradients, losses, counts) is added along one binary tree over the parts, whoever computes them: a process
-alone, or up to P ranks that exchange shards of their gradients. So the number of ranks changes no bit.
+The rows of a step are divided into P parts by their contents. Each part is packed alone and computed by one thread. The
+results of parts (gradients, losses, counts) are added along one binary tree over the parts, whoever computes them: one
+process, or up to P ranks that exchange shards of their gradients. So the number of ranks changes no bit.
 """
 
 from __future__ import annotations
@@ -24,29 +24,33 @@ from luthier.tune.training.pack_gradient import PackGradientComputer, StepGradie
 from luthier.tune.training.parallel import schedule_parallel_packs
 
 AGAIN = 0.05
-"""Share of a step's tokens that its parts may compute again, of prefixes that rows share, under `parts: auto`."""
+"""Share of a step's tokens that its parts may compute again, for prefixes that rows share, under `parts: auto`."""
 LOOKED_AT = 32
-"""Steps that `parts: auto` looks at."""
+"""Number of steps that `parts: auto` considers."""
 Sum = TypeVar("Sum")
 Job = tuple[int, list[Pack]]
-"""A part with its packs."""
+"""A part and its packs."""
 
 
 def deal_rows(rows: Sequence[TokenRow], parts: int) -> list[list[TokenRow]]:
-    """The rows of each part of a step: alike rows together, parts of about equal cost; empty ones where examples do not
-    suffice. It depends on the rows alone."""
-    found = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
-    return found + [[] for _ in range(parts - len(found))]
+    """Divide a step's rows into parts: similar rows together, parts of about equal cost; empty ones where examples do
+    not suffice.
+
+    It depends on the rows alone.
+    """
+    dealt = split_rows(rows, max(1, sum(len(row.ids) for row in rows)), n_parallel=parts) if parts > 1 else [list(rows)]
+    return dealt + [[] for _ in range(parts - len(dealt))]
 
 
 def count_computed_tokens(deals: Sequence[Sequence[TokenRow]]) -> int:
-    """Tokens that parts compute, shared prefixes once in each."""
+    """Return the tokens that parts compute, shared prefixes once in each."""
     return sum(build_pack(rows).tokens for rows in deals if rows)
 
 
 def choose_parts(steps: Sequence[Sequence[TokenRow]]) -> int:
-    """The largest power of two of parts by which some steps compute at most `AGAIN` more than as one, each part of
-    enough tokens for a thread to be worth its while."""
+    """Return the largest power of two of parts with which some steps compute at most `AGAIN` more than undivided, and
+    each part has enough tokens for a thread.
+    """
     whole = sum(count_computed_tokens([rows]) for rows in steps)
     examples = max(sum(1 / row.group_size for row in rows) for rows in steps)
     parts = 1
@@ -59,14 +63,17 @@ def choose_parts(steps: Sequence[Sequence[TokenRow]]) -> int:
 
 
 def halve(span: range) -> tuple[range, range]:
-    """The two spans whose sums are added to that of a span of parts."""
+    """Return the two spans whose sums add up to that of a span of parts."""
     middle = (span.start + span.stop + 1) // 2
     return range(span.start, middle), range(middle, span.stop)
 
 
 def assign_spans(parts: int, ranks: int) -> list[range]:
-    """The span of parts of each rank: whole branches of the tree, so that a rank has one sum to exchange; as even as
-    that allows. `ValueError` for more ranks than parts."""
+    """Return the span of parts of each rank: whole branches of the tree, so that a rank has one sum to exchange; as
+    even as that allows.
+
+    `ValueError` for more ranks than parts.
+    """
     if not 1 <= ranks <= parts:
         raise ValueError(f"{parts} parts cannot be dealt to {ranks} ranks")
     spans = [range(parts)]
@@ -79,8 +86,9 @@ def assign_spans(parts: int, ranks: int) -> list[range]:
 def sum_tree(
     span: range, known: Collection[range], take: Callable[[range], Sum | None], add: Callable[[Sum, Sum], Sum]
 ) -> Sum | None:
-    """The sum over a span of parts along the tree, from those of known spans, which are taken in order; a span without
-    rows has none."""
+    """Return the sum over a span of parts along the tree, from those of known spans, which are taken in order; None for
+    a span without rows.
+    """
     if span in known:
         return take(span)
     first, second = (sum_tree(half, known, take, add) for half in halve(span))
@@ -104,8 +112,11 @@ class PartReader:
     def read(
         self, rows: Mapping[int, Sequence[TokenRow]], span: range, denominator: float, *, tokens: int, step: int
     ) -> tuple[list[StepGradient | None], GradientSum | None]:
-        """What each part of a span gives in order (None: it has no rows), and the sum of their gradients along the
-        tree. The packs of all parts hold at most so many tokens, as far as examples let them."""
+        """Return each part's gradient statistics in order (None: it has no rows), and the sum of their gradients along
+        the tree.
+
+        The packs of all parts hold at most `tokens` tokens, as far as examples allow.
+        """
         most = max(1, tokens // self.parts)
         packs = {
             part: [pack for some in schedule_parallel_packs(rows[part], most, 1) for pack in some]
@@ -114,7 +125,7 @@ class PartReader:
         }
         self._leftovers.before(min(len(packs), self.threads.count))
         ready = [(part, [self._reader.prepare(pack) for pack in some]) for part, some in packs.items()]
-        found: dict[int, StepGradient] = {}
+        gradients_by_part: dict[int, StepGradient] = {}
 
         def work(job: Job) -> tuple[StepGradient, GradientSum]:
             return self._read_part(*job, denominator, step)
@@ -124,11 +135,11 @@ class PartReader:
             def take(one: range) -> GradientSum | None:
                 if one.start not in packs:
                     return None
-                found[one.start], gradients = next(results)
+                gradients_by_part[one.start], gradients = next(results)
                 return gradients
 
             total = sum_tree(span, [range(part, part + 1) for part in span], take, GradientSum.add)
-        return [found.get(part) for part in span], total
+        return [gradients_by_part.get(part) for part in span], total
 
     def _compute_parts(
         self, work: Callable[[Job], tuple[StepGradient, GradientSum]], jobs: Sequence[Job]
@@ -158,13 +169,13 @@ class PartReader:
 
 
 def mix_seed(seed: int, step: int, pack: int) -> int:
-    """A different seed for the dropout of every pack."""
+    """Return a different dropout seed for every pack."""
     return (seed * 1_000_003 + step) * 1_009 + pack & (1 << 63) - 1
 
 
 @contextmanager
 def use_threads(count: int) -> Iterator[None]:
-    """Let this thread compute with so many threads for a while."""
+    """Set the number of computing threads within a context."""
     before = torch.get_num_threads()
     torch.set_num_threads(count)
     try:
@@ -174,7 +185,7 @@ def use_threads(count: int) -> Iterator[None]:
 
 
 def assign_weights(sizes: Sequence[int], ranks: int) -> list[range]:
-    """The weights that each rank owns, of so many numbers each: whole ones, in order, as even as that allows."""
+    """Return the weights that each rank owns, by their sizes: whole ones, in order, as even as that allows."""
     whole, before, ends = sum(sizes), 0, [0] * ranks
     for at, size in enumerate(sizes):
         owner = min(ranks - 1, (2 * before + size) * ranks // max(1, 2 * whole))
@@ -186,7 +197,7 @@ def assign_weights(sizes: Sequence[int], ranks: int) -> list[range]:
 
 
 def find_neighbours(group: RankGroup) -> tuple[int, int]:
-    """The rank whose weights this one keeps a copy of, and the one that keeps a copy of its own."""
+    """Return the rank whose weights this one copies, and the one that copies its own."""
     return (group.rank - 1) % group.size, (group.rank + 1) % group.size
 
 
@@ -198,11 +209,12 @@ def reduce_over_ranks(
     build: Callable[[], GradientSum],
     wait_s: float,
 ) -> GradientSum | None:
-    """The sum of all ranks' gradients along the tree, as far as this rank moves weights by it: those that it owns, and
-    those of the rank before it. `present` says which ranks have a gradient.
+    """Return the sum of all ranks' gradients along the tree, for the weights that this rank updates: its own, and those
+    of the rank before it.
 
-    Each rank adds the gradients of its weights, from what the others send of them, and sends the sum to the rank that
-    keeps a copy. With the weights, which go to all others later, 2(W - 1)/W of the vector goes out of each of W ranks.
+    `present` says which ranks have a gradient. Each rank adds up the gradients of its weights from the others' shards,
+    and sends the sum to the rank that keeps a copy. Together with the weights, which go to all others later, 2(W - 1)/W
+    of the vector leaves each of W ranks.
     """
     if group.size == 1 or not any(present):
         return own
@@ -227,17 +239,17 @@ def reduce_over_ranks(
 
 
 def find_shards(total: GradientSum, dtype: torch.dtype, ranks: int) -> list[slice]:
-    """The slice of one dtype's vector that holds each rank's weights."""
+    """Return the slice of one dtype's vector with each rank's weights."""
     ends = [begin + view.numel() for begin, view in zip(total.begins, total.views, strict=True)]
-    found = []
+    shards = []
     for weights in assign_weights([view.numel() for view in total.views], ranks):
         some = [at for at in weights if total.views[at].dtype == dtype]
-        found.append(slice(total.begins[some[0]], ends[some[-1]]) if some else slice(0, 0))
-    return found
+        shards.append(slice(total.begins[some[0]], ends[some[-1]]) if some else slice(0, 0))
+    return shards
 
 
 def share_weights(group: RankGroup, weights: Sequence[Tensor], wait_s: float) -> None:
-    """Give the weights that each rank has moved to those that have not; in the precision that the model computes in."""
+    """Send the weights that each rank updated to the others, in the dtype of the model's computation."""
     if group.size < 3:
         return
     before, behind = find_neighbours(group)

@@ -1,7 +1,7 @@
-"""The gradient of a private step: each unit's alone, clipped, added up, with noise.
+"""The gradient of a private step: each unit's own, clipped and summed, with noise.
 
-Nothing that another unit decides touches a unit's gradient: it is read in packs of its own and divided by its own
-denominator. The sum is divided by the expected number of units, which no row changes.
+No other unit affects a unit's gradient: it is read in packs of its own and divided by its own denominator. The sum is
+divided by the expected number of units, which no row changes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from luthier.tune.training.parts import mix_seed
 
 @dataclass(frozen=True, kw_only=True)
 class PrivateSteps:
-    """How the steps of a training keep their promise."""
+    """Settings of private steps: key, clipping norm, noise and sampling probability."""
 
     key: NoiseKey
     clip: float
@@ -34,30 +34,30 @@ class PrivateSteps:
     sampling: float
     expected_units: float
     unit_of: Callable[[str], int]
-    """The unit of a row, by its example's id."""
+    """Returns the unit of a row, by its example's id."""
 
     def epsilon(self, steps: int, delta: float) -> float:
-        """The ε of so many steps at δ."""
+        """Return ε of `steps` steps at δ."""
         return PrivacyAccount.of(self.noise, self.sampling, steps).epsilon(delta)
 
 
 def compute_unit_norms(gradients: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(units,) the norm of each unit's gradient in float64, from (units, …) those of the parameters."""
+    """Return (units,) the norm of each unit's gradient in float64, from (units, …) gradients of the parameters."""
     each = [torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=torch.float64) for gradient in gradients]
     norms: torch.Tensor = torch.linalg.vector_norm(torch.stack(each), dim=0)
     return norms
 
 
 class PrivateBatchSource(PreparedBatchSource):
-    """A batch source whose rows are made ready unit by unit, when they are read."""
+    """A batch source whose rows are prepared unit by unit, when they are read."""
 
     def draw(self, step: int) -> TrainingBatch:
-        """The rows of the units that the step draws; the denominator is each unit's own."""
+        """Return the rows of the units in a step; each unit has its own denominator."""
         return TrainingBatch(read_step_rows(self._dataset, self._sampler, step), 1.0)
 
 
 class PrivateReader:
-    """Gathers the gradients of a step's units, each scaled down to the clipping norm, and adds the noise."""
+    """Sums the gradients of a step's units, each clipped to the norm, and adds the noise."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class PrivateReader:
         self._units = reader.build_unit_reader()
 
     def gradient(self, rows: Sequence[TokenRow], tokens: int, step: int) -> StepGradient:
-        """Gather the step's gradient; what is told of it is the mean over the expected number of units."""
+        """Compute the step's gradient; its loss and measures are means over the expected number of units."""
         total, clipped = self._updater.build_sum(), 0
         described, units = StepGradient(), list(self._split(rows))
         parts = self._units.split(units, tokens) if self._units.applies else iter([units])
@@ -92,7 +92,7 @@ class PrivateReader:
         return StepGradient(loss if math.isfinite(loss) else 0.0, described.computed, measures, examples)
 
     def _split(self, rows: Sequence[TokenRow]) -> Iterator[list[TokenRow]]:
-        """The rows of each unit."""
+        """Yield the rows of each unit."""
         units: dict[int, list[TokenRow]] = {}
         for row in rows:
             units.setdefault(self._steps.unit_of(row.key), []).append(row)
@@ -101,7 +101,9 @@ class PrivateReader:
     def _gather_together(
         self, units: list[list[TokenRow]], total: GradientSum, seed: int
     ) -> tuple[StepGradient, int] | None:
-        """Add the clipped gradients of units from one pass, and count the clipped ones; None where it takes more."""
+        """Add the clipped gradients of units from one pass, and count the clipped ones; None where one pass does not
+        suffice.
+        """
         torch.manual_seed(seed)  # only dropout asks for it
         prepared = [self._objective.prepare_rows(unit, self._read) for unit in units]
         read = self._units.read(prepared, self._reader.prepare)
@@ -121,21 +123,21 @@ class PrivateReader:
         self, units: list[list[TokenRow]], tokens: int, total: GradientSum, seed: int
     ) -> tuple[StepGradient, int]:
         """Compute the gradient unit by unit, where more than plain linear layers is trained."""
-        one, described, clipped = self._updater.build_sum(), StepGradient(), 0
+        unit_gradient, described, clipped = self._updater.build_sum(), StepGradient(), 0
         for number, unit_rows in enumerate(units):
-            for vector in one.flat.values():
+            for vector in unit_gradient.flat.values():
                 vector.zero_()
-            described = described.and_of(self._gather(unit_rows, tokens, one, mix_seed(seed, 0, number)))
-            norm = math.sqrt(sum(float(vector.double().square().sum()) for vector in one.flat.values()))
+            described = described.and_of(self._gather(unit_rows, tokens, unit_gradient, mix_seed(seed, 0, number)))
+            norm = math.sqrt(sum(float(vector.double().square().sum()) for vector in unit_gradient.flat.values()))
             clipped += not norm <= self._steps.clip
             if math.isfinite(norm):  # one that is no number adds nothing, and nobody is told which
                 scale = min(1.0, self._steps.clip / norm) if norm else 0.0
-                for dtype, vector in one.flat.items():
+                for dtype, vector in unit_gradient.flat.items():
                     total.flat[dtype].add_(vector, alpha=scale)
         return described, clipped
 
-    def _gather(self, rows: list[TokenRow], tokens: int, one: GradientSum, seed: int) -> StepGradient:
-        """One unit's gradient, from packs that hold nothing else."""
+    def _gather(self, rows: list[TokenRow], tokens: int, unit_gradient: GradientSum, seed: int) -> StepGradient:
+        """Compute one unit's gradient, from packs with no other rows."""
         prepared = self._objective.prepare_rows(rows, self._read)
         denominator = self._objective.denominator(prepared)
         described = StepGradient()
@@ -143,7 +145,7 @@ class PrivateReader:
         for (pack,) in schedule_parallel_packs(prepared, tokens, 1):
             ready = self._reader.prepare(pack)
             read = self._reader.read(ready, denominator)
-            one.gather(read.gradients)
+            unit_gradient.gather(read.gradients)
             described = described.and_of(self._reader.describe(read._replace(gradients=[]), ready, denominator))
         return described
 

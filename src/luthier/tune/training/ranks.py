@@ -1,10 +1,10 @@
-"""Steps of a training that several ranks compute: the first leads, the others follow its orders.
+"""Data-parallel training over ranks: the first rank leads, the others follow its orders.
 
-The leader draws each step's rows, deals them, and sends each rank those of its parts. Each rank moves the weights that
-it owns, and keeps a copy of those of the rank before it (masters and what the optimizer remembers). The leader alone
-measures held-out rows, draws answers, and writes checkpoints, events and the artifact. Where a rank ends, the others
-meet again, the state is put together from what they hold, and the step is computed anew: in other shares, and to the
-same bytes.
+The leader draws each step's rows, divides them, and sends each rank those of its parts. Each rank updates the weights
+that it owns, and keeps a copy of those of the rank before it (masters and optimizer state). The leader alone measures
+held-out rows, samples completions, and writes checkpoints, events and the artifact. When a rank ends, the others
+reconnect, reassemble the state from what they hold, and compute the step again, with other shares and to the same
+bytes.
 """
 
 from __future__ import annotations
@@ -57,41 +57,45 @@ from luthier.tune.training.parts import (
 )
 
 SILENT_S, SILENT_TIMES = 60.0, 20.0
-"""A rank is taken to be frozen when it says nothing for so long after the leader's own share is done, and for so many
-times as long as that took."""
+"""A rank counts as frozen when it sends nothing for this long after the leader's own share is done, and for this many
+times as long as that share took."""
 _MEET_S = 600.0
-"""Seconds in which ranks that were started must be ready: they load libraries first."""
+"""Seconds in which started ranks must connect: they load libraries first."""
 _POLL_S = 0.02
 _TAIL = 20
-"""Lines of a rank's output that a warning about it shows."""
+"""Lines of a rank's output in a warning about it."""
 Result = TypeVar("Result")
 
 
 class RankHost(ABC):
-    """Brings the ranks of a training together, as seen from the leader."""
+    """Connects the ranks of a training, as seen from the leader."""
 
     group: RankGroup
-    """The ranks of the newest group."""
+    """The ranks of the latest group."""
 
     @abstractmethod
     def connect(self) -> None:
-        """Meet the others for the first time."""
+        """Connect to the others for the first time."""
 
     @abstractmethod
     def connect_again(self, error: RankLost, wait_s: float) -> None:
-        """Meet those that are left after one was lost, and that are ready within so long; raises the error where that
-        is not to be had."""
+        """Connect to the remaining ranks after one was lost, within `wait_s`; raises the error where that is
+        impossible.
+        """
 
     @abstractmethod
     def close(self) -> None:
-        """Leave no process behind."""
+        """End all started processes."""
 
 
 class LocalRanks(RankHost):
     """Ranks that this process starts on this machine."""
 
     def __init__(self, count: int, task: Mapping[str, Any], folder: Path, warn: Callable[[str], None]) -> None:
-        """`task`: what `luthier.tune.training.follower` reads; output goes to files in `folder`."""
+        """Start the processes.
+
+        `task`: what `luthier.tune.training.follower` reads; output goes to files in `folder`.
+        """
         self.group: RankGroup = SingleRank()
         self._count, self._warn, self._generation = count, warn, 0
         self._store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -142,14 +146,14 @@ class LocalRanks(RankHost):
         return TorchRankGroup(store, 0, len(ready) + 1, loopback=True)
 
     def _remove_child(self, number: int) -> None:
-        """Say how a child ended; kill one that does not answer."""
+        """Report how a child ended; kill one that does not respond."""
         child = self._children.pop(number)
         code = child.poll()
         _kill(child)
-        how = "does not answer" if code is None else f"ended with code {code}"
-        how = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else how
+        outcome = "does not answer" if code is None else f"ended with code {code}"
+        outcome = f"was ended by {signal.Signals(-code).name}" if code is not None and code < 0 else outcome
         lines = self._log(number).read_text(encoding="utf-8", errors="replace").splitlines()[-_TAIL:]
-        self._warn("\n".join([f"process {number} of {self._count} {how}", *lines]))
+        self._warn("\n".join([f"process {number} of {self._count} {outcome}", *lines]))
 
     def close(self) -> None:
         self.group.close()
@@ -171,14 +175,14 @@ def _kill(child: subprocess.Popen[str]) -> None:
 
 
 class LocalMembership:
-    """A rank that another process of this machine started: how it meets the others."""
+    """A rank that another process of this machine started: how it connects to the others."""
 
     def __init__(self, port: int, number: int) -> None:
         self._store = TCPStore("127.0.0.1", port, is_master=False, timeout=timedelta(seconds=WAIT_S))
         self._number, self._generation = number, 0
 
     def connect(self) -> RankGroup:
-        """Meet the others; `RankLost` when the leader is gone, or goes on without this rank."""
+        """Connect to the others; `RankLost` when the leader has ended, or continues without this rank."""
         generation = self._generation
         self._generation += 1
         try:
@@ -192,12 +196,12 @@ class LocalMembership:
         return TorchRankGroup(store, members.index(self._number) + 1, len(members) + 1, loopback=True)
 
     def connect_again(self, error: RankLost) -> RankGroup:
-        """Form the group anew after a rank was lost."""
+        """Form the group again after a rank was lost."""
         return self.connect()
 
 
 class JobRanks(RankHost):
-    """Ranks that torchrun, or an executor, started; whoever started them starts them again when one is lost."""
+    """Ranks that torchrun or an executor started, and restarts when one is lost."""
 
     def __init__(self) -> None:
         self.group: RankGroup = SingleRank()
@@ -209,7 +213,7 @@ class JobRanks(RankHost):
         raise error
 
     def close(self) -> None:
-        """Whoever started the others ends them."""
+        """The launcher ends the others."""
         self.group.close()
 
 
@@ -217,7 +221,7 @@ class PartLeader:
     """Computes each step's gradient in parts, alone or with the ranks that follow."""
 
     def __init__(self, reader: PartReader, updater: MixedPrecisionOptimizer, host: RankHost | None) -> None:
-        """`host` has brought the others together; None: there are none."""
+        """Build the leader; `host` has connected the others; None: there are none."""
         self._reader, self._updater, self._host = reader, updater, host
         self._group = host.group if host is not None else SingleRank()
         self._lost: RankLost | None = None
@@ -227,16 +231,16 @@ class PartLeader:
 
     @property
     def size(self) -> int:
-        """How many ranks compute."""
+        """Number of ranks that compute."""
         return self._group.size
 
     def start(self, *, kernels: bool) -> None:
-        """Give the others the state that the first step begins with, and say whether compiled kernels compute."""
+        """Send the others the initial state, and whether compiled kernels are in use."""
         self._kernels = kernels
         self._run_with_ranks(lambda: self._hand_out(self._updater.state()))
 
     def _run_with_ranks(self, work: Callable[[], Result]) -> Result:
-        """What comes of some work with all ranks; where one is lost meanwhile, with those that are left."""
+        """Run some work with all ranks; where one is lost meanwhile, with the remaining ones."""
         while True:
             try:
                 if self._lost is not None:
@@ -249,7 +253,7 @@ class PartLeader:
                 self._lost = error
 
     def _connect_again(self, error: RankLost) -> None:
-        """Meet those that are left, and bring all to the state of this rank, from what each of them holds."""
+        """Reconnect to the remaining ranks, and bring all to this rank's state, from what each of them holds."""
         assert self._host is not None, "one that is alone loses nobody"
         self._host.connect_again(error, self._wait_s)
         self._group = self._host.group
@@ -274,7 +278,7 @@ class PartLeader:
         self._hand_out(state)
 
     def _hand_out(self, state: Mapping[str, Tensor]) -> None:
-        """Give each rank what it owns of a whole state, and what it keeps a copy of; the model's weights to all."""
+        """Send each rank its part of a whole state and the copy that it keeps; the model's weights to all."""
         if self._group.size == 1 and len(self._updater.held) == len(self._updater.sizes):
             return
         self._updater.hold(list(self._updater.sizes))
@@ -290,16 +294,16 @@ class PartLeader:
             self._group.send_tensors(rank, others)
         self._updater.hold({*owned[0], *owned[-1]})
 
-    def _request_tensors(self, rank: int, what: str, names: Sequence[str]) -> dict[str, Tensor]:
-        self._group.send(rank, {"order": "give", "what": what, "names": names})
+    def _request_tensors(self, rank: int, quantity: str, names: Sequence[str]) -> dict[str, Tensor]:
+        self._group.send(rank, {"order": "give", "what": quantity, "names": names})
         return self._group.receive_tensors(rank)
 
     def state(self) -> dict[str, Tensor]:
-        """Everything that a resumed run needs, by name, from all ranks."""
+        """Return everything that a resumed run needs, by name, from all ranks."""
         return self._run_with_ranks(lambda: self._collect("state", self._updater.state(), self._updater.held))
 
     def weights(self) -> dict[str, Tensor]:
-        """The weights that count for answers and for the file, from all ranks."""
+        """Return the weights for evaluation and saving, from all ranks."""
         return self._run_with_ranks(
             lambda: self._collect(
                 "weights", self._updater.weights(self._updater.shows_weights), self._updater.shows_weights
@@ -307,23 +311,24 @@ class PartLeader:
         )
 
     def fingerprints(self) -> dict[str, float]:
-        """A number for each parameter that changes when it moves."""
+        """Return a number for each parameter that changes when it is updated."""
         missing = [name for name in self._updater.sizes if name not in self._updater.held]
         state = self.state() if missing else {}
         others = {name: float(state[f"master/{name}"].double().square().sum()) for name in missing}
         return {**self._updater.fingerprints(self._updater.held), **others}
 
-    def _collect(self, what: str, own: dict[str, Tensor], held: Collection[str]) -> dict[str, Tensor]:
-        """Something of each weight, by name: from here where it is held, else from its owner; in the order of one
-        process."""
-        missing, found = {name for name in self._updater.sizes if name not in held}, dict(own)
+    def _collect(self, quantity: str, own: dict[str, Tensor], held: Collection[str]) -> dict[str, Tensor]:
+        """Return a value of each weight, by name, in the order of one process: from here where it is held, else from
+        its owner.
+        """
+        missing, collected = {name for name in self._updater.sizes if name not in held}, dict(own)
         for rank, names in enumerate(name_owned_weights(self._updater, self._group.size)):
             if missing_names := [name for name in names if name in missing]:
-                found |= self._request_tensors(rank, what, missing_names)
-        return found
+                collected |= self._request_tensors(rank, quantity, missing_names)
+        return collected
 
     def gradient(self, rows: Sequence[TokenRow], denominator: float, *, tokens: int, step: int) -> StepGradient:
-        """Gather the gradient of one step's rows; computed anew where a rank is lost."""
+        """Compute the gradient of one step's rows; again where a rank is lost."""
         deals = deal_rows(rows, self._reader.parts)
         return self._run_with_ranks(lambda: self._gather(deals, denominator, tokens, step))
 
@@ -354,11 +359,11 @@ class PartLeader:
         return whole or StepGradient()
 
     def norm(self) -> float:
-        """Norm of the whole gradient that was gathered last."""
+        """Return the norm of the whole gradient computed last."""
         return self._norm
 
     def update(self, rate: float, norm: float) -> None:
-        """Let every rank move its weights by the gradient that was gathered last."""
+        """Let every rank update its weights by the gradient computed last."""
         self._last_update = {"order": "update", "rate": rate, "norm": norm}
         self._broadcast_order(self._last_update)
         with use_threads(1):
@@ -395,13 +400,13 @@ class PartLeader:
 
 
 def name_owned_weights(updater: MixedPrecisionOptimizer, ranks: int) -> list[list[str]]:
-    """The weights that each rank owns, by name."""
+    """Return the names of the weights that each rank owns."""
     names = list(updater.sizes)
     return [[names[at] for at in some] for some in assign_weights(list(updater.sizes.values()), ranks)]
 
 
 class PartFollower:
-    """Computes the parts that the leader sends, until it says that this was all."""
+    """Computes the parts that the leader sends, until it ends the training."""
 
     def __init__(
         self, reader: PartReader, updater: MixedPrecisionOptimizer, connect_again: Callable[[RankLost], RankGroup]
@@ -410,7 +415,7 @@ class PartFollower:
         self._updates = 0
 
     def run(self, group: RankGroup) -> None:
-        """Follow; `RankLost` when the leader is gone."""
+        """Follow the leader; `RankLost` when it has ended."""
         order: dict[str, Any] = {"order": "", "kernels": True}
         while order["order"] != "end":
             with nullcontext() if order["kernels"] else disable_kernels():
@@ -419,7 +424,7 @@ class PartFollower:
         group.close()
 
     def _follow(self, group: RankGroup) -> tuple[dict[str, Any], RankGroup]:
-        """Do what is ordered until the last order, or one that changes how is computed; returns it."""
+        """Execute orders until the last one, or one that changes how steps are computed; returns it."""
         met_again = False
         while True:
             try:
@@ -444,7 +449,7 @@ class PartFollower:
         self._updates, self._reader.threads.count = order["updates"], order["threads"]
 
     def _execute_order(self, group: RankGroup, order: Mapping[str, Any], *, alone: bool) -> None:
-        """`alone`: what this rank does is not yet part of what all do together."""
+        """Execute one order; `alone`: it is not yet part of what all ranks do together."""
         if order["order"] == "step":
             self._gather(group, order)
         elif order["order"] == "update":
@@ -489,8 +494,8 @@ def _gradient_from_json(value: Sequence[Any]) -> StepGradient:
 
 
 def describe_rank(model: torch.nn.Module, code: str) -> dict[str, Any]:
-    """All by which two processes could compute the same part to other bytes."""
-    how = detect_forward_mode(model)
+    """Describe everything by which two processes could compute the same part to different bytes."""
+    mode = detect_forward_mode(model)
     device = next(model.parameters()).device
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
     return {
@@ -498,13 +503,15 @@ def describe_rank(model: torch.nn.Module, code: str) -> dict[str, Any]:
         **{f"version of {name}": version(name) for name in ("torch", "transformers", "peft")},
         "processor": gpu or torch.backends.cpu.get_cpu_capability(),
         "kernels": get_kernel_names(model),
-        "way of reading": [how.packed, how.why, how.short, how.turn],
+        "way of reading": [mode.packed, mode.why, mode.short, mode.turn],
         "attention paths": read_attention_choices(),
     }
 
 
 def agree_with_followers(group: RankGroup, model: torch.nn.Module, code: str) -> None:
-    """Let the others go on when all compute alike; `InputError` that names the difference, here and there, if not."""
+    """Let the others continue when all compute alike; otherwise raise `InputError` with the difference,
+    here and there.
+    """
     own = describe_rank(model, code)
     descriptions = {rank: group.receive(rank) for rank in group.others}  # all of them: who sends waits until it is read
     try:
@@ -517,14 +524,14 @@ def agree_with_followers(group: RankGroup, model: torch.nn.Module, code: str) ->
 
 
 def agree_with_leader(group: RankGroup, model: torch.nn.Module, code: str) -> None:
-    """Compare, as a follower, this rank with the leader's; raises the error that the leader answers with."""
+    """Compare, as a follower, this rank with the leader's; raises the error that the leader returns."""
     group.send(0, describe_rank(model, code))
     if answer := group.receive(0):
         raise LuthierError.from_json(answer)
 
 
 def check_agreement(own: Mapping[str, Any], other: Mapping[str, Any], rank: int) -> None:
-    """`InputError` that names what a rank does differently."""
+    """Raise `InputError` with what a rank computes differently."""
     for name, value in own.items():
         mine, its = value, other.get(name)
         if name == "attention paths":
@@ -549,7 +556,9 @@ def _digest(value: Tensor) -> str:
 
 
 def send_weights(group: RankGroup, model: torch.nn.Module) -> None:
-    """Give the others what differs in their models: what began by chance, or was found by other threads."""
+    """Send the others the weights that differ in their models: random initial values, or values that depend on the
+    number of threads.
+    """
     own = _tensors_of(model)
     digests = {name: _digest(value) for name, value in own.items()}
     for rank in group.others:
@@ -563,7 +572,7 @@ def send_weights(group: RankGroup, model: torch.nn.Module) -> None:
 
 
 def receive_weights(group: RankGroup, model: torch.nn.Module) -> None:
-    """Take from the leader what differs in its model."""
+    """Receive from the leader the weights that differ in its model."""
     own = _tensors_of(model)
     group.send(0, {name: _digest(value) for name, value in own.items()})
     for name, value in group.receive_tensors(0).items():
@@ -574,14 +583,16 @@ def receive_weights(group: RankGroup, model: torch.nn.Module) -> None:
 
 
 def get_local_share(size: int) -> int:
-    """How many threads each of the ranks on this machine may use for its parts."""
+    """Return the number of threads for each of the ranks on this machine."""
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     return max(1, torch.get_num_threads() // max(1, local))
 
 
 def pin_to_cores(rank: int, size: int) -> None:
-    """Let this process compute on its share of the cores of this machine, next to one another, so that its memory is
-    near to them; not where there are fewer cores than ranks, or where it was given some of the cores already."""
+    """Pin this process to its share of this machine's cores, which are adjacent, so that its memory is close to them.
+
+    Not where there are fewer cores than ranks, or where the process was already restricted to some cores.
+    """
     if not hasattr(os, "sched_setaffinity") or len(os.sched_getaffinity(0)) < (os.cpu_count() or 1):
         return
     size = int(os.environ.get("LOCAL_WORLD_SIZE", size))
@@ -593,6 +604,6 @@ def pin_to_cores(rank: int, size: int) -> None:
 
 
 def _find_memory_node(core: int) -> int:
-    """The memory node of a core; 0 where the system does not say."""
+    """Return the memory node of a core; 0 where the system does not report it."""
     nodes = Path(f"/sys/devices/system/cpu/cpu{core}").glob("node[0-9]*")
     return min((int(node.name.removeprefix("node")) for node in nodes), default=0)

@@ -1,6 +1,6 @@
 """Log-probabilities of a reference model, and the validation loss and metric of held-out rows.
 
-Rows are read without training: the reference of an objective, and what a step needs of its own rows in advance.
+Rows are read without training: for the reference of an objective, and for what a step needs of its own rows in advance.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from luthier.tune.objective import REFERENCE, Loss, Objective, Teacher, read_pac
 
 
 def compute_train_precision_logprobs(model: Any, pack: Pack) -> Tensor:
-    """(N,) log-probabilities, rounded as they are while the model learns."""
+    """Return (N,) log-probabilities, rounded as during training."""
     return compute_pack_logprobs(model, pack, training_precision=True)
 
 
@@ -38,33 +38,33 @@ def compute_row_logprobs(
     tokens: int,
     ask: Callable[[Any, Pack], Tensor] = compute_train_precision_logprobs,
 ) -> list[list[float]]:
-    """For each row the log-probabilities of its learnt tokens, by a model that reads so many tokens at once.
+    """Return for each row the log-probabilities of its trained tokens, in packs of at most `tokens` tokens.
 
-    They are rounded as they are while the model learns, so that a model that has not moved is its own reference.
-    `ask` gives another number for each learnt token of a pack.
+    They are rounded as during training, so that an unchanged model equals its own reference. `ask` computes another
+    number for each trained token of a pack.
     """
-    found: list[list[float]] = [[] for _ in rows]
+    logprobs: list[list[float]] = [[] for _ in rows]
     alone = [replace(row, key=str(at), group_size=1, token_values={}) for at, row in enumerate(rows)]
     with torch.no_grad(), disable_dropout(model):
         for pack, values in run_packs(model, alone, tokens, partial(ask, model)):
             remaining = iter(values.tolist())
             for key, count in zip(pack.keys, pack.path.bincount(minlength=pack.rows).tolist(), strict=True):
-                found[int(key)] = list(islice(remaining, count))
-    return found
+                logprobs[int(key)] = list(islice(remaining, count))
+    return logprobs
 
 
 def compute_row_logprob_sums(model: Any, rows: Sequence[TokenRow], tokens: int) -> list[float]:
-    """For each row the weighted sum of the log-probabilities of its learnt tokens."""
-    found = compute_row_logprobs(model, rows, tokens)
+    """Return for each row the weighted sum of the log-probabilities of its trained tokens."""
+    logprobs = compute_row_logprobs(model, rows, tokens)
     return [
         sum(row.loss_weights[at] * value for at, value in zip(row.targets, values, strict=True))
-        for row, values in zip(rows, found, strict=True)
+        for row, values in zip(rows, logprobs, strict=True)
     ]
 
 
 @contextmanager
 def enable_dropout(model: Any, objective: Objective) -> Iterator[None]:
-    """A model with the dropout that an objective learns with, for as long as it learns."""
+    """Enable the dropout that an objective trains with, within a context."""
     with disable_dropout(model):
         if not objective.draws:
             for module in model.modules() if objective.builtin_dropout else list_adapter_modules(model):
@@ -73,7 +73,7 @@ def enable_dropout(model: Any, objective: Objective) -> Iterator[None]:
 
 
 def list_adapter_modules(model: Any) -> Iterator[Any]:
-    """The modules that PEFT's model has beside the base's own, their dropout among them."""
+    """Yield the modules that PEFT adds to the base model, their dropout included."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     for layer in model.modules():
@@ -84,7 +84,7 @@ def list_adapter_modules(model: Any) -> Iterator[Any]:
 
 
 TOGETHER = 128
-"""Rows that are read together."""
+"""Number of rows that are read at once."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,12 @@ class LabelQuestions:
 
     prompts: Sequence[Sequence[int]]
     choices: Sequence[Sequence[Sequence[int]]]
-    """Ids of what is said for each label, for each prompt."""
+    """Token ids of each label's text, for each prompt."""
     labels: Sequence[str]
     """The labels in the order of the choices."""
     references: Sequence[str]
     normalize: Normalize = "sum"
-    """How a label's score is made of its tokens' log-probabilities, as the objective makes it."""
+    """How a label's score follows from its tokens' log-probabilities, as in the objective."""
 
 
 class HeldOutEvaluator(NamedTuple):
@@ -111,27 +111,30 @@ class HeldOutEvaluator(NamedTuple):
     questions: LabelQuestions | None = None
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
-        """`held_out_loss`, the objective's own measures, and the metric by its name, of a model that reads at most so
-        many tokens at once."""
+        """Return `held_out_loss`, the objective's own measures, and the metric by its name, in packs of at most
+        `tokens` tokens.
+        """
         with torch.no_grad(), disable_dropout(model):
-            found = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
+            measures = {f"held_out_{name}": value for name, value in self._losses(model, tokens).items()}
             if self.metric is not None and self.questions is not None:
-                found[f"held_out_{self.metric.kind}"] = measure_label_metric(model, self.metric, self.questions, tokens)
-        return found
+                measures[f"held_out_{self.metric.kind}"] = measure_label_metric(
+                    model, self.metric, self.questions, tokens
+                )
+        return measures
 
     def _losses(self, model: Any, tokens: int) -> dict[str, float]:
-        """The loss and what may decide beside it: sums over all held-out rows, by one denominator."""
-        found, weight = dict.fromkeys(("loss", *self.objective.measured), 0.0), 0.0
+        """Return the loss and the measures that may decide: sums over all held-out rows, divided by one denominator."""
+        sums, weight = dict.fromkeys(("loss", *self.objective.measured), 0.0), 0.0
         for begin in range(0, len(self.dataset), TOGETHER):
             numbers = range(begin, min(begin + TOGETHER, len(self.dataset)))
             rows = [row for number in numbers for row in self.dataset.rows(number)]
             rows = self.objective.prepare_rows(rows, lambda some: compute_row_logprob_sums(model, some, tokens))
             weight += self.objective.denominator(rows)
             for _, loss in run_packs(model, rows, tokens, partial(self._loss, model)):
-                found["loss"] += float(loss.total)
+                sums["loss"] += float(loss.total)
                 for name in self.objective.measured:
-                    found[name] += float(loss.measures[name].sum())
-        return {name: value / weight for name, value in found.items()}
+                    sums[name] += float(loss.measures[name].sum())
+        return {name: value / weight for name, value in sums.items()}
 
     def _loss(self, model: Any, pack: Pack) -> Loss:
         logp, pack = read_pack_logprobs(
@@ -141,19 +144,19 @@ class HeldOutEvaluator(NamedTuple):
 
 
 def measure_label_metric(model: Any, metric: Metric, questions: LabelQuestions, tokens: int) -> float:
-    """A metric of the labels that a model finds likeliest, by the code that evaluation uses."""
+    """Return a metric of the labels that a model ranks first, by the code of evaluation."""
     scores: list[Mapping[str, float]] = []
     named = get_head_outputs(unwrap_peft_model(model))
     for begin in range(0, len(questions.prompts), TOGETHER):
-        some = slice(begin, begin + TOGETHER)
+        batch = slice(begin, begin + TOGETHER)
         if named:
-            found = score_with_sequence_head(model, questions.prompts[some], tokens=tokens)
+            label_scores = score_with_sequence_head(model, questions.prompts[batch], tokens=tokens)
         else:
-            choices = questions.choices[some]
-            sums = score_options(model, questions.prompts[some], choices, tokens=tokens)
+            choices = questions.choices[batch]
+            sums = score_options(model, questions.prompts[batch], choices, tokens=tokens)
             token_sums = [list(zip(row, map(len, own), strict=True)) for row, own in zip(sums, choices, strict=True)]
-            found = [normalize_option_scores(questions.normalize, row) for row in token_sums]
-        scores += [dict(zip(named or questions.labels, row, strict=True)) for row in found]
+            label_scores = [normalize_option_scores(questions.normalize, row) for row in token_sums]
+        scores += [dict(zip(named or questions.labels, row, strict=True)) for row in label_scores]
     predictions = [max(questions.labels, key=row.__getitem__) for row in scores]
     answers = EvalPredictions.of(predictions, questions.references, label_scores=scores)
     metric.check(answers)

@@ -24,25 +24,25 @@ if TYPE_CHECKING:
 
 Shape = Literal["linear", "cosine", "constant", "wsd"]
 DECAY = 0.2
-"""Share of all steps over which `wsd` falls, when nothing else is wanted (Hägele et al., 2024)."""
+"""Default share of all steps over which `wsd` decays (Hägele et al., 2024)."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BatchSampler:
-    """The order of all training examples: `count` examples, seen `epochs` times, some at each step."""
+    """The order of all training examples: `count` examples over `epochs` epochs, in batches."""
 
     seed: int
     count: int
     epochs: float
     batch_size: int
     first: numpy.ndarray[Any, Any] | None = field(default=None, compare=False)
-    """(count,) numbers of the examples in the order of the first passes; None: drawn, as in all others."""
+    """(count,) indices of the examples in the order of the first epochs; None: random, as in all others."""
     first_epochs: int = 0
-    """How many passes keep that order."""
+    """Number of epochs with that order."""
     max_steps: int | None = None
-    """Steps after which training ends, when there are more; the order before is the same."""
+    """Maximum number of steps; the order before it does not change."""
     without: frozenset[int] = frozenset()
-    """Examples that weigh nothing: their places in the order stay empty."""
+    """Examples without weight: their positions in the order stay empty."""
 
     @property
     def total(self) -> int:
@@ -52,29 +52,28 @@ class BatchSampler:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps; the last may be short."""
+        """Number of optimizer steps; the last one may be short."""
         return math.ceil(self.total / self.batch_size)
 
     @property
     def whole_steps(self) -> int:
-        """Steps over which the learning rate has its shape."""
+        """Length of the learning rate schedule."""
         return self.steps
 
     def compute_rate_factor(self, step: int, shape: Shape, warmup_steps: int, decay: float) -> float:
-        """The share of the full learning rate at a step (from 0)."""
+        """Return the factor on the peak learning rate at a step (from 0)."""
         return compute_lr_factor(step, self.whole_steps, shape, warmup_steps, decay)
 
     def end_of(self, epoch: int) -> int:
-        """How many steps are done when all examples were seen so many times; more than there are where training ends
-        before."""
+        """Return the number of steps after which an epoch ends; more than `steps` where training ends before."""
         return math.ceil(epoch * self.count / self.batch_size)
 
     def first_seen(self, number: int) -> list[int]:
-        """The examples that come first, each once: so many, or all. They do not depend on where training ends."""
+        """Return the first `number` distinct examples, or all. They do not depend on where training ends."""
         return [self._example_index(at) for at in range(min(number, self.count))]
 
     def get_batch_indices(self, step: int) -> list[int]:
-        """Numbers of the examples that a step (from 0) sees: each epoch goes through all of them in a new order."""
+        """Return the indices of the examples in a step (from 0): each epoch goes through all of them in a new order."""
         begin = step * self.batch_size
         examples = [self._example_index(at) for at in range(begin, min(begin + self.batch_size, self.total))]
         return [index for index in examples if index not in self.without] if self.without else examples
@@ -87,14 +86,14 @@ class BatchSampler:
 
 @lru_cache(maxsize=2)
 def permute_examples(seed: int, epoch: int, count: int) -> numpy.ndarray[tuple[int], numpy.dtype[numpy.int64]]:
-    """A permutation of `count` examples, for one epoch."""
+    """Return a permutation of `count` examples, for one epoch."""
     import numpy
 
     return numpy.random.Generator(numpy.random.PCG64([seed, epoch])).permutation(count)
 
 
 def choose_used_examples(seed: int, count: int, limit: int | None) -> list[int]:
-    """Which examples are used when not all are: drawn by the seed, in source order."""
+    """Return the examples that are used when not all are: chosen by the seed, in source order."""
     if limit is None or limit >= count:
         return list(range(count))
     import numpy
@@ -104,20 +103,23 @@ def choose_used_examples(seed: int, count: int, limit: int | None) -> list[int]:
 
 
 def count_warmup_steps(steps: int, ratio: float) -> int:
-    """The steps of a warm-up that is a share of all steps: at least one of them, or none of no share."""
+    """Return the warm-up steps for a share of all steps: at least one, or none for a share of 0."""
     return max(1, round(ratio * steps)) if ratio > 0 else 0
 
 
 def find_decay_start(steps: int, shape: Shape, warmup_steps: int, decay: float) -> int:
-    """The first step (from 0) of the fall: `wsd` falls over a share `decay` of all steps, two of them at least, since
-    the first of a fall still has the full rate; all other shapes fall from the end of the warm-up."""
+    """Return the first step (from 0) of the decay.
+
+    `wsd` decays over a share `decay` of all steps, at least two, since the first one still has the full rate; all other
+    shapes decay from the end of the warm-up.
+    """
     return max(warmup_steps, steps - max(2, round(decay * steps))) if shape == "wsd" else warmup_steps
 
 
 def count_trunk_steps(steps: int, shape: Shape, warmup_steps: int, decay: float) -> int:
-    """Steps (from the first) that are the same in every longer training with the same warm-up; 0: none.
+    """Return the steps (from the first) that are the same in every longer training with the same warm-up; 0: none.
 
-    Up to the fall of `wsd`, and all of a constant rate; but never the last step, which may be short and is measured.
+    Up to the decay of `wsd`, and all of a constant rate; but never the last step, which may be short and is measured.
     """
     if shape not in ("wsd", "constant"):
         return 0
@@ -126,10 +128,11 @@ def count_trunk_steps(steps: int, shape: Shape, warmup_steps: int, decay: float)
 
 
 def compute_lr_factor(step: int, steps: int, shape: Shape, warmup_steps: int, decay: float) -> float:
-    """The share of the full learning rate at a step (from 0): it rises over the warm-up, then follows the shape.
+    """Return the factor on the peak learning rate at a step (from 0): it rises over the warm-up, then follows the
+    shape.
 
-    `decay` is the share of all steps over which `wsd` falls, by one minus the root of the way gone (Hägele et al.,
-    2024).
+    `decay` is the share of all steps over which `wsd` decays, by one minus the square root of the progress (Hägele et
+    al., 2024).
     """
     if step < warmup_steps:
         return (step + 1) / warmup_steps
@@ -144,7 +147,7 @@ _FALLS: dict[Shape, Callable[[float], float]] = {
     "constant": lambda gone: 1.0,
     "wsd": lambda gone: 1.0 - math.sqrt(gone),
 }
-"""What is left of the rate when a share of the fall is gone."""
+"""The learning rate factor by the progress of the decay, from 0 to 1."""
 
 
 TOKENS = "tokens"
@@ -152,23 +155,23 @@ _WHERE = SourceLocation(field="curriculum.by")
 
 
 class Curriculum(BaseModel):
-    """In which order rows come first, when not in a drawn one (Bengio et al., 2009)."""
+    """The order in which rows are first seen, in place of a random one (Bengio et al., 2009)."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     by: str = TOKENS
-    """The number that decides: `tokens` of the row, a column of the data (`meta.difficulty`), or one that an operator
-    wrote (`quality.broken`). Rows alike in it come in a drawn order, rows without it last."""
+    """The number to sort by: `tokens` of the row, a column of the data (`meta.difficulty`), or one that an operator
+    wrote (`quality.broken`). Equal rows are in a random order, rows without it come last."""
     first: Literal["lowest", "highest"] = "lowest"
     """Which end comes first."""
     epochs: int = Field(default=1, ge=1)
-    """How many passes keep this order; those after are drawn anew, as without a curriculum."""
+    """Number of epochs with this order; later ones are random."""
 
 
 def order_by_curriculum(
     curriculum: Curriculum, data: Artifact, dataset: TokenizedDataset, seed: int
 ) -> numpy.ndarray[Any, Any]:
-    """(examples,) their numbers in the order of the curriculum: a pure function of the data and the seed."""
+    """Return (examples,) their indices in the order of the curriculum: a pure function of the data and the seed."""
     import numpy
 
     values = numpy.asarray(dataset.sizes if curriculum.by == TOKENS else _values(curriculum.by, data, dataset), float)
@@ -178,14 +181,14 @@ def order_by_curriculum(
 
 
 def _values(by: str, data: Artifact, dataset: TokenizedDataset) -> list[float]:
-    found = {name: _parse_number(value, by, name) for name, value in _column(by, data)}
-    if all(map(math.isnan, found.values())):
+    numbers = {name: _parse_number(value, by, name) for name, value in _column(by, data)}
+    if all(map(math.isnan, numbers.values())):
         raise DataError(f"no training row has a number in {by!r}", where=_WHERE, hint="name a column of numbers")
-    return [found.get(key, float("nan")) for key in dataset.keys]
+    return [numbers.get(key, float("nan")) for key in dataset.keys]
 
 
 def _column(by: str, data: Artifact) -> Iterator[tuple[str, Any]]:
-    """The id of each row and what stands in the column; `DataError` when nothing is called so."""
+    """Yield the id of each row and its value in the column; `DataError` for an unknown column."""
     import json
 
     import polars

@@ -1,8 +1,9 @@
-"""Memory through which ranks on one machine exchange tensors: the sender copies into its own, the receiver out of it.
+"""Shared memory through which ranks on one machine exchange tensors: the sender copies into its own, the receiver out
+of it.
 
 A mailbox is an anonymous file (`memfd_create`) that other processes of the same user open below `/proc`; it has no name
-to clean up, and is gone with the last process that holds it. Two semaphores for each receiver say that a tensor lies
-there, and that it was copied. Who waits looks now and then whether all others are still there.
+to clean up, and disappears with the last process that holds it. Two semaphores for each receiver signal that a tensor
+was written, and that it was copied. A waiting rank polls whether all others are still alive.
 """
 
 from __future__ import annotations
@@ -19,22 +20,22 @@ import torch
 from torch import Tensor
 
 _ALIGN, _BLOCK = 64, 128
-"""Bytes at whose multiples each tensor begins, and those of what a mailbox says to each receiver."""
+"""Alignment of each tensor in bytes, and the bytes of each receiver's control block."""
 _SEM_BYTES = 32
 _SLICE_S = 0.05
-"""How long a rank waits before it looks whether the others are there."""
+"""Seconds that a rank waits before it checks whether the others are alive."""
 _WRITTEN, _COPIED = 0, 32
-"""Where the semaphores of a receiver's block begin, each a `sem_t`; behind them stand five numbers."""
+"""Offsets of the two semaphores (`sem_t`) in a receiver's block; five numbers follow them."""
 _NUMBERS = 64
 _OFFSET, _CAPACITY, _SENT, _TAKEN, _LEFT = range(5)
 
 
 class MailboxLost(Exception):
-    """A rank ended, left its group, or did not answer in time; the number is its rank."""
+    """A rank ended, left its group, or did not respond in time; the number is its rank."""
 
 
 class _Memory:
-    """A file in memory with a block for each rank, then tensors."""
+    """An in-memory file with a block for each rank, followed by tensors."""
 
     def __init__(self, file: int, size: int) -> None:
         self.file, self._begin = file, _BLOCK * size
@@ -53,7 +54,7 @@ class _Memory:
         self._numbers[(_BLOCK * rank + _NUMBERS) // 8 + which] = value
 
     def map(self, capacity: int) -> None:
-        """See so many bytes of tensors."""
+        """Map `capacity` bytes of tensors."""
         if capacity != self.capacity:
             whole = torch.frombuffer(mmap.mmap(self.file, self._begin + capacity), dtype=torch.uint8)
             self.data, self.capacity = whole[self._begin :], capacity
@@ -64,10 +65,10 @@ class _Memory:
 
 
 class Mailbox:
-    """The memory of one rank of a group, and that of each other rank which shares its own."""
+    """The shared memory of one rank of a group, and that of the other ranks on its machine."""
 
     def __init__(self, rank: int, size: int) -> None:
-        """`OSError` or `AttributeError` where the system does not offer it."""
+        """Create the memory; `OSError` or `AttributeError` where the system does not support it."""
         self._rank, self._size, self._libc = rank, size, _load_semaphores()
         file = os.memfd_create("luthier-ranks", os.MFD_CLOEXEC)
         os.ftruncate(file, _BLOCK * size)
@@ -84,13 +85,15 @@ class Mailbox:
         """How others find it: process and file."""
 
     def open(self, rank: int, address: Sequence[int]) -> None:
-        """Open the mailbox of another rank; `OSError` where it cannot be."""
+        """Open the mailbox of another rank; `OSError` where that is not possible."""
         process, file = address
         self._processes[rank] = os.pidfd_open(process)
         self._others[rank] = _Memory(os.open(f"/proc/{process}/fd/{file}", os.O_RDWR | os.O_CLOEXEC), self._size)
 
     def send(self, outgoing: Mapping[int, Tensor], wait_s: float) -> None:
-        """Copy a tensor for each of some ranks into this rank's memory, one that goes to several of them once."""
+        """Copy a tensor for each of some ranks into this rank's memory; one that goes to several of them is copied
+        once.
+        """
         for rank in sorted(self._unread) if outgoing else ():
             self._wait(self._own, rank, _COPIED, rank, wait_s)
             if self._own.number(rank, _TAKEN) != self._own.number(rank, _SENT):
@@ -116,7 +119,7 @@ class Mailbox:
             self._libc.sem_post(self._own.semaphore(rank, _WRITTEN))
 
     def receive(self, rank: int, value: Tensor, wait_s: float) -> None:
-        """Fill a tensor with what a rank has sent."""
+        """Fill a tensor with the one that a rank has sent."""
         memory = self._others[rank]
         self._wait(memory, self._rank, _WRITTEN, rank, wait_s)
         if memory.number(self._rank, _TAKEN) == memory.number(self._rank, _SENT):
@@ -128,7 +131,7 @@ class Mailbox:
         self._libc.sem_post(memory.semaphore(self._rank, _COPIED))
 
     def _wait(self, memory: _Memory, block: int, which: int, rank: int, wait_s: float) -> None:
-        """Wait for a rank's word; `MailboxLost` when it, or any other rank, is gone."""
+        """Wait for a rank's signal; `MailboxLost` when it, or any other rank, has ended."""
         deadline = time.monotonic() + wait_s
         while not self._libc.wait(memory.semaphore(block, which), _SLICE_S):
             ended = {file for file, _ in _poll(self._processes.values())}
@@ -139,7 +142,7 @@ class Mailbox:
                 raise MailboxLost(rank)
 
     def close(self) -> None:
-        """Leave: whoever waits for this rank learns of it."""
+        """Leave: ranks that wait for this one are notified."""
         for other in range(self._size):
             self._own.note(other, _LEFT, 1)
         for rank, memory in self._others.items():
@@ -164,14 +167,14 @@ class _Time(ctypes.Structure):
 
 
 class _Semaphores:
-    """Semaphores of the C library, in memory that processes share."""
+    """Semaphores of the C library, in shared memory."""
 
     def __init__(self, libc: Any) -> None:
         self.sem_init, self.sem_post = libc.sem_init, libc.sem_post
         self._timedwait = libc.sem_timedwait
 
     def wait(self, semaphore: ctypes.c_void_p, seconds: float) -> bool:
-        """Whether it could be taken within so long."""
+        """Return whether the semaphore was acquired within `seconds`."""
         until = time.time() + seconds
         limit = _Time(int(until), int(until % 1 * 1e9))
         return bool(self._timedwait(semaphore, ctypes.byref(limit)) == 0)

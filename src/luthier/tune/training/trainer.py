@@ -46,27 +46,29 @@ from luthier.tune.training.trunk_states import TrunkStates
 
 
 class ExponentialMovingAverage:
-    """The exponential moving average of some tensors, by name; it follows them from where they are."""
+    """The exponential moving average of some tensors, by name, starting at their current values."""
 
     def __init__(self, moving: Mapping[str, Tensor], decay: float) -> None:
         self._decay = decay
         self.values = {name: value.detach().clone() for name, value in moving.items()}
 
     def follow(self, moving: Mapping[str, Tensor], step: int) -> None:
-        """Take in the weights after a step (from 1); early steps count more, so that the start is soon forgotten."""
+        """Include the weights after a step (from 1); the decay is smaller in early steps, so that the start is soon
+        forgotten.
+        """
         decay = min(self._decay, step / (step + 9.0))
         for name, value in self.values.items():
             value.lerp_(moving[name].detach(), 1.0 - decay)
 
     def restore(self, values: Mapping[str, Tensor]) -> None:
-        """Go on from averages that were kept."""
+        """Restore stored averages."""
         for name, value in values.items():
             self.values[name].copy_(value)
 
 
 @contextmanager
 def use_weights(model: torch.nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-    """Let a model answer with other weights for a while, by parameter name; its own are not copied."""
+    """Use other weights of a model within a context, by parameter name; its own are not copied."""
     own = {name: parameter.data for name, parameter in model.named_parameters() if name in values}
     try:
         set_weights(model, values)
@@ -78,21 +80,21 @@ def use_weights(model: torch.nn.Module, values: Mapping[str, Tensor]) -> Iterato
 
 
 def set_weights(model: torch.nn.Module, values: Mapping[str, Tensor]) -> None:
-    """Give a model other weights, by parameter name, in the precision that it computes in."""
+    """Set a model's weights, by parameter name, in the dtype of its computation."""
     for name, parameter in model.named_parameters():
         if name in values:
             parameter.data = values[name].to(device=parameter.device, dtype=parameter.dtype)
 
 
 _EMA = "ema/"
-"""Before the names of averaged weights in a checkpoint."""
+"""Prefix of averaged weights in a checkpoint."""
 _BEST = "best/"
-"""Before the names of the best weights so far in a state at the end of a trunk."""
+"""Prefix of the best weights so far in a state at the end of a trunk."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingArguments:
-    """How the model learns."""
+    """Arguments of the training loop."""
 
     rate: float
     schedule: Shape
@@ -102,46 +104,47 @@ class TrainingArguments:
     clip: float | None
     max_tokens_per_microbatch: int
     ema: float | None = None
-    """How much of the running average of the weights is kept at each step; None: there is no average."""
+    """Decay of the moving average of the weights; None: no average."""
     spike: float = 10.0
-    """Robust deviations above recent losses from which a loss is a spike."""
+    """Robust standard deviations above recent losses from which a loss is a spike."""
     on_loss_spike: Answer = "stop"
     rate_of: Callable[[str], float]
-    """A factor on the rate, by the parameter's name."""
+    """Learning rate factor, by the parameter's name."""
     epochs: Sequence[int] = ()
     """The epochs (from 1) after which the weights are kept."""
     states: Sequence[int] = ()
     """The steps (from 1) after which weights and second moments are kept."""
     parts: int = 1
-    """How many parts the rows of each step are dealt to."""
+    """Number of parts into which the rows of each step are divided."""
     private: PrivateSteps | None = None
-    """How each unit's gradient is clipped and noise is added; None: neither."""
+    """Clipping and noise of each unit's gradient; None: neither."""
     ranks: RankHost | None = None
-    """The ranks that compute parts with this process, which leads them; None: it is alone."""
+    """The ranks that compute parts under this process's lead; None: a single process."""
 
 
 class ValidationEvaluator(Protocol):
     """The interface that measures a model during training."""
 
     def take(self, model: Any, tokens: int) -> dict[str, float]:
-        """Numbers by name, `held_out_loss` among them; at most so many tokens are read at once."""
+        """Return measures by name, `held_out_loss` among them, in packs of at most `tokens` tokens."""
 
 
 class ValidationPlan(NamedTuple):
-    """The validation settings with the evaluator that measures."""
+    """The validation settings and the evaluator."""
 
     held_out: ValidationSettings
     exam: ValidationEvaluator
 
 
 ASIDE = ("taken", "measures", "example_losses", "skipped", "samples", "instead")
-"""What a step's line does not tell as it is."""
+"""Fields of a step that its log line does not contain as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StepMetrics:
     """The metrics of one optimizer step (loss, learning rate, gradient norm, tokens); every value follows from recipe
-    and seed."""
+    and seed.
+    """
 
     step: int
     loss: float
@@ -149,21 +152,21 @@ class StepMetrics:
     grad_norm: float
     rows: int
     tokens: int
-    """Tokens of the rows, as if each were read alone."""
+    """Tokens of the rows, each counted alone."""
     taken: PackWorkload
-    """What was computed: of it the log tells the tokens, shared prefixes once."""
+    """The workload; the log has its tokens, shared prefixes counted once."""
     measures: dict[str, float]
     example_losses: dict[str, float]
-    """What each example added to the loss, by its id."""
+    """Each example's share of the loss, by its id."""
     skipped: str = ""
-    """Why the weights did not move; empty when they did."""
+    """Why the weights were not updated; empty when they were."""
     samples: tuple[dict[str, Any], ...] = ()
-    """Answers worth showing."""
+    """Completions to show."""
     instead: tuple[int, ...] = ()
     """Indices of the examples that were trained on in place of the sampler's."""
 
     def line(self) -> str:
-        """The step as a line of `log.jsonl`; what is no number stands as null."""
+        """Return the step as a line of `log.jsonl`; a non-finite number becomes null."""
         own = {name: value for name, value in self.__dict__.items() if name not in ASIDE}
         own["computed"] = round(self.taken.tokens)
         record = {**own, **self.measures, **({"skipped": self.skipped} if self.skipped else {})}
@@ -222,26 +225,26 @@ class Trainer:
         self._leftovers = AllocatorCacheTrimmer()
 
     def start_from(self, weights: Mapping[str, Tensor], pulls: Sequence[GradientPull] = ()) -> None:
-        """Begin with other weights, by parameter name, before the first step; pulls are added to each gradient."""
+        """Set the initial weights, by parameter name, before the first step; pulls are added to each gradient."""
         self._updater.start_from(weights, pulls)
         self._begun = self._updater.fingerprints()
 
     @property
     def weights(self) -> Mapping[str, Tensor]:
-        """What moves, by parameter name, in at least fp32."""
+        """The trainable weights, by parameter name, in at least fp32."""
         return self._weights()
 
     @property
     def log(self) -> tuple[str, ...]:
-        """One line of JSON for each step that is done."""
+        """One line of JSON for each finished step."""
         return tuple(self._log)
 
     def count_examples_seen(self, steps: int) -> Counter[int]:
-        """How often each example was seen in the first so many steps, those that were left out aside."""
+        """Return how often each example was seen in the first `steps` steps, without those that were skipped."""
         return Counter(index for _, example_numbers in self.iterate_steps_seen(steps) for index in example_numbers)
 
     def iterate_steps_seen(self, steps: int) -> Iterator[tuple[int, Sequence[int]]]:
-        """Each of the first so many steps (from 1) that moved something, with the examples that it saw."""
+        """Yield each of the first `steps` steps (from 1) with an update, and the examples in it."""
         for step, line in enumerate(map(json.loads, self._log[:steps])):
             if "skipped" not in line:
                 yield step + 1, line.get("instead") or self._sampler.get_batch_indices(step)
@@ -257,7 +260,7 @@ class Trainer:
 
     @property
     def trainable(self) -> int:
-        """How many numbers move."""
+        """Number of trainable parameters."""
         return self._updater.numbers
 
     def run(
@@ -267,11 +270,11 @@ class Trainer:
         say: Callable[[str], None],
         trunk_states: TrunkStates | None = None,
     ) -> list[str]:
-        """Go on from the newest checkpoint, or from a kept state of the trunk, to the end, leaving in the model the
-        weights that are to be saved.
+        """Train from the newest checkpoint, or from a kept state of the trunk, to the end; the model then has the
+        weights to save.
 
-        `on_step` hears of each step. Returns the names of parameters that were to move and did not (experts that no
-        token chose, say); when none moved at all, that is a `ModelError`.
+        `on_step` gets each step's metrics. Returns the names of trainable parameters that did not change (such as
+        experts that no token chose); `ModelError` when none changed.
         """
         first_step = self._resume(checkpoints, say)
         with (
@@ -314,15 +317,14 @@ class Trainer:
 
     @property
     def _trunk(self) -> int:
-        """How many steps a longer training has in common with this one; 0: none."""
+        """Return the number of steps that a longer training has in common with this one; 0: none."""
         args = self._args
         return count_trunk_steps(self._sampler.steps, args.schedule, args.warmup_steps, args.decay)
 
     def _begin_on_trunk(
         self, trunk_states: TrunkStates, checkpoints: CheckpointManager, say: Callable[[str], None]
     ) -> int:
-        """Take up the latest kept state that this training would have come to itself; returns how many steps are
-        done."""
+        """Restore the latest kept state on this training's own path; returns the number of finished steps."""
         ways = (count_threads(), self._tokens, self._kernels, self._lane_count)
         training_state = trunk_states.read(
             self._trunk, lambda state: (state.threads, state.tokens, state.kernels, state.lanes) == ways
@@ -343,11 +345,11 @@ class Trainer:
 
     @property
     def _lane_count(self) -> int:
-        """How many packs of a step are read at once, where bytes follow from it."""
+        """Return the number of packs read in parallel, where it affects the bytes of the result."""
         return self._lanes.count if self._parts is None else 1
 
     def _keep_trunk(self, trunk_states: TrunkStates, checkpoints: CheckpointManager) -> None:
-        """Keep the state now, with the best weights so far where these may be saved in the end."""
+        """Store the current state, with the best weights so far where these may be saved in the end."""
         state = self._state()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
             step, best = checkpoints.read_best() or (0, {})
@@ -357,7 +359,7 @@ class Trainer:
         trunk_states.write(state)
 
     def gradient(self, rows: list[TokenRow], denominator: float, step: int = 0) -> StepGradient:
-        """Gather the gradient of one step's rows, part by part, or pack by pack, or unit by unit."""
+        """Compute the gradient of one step's rows: by parts, by packs, or by units."""
         if self._private is not None:
             return self._private.gradient(rows, self._tokens, step)
         if self._parts is not None:
@@ -376,19 +378,19 @@ class Trainer:
     def _gather(
         self, parallel_packs: Sequence[Pack], denominator: float, media: StepMedia | None
     ) -> list[PackGradient]:
-        """Read packs side by side, and gather their gradients in order."""
+        """Read packs in parallel, and add their gradients in order."""
         ready = [self._reader.prepare(pack) for pack in parallel_packs]
-        found = []
+        pack_gradients = []
         with closing(self._lanes.each(lambda pack: self._reader.read(pack, denominator), ready)) as packs_read:
             for read in packs_read:
                 self._updater.gather(read.gradients)
                 if media is not None:
                     media.gather(read.media)
-                found.append(read._replace(gradients=[], media={}))
-        return found
+                pack_gradients.append(read._replace(gradients=[], media={}))
+        return pack_gradients
 
     def _step(self, step: int, checkpoints: CheckpointManager) -> StepMetrics:
-        """One optimizer step over all of its rows."""
+        """Run one optimizer step over all of its rows."""
         training_batch = self._source.draw(step)
         rows = training_batch.rows
         total, pack_workload, measures, examples = self.gradient(rows, training_batch.denominator, step)
@@ -420,22 +422,22 @@ class Trainer:
         )
 
     def _update(self, rate: float, norm: float) -> None:
-        """Move by the step's gradient, at all ranks."""
+        """Apply the step's gradient, at all ranks."""
         if self._parts is not None:
             self._parts.update(rate, norm)
         else:
             self._updater.update(rate, norm)
 
     def _find_weights(self) -> Mapping[str, Tensor]:
-        """The weights that the optimizer gives, from all ranks."""
+        """Return the optimizer's weights, from all ranks."""
         return self._updater.weights() if self._parts is None else self._parts.weights()
 
     def _find_state(self) -> dict[str, Tensor]:
-        """Everything of the optimizer that a resumed run needs, from all ranks."""
+        """Return all optimizer state that a resumed run needs, from all ranks."""
         return self._updater.state() if self._parts is None else self._parts.state()
 
     def _give_up_or_skip(self, step: int, what: str, checkpoints: CheckpointManager) -> None:
-        """Drop the step's gradient; where steps are not to be skipped, keep the state before it and raise."""
+        """Drop the step's gradient; where steps are not to be skipped, store the state before it and raise."""
         if self._parts is not None:
             self._parts.drop()
         else:
@@ -453,7 +455,7 @@ class Trainer:
         )
 
     def _measured(self, stepped: StepMetrics, checkpoints: CheckpointManager) -> StepMetrics:
-        """The step with what was measured after it on held-out rows, when that is due."""
+        """Return the step with its validation measures, when they are due."""
         if self._watch is None:
             return stepped
         if not self._watch.held_out.is_due(stepped.step, self._sampler.steps) and not self._list_ended_epochs(
@@ -463,19 +465,21 @@ class Trainer:
         held_out, exam = self._watch
         weights, start = self._weights(), time.perf_counter()
         with use_weights(self._model, weights):
-            found = exam.take(self._model, self._tokens)
+            measures = exam.take(self._model, self._tokens)
         self.held_out_s += time.perf_counter() - start
-        standing = update_best_checkpoint(held_out, self._standing, stepped.step, _drop_nonfinite(found[held_out.name]))
+        standing = update_best_checkpoint(
+            held_out, self._standing, stepped.step, _drop_nonfinite(measures[held_out.name])
+        )
         if standing.step == stepped.step and held_out.keep == "best":
             checkpoints.write_best(weights, stepped.step)
-        return replace(stepped, measures={**stepped.measures, **found})
+        return replace(stepped, measures={**stepped.measures, **measures})
 
     def _list_ended_epochs(self, step: int) -> list[int]:
-        """The epochs whose weights are kept and that end with a step (from 1)."""
+        """Return the epochs that end with a step (from 1) and whose weights are kept."""
         return [epoch for epoch in self._args.epochs if self._sampler.end_of(epoch) == step]
 
     def _note(self, line: str) -> None:
-        """Take a step's line into the log, and what later steps need to know of it."""
+        """Append a step's line to the log, and note what later steps need of it."""
         self._log.append(line)
         record = json.loads(line)
         self._why_over = self._source.record_step(record)
@@ -486,28 +490,28 @@ class Trainer:
             self._standing = update_best_checkpoint(self._watch.held_out, self._standing, record["step"], value)
 
     def _find_stop_reason(self) -> str:
-        """Why training stops before its end: held-out measurements that do not become better, or the source's word."""
+        """Return why training stops early: validation without improvement, or the batch source's reason."""
         patience = self._watch.held_out.patience if self._watch is not None else None
         if patience is not None and self._standing.since >= patience:
             return f"no better since step {self._standing.step}"
         return self._why_over
 
     def _weights(self) -> Mapping[str, Tensor]:
-        """The weights that answers are given with: what moves, or its average."""
+        """Return the weights for evaluation: the trainable weights, or their average."""
         return self._average.values if self._average is not None else self._find_weights()
 
     def _load_final_weights(self, checkpoints: CheckpointManager) -> None:
-        """Give the model the weights that are to be saved."""
+        """Load the weights to save into the model."""
         weights = self._weights()
         if self._watch is not None and self._watch.held_out.keep == "best" and self._standing.step:
-            found = checkpoints.read_best()
-            assert found is not None, "best weights reach the disk before any state that knows of them"
-            weights = found[1]
+            best = checkpoints.read_best()
+            assert best is not None, "best weights reach the disk before any state that knows of them"
+            weights = best[1]
         set_weights(self._model, weights)
         checkpoints.wait()
 
     def _resume(self, checkpoints: CheckpointManager, say: Callable[[str], None]) -> int:
-        """Take up the newest checkpoint, when there is one; returns how many steps are done."""
+        """Restore the newest checkpoint, when there is one; returns the number of finished steps."""
         if (training_state := checkpoints.read()) is None:
             return 0
         self._check(training_state.tensors)
@@ -517,7 +521,7 @@ class Trainer:
         return training_state.step
 
     def _take(self, kept: TrainingState) -> None:
-        """Go on from a state: weights, moments, averages, log, and how it was computed."""
+        """Restore a state: weights, moments, averages, log, and how it was computed."""
         averaged = {name.removeprefix(_EMA): value for name, value in kept.tensors.items() if name.startswith(_EMA)}
         self._updater.restore({name: v for name, v in kept.tensors.items() if not name.startswith((_EMA, _BEST))})
         if self._average is not None:
@@ -531,7 +535,7 @@ class Trainer:
             self._note(line)
 
     def _check(self, kept: Mapping[str, Tensor]) -> None:
-        """`ModelError` when a state is of other weights than those that move here."""
+        """Raise `ModelError` when a state has other weights than those trained here."""
         mine = {f"master/{name}": value.shape for name, value in self._updater.weights().items()}
         if mine != {name: value.shape for name, value in kept.items() if name.startswith("master/")}:
             what = "the state to go on from is of another model or technique"
@@ -540,7 +544,9 @@ class Trainer:
             )
 
     def _probe_memory(self, say: Callable[[str], None]) -> None:
-        """Find out what fits into memory, and whether chance takes part, which has one order: no threads then."""
+        """Find the packs that fit into memory, and whether reading them uses random numbers, which have one order: no
+        threads then.
+        """
         drawn, known, requested = False, self.rehearsed, (self._tokens, self._lanes.count)
         packs = self._source.largest(*requested)
         if known is not None and known.covers(packs):
@@ -590,7 +596,7 @@ class Trainer:
 
 
 def _named(losses: Mapping[str, float]) -> str:
-    """The examples of a step in a few words, those first that add most to its loss or make it no number."""
+    """Name a step's examples briefly, those with the largest or a non-finite loss first."""
     keys = sorted(losses, key=lambda key: -losses[key] if math.isfinite(losses[key]) else -math.inf)
     return ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
 

@@ -1,7 +1,7 @@
-"""The trunk of a training: the steps that it has in common with a longer one, and the digest of what decides them.
+"""The trunk of a training: the steps that it has in common with a longer one, and the digest of what determines them.
 
-Up to where the learning rate falls, a training under `wsd` is the same however long it is. Its prefix is all that
-decides these steps; see `luthier.tune.training.trunk_states` for the states that are kept under it.
+Up to the decay of the learning rate, a training under `wsd` does not depend on its length. See
+`luthier.tune.training.trunk_states` for the states that are stored under the digest.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 ENDINGS = frozenset(
     {"epochs", "max_steps", "save_epochs", "lr_scheduler", "decay", "warmup_ratio", "warmup_steps", "learning_rate"}
 )
-"""Settings that the trunk does not depend on, or on what follows from them alone."""
+"""Settings that the trunk does not depend on, directly or through others."""
 _LIBRARIES = ("torch", "transformers", "peft")
 
 
 def find_trunk_obstacle(step: Tune) -> str:
-    """Why no longer training can go on from a state of a training; empty when one can."""
+    """Return why no longer training can resume from a state of a training; empty when one can."""
     validation = step.validation
     obstacles = {
         f"{step.technique.kind} trains no network": isinstance(step.technique, StandaloneTechnique),
@@ -47,9 +47,10 @@ def find_trunk_obstacle(step: Tune) -> str:
 
 
 def digest_prefix(step: Tune, work: StepContext, rate: float, warmup_steps: int, *, reads_packs: bool) -> str:
-    """Name all that decides the states of the trunk: the step without what says where it ends, and the machine.
+    """Return the digest of all that determines the states of the trunk: the step's settings without those of its end,
+    and the machine.
 
-    `reads_packs`: whether the technique began by reading packs of the training, which may come to its end.
+    `reads_packs`: whether the technique is initialized from packs of the training, which may include its last ones.
     """
     import torch
 
@@ -74,7 +75,7 @@ def _count_used(step: Tune, rows: int) -> int:
 
 
 def count_steps(step: Tune, rows: int) -> int:
-    """Optimizer steps of a training for so many training rows; 0 under a technique without steps."""
+    """Return the optimizer steps for `rows` training rows; 0 under a technique without steps."""
     if isinstance(step.technique, StandaloneTechnique):
         return 0
     count = _count_used(step, rows)
@@ -84,7 +85,9 @@ def count_steps(step: Tune, rows: int) -> int:
 
 
 def shorten_training(step: Tune, share: float, rows: int) -> Tune:
-    """A training of a share (0, 1] of the steps, or without steps of the budget or the rows; the step itself for 1."""
+    """Return a training of a share (0, 1] of the steps, or without steps of the budget or the rows; the step itself for
+    1.
+    """
     if not 0 < share <= 1:
         raise ValueError(f"a share is above 0 and at most 1, got {share:g}")
     if share == 1:
@@ -112,5 +115,5 @@ def shorten_training(step: Tune, share: float, rows: int) -> Tune:
 
 
 def _change_settings(step: Tune, changes: Mapping[str, Any]) -> Tune:
-    """The step with other settings, checked together."""
+    """Return the step with other settings, validated together."""
     return type(step).model_validate({**dict(step), **changes})

@@ -1,9 +1,10 @@
-"""States at which trainings leave the trunk: the steps that a longer training has in common with a shorter one.
+"""Stored states of trunks: the steps that a longer training has in common with a shorter one.
 
-With a rate that stays constant until it falls at the end (`wsd`; Hägele et al., 2024), the weights before the fall do
-not depend on where the training ends. Such a state is kept from run to run under a digest of all that decides it, and a
-longer training begins there, in the bytes of one that went the whole way. What is missing, spoilt or another's is made
-anew. All states together take at most `SHARE_OF_DISK` of what the disk has left; those that were used longest ago go.
+With a learning rate that is constant until it decays at the end (`wsd`; Hägele et al., 2024), the weights before the
+decay do not depend on where the training ends. Such a state is stored across runs under a digest of all that determines
+it, and a longer training starts there, with the same bytes as a training from the first step. A missing or corrupt
+state is computed again. All states together take at most `SHARE_OF_DISK` of the free disk space; the least recently
+used ones are removed first.
 """
 
 from __future__ import annotations
@@ -20,30 +21,32 @@ from luthier.core.errors import SystemResourceError
 from luthier.tune.training.checkpoint import CheckpointManager, TrainingState, count_tensor_bytes
 
 SHARE_OF_DISK = 0.1
-"""Share of the disk's free space, with what states take of it, that they may take."""
+"""Maximum share of the disk's free space (the states' own included) for states."""
 _ENDING = ".safetensors"
 
 
 @dataclass
 class TrunkStates:
-    """The kept states of trainings that begin alike, one file for each step at which one was kept."""
+    """Stored states of trainings with the same beginning, one file for each step."""
 
     home: Path
-    """Holds a folder for each beginning."""
+    """Has a folder for each digest."""
     prefix: str
-    """Digest of all that decides the states."""
+    """Digest of all that determines the states."""
     keep: bool
-    """Whether this training keeps its own."""
+    """Whether this training stores its own."""
     say: Callable[[str], None]
     _written: CheckpointManager | None = field(default=None, init=False)
 
     @property
     def folder(self) -> Path:
-        """Where the states with this beginning are."""
+        """Folder of the states with this digest."""
         return self.home / self.prefix
 
     def read(self, most: int, fits: Callable[[TrainingState], bool]) -> TrainingState | None:
-        """The latest whole state after at most so many steps that fits this machine's way of computing; else None."""
+        """Return the latest complete state after at most `most` steps that fits this machine's way of computing; else
+        None.
+        """
         for step in sorted((step for step in self._steps() if 0 < step <= most), reverse=True):
             state = self._manager(step).read()
             if state is not None and state.step == step == len(state.log) and fits(state):
@@ -58,11 +61,11 @@ class TrunkStates:
             return  # removed by another training since it was read, or not ours to touch
 
     def wants(self, step: int) -> bool:
-        """Whether the state after a step is to be kept, and is not yet."""
+        """Return whether the state after a step is to be stored, and is not yet."""
         return self.keep and not self._path(step).is_file()
 
     def write(self, state: TrainingState) -> None:
-        """Take a state, which is written beside the training; where there is no room for it, it is not kept."""
+        """Store a state in the background; without enough space it is not stored."""
         size = count_tensor_bytes(state.tensors)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,8 +78,9 @@ class TrunkStates:
             self._fail(error)
 
     def close(self, trunk: int) -> None:
-        """At the end of a training with so many steps in the trunk: wait for what was taken, and remove the states that
-        it has passed, but for its own that is kept."""
+        """Finish at the end of a training with `trunk` steps in the trunk: wait for writes, and remove the states that
+        it has passed, except its own.
+        """
         try:
             if self._written is not None:
                 self._written.wait()
@@ -98,13 +102,13 @@ class TrunkStates:
                 self._path(step).unlink(missing_ok=True)
 
     def _make_room(self, size: int) -> bool:
-        """Remove states, those first that were used longest ago, until so many bytes more are within the share."""
-        found = sorted(self._files())
-        taken = sum(bytes_ for _, bytes_, _ in found)
+        """Remove the least recently used states until `size` more bytes are within the share."""
+        files = sorted(self._files())
+        taken = sum(bytes_ for _, bytes_, _ in files)
         most = SHARE_OF_DISK * (shutil.disk_usage(self.home).free + taken)
         if size > most:
             return False
-        for _, bytes_, path in found:
+        for _, bytes_, path in files:
             if taken + size <= most:
                 break
             path.unlink(missing_ok=True)
@@ -112,7 +116,7 @@ class TrunkStates:
         return True
 
     def _files(self) -> Iterator[tuple[float, int, Path]]:
-        """All states of all trainings, and what is left of writing that was killed: last use, bytes and path."""
+        """Yield all states of all trainings, and incomplete files of killed writes: last use, bytes and path."""
         for path in self.home.glob("*/*"):
             try:
                 stat = path.stat()

@@ -1,8 +1,8 @@
-"""The gradients of many units in one pass: forward and backward once over a pack, then a small product for each layer.
+"""Per-unit gradients in one pass: forward and backward once over a pack, then a small product for each layer.
 
-A linear layer's gradient is the sum over tokens of what flows back to its output times what went into it. Over the
-tokens of one unit alone, that sum is the unit's own gradient (Goodfellow 2015; Li et al. 2022, "ghost clipping"). It is
-kept for each unit, since the layers that adapters train are small. Rows share nothing in these packs.
+A linear layer's gradient is the sum over tokens of its output gradient times its input. Over the tokens of one unit
+alone, that sum is the unit's own gradient (Goodfellow 2015; Li et al. 2022, "ghost clipping"). It is stored for each
+unit, since the layers that adapters train are small. Rows share no prefixes in these packs.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from luthier.tune.cost import PackWorkload
 from luthier.tune.objective import REFERENCE, Objective, read_pack_logprobs
 
 UNSHARED = 1 << 60
-"""No prefix has so many tokens."""
+"""More tokens than any prefix has."""
 KEPT_NUMBERS = 1 << 27
-"""Numbers of units' gradients that are kept at once, at most: half a gigabyte in fp32."""
+"""Maximum numbers of units' gradients stored at once: half a gigabyte in fp32."""
 ENOUGH_TOKENS = 2048
-"""Tokens from which a pack wins nothing more."""
+"""Tokens of a pack from which a larger one is no faster."""
 
 
 ROUNDING = 0.02
-"""How far sums may lie apart, as a share of the units' norms, where numbers have 8 bits."""
+"""Maximum difference of sums, as a share of the units' norms, in a dtype with 8 bits of precision."""
 
 
 class UnitsRead(NamedTuple):
-    """What a pack of units gives."""
+    """The gradients and losses of the units of a pack."""
 
     gradients: list[Tensor | None]
-    """(units, …) of each parameter that moves, in at least fp32; None where the loss does not depend on it."""
+    """(units, …) for each trainable parameter, in at least fp32; None where the loss does not depend on it."""
     losses: list[float]
     """The loss of each unit, divided by its denominator."""
     computed: PackWorkload
@@ -46,7 +46,7 @@ class UnitsRead(NamedTuple):
 
 
 class UnitReader:
-    """Reads the gradients of units side by side, where all that moves are plain linear layers."""
+    """Computes the gradients of many units at once, where all trainable parameters are plain linear layers."""
 
     def __init__(self, model: Any, objective: Objective, moving: Mapping[str, torch.nn.Parameter]) -> None:
         self._model, self._objective = model, objective
@@ -57,7 +57,7 @@ class UnitReader:
         self._most_units = max(1, KEPT_NUMBERS // max(1, sum(parameter.numel() for parameter in self._moving)))
 
     def split(self, units: Sequence[list[TokenRow]], tokens: int) -> Iterator[list[list[TokenRow]]]:
-        """Units that are read together: at most so many tokens, and as many gradients as may be kept."""
+        """Yield groups of units to read at once: at most `tokens` tokens, and as many gradients as may be stored."""
         most, part, size = min(tokens, ENOUGH_TOKENS), list[list[TokenRow]](), 0
         for unit in units:
             own = sum(row.needed for row in unit)
@@ -70,7 +70,7 @@ class UnitReader:
             yield part
 
     def read(self, units: Sequence[list[TokenRow]], prepare: Callable[[Pack], Pack]) -> UnitsRead | None:
-        """The gradient of each unit; None where it cannot be had in one pass, which is then known for the next."""
+        """Return the gradient of each unit; None where one pass cannot compute it, which is remembered."""
         assert self._layers is not None, "asked only where it applies"
         rows = [row for unit in units for row in unit]
         pack = prepare(build_pack(rows, UNSHARED))
@@ -104,7 +104,7 @@ class UnitReader:
         )
 
     def _list_owners(self, pack: Pack, units: Sequence[list[TokenRow]]) -> tuple[Tensor, Tensor]:
-        """(E,) the unit of each of the pack's examples, and that unit's denominator."""
+        """Return (E,) the unit of each of the pack's examples, and that unit's denominator."""
         of_row = [number for number, unit in enumerate(units) for _ in unit]
         owner = [0] * len(pack.example_keys)
         for row, example in enumerate(pack.example_index.tolist()):
@@ -114,7 +114,9 @@ class UnitReader:
 
 
 def _divide(values: Tensor, pack: Pack, denominators: Tensor) -> float:
-    """The sum of a measure's terms, one for each example or learnt token, each divided by its unit's denominator."""
+    """Return the sum of a measure's terms, one for each example or trained token, each divided by its unit's
+    denominator.
+    """
     by = denominators.to(values.device)
     if len(values) != len(by):
         by = by[pack.example_index.to(values.device)[pack.path.to(values.device)]]
@@ -122,7 +124,7 @@ def _divide(values: Tensor, pack: Pack, denominators: Tensor) -> float:
 
 
 def _find_layers(model: Any, moving: Sequence[torch.nn.Parameter]) -> list[torch.nn.Linear] | None:
-    """The linear layers that hold all that moves; None where something else moves."""
+    """Return the linear layers with all trainable parameters; None where another module is trained."""
     expected = {id(parameter) for parameter in moving}
     layers = [
         module
@@ -135,7 +137,7 @@ def _find_layers(model: Any, moving: Sequence[torch.nn.Parameter]) -> list[torch
 
 
 def _list_indices(pack: Pack, rows: Sequence[int]) -> list[list[int]] | None:
-    """The places of each unit's tokens; None where two units share one."""
+    """Return the indices of each unit's tokens; None where two units share one."""
     indices: list[list[int]] = []
     row = 0
     for count in rows:
@@ -150,7 +152,7 @@ def _list_indices(pack: Pack, rows: Sequence[int]) -> list[list[int]] | None:
 
 
 class _Watched:
-    """Gradients of units, as layers are passed backward."""
+    """Collects the gradients of units while layers are backpropagated."""
 
     def __init__(self, indices: Sequence[Sequence[int]], tokens: int) -> None:
         self._indices, self._tokens = indices, tokens
@@ -161,8 +163,7 @@ class _Watched:
         self._received: set[torch.nn.Parameter] = set()
 
     def agrees(self, whole: Mapping[torch.nn.Parameter, Tensor | None]) -> bool:
-        """Whether the units' gradients add up to those of the pack, but for rounding; of what layers sent there is no
-        other."""
+        """Return whether the units' gradients add up to the pack's, up to rounding."""
         for parameter, gradient in whole.items():
             own = self.found.get(parameter)
             if parameter in self._received:
@@ -177,11 +178,11 @@ class _Watched:
         return True
 
     def fits(self, x: Tensor) -> bool:
-        """Whether a layer's input holds the pack's tokens in their order, one after another."""
+        """Return whether a layer's input has the pack's tokens in their order."""
         return x.dim() == 3 and x.shape[0] == 1 and x.shape[1] >= self._tokens
 
     def receive(self, weight: torch.nn.Parameter, states: Tensor, slopes: Tensor) -> None:
-        """Take the gradient of each unit from what went into a weight and what flows back."""
+        """Compute the gradient of each unit from a weight's input and output gradient."""
         if not weight.requires_grad:
             return
         self.unknown |= weight in self._received
@@ -189,7 +190,7 @@ class _Watched:
         self.found[weight] = self._multiply(slopes, states)
 
     def enter(self, layer: torch.nn.Linear, _: Any, inputs: Any, output: Tensor) -> None:
-        """Wait for what flows back to a layer's output."""
+        """Register for the gradient of a layer's output."""
         if not output.requires_grad:
             return
         shaped = output.dim() == 2 or (output.dim() == 3 and output.shape[0] == 1)
@@ -207,24 +208,24 @@ class _Watched:
             self.found[layer.bias] = self._multiply(slopes, slopes.new_ones(slopes.shape[0], 1))[..., 0]
 
     def _multiply(self, slopes: Tensor, states: Tensor) -> Tensor:
-        """(units, out, in) from (tokens, out) and (tokens, in), in at least fp32."""
+        """Return (units, out, in) from (tokens, out) and (tokens, in), in at least fp32."""
         wide = torch.promote_types(slopes.dtype, torch.float32)
         slopes, states = slopes[: self._tokens].to(wide), states[: self._tokens].to(wide)
         if slopes.device.type != "cpu":  # one launch for all units
             return self._pad(slopes).transpose(1, 2) @ self._pad(states)
-        found = slopes.new_empty(len(self._indices), slopes.shape[1], states.shape[1])
-        for own, out in zip(self._indices, found, strict=True):
+        gradients = slopes.new_empty(len(self._indices), slopes.shape[1], states.shape[1])
+        for own, out in zip(self._indices, gradients, strict=True):
             at = slice(own[0], own[-1] + 1) if own and own[-1] - own[0] == len(own) - 1 else list(own)
             torch.mm(slopes[at].t(), states[at], out=out)
-        return found
+        return gradients
 
     def _pad(self, values: Tensor) -> Tensor:
-        """(units, most tokens of one, width) what belongs to each unit, and zeros."""
+        """Return (units, most tokens of a unit, width) the values of each unit, padded with zeros."""
         padded = torch.cat([values, values.new_zeros(1, values.shape[1])])
         return padded[self._padded_places.to(values.device)]
 
     @cached_property
     def _padded_places(self) -> Tensor:
-        """(units, most tokens of one) the places of each unit's tokens, then that of zeros."""
+        """The indices (units, most tokens of a unit) of each unit's tokens, padded with that of zeros."""
         most = max(1, *map(len, self._indices))
         return torch.tensor([[*own, *[self._tokens] * (most - len(own))] for own in self._indices])

@@ -16,7 +16,7 @@ class YogiOptimizer(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # no loss is asked
-        """Move all weights that have a gradient."""
+        """Update all weights that have a gradient."""
         for group in self.param_groups:
             (first, second), rate = group["betas"], group["lr"]
             for weight in group["params"]:

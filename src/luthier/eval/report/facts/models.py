@@ -6,12 +6,13 @@ from typing import Literal
 
 from pydantic import Field
 
+from luthier.core.messages import gettext_noop
 from luthier.eval.report.facts.fact import Fact, ScoreFact
 
 ModelRole = Literal["tuned", "base", "plain", "other"]
 
 
-PLAIN = "the plain classifier"
+PLAIN = gettext_noop("the plain classifier")
 """The title of a model of `technique: plain`, which an evaluation is about."""
 BLIND = "blind"
 """The name in files and rules of the model that is shown grey pictures or silence (`luthier.eval.media_ablation`)."""

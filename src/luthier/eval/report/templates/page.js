@@ -14,7 +14,7 @@
     const isDark = () => root.dataset.scheme
       ? root.dataset.scheme === "dark"
       : matchMedia("(prefers-color-scheme: dark)").matches;
-    const label = () => { button.textContent = isDark() ? "Light" : "Dark"; };
+    const label = () => { button.textContent = isDark() ? button.dataset.light || "Light" : button.dataset.dark || "Dark"; };
     try { const kept = localStorage.getItem("luthier-scheme"); if (kept === "dark" || kept === "light") root.dataset.scheme = kept; } catch (refused) { /* a page opened from a file may have no storage */ }
     button.hidden = false;
     label();

@@ -1,4 +1,6 @@
-"""Two apps that hand sealed messages on, and can read none: Luthier runs beside them, in an environment of its own."""
+"""Two Flower apps that relay encrypted messages and cannot read them: Luthier runs next to them, in its own
+environment.
+"""
 
 import time
 from contextlib import suppress
@@ -24,19 +26,19 @@ def pack(content: bytes) -> RecordDict:
 
 
 def unpack(content: RecordDict) -> bytes:
-    """The same bytes."""
+    """Return the bytes of a packed message."""
     return content["sealed"]["bytes"].data
 
 
 @client.query()
 def name_site(message: Message, context: Context) -> Message:
-    """Which site this node speaks for."""
+    """Return the site of this node."""
     return Message(RecordDict({"node": ConfigRecord({"site": context.node_config["site"]})}), reply_to=message)
 
 
 @client.train()
 def carry_message(message: Message, context: Context) -> Message:
-    """Hand a message to the site beside, and wait for its answer; none at all where the site refuses it."""
+    """Pass a message to the local site and return its answer; none where the site refuses it."""
     end = message.metadata.created_at + message.metadata.ttl
     while time.time() < end:
         try:
@@ -51,7 +53,7 @@ def carry_message(message: Message, context: Context) -> Message:
 
 @server.main()
 def carry_messages(grid: Grid, context: Context) -> None:
-    """Take what waits for each site, send it to the site's node, and bring the answer; end when nobody listens."""
+    """Send waiting messages to each site's node and return the answers; ends when the coordinator does not listen."""
     path, ttl = context.run_config["socket"], context.run_config["ttl-s"]
     queries: dict[str, int] = {}  # node, by the question's identifier
     nodes: dict[str, int] = {}  # by site; the node that came last

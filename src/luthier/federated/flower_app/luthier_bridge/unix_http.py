@@ -1,4 +1,4 @@
-"""One HTTP request over a Unix socket, by the standard library alone."""
+"""One HTTP request over a Unix socket, with the standard library alone."""
 
 import http.client
 import socket
@@ -12,7 +12,7 @@ class UnixConnection(http.client.HTTPConnection):
         self._path = path
 
     def connect(self) -> None:
-        """Connect; `OSError` where nobody listens."""
+        """Connect; `OSError` without a listener."""
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.connect(self._path)
 

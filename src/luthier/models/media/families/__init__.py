@@ -1,1 +1,1 @@
-"""Families of models that read pictures, one a file; a new file is found by itself."""
+"""Families of multimodal models, one a file; a new file is discovered automatically."""

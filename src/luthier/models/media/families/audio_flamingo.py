@@ -1,4 +1,6 @@
-"""Audio Flamingo 3 (NVIDIA, 2025): Whisper's encoder over windows of 30 seconds, states averaged by two, two layers."""
+"""Audio Flamingo 3 (NVIDIA, 2025): Whisper's encoder over windows of 30 seconds, states averaged by two, a projector of
+two layers.
+"""
 
 from __future__ import annotations
 
@@ -19,16 +21,16 @@ class AudioFlamingoFamily(AudioFamily):
     types = ("audioflamingo3",)
 
     def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
-        """What a sound of so many seconds comes to, told without the model or its processor."""
+        """Count the tokens of a clip without the model or its processor."""
         return count_windows(settings, seconds, 25)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
-        """The encoder and the projector of a plain model."""
+        """Return the encoder and the projector of a model."""
         return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
 
 
 def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(states, width) of the encoder that are of sound."""
+    """Return (states, width) of the encoder that are audio."""
     tower, mask = model.model.audio_tower, inputs["input_features_mask"]
     states = tower(inputs["input_features"], input_features_mask=mask, return_dict=True).last_hidden_state
     return states[build_sound_mask(tower, mask, states.shape[1])]  # type: ignore[no-any-return]

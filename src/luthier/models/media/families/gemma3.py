@@ -1,4 +1,4 @@
-"""Gemma 3, in which a picture's tokens see one another."""
+"""Gemma 3, in which the tokens of an image attend to one another."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ class Gemma3Family(MediaFamily):
     mutual = True
 
     def find_projection(self, model: Any) -> FrozenEncoder:
-        """The encoder and the projector of a plain model."""
+        """Return the encoder and the projector of a model."""
         return FrozenEncoder(model.model.vision_tower, model.model.multi_modal_projector, (), classes=False)
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """Tokens and patches of a picture: the same for every picture."""
+        """Count the tokens and patches of an image: the same for every image."""
         return ImageCount(int(settings.config.get("mm_tokens_per_image", 256)), settings.square, marks=4)

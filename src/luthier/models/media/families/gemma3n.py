@@ -1,4 +1,4 @@
-"""Gemma 3n: pictures by a network of convolutions (timm's), and a table of embeddings for each layer."""
+"""Gemma 3n: images by a convolutional network (timm's), and per-layer embeddings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Gemma3nFamily(MediaFamily):
     types = ("gemma3n",)
 
     def embed(self, model: Any, ids: Tensor) -> dict[str, Any]:
-        """Words and marks, and what each layer adds to a word; nothing of a word where media stand."""
+        """Return embeddings of text and media marks, and per-layer embeddings of text; zero for media."""
         import torch
 
         inner = model.model
@@ -31,10 +31,12 @@ class Gemma3nFamily(MediaFamily):
         return {"inputs_embeds": embeddings, "per_layer_inputs": inner.language_model.get_per_layer_inputs(ids)}
 
     def embeds_marks(self, model: Any, ids: Tensor) -> bool:
-        """Whether ids of the vocabularies of pictures and sounds stand among them."""
+        """Return whether ids of the image and audio vocabularies are among them."""
         return ids.device.type != "meta" and bool((ids >= model.model.embed_vision.vocab_offset).any())
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """Tokens and patches of a picture: the same for every picture; the encoder's patches are its last states."""
+        """Count the tokens and patches of an image: the same for every image; the encoder's patches are its last
+        states.
+        """
         count = int(settings.config.get("vision_soft_tokens_per_image", 256))
         return ImageCount(count, count, marks=4)

@@ -9,11 +9,11 @@ from luthier.models.media.family import ImageCount, MediaSettings
 
 
 class GraniteSpeechFamily(AudioFamily):
-    """Each sound is read by itself: the processor would lengthen it to its neighbours."""
+    """Each clip is read alone: the processor would pad it to the length of others."""
 
     types = ("granite_speech",)
 
     def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
-        """What a sound of so many seconds comes to, told without the model or its processor."""
+        """Count the tokens of a clip without the model or its processor."""
         states = ceil(seconds * STATES_PER_SECOND)
         return ImageCount(3 * ceil(states / 15), states)

@@ -1,4 +1,4 @@
-"""Idefics3 and SmolVLM: a picture is parted into tiles, each with its place written before it."""
+"""Idefics3 and SmolVLM: an image is divided into tiles, each after a text with its position."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 
 class IdeficsFamily(MediaFamily):
-    """Each picture is read alone: its tiles are a batch of their own."""
+    """Each image is read alone: its tiles are a batch of their own."""
 
     types = ("idefics3", "smolvlm")
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """Tiles of the picture at its longest edge, and one of the whole."""
+        """Count the tiles of the image at its longest edge, and one of the whole."""
         images = settings.images
         edge = int(dict(images.get("size") or {"longest_edge": 1456})["longest_edge"])
         tile = int(dict(images.get("max_image_size") or {"longest_edge": 364})["longest_edge"])

@@ -1,4 +1,4 @@
-"""InternVL: tiles of one size, and the picture as a whole after them."""
+"""InternVL: tiles of one size, and the whole image after them."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 
 class InternVLFamily(MediaFamily):
-    """Tiles of all pictures are a batch; each has as many features."""
+    """Tiles of all images are one batch; each has the same number of features."""
 
     types = ("internvl",)
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """Tiles in the grid whose shape is nearest to the picture's, and one of the whole where they are several."""
+        """Count the tiles in the grid with the nearest aspect ratio, and one of the whole where there are several."""
         images = settings.images
         least, most = int(images.get("min_patches", 1)), int(images.get("max_patches", 12))
         tile = dict(images.get("size") or {"height": 448, "width": 448})

@@ -1,4 +1,4 @@
-"""LLaVA (Liu et al., 2023), whose encoder may be CLIP, SigLIP or Pixtral's."""
+"""LLaVA (Liu et al., 2023), with an encoder of CLIP, SigLIP or Pixtral."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ class LlavaFamily(MediaFamily):
     types = ("llava",)
 
     def find_projection(self, model: Any) -> FrozenEncoder:
-        """The encoder and the projector of a plain model."""
+        """Return the encoder and the projector of a model."""
         layers = model.config.vision_feature_layer
         classes = model.config.vision_feature_select_strategy == "default"
         return FrozenEncoder(
@@ -24,7 +24,7 @@ class LlavaFamily(MediaFamily):
         )
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """A picture of one size, but for Pixtral's encoder."""
+        """Count the tokens of an image: of fixed size, except with Pixtral's encoder."""
         if settings.vision.get("model_type") == "pixtral":
             return count_pixtral_image(settings, width, height, 1)
         classes = settings.vision.get("model_type", "clip_vision_model").startswith("clip")
@@ -33,7 +33,7 @@ class LlavaFamily(MediaFamily):
 
 
 def count_pixtral_image(settings: MediaSettings, width: int, height: int, merge: int) -> ImageCount:
-    """A token for so many patches each way, and one at each line's end."""
+    """Count one token for each `merge` × `merge` patches, and one at the end of each row of tokens."""
     longest = dict(settings.images.get("size") or {"longest_edge": 1024})["longest_edge"]
     side = settings.size("patch_size", 16) * merge
     if (ratio := max(height, width) / longest) > 1:

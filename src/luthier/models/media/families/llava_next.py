@@ -1,5 +1,4 @@
-"""LLaVA-NeXT and LLaVA-OneVision: tiles of a picture at the resolution that fits it best, with a feature at each line's
-end."""
+"""LLaVA-NeXT and LLaVA-OneVision: tiles of an image at the best resolution, with a feature at the end of each row."""
 
 from __future__ import annotations
 
@@ -10,15 +9,17 @@ from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 
 class LlavaNextFamily(MediaFamily):
-    """Each picture is read alone: the number of its tiles is its own.
+    """Each image is read alone, since the number of tiles varies.
 
-    LLaVA-OneVision parts a picture into tiles only where it stands alone in its row, which the processor notes.
+    LLaVA-OneVision divides an image into tiles only where it is the only one in its row, as its processor reports.
     """
 
     types = ("llava_next", "llava_onevision")
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """The whole, and tiles of the best resolution without what fills them up, with a feature at each line's end."""
+        """Count the whole image, and the tiles of the best resolution without padding, with a feature at the end of
+        each row.
+        """
         grids = settings.images.get("image_grid_pinpoints") or settings.config.get("image_grid_pinpoints") or []
         edge, patch = settings.size("image_size", 336), settings.size("patch_size", 14)
         side = edge // patch
@@ -36,7 +37,7 @@ class LlavaNextFamily(MediaFamily):
 
 
 def _fit(grid: Sequence[int], width: int, height: int) -> tuple[int, int]:
-    """How much of a picture a resolution (height, width) shows, then how little of it stays empty."""
+    """Return how much of an image a resolution (height, width) shows, then how little of it is padding."""
     scale = min(grid[1] / width, grid[0] / height)
     shown = min(int(width * scale) * int(height * scale), width * height)
     return shown, shown - grid[0] * grid[1]

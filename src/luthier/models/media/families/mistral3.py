@@ -7,10 +7,10 @@ from luthier.models.media.family import ImageCount, MediaFamily, MediaSettings
 
 
 class Mistral3Family(MediaFamily):
-    """Pictures of any size; a token ends each line of patches."""
+    """Images of any size; a token ends each row of patches."""
 
     types = ("mistral3",)
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """Patches that are merged stand for one token."""
+        """Count one token for each group of merged patches."""
         return count_pixtral_image(settings, width, height, int(settings.config.get("spatial_merge_size", 2)))

@@ -1,4 +1,4 @@
-"""PaliGemma, whose prompt sees itself both ways (prefix-LM)."""
+"""PaliGemma, whose prompt has bidirectional attention (prefix-LM)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from luthier.models.media.family import MediaFamily
 
 
 class PaliGemmaFamily(MediaFamily):
-    """Pictures first, then the question; only the answer is read from left to right."""
+    """Images first, then the question; only the answer is causal."""
 
     types = ("paligemma",)
     alone = "a prompt's tokens see one another, so that rows share a prompt only as a whole"

@@ -14,25 +14,25 @@ if TYPE_CHECKING:
 
 
 class Qwen2AudioFamily(AudioFamily):
-    """Its model has no function of its own that reads sounds: what `Qwen2AudioModel.forward` does stands here."""
+    """Its model has no separate function for audio: this repeats what `Qwen2AudioModel.forward` does."""
 
     types = ("qwen2_audio",)
 
     def read_media(self, model: Any, inputs: Mapping[str, Any]) -> AudioFeatures:
-        """The projector's features of what is sound, not padding."""
+        """Return the projector's features of audio, without padding."""
         return AudioFeatures(model.model.multi_modal_projector(_encode(model, inputs)))
 
     def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
-        """What a sound of so many seconds comes to, told without the model or its processor."""
+        """Count the tokens of a clip without the model or its processor."""
         return count_windows(settings, seconds, 25)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
-        """The encoder and the projector of a plain model."""
+        """Return the encoder and the projector of a model."""
         return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
 
 
 def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(states, width) of the encoder that are of sound."""
+    """Return (states, width) of the encoder that are audio."""
     import torch
     from transformers.masking_utils import create_bidirectional_mask
 

@@ -1,4 +1,4 @@
-"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: pictures of any size, with positions by rows and columns."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL: images of any size, with positions by rows and columns."""
 
 from __future__ import annotations
 
@@ -13,16 +13,18 @@ if TYPE_CHECKING:
 
 
 class QwenVisionFamily(MediaFamily):
-    """Patches of all pictures stand in one row, which `image_grid_thw` parts."""
+    """Patches of all images are concatenated; `image_grid_thw` gives their grids."""
 
     types: ClassVar[tuple[str, ...]] = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
-    def reads_together(self, one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
-        """Always: attention in the tower keeps to each picture."""
+    def reads_together(self, first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+        """Return True: attention in the encoder stays within each image."""
         return True
 
     def count_image(self, settings: MediaSettings, width: int, height: int) -> ImageCount:
-        """The picture brought to whole tokens, within the processor's bounds (Qwen's `smart_resize`)."""
+        """Count the tokens of the image resized to whole tokens within the processor's limits (Qwen's
+        `smart_resize`).
+        """
         images, merge = settings.images, int(settings.images.get("merge_size", 2))
         side = int(images.get("patch_size", 14)) * merge
         size = dict(images.get("size") or {})

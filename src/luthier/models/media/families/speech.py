@@ -1,4 +1,4 @@
-"""Whisper and Moonshine: the decoder attends to the encoder's states of a sound, which `encoder_decoder` reads."""
+"""Whisper and Moonshine: the decoder attends to the encoder's states of a clip, which `encoder_decoder` reads."""
 
 from __future__ import annotations
 
@@ -8,6 +8,6 @@ from luthier.models.media.family import MediaFamily
 
 
 class Speech(MediaFamily):
-    """One sound a row, whose key the first token bears; packed, each row attends to its own."""
+    """One clip a row, whose key is in the first token; in a pack, each row attends to its own."""
 
     types: ClassVar[tuple[str, ...]] = ("whisper", "moonshine")

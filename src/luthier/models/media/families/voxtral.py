@@ -1,4 +1,6 @@
-"""Voxtral (Mistral, 2025): Whisper's encoder over windows of 30 seconds, four states side by side, and two layers."""
+"""Voxtral (Mistral, 2025): Whisper's encoder over windows of 30 seconds, four states concatenated, a projector of two
+layers.
+"""
 
 from __future__ import annotations
 
@@ -15,21 +17,21 @@ if TYPE_CHECKING:
 
 
 class VoxtralFamily(AudioFamily):
-    """Silence that fills the last window is heard like sound."""
+    """The silence that pads the last window is encoded like audio."""
 
     types = ("voxtral",)
 
     def count_sound(self, settings: MediaSettings, seconds: float) -> ImageCount:
-        """What a sound of so many seconds comes to, told without the model or its processor."""
+        """Count the tokens of a clip without the model or its processor."""
         windows = max(1, ceil(seconds / 30))
         return ImageCount(375 * windows, 1500 * windows)
 
     def find_projection(self, model: Any) -> FrozenAudioEncoder:
-        """The encoder and the projector of a plain model."""
+        """Return the encoder and the projector of a model."""
         return FrozenAudioEncoder(model.model.audio_tower, model.model.multi_modal_projector, partial(_encode, model))
 
 
 def _encode(model: Any, inputs: Mapping[str, Tensor]) -> Tensor:
-    """(states, width) with four of the encoder's side by side."""
+    """Return (states, width) with four of the encoder's states concatenated."""
     states = model.model.audio_tower(inputs["input_features"], return_dict=True).last_hidden_state
     return states.reshape(-1, model.config.audio_config.intermediate_size)  # type: ignore[no-any-return]

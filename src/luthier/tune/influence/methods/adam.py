@@ -1,4 +1,4 @@
-"""TracIn as Adam trains: gradients divided by the root of their kept second moments."""
+"""TracIn under Adam: gradients divided by the root of their second moments."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class AdamInfluence(GradientMethod):
     kind: Literal["adam"] = "adam"
 
     def refuses(self, step: Tune) -> str:
-        """Other optimizers keep no second moment for each weight."""
+        """Refuse other optimizers, which keep no second moment for each weight."""
         if isinstance(step.optimizer, AdamW):
             return ""
         return f"{step.optimizer.kind} keeps no second moments as AdamW does; take tracin"
 
     def precondition(self, study: InfluenceStudy, state: KeptState, settings: EngineSettings) -> Preconditioner:
-        """The factors on the learning rate over the root of the second moments."""
+        """Return the learning rate factors divided by the root of the second moments."""
         optimizer = study.step.optimizer
         assert isinstance(optimizer, AdamW), "other optimizers are refused"
         weights = study.reader.weights

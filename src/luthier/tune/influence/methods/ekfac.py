@@ -1,4 +1,4 @@
-"""Influence functions with the Fisher matrix in Kronecker's basis, corrected by its own eigenvalues (EK-FAC)."""
+"""Influence functions with the EK-FAC approximation of the Fisher matrix."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ class Ekfac(GradientMethod):
     kind: Literal["ekfac"] = "ekfac"
 
     damping: float = Field(default=0.1, gt=0)
-    """Added to the eigenvalues, as a share of their mean in each matrix."""
+    """Damping added to the eigenvalues, as a share of their mean in each matrix."""
     fisher: Literal["sampled", "empirical"] = "sampled"
-    """Whether the Fisher matrix is that of answers drawn from the model, which approximates the curvature, or of the
-    rows' own. Objectives that compare answers have the rows' own."""
+    """Whether the Fisher matrix uses targets sampled from the model, which approximates the curvature, or the rows' own
+    targets. Objectives that compare answers use their own."""
     rows: int = Field(default=512, ge=1)
-    """Rows that the matrix is estimated from, at most."""
+    """Maximum number of rows that the matrix is estimated from."""
 
     def count_states(self, step: Tune) -> int:
-        """The last one; the matrix reads rows again."""
+        """Return 1: only the last state is read."""
         return 1
 
     def weigh_states(self, study: InfluenceStudy) -> dict[int, Tensor]:
-        """All rows alike, by the denominator of the whole."""
+        """Weigh all rows alike, by the denominator of the whole training."""
         import torch
 
         count = len(study.keys)
@@ -46,7 +46,7 @@ class Ekfac(GradientMethod):
         return {study.kept_steps[-1]: torch.full((count,), 1.0 / total, dtype=torch.float64)}
 
     def precondition(self, study: InfluenceStudy, state: KeptState, settings: EngineSettings) -> Preconditioner:
-        """The matrix of the weights as they are."""
+        """Return the inverse Fisher matrix at the current weights."""
         from luthier.tune.influence.fisher import EkfacPreconditioner, FisherEstimate
 
         estimate = FisherEstimate(study, rows=self.rows, sampled=self.fisher == "sampled")

@@ -1,4 +1,4 @@
-"""The plain rival of influence: rows that are most like what is asked."""
+"""The baseline of influence methods: the rows most similar to the query."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ class Nearest(InfluenceMethod):
     in_nats: ClassVar[bool] = False
 
     by: Literal["tfidf", "embeddings"] = "tfidf"
-    """Words that rows share, weighed by how rare they are; or the mean of the states from which the tuned model
-    predicts each learnt token."""
+    """Shared words weighted by TF-IDF, or the mean of the hidden states from which the tuned model predicts each
+    trained token."""
 
     def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
-        """One where the model reads them."""
+        """Return one pass where the model reads the rows."""
         return 1.0 if self.by == "embeddings" else 0.0
 
     def score(self, study: InfluenceStudy, settings: EngineSettings) -> Tensor:
-        """(queries, rows) cosines."""
+        """Return (queries, rows) cosine similarities."""
         import torch
 
         questions = [query.rows for query in study.queries]
@@ -57,15 +57,15 @@ def _compare_words(
     words = [[text.decode(row.ids, special=False) for row in own[:1]] for own in rows]
     vectorizer = TfidfVectorizer(sublinear_tf=True)
     known = vectorizer.fit_transform(" ".join(own) for own in words)
-    found = []
+    similarities = []
     for query in question_rows:
         vectors = vectorizer.transform([text.decode(row.ids, special=False) for row in query])
-        found.append(torch.from_numpy((vectors @ known.T).toarray().mean(0)))
-    return torch.stack(found)
+        similarities.append(torch.from_numpy((vectors @ known.T).toarray().mean(0)))
+    return torch.stack(similarities)
 
 
 def _mean_state(study: InfluenceStudy, rows: Sequence[TokenRow]) -> Tensor:
-    """(width,) the mean of the states that predict the learnt tokens."""
+    """Return the mean (width,) of the hidden states that predict the trained tokens."""
     import torch
 
     from luthier.models.packing.logprobs import compute_pack_states, disable_dropout

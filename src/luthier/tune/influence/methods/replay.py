@@ -1,4 +1,4 @@
-"""Differentiation through the training: how the question's loss depends on the weight that each row had."""
+"""Differentiation through training: how the query's loss depends on the weight of each row."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ class Replay(InfluenceMethod):
     kind: Literal["replay"] = "replay"
 
     max_bytes: int = Field(default=4 << 30, ge=1)
-    """Memory for the states of all steps, at most."""
+    """Maximum memory for the states of all steps."""
 
     def refuses(self, step: Tune) -> str:
-        """What it cannot follow."""
+        """Refuse trainings that it cannot differentiate."""
         if not isinstance(step.optimizer, AdamW):
             return f"replay follows AdamW, and the training had {step.optimizer.kind}"
         if step.technique.settings().get("lora_dropout"):
@@ -40,11 +40,11 @@ class Replay(InfluenceMethod):
         return "it went on from another training's state" if step.resume_from is not None else ""
 
     def count_readings(self, step: Tune, engine: Engine, queries: int) -> float:
-        """Each pass forward and backward once, and twice more for each question."""
+        """Return each pass forward and backward once, and twice more for each query."""
         return step.epochs * 3 * (1 + 2 * queries)
 
     def score(self, study: InfluenceStudy, settings: EngineSettings) -> Tensor:
-        """(queries, rows) minus the derivative of each question's loss by each row's weight."""
+        """Return (queries, rows): minus the derivative of each query's loss by each row's weight."""
         import torch
 
         from luthier.tune.influence.training_replay import TrainingReplay
@@ -52,9 +52,9 @@ class Replay(InfluenceMethod):
         queries = study.queries
         replay = TrainingReplay(study)
         steps = replay.run(self.max_bytes)
-        found = []
+        scores = []
         for number, query in enumerate(queries, start=1):
             study.reader.weights.set(replay.end.weights)
-            found.append(-replay.differentiate(steps, study.mean_gradient(query), settings.readings))
+            scores.append(-replay.differentiate(steps, study.mean_gradient(query), settings.readings))
             study.work.events.progress(number, len(queries), "questions (replay)")
-        return check_scores(torch.stack(found), self.kind)
+        return check_scores(torch.stack(scores), self.kind)

@@ -1,4 +1,4 @@
-"""TracIn: products of gradients at states along the training, with their learning rates."""
+"""TracIn: inner products of gradients at states along the training, with their learning rates."""
 
 from __future__ import annotations
 
@@ -21,5 +21,5 @@ class TracIn(GradientMethod):
     kind: Literal["tracin"] = "tracin"
 
     def precondition(self, study: InfluenceStudy, state: KeptState, settings: EngineSettings) -> Preconditioner:
-        """The factors on the learning rate."""
+        """Return the learning rate factors."""
         return DiagonalPreconditioner(study.reader.weights.spread(study.states.factors))

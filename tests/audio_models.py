@@ -11,8 +11,8 @@ import numpy as np
 
 from luthier.chat.media_codec import encode_wav
 from luthier.chat.messages import MEDIA_MARK, Media, Message
-from pictured import tiny_pictured
-from workshop import tiny_tokenizer
+from tiny_models import tiny_tokenizer
+from vision_models import tiny_vision_model
 
 PARTS = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n"
@@ -59,13 +59,13 @@ def played(text: str, *media: Media, answer: str = "") -> tuple[Message, ...]:
     return (asked, Message(role="assistant", content=answer)) if answer else (asked,)
 
 
-def tiny_sounded(folder: Path, family: str = "qwen2_audio", seed: int = 0) -> Path:
+def tiny_audio_model(folder: Path, family: str = "qwen2_audio", seed: int = 0) -> Path:
     """A random model of a family with its tokenizer and processor."""
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
     if family in OMNI:
-        tiny_pictured(folder, family, seed)
+        tiny_vision_model(folder, family, seed)
         template = PARTS.replace("AUDIO{%", "<|audio_bos|><|AUDIO|><|audio_eos|>{%")
         (folder / "chat_template.jinja").write_text(template, encoding="utf-8")
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from luthier.chat.messages import MEDIA_MARK, Media, Message
-from pictured_families import ALONE, FAMILIES
-from workshop import tiny_tokenizer
+from tiny_models import tiny_tokenizer
+from vision_families import ALONE, FAMILIES
 
 
 def picture(seed: int, width: int = 36, height: int = 28) -> tuple[Media, bytes]:
@@ -43,7 +43,7 @@ def shown(text: str, *media: Media, answer: str = "") -> tuple[Message, ...]:
     return (asked, Message(role="assistant", content=answer)) if answer else (asked,)
 
 
-def tiny_pictured(folder: Path, family: str = "llava", seed: int = 0) -> Path:
+def tiny_vision_model(folder: Path, family: str = "llava", seed: int = 0) -> Path:
     """A random model of a family with its tokenizer and processor."""
     import torch
     from transformers import AutoConfig, AutoModelForImageTextToText, AutoTokenizer

@@ -14,7 +14,7 @@ from luthier.chat.messages import MEDIA_MARK, Message
 from luthier.chat.tokenizer import ChatTokenizer
 from luthier.models.media.towers import attach_media
 from luthier.models.packing.pack import TokenRow
-from pictured import picture, resized, shown
+from vision_models import picture, resized, shown
 
 FIRST, FIRST_BYTES = picture(1)
 SECOND, SECOND_BYTES = picture(2, 64, 40)
@@ -30,7 +30,7 @@ CONVERSATIONS = [
 ]
 
 
-class Pictured:
+class VisionModelCase:
     """A tiny model of a family in float64, with what reads rows for it."""
 
     def __init__(self, folder: Path) -> None:
