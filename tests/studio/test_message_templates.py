@@ -176,8 +176,8 @@ def test_what_a_validation_says_in_all(code: str) -> None:
         ("1,234.5 MB at 10.0 MB/s (typical)", "1.234,5 MB bei 10,0 MB/s (üblich)", "1\u202f234,5 Mo à 10,0 Mo/s (hab"),
         ("1000 rows before operators drop any, tokens counted in 200 of them", "1000 Zeilen bevor", "1000 lignes av"),
         (
-            "'subject' is left out: it repeats what is asked; 'the tuned model' belongs to it: too many columns of text "
-            "to try",
+            "'subject' is left out: it repeats what is asked; 'the tuned model' belongs to it: too many columns of "
+            "text to try",
             "'subject' ist weggelassen: sie wiederholt, was gefragt wird; 'the tuned model' gehört dazu: zu viele",
             "'subject' est écarté : elle répète ce qui est demandé ; 'the tuned model' en fait partie : trop de",
         ),
@@ -207,7 +207,7 @@ def test_titles_and_figures_over_a_report(code: str) -> None:
     assert (
         names[:2] == {"de": ["Feinabgestimmtes Modell", "Basismodell"], "fr": ["Modèle ajusté", "Modèle de base"]}[code]
     )
-    assert [localize_figures(figure.number) for figure in figures][0] == "0,906"
+    assert localize_figures(figures[0].number) == "0,906"
     assert translate_message(capitalize_title("the base model")) == names[1]
     assert localize_figures("+0.081 (+0.052 to +1,000.1)") == {
         "de": "+0,081 (+0,052 bis +1.000,1)", "fr": "+0,081 (+0,052 à +1\u202f000,1)"

@@ -251,7 +251,8 @@ def find_model_speed(plan_context: PlanContext, model: ModelDescription, *, bf16
     if measures := find_past_timing(plan_context, model, within=_MOST_EXTRAPOLATED, **alike):
         millions = f"{float(measures['parameters']) / 1e6:,.0f}"
         how = gettext_noop(
-            f"of the last step with a model of {millions}M parameters on this machine, as none of this size was measured"
+            f"of the last step with a model of {millions}M parameters on this machine, as none of this size was "
+            "measured"
         )
         return ModelSpeed(_flops_at(measures, bf16=bf16), how)
     return ModelSpeed(measure_flops_per_s(bf16=bf16), "assumed from matrix products until a step has run here")

@@ -12,13 +12,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING
+from gettext import c2py
 
 from luthier.eval.report.html import ENGLISH, PageLanguage
 from luthier.studio.translation import SENTENCE, current_language, gettext, load_language, ngettext, read_language_file
-
-if TYPE_CHECKING:
-    from babel.messages.catalog import Catalog
 
 _PLACEHOLDER = re.compile(r"%\((\w+)\)s|%%")
 _QUOTES = "'\"`“„«‘"
@@ -108,8 +105,8 @@ def _match(code: str, text: str) -> str | None:
         return texts[text]
     capital, small = text[:1].upper() + text[1:], text[:1].lower() + text[1:]
     if capital != text and capital in texts:
-        found = texts[capital]
-        return found if code == "de" or found[1:2].isupper() else found[:1].lower() + found[1:]
+        title = texts[capital]
+        return title if code == "de" or title[1:2].isupper() else title[:1].lower() + title[1:]
     if small != text and small in texts:
         return texts[small][:1].upper() + texts[small][1:]
     found = next((one for template in templates if (one := template.write(code, text)) is not None), None)
@@ -210,22 +207,26 @@ def _number_signs(code: str) -> tuple[str, str]:
 def _templates(code: str) -> tuple[Mapping[str, str], Sequence[_MessageTemplate]]:
     """The sentences of a language: those without values, and the templates, the most definite first."""
     catalog = read_language_file(code)
+    if catalog is None:
+        return {}, ()
     texts: dict[str, str] = {}
     templates = []
-    for message in catalog or ():
-        forms = message.string if isinstance(message.string, (tuple, list)) else (message.string,)
+    plural = c2py(catalog.plural_expr)
+    for message in catalog:
+        strings = message.string if isinstance(message.string, (tuple, list)) else (message.string,)
+        forms = [form for form in strings if form]
         is_sentence, counts = read_sentence_comment(message.auto_comments)
-        if not is_sentence or not all(forms):
+        if not is_sentence or len(forms) < len(strings):
             continue
         ids = message.id if isinstance(message.id, (tuple, list)) else (message.id,)
         if len(ids) == 1 and not re.search(r"%\(\w+\)s", ids[0]):
             texts[ids[0]] = forms[0]
         else:
-            templates += [_compile(catalog, id, counts, forms) for id in ids]
+            templates += [_compile(id, counts, forms, plural) for id in ids]
     return texts, sorted(templates, key=lambda template: -template.weight)
 
 
-def _compile(catalog: Catalog, id: str, counts: str, forms: Sequence[str]) -> _MessageTemplate:
+def _compile(id: str, counts: str, forms: Sequence[str], plural: Callable[[int], int]) -> _MessageTemplate:
     """One form of a message as a pattern, with the translations of all its forms."""
     pattern, quoted, at = "", set(), 0
     names: list[str] = []
@@ -244,9 +245,7 @@ def _compile(catalog: Catalog, id: str, counts: str, forms: Sequence[str]) -> _M
                 quoted.add(name)
     pattern += re.escape(id[at:])
     weight = len(_PLACEHOLDER.sub("", id))
-    return _MessageTemplate(
-        re.compile(pattern, re.DOTALL), counts, tuple(forms), _plural_of(catalog), frozenset(quoted), weight
-    )
+    return _MessageTemplate(re.compile(pattern, re.DOTALL), counts, tuple(forms), plural, frozenset(quoted), weight)
 
 
 def _pattern_of(name: str, counts: str) -> str:
@@ -262,9 +261,3 @@ def read_sentence_comment(comments: Sequence[str]) -> tuple[bool, str]:
         if mark == SENTENCE:
             return True, counts
     return False, ""
-
-
-def _plural_of(catalog: Catalog) -> Callable[[int], int]:
-    from gettext import c2py
-
-    return c2py(catalog.plural_expr)

@@ -379,9 +379,11 @@ def _shortages(profile: SourceProfile, left: int, task: Task) -> dict[str, str]:
     found: dict[str, str] = {}
     if (severity := severity_of_row_count(left)) != "info":
         found["rows"] = gettext_noop(
-            f"{format_counted_noun(left, 'row')}: {'too few' if severity == 'serious' else 'few'} to train on; at "
-            f"least {FEWEST_ROWS} are needed and {FEW_ROWS} recommended"
-            f"{'; a run stops before training (`stop_on` of the step `validate`)' if severity == 'serious' else ''}"
+            f"{format_counted_noun(left, 'row')}: too few to train on; at least {FEWEST_ROWS} are needed and "
+            f"{FEW_ROWS} recommended; a run stops before training (`stop_on` of the step `validate`)"
+            if severity == "serious"
+            else f"{format_counted_noun(left, 'row')}: few to train on; at least {FEWEST_ROWS} are needed and "
+            f"{FEW_ROWS} recommended"
         )
     if task != "label":
         return found

@@ -101,30 +101,9 @@ def _environment(language: PageLanguage) -> Environment:
     callables.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)
     environment.filters["translated"] = language.translate_message
     environment.filters["figures"] = language.localize_figures
-    environment.add_extension("jinja2.ext.i18n")
-    callables: Any = environment
-    callables.install_gettext_callables(language.gettext, language.ngettext, newstyle=True)
-    environment.filters["translated"] = language.translate_message
-    environment.filters["figures"] = language.localize_figures
     environment.filters["tied"] = _tied
     environment.filters["clip"] = formatting.truncate_text
     return environment
-
-
-class _TranslatedFunctions:
-    """The functions of a module that write text, in a language."""
-
-    def __init__(self, module: ModuleType, language: PageLanguage) -> None:
-        self._module, self._language = module, language
-
-    def __getattr__(self, name: str) -> Any:
-        found = getattr(self._module, name)
-
-        def write(*values: Any) -> Any:
-            written = found(*values)
-            return self._language.translate_message(written) if isinstance(written, str) else written
-
-        return write if callable(found) else found
 
 
 class _TranslatedFunctions:
