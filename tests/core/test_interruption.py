@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.core.system.process import clear_stop_requests_at_end, raise_pending_stop, handle_stop_signal
+from luthier.core.system.process import clear_stop_requests_at_end, handle_stop_signal, raise_pending_stop
 
 
 @pytest.fixture(autouse=True)
