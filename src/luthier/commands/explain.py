@@ -1,4 +1,4 @@
-"""Explain a model's answer to a text, a row or a kept request, alone or beside another model's."""
+"""Explains a model's answer to a text, a row or a recorded request, alone or compared with another model's."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ METHOD, WITHOUT_WEIGHTS = "attnlrp", "leave_one_out"
 
 
 class ExplainOptions(NamedTuple):
-    """How an answer is explained."""
+    """Options of an explanation."""
 
     answer: str | None = None
     """The answer or class to explain; the model's own when not given."""
@@ -43,7 +43,7 @@ class ExplainOptions(NamedTuple):
     """Kinds of explainers, with settings as in `integrated_gradients:steps=100`."""
     units: Units = "auto"
     refine: PartKind | None = None
-    """What the strongest units are cut into for a closer look."""
+    """Units into which the strongest units are split."""
     dtype: Dtype = "float32"
     seed: int = 0
     orders: int = ORDERS
@@ -58,7 +58,7 @@ class AnswerExplanation:
     against: tuple[ExplanationRecord, ...] = ()
     """By the same methods, in the same order."""
     answers: tuple[str, str] | None = None
-    """What each of the two models answers itself, where both do."""
+    """The answers of both models, where there are two."""
 
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `explain --json`."""
@@ -70,7 +70,7 @@ class AnswerExplanation:
         return found
 
     def lines(self) -> list[str]:
-        """What a terminal shows."""
+        """Return the lines for a terminal."""
         from luthier.explain.heat_map import format_explanation
 
         rivals = self.against or (None,) * len(self.records)
@@ -170,8 +170,9 @@ def explain(  # noqa: PLR0913  # a question in one of four forms, and what a ser
 def _both_answers(
     builder: SubjectBuilder, rival: SubjectBuilder, question: ExplanationRequest
 ) -> tuple[str, str] | None:
-    """What the model answers (or is asked about) and what another one answers; None where the two cannot be
-    contrasted: a reward, an endpoint, or other classes."""
+    """Return the answers of both models; None where they cannot be contrasted: a reward, an endpoint, or
+    other classes.
+    """
     if get_output_classes(builder.model) != get_output_classes(rival.model):
         return None
     if get_output_classes(builder.model) == (REWARD,) or is_endpoint(builder.model) or is_endpoint(rival.model):
@@ -194,7 +195,7 @@ def read_traced_answer(trace: Trace, answer: str | None) -> str:
 
 
 def _find_media_reader(model: Artifact) -> Callable[[str], bytes] | None:
-    """What reads the pictures of the rows of a model's data."""
+    """Return the reader of the images in a model's data."""
     from luthier.artifacts.media import MediaReader
 
     data = get_training_data(model)
