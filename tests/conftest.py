@@ -26,6 +26,7 @@ from luthier.core.system.packages import cached_wheel
 from luthier.core.system.process import set_thread_wait_policy
 from luthier.models.catalog import CATALOG, ENCODERS
 from tests import ready
+from tests.cases import mark_slow_cases
 
 SMOLLM2 = "smollm2-135m-instruct"
 MINILM = "all-minilm-l6-v2"
@@ -55,6 +56,12 @@ def pytest_collection() -> Generator[None, object, object]:
         return (yield)
     finally:
         gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Before any are left out by their marks."""
+    mark_slow_cases(items)
 
 
 def _seed_torch(seed: int) -> None:

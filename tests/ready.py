@@ -55,8 +55,9 @@ def _load() -> None:
     remember_migrations()
     with tempfile.TemporaryDirectory() as folder, Ledger(Path(folder) / "ledger.db"):
         pass
-    for template in html._environment().list_templates(["jinja"]):
-        html._environment().get_template(template)
+    templates = html._environment(html.ENGLISH)
+    for template in templates.list_templates(["jinja"]):
+        templates.get_template(template)
     component._plugins.cache_clear()  # those that a process finds installed are its own
 
 

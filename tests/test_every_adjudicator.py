@@ -40,6 +40,7 @@ def test_it_is_documented_and_its_settings_come_back(rule: Adjudicator) -> None:
     assert Adjudicator.parse(rule.settings()) == rule
 
 
+@pytest.mark.matrix("[!l]*")  # tests/data/annotation has the model of labels
 def test_every_item_has_a_decision_or_a_reason(rule: Adjudicator) -> None:
     @settings(max_examples=60, deadline=None)
     @given(VOTES)

@@ -138,6 +138,7 @@ def sites(tmp_path_factory: pytest.TempPathFactory) -> Sites:
     return build_sites(tmp_path_factory.mktemp("sites"))
 
 
+@pytest.mark.matrix("residual", "ffa", "svd", "mean")
 @pytest.mark.parametrize("kind", KINDS)
 def test_it_learns_over_rounds_and_its_model_opens(kind: str, sites: Sites) -> None:
     from luthier.models.load import load_model

@@ -207,6 +207,7 @@ def test_share_is_kept_and_the_books_balance(kind: str, bench: Bench) -> None:
     assert events.filter(pl.col("action") == "make")["id"].n_unique() == told.rows["train"] - real
 
 
+@pytest.mark.matrix("noise", "audio_noise", "paraphrase", "balance", "synonyms")
 @pytest.mark.parametrize("kind", KINDS)
 def test_bytes_depend_on_the_seed_and_not_on_the_size_of_a_wave(
     kind: str, bench: Bench, monkeypatch: pytest.MonkeyPatch

@@ -131,6 +131,7 @@ def test_is_silent_on_clean_data(check: Check) -> None:
     assert marked <= check.false_alarms * rows
 
 
+@pytest.mark.matrix("[!mn]*", "media_[ls]*")  # others take a second
 def test_is_pure_and_order_free(check: Check, clean: list[CheckRow]) -> None:
     rows = list(planted_faults(check, clean).rows)
     first = told(looked(check, rows))
@@ -158,6 +159,9 @@ def test_says_its_numbers_and_a_remedy_that_a_recipe_takes(check: Check, clean: 
                 assert Prepare.model_validate({"kind": "prepare", "source": source, **yaml.safe_load(finding.mend)})
 
 
+@pytest.mark.matrix(
+    "enough", "conflicts", "shift", "bias_terms", "label_errors", "[!en]*_[!qm]*", "profile", "imbalance"
+)
 def test_every_setting_changes_something(check: Check) -> None:
     kinds: list[Any] = [_task(check)] if check.needs & {"labels", "texts"} else ["label", "text"]
     bench = {task: planted_faults(check, _shuffled_splits(clean_rows(task), 1)).rows for task in kinds}

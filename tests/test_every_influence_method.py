@@ -44,6 +44,7 @@ def study(env: TuneEnv, model: Artifact, root: Path) -> InfluenceStudy:
     return InfluenceStudy(STEP, model, work, [examples(8)[3]])
 
 
+@pytest.mark.matrix("ekfac", "adam", "replay")
 @pytest.mark.parametrize("kind", sorted(KINDS))
 def test_a_row_teaches_itself_and_scores_repeat(kind: str, env: TuneEnv, tuned: Artifact, tmp_path: Path) -> None:
     method = InfluenceMethod.parse(kind)

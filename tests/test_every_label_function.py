@@ -52,6 +52,7 @@ def test_it_is_documented_and_its_settings_come_back(function: LabelFunction) ->
     assert member.model_validate({}).vote([_row(0, "a text", {})]) in ([None], ["yes"])
 
 
+@pytest.mark.matrix("[!j]*")  # `judged` generates for each row; tests/data/annotation has its votes
 def test_a_vote_is_pure_and_does_not_depend_on_neighbours(function: LabelFunction) -> None:
     @settings(max_examples=60, deadline=None)
     @given(ROWS)

@@ -237,6 +237,7 @@ def test_the_share_of_an_example_is_that_of_its_rows_alone(
         torch.testing.assert_close(found, alone[key], atol=1e-5, rtol=1e-4)  # norms are in fp32
 
 
+@pytest.mark.matrix("sft*", "dpo*", "reward-extra6", "distil-extra10", "kto*", "classify-extra9")
 @pytest.mark.parametrize(("kind", "extra"), TRAINED)
 def test_it_learns(kind: str, extra: dict[str, Any], env: TuneEnv) -> None:
     step = Tune(
@@ -248,6 +249,7 @@ def test_it_learns(kind: str, extra: dict[str, Any], env: TuneEnv) -> None:
     assert sum(losses[-3:]) < sum(losses[:3])
 
 
+@pytest.mark.matrix("sft*", "dpo*", "reward-extra17", "distil-extra2")
 @pytest.mark.parametrize(("kind", "extra"), TRAINED)
 def test_it_resumes_to_the_same_bytes(kind: str, extra: dict[str, Any], tmp_path: Path) -> None:
     step = Tune(

@@ -356,6 +356,7 @@ def tune(kind: str, **fields: Any) -> Tune:
     )  # fmt: skip
 
 
+@pytest.mark.matrix("muon", "adamw*")
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "adamw"])  # which every technique is resumed with
 def test_a_training_killed_under_it_ends_in_the_same_bytes(kind: str, env: TuneEnv) -> None:
     whole, again = tune_and_resume(env, tune(kind))

@@ -263,6 +263,7 @@ def test_every_field_changes_the_loss(kind: str, name: str, model: Any) -> None:
     assert losses[0] != losses[1]
 
 
+@pytest.mark.matrix("ppo*", "grpo*")  # tests/tune/rollout and tests/tune/test_critic.py have the rest
 @pytest.mark.parametrize(
     ("kind", "extra"),
     [

@@ -230,6 +230,9 @@ def test_it_is_documented(kind: str) -> None:
     assert technique.model_json_schema()["properties"]["kind"]["const"] == kind
 
 
+@pytest.mark.matrix(
+    "full", "ia3", "layers", "lora", "prefix", "prompt", "p_tuning-*", "adapter-*", "qlora-*", "lora-*=eva*"
+)
 @by_way
 def test_it_learns_saves_and_loads(way: dict[str, Any], env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     trained: list[Any] = []
@@ -257,6 +260,9 @@ def test_it_learns_saves_and_loads(way: dict[str, Any], env: TuneEnv, monkeypatc
     ).abs().max() > 1e-2
 
 
+@pytest.mark.matrix(
+    "full", "ia3", "layers-*", "lora", "prefix", "prompt", "p_tuning", "adapter", "qlora", "lora-*=eva*"
+)
 @by_way
 def test_it_moves_what_it_says_and_nothing_else(
     way: dict[str, Any], env: TuneEnv, monkeypatch: pytest.MonkeyPatch
@@ -294,6 +300,7 @@ def test_new_weights_come_from_the_seed(way: dict[str, Any], env: TuneEnv) -> No
     assert all(torch.equal(a, b) for a, b in zip(one, start(1), strict=True))
 
 
+@pytest.mark.matrix("full", "lora-init*eva*", "lora-use_dora*", "qlora", "p_tuning", "adapter")
 @by_way
 def test_it_resumes_to_the_same_bytes(way: dict[str, Any], tmp_path: Path) -> None:
     whole, again = tune_and_resume(make_env(tmp_path), step(**way))

@@ -192,6 +192,7 @@ class Reading:
         return total, sums
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize(("kind", "fields"), CASES)
 def test_the_loss_of_rows_that_share_pictures_is_that_of_rows_apart(
@@ -221,6 +222,7 @@ def test_a_picture_stands_once_for_all_rows_that_show_it_and_text_has_none(
     assert with_picture == [True, True, False]
 
 
+@pytest.mark.matrix("distil*ia3*", "dpo*", "classify*adapter-0", "online_dpo*", "raft*", "reinforce*")
 @pytest.mark.parametrize(("kind", "fields", "technique", "number"), DIAGONAL)
 def test_it_is_learnt_and_ends_in_the_same_bytes_when_it_is_killed(
     kind: str, fields: dict[str, Any], technique: str, number: int, tmp_path: Path

@@ -86,6 +86,7 @@ def local(tmp_path_factory: pytest.TempPathFactory, cache: str) -> dict[str, Any
     return make("local", tmp_path_factory.mktemp("local"), cache)
 
 
+@pytest.mark.matrix("slurm")
 @pytest.mark.parametrize(
     "kind", ["process", "slurm", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ELSEWHERE)]
 )

@@ -127,6 +127,7 @@ LONG = {
     "forms",
     "grpo-math",
     "habits",
+    "headlines",
     "merge",
     "picture-preferences",
     "pictures",

@@ -206,6 +206,7 @@ ALONE = [pytest.param(cases[3], id=kind) for kind, cases in BY_KIND.items()] + [
 ]
 
 
+@pytest.mark.matrix("yaml", "references", "row 17")
 @pytest.mark.usefixtures("outside")
 @pytest.mark.parametrize("case", ALONE)
 def test_a_mistake_is_seen_before_torch_is_loaded(case: Case, workplace: Workplace, tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ def _unread(*words: str, env: dict[str, str] | None = None) -> subprocess.Comple
         os.close(to)
 
 
+@pytest.mark.matrix("env1")
 @pytest.mark.parametrize("env", AT_ONCE)
 def test_a_gates_verdict_is_the_exit_code_though_nobody_reads_on(tmp_path: Path, env: dict[str, str]) -> None:
     write_csv(tmp_path / "tickets.csv", tickets(60))

@@ -125,7 +125,8 @@ def test_a_switch_and_a_roll_back_lose_no_request(made: Path) -> None:
     assert run_command(["release", "rollback", ALIAS]) == 0
 
 
-@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.slow  # tests/commands/test_serve_reliability.py has one each time
+@pytest.mark.parametrize("kills", [1, 10])
 def test_a_kill_under_load_loses_no_answer(made: Path, kills: int) -> None:
     for _ in range(kills):
         done, threads = list[str](), list[threading.Thread]()

@@ -246,6 +246,7 @@ def files(artifact: Any) -> dict[str, str]:
     return {entry.path: entry.digest for entry in artifact.manifest.files if "adapter_model" in entry.path}
 
 
+@pytest.mark.matrix("alternate")
 @pytest.mark.parametrize("aggregator", ["ffa", "alternate", "factors"])
 def test_sums_and_kills_make_the_same_bytes(fresh: Sites, monkeypatch: pytest.MonkeyPatch, aggregator: str) -> None:
     common: dict[str, Any] = {"rounds": 3, "sum": aggregator, "local": {"steps": 1}}

@@ -107,6 +107,7 @@ def test_the_shared_variate_stays_the_mean_of_the_sites_own(sites: Sites, rounds
     assert max(float(value.abs().max()) for value in shared.values()) > 0
 
 
+@pytest.mark.slow
 def test_a_transport_does_not_change_the_bytes(sites: Sites, rounds: Rounds) -> None:
     settings: dict[str, Any] = {"rounds": 3, "sum": "ffa", "local": {"steps": 1}, "control_variates": True}
     here = sites.federate(sites.step(NAMES, **settings))
@@ -136,6 +137,7 @@ def test_what_is_told_of_rows_holds_for_a_site_that_comes_late(sites: Sites, rou
         assert SpentPrivacy(spent).count_epsilon(DELTA) <= 8.0
 
 
+@pytest.mark.slow  # that of rows is below
 def test_what_is_told_of_sites_holds_for_one_that_comes_late(
     sites: Sites, rounds: Rounds, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -79,6 +79,7 @@ def test_a_site_back_after_the_end_changes_nothing(sites: Sites, rounds: Rounds)
     assert all(entry["missing"] == ["south"] for entry in made.read_json("federation.json")["rounds"])
 
 
+@pytest.mark.matrix("1970*")
 @pytest.mark.parametrize("apart", ["1970-01-01T00:00:00+00:00", "2106-02-07T06:28:15+00:00"])
 def test_clocks_may_be_apart(
     sites: Sites, rounds: Rounds, whole: bytes, monkeypatch: pytest.MonkeyPatch, apart: str
@@ -100,6 +101,7 @@ def full_disk(size: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (before, most))
 
 
+@pytest.mark.matrix("the log", "half a line")
 @pytest.mark.parametrize("room", [0, 40, 2500, 12_000], ids=["none", "half a line", "the log", "a checkpoint"])
 def test_a_full_disk_at_a_site_is_told_and_waited_for(
     sites: Sites, rounds: Rounds, whole: bytes, monkeypatch: pytest.MonkeyPatch, room: int

@@ -118,6 +118,7 @@ def files(artifact: Any) -> dict[str, str]:
     return {entry.path: entry.digest for entry in artifact.manifest.files if entry.path != "training.json"}
 
 
+@pytest.mark.matrix("*stack")
 @pytest.mark.parametrize(
     ("technique", "aggregator"), [(LORA, "ffa"), (LORA, "stack"), ({"kind": "full"}, "mean")]
 )  # fmt: skip
@@ -185,6 +186,7 @@ def test_the_plan_counts_a_round_of_simulated_sites(whole: Sites) -> None:
     assert "the coordinator can see the update of each site" in all_sites.statement
 
 
+@pytest.mark.matrix("settings1")
 @pytest.mark.parametrize(
     "settings",
     [

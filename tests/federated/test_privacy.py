@@ -113,6 +113,7 @@ def test_changes_of_whole_sites_arrive_where_noise_is_left_out(sites: Sites, mon
     torch.testing.assert_close(found[0], found[1], rtol=0, atol=1e-7)
 
 
+@pytest.mark.matrix("masks1")
 @pytest.mark.parametrize("masks", [None, {}])
 def test_a_killed_federation_with_noise_goes_on_to_the_same_bytes(
     fresh: Sites, monkeypatch: pytest.MonkeyPatch, masks: dict[str, Any] | None

@@ -63,6 +63,7 @@ def test_the_bound_of_an_audit_is_the_papers() -> None:
     assert 0 < bound_epsilon(100, 100, 90, 1e-4) < bound_epsilon(100, 100, 90, 0.0) < sure
 
 
+@pytest.mark.slow
 def test_an_audit_is_never_above_the_epsilon_of_randomized_response() -> None:
     """Scores that are a coin's own answer with noise of a known ε: the bound holds in 95 of 100 runs."""
     chance, told = numpy.random.default_rng(4), 1.0

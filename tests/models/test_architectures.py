@@ -91,6 +91,7 @@ def by_packs(parts: Iterable[Pack]) -> Callable[[Any], Tensor]:
     return reader
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("quick", [True, False], ids=["quick", "plain"])
 @pytest.mark.parametrize("name", PACKED)
 def test_full_tuning(name: str, quick: bool, cases: Callable[[str], Case]) -> None:

@@ -161,6 +161,7 @@ def test_two_sounds_are_never_taken_for_one(audio_model: AudioModelCase) -> None
     assert (halves[0] - halves[1]).abs().max() > 1e-6
 
 
+@pytest.mark.matrix("*projector")
 @pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])
 def test_gradients_are_the_plain_models(audio_model: AudioModelCase, moving: str, monkeypatch: Any) -> None:
     if moving == "projector" and audio_model.family in OMNI:
@@ -177,5 +178,6 @@ def test_gradients_are_the_plain_models(audio_model: AudioModelCase, moving: str
         assert len(read) == len(digests), "a step reads each sound once, in however many packs it stands"
 
 
+@pytest.mark.matrix("[!v]*")
 def test_greedy_answers_are_the_plain_models(audio_model: AudioModelCase) -> None:
     compare_greedy_answers(audio_model, audio_model.conversations, min_new_tokens=12)

@@ -281,6 +281,7 @@ def alone_with(adapter: str | None, prompt: tuple[int, ...]) -> list[int]:
     return ALONE[adapter, prompt]
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(st.data())
 def test_nobody_is_disturbed_by_those_who_come_and_go(data: st.DataObject) -> None:
@@ -470,6 +471,7 @@ def test_the_real_model_writes_the_same_in_any_company(smollm2: Artifact, dtype:
             assert logits[0, len(ask.ids) - 1 : -1].argmax(-1).tolist() == written
 
 
+@pytest.mark.slow
 @pytest.mark.model
 def test_the_real_models_log_probabilities_are_those_of_training(smollm2: Artifact) -> None:
     loaded = load_model(smollm2, "float32")

@@ -110,6 +110,7 @@ def test_the_command_for_llama_cpp_names_the_file_and_the_system_message(tmp_pat
     assert "\nllama-cli -m tiny+lora-f16.gguf -cnv\n" in plain
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize(("quant", "largest"), [("q8_0", 0.02), ("q4_0", 0.3)])
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_quantized_gguf_stays_near(tmp_path: Path, quant: writer.Quant, largest: float, tied: bool) -> None:
@@ -312,6 +313,7 @@ def test_gguf_of_a_model_whose_tokenizer_is_sentence_piece(tmp_path: Path, name:
     assert read_gguf_tokenizer(next(to.glob("*.gguf"))).chat_template is not None
 
 
+@pytest.mark.slow  # tests/models/test_export_every.py has small ones of each kind
 @pytest.mark.model
 @pytest.mark.parametrize("kind", ["hf", "gguf"])
 def test_the_real_model_goes_out_whole(smollm2: Artifact, tmp_path: Path, kind: exports.Format) -> None:

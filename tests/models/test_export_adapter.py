@@ -86,6 +86,7 @@ def test_a_base_that_is_nowhere_published_goes_along(tmp_path: Path, monkeypatch
     assert str(tmp_path) not in (to / "README.md").read_text()
 
 
+@pytest.mark.slow  # the two after it run their programs each time
 def test_the_program_of_the_readme_runs_and_its_folder_may_be_moved(tmp_path: Path) -> None:
     store, base = tiny_base(tmp_path)
     adapter = tiny_adapter(store, base)

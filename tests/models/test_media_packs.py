@@ -79,6 +79,7 @@ def test_one_picture_at_two_sizes_is_read_twice(vision_model: VisionModelCase) -
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("moving", ["all", "towers", "projector", "language"])
 def test_gradients_are_the_plain_models(vision_model: VisionModelCase, moving: str) -> None:
     read = compare_gradients(vision_model.model, vision_model.rows(), moving, vision_model.plain, 120)
@@ -87,6 +88,7 @@ def test_gradients_are_the_plain_models(vision_model: VisionModelCase, moving: s
         assert len(read) == readings, "a step reads each picture once, in however many packs it stands"
 
 
+@pytest.mark.matrix("qwen2_5_vl", "gemma3", "llava", "qwen3_omni")
 def test_greedy_answers_are_the_plain_models(vision_model: VisionModelCase) -> None:
     compare_greedy_answers(vision_model, CONVERSATIONS)
 

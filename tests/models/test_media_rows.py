@@ -38,6 +38,7 @@ def vision_model(request: Any, tmp_path_factory: Any) -> Iterator[VisionModelCas
     families._FAMILIES.update(known)
 
 
+@pytest.mark.matrix("qwen2_5_vl", "mllama", "paligemma", "gemma3", "llava")
 def test_log_probabilities_are_the_plain_models(vision_model: VisionModelCase) -> None:
     rows = vision_model.rows()
     pack = build_pack(rows, share_from=1)
@@ -51,6 +52,7 @@ def test_log_probabilities_are_the_plain_models(vision_model: VisionModelCase) -
     torch.testing.assert_close(ranked, expected, rtol=0, atol=1e-10)
 
 
+@pytest.mark.matrix("qwen2_5_vl", "mllama", "paligemma", "gemma3", "llava", "idefics3")
 def test_gradients_are_the_plain_models(vision_model: VisionModelCase) -> None:
     rows, model = vision_model.rows(), vision_model.model
     model.requires_grad_(True)
@@ -76,6 +78,7 @@ def test_gradients_are_the_plain_models(vision_model: VisionModelCase) -> None:
     model.requires_grad_(False)
 
 
+@pytest.mark.matrix("qwen2_5_vl", "mllama", "paligemma")
 def test_greedy_answers_are_the_plain_models(vision_model: VisionModelCase) -> None:
     compare_greedy_answers(vision_model, vision_model.conversations)
 

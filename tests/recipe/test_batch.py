@@ -74,6 +74,7 @@ def launches(site: Site, folder: Path) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.slow  # that of Kubernetes does each time
 def test_a_killed_run_finds_its_job_again(site: Site) -> None:
     folder = site.recipe("killed", "sleep")
     name = name_of(site, folder)
@@ -101,6 +102,7 @@ def test_a_killed_run_finds_its_job_again(site: Site) -> None:
     assert json.loads((made / "timing.json").read_text())["measures"] == {"went_on": True}
 
 
+@pytest.mark.slow  # tests/test_every_executor.py
 def test_a_job_that_dies_is_one_error_and_the_next_run_goes_on(site: Site) -> None:
     folder = site.recipe("dies", "die")
     code, told = run(site, folder)

@@ -116,6 +116,7 @@ class Bench:
         return float(sum(seconds for seconds, _ in json.loads(file.read_text()).values()))
 
 
+@pytest.mark.matrix("local")
 @pytest.mark.parametrize("executor", ["local", "process"])
 def test_a_run_stops_when_its_hours_are_spent_and_goes_on_with_more(tmp_path: Path, executor: str) -> None:
     slow = Bench(tmp_path)

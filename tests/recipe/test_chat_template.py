@@ -133,6 +133,7 @@ def test_chats_without_tools_are_taken_as_ever(folder: Path) -> None:
     Recipe.load(folder, ["steps.data.source={kind: jsonl, path: chats.jsonl}"]).plan()
 
 
+@pytest.mark.matrix("mine.jinja")
 @pytest.mark.parametrize("word", ["hermes", "mine.jinja"])
 def test_one_template_trains_evaluates_serves_and_is_exported(folder: Path, word: str) -> None:
     source = load_chat_template("hermes", folder)
@@ -213,6 +214,7 @@ def test_the_default_base_has_no_place_for_tools_and_hermes_goes_with_it(smollm2
     assert CATALOG["smollm2-135m-instruct"].tool_template in list_fitting_templates(smollm2.folder)
 
 
+@pytest.mark.slow
 def test_new_writes_a_recipe_for_chats_with_tools_that_trains_on_every_call(folder: Path) -> None:
     written = write_recipe(Workspace.open_current(), "mine", "chats.jsonl", template=None, model="tiny-model")
     told = yaml.safe_load(written.path.read_text())

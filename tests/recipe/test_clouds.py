@@ -80,6 +80,7 @@ def connected(kind: str, url: str, **settings: Any) -> BatchExecutor:
     return found
 
 
+@pytest.mark.matrix("vertex")
 def test_the_doctor_runs_a_job_that_reads_its_task_from_a_bucket(tmp_path: Path, kind: str) -> None:
     site = Site(tmp_path)
     folder = site.recipe("well", "well")

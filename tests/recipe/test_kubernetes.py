@@ -289,6 +289,7 @@ def test_the_pods_of_a_train_job_are_one_group(cluster: KubernetesApi, tmp_path:
     assert said == [f"0 of 2: {words}", f"1 of 2: {words}"]
 
 
+@pytest.mark.matrix("trainjob")
 @needs_client
 @pytest.mark.parametrize("job", ["trainjob", "rayjob"])
 def test_a_step_is_made_by_a_job_of_a_controller(tmp_path: Path, job: str) -> None:
@@ -305,6 +306,7 @@ def test_a_step_is_made_by_a_job_of_a_controller(tmp_path: Path, job: str) -> No
     )
 
 
+@pytest.mark.matrix("indexed")
 @needs_client
 @pytest.mark.parametrize("job", ["indexed", "trainjob", "rayjob"])
 def test_the_doctor_runs_a_job_and_leaves_none(tmp_path: Path, job: str) -> None:

@@ -146,6 +146,7 @@ def test_for_clients_that_vanish_nothing_is_written(
         assert served.post("/v1/chat/completions", asked(1)).status_code == 200
 
 
+@pytest.mark.slow
 def test_a_client_that_reads_slowly_delays_nobody(serve: Callable[..., Any]) -> None:
     with serve(TorchEngine(dtype="float32")) as served:
         body = json.dumps(asked(0, 450, stream=True, n=8, logprobs=True, top_logprobs=20)).encode()

@@ -145,6 +145,7 @@ def test_adapters_over_one_base_write_what_each_writes_alone(env: Shop) -> None:
     close(*models)
 
 
+@pytest.mark.matrix("order1")
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
 def test_they_come_and_go_in_any_order(env: Shop, order: tuple[int, ...]) -> None:
     artifacts = [[env.base, env.one, env.other][at] for at in order]

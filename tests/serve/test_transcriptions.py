@@ -76,6 +76,7 @@ def test_transcripts_are_the_models_own(gateway: Served, whisper: Artifact) -> N
     assert (told.duration, told.language, told.text != "") == (SOUNDS[2][0].seconds, "de", True)
 
 
+@pytest.mark.slow
 def test_many_at_once_are_those_alone(gateway: Served, whisper: Artifact) -> None:
     with ThreadPoolExecutor(8) as pool:
         found = list(pool.map(lambda number: transcribe(gateway, number % 4).text, range(16)))

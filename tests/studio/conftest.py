@@ -14,13 +14,16 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
+import argon2
 import pytest
+from argon2.profiles import CHEAPEST
 from starlette.testclient import TestClient
 
 from luthier.cli.app import run_command
 from luthier.commands.projects.command_process import CommandProcess
 from luthier.core.db import Ledger
 from luthier.core.system.process import unique_process_name_of
+from luthier.people import passwords
 from luthier.recipe.workspace import Workspace
 from luthier.studio.app import build_app
 from luthier.studio.sessions import form_token
@@ -83,6 +86,14 @@ class Browser(TestClient):
 def ready_commands(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands that pages start have imported already."""
     monkeypatch.setattr(subprocess, "Popen", ready.Relative)
+
+
+@pytest.fixture(autouse=True)
+def cheap_passwords(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Digests of passwords take argon2's own profile for tests; tests/people has them as they are."""
+    hasher = argon2.PasswordHasher.from_parameters(CHEAPEST)
+    monkeypatch.setattr(passwords, "_hasher", lambda: hasher)
+    monkeypatch.setattr(passwords, "_dummy_hash", lambda: hasher.hash("no password is this one"))
 
 
 @pytest.fixture

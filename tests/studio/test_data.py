@@ -121,6 +121,7 @@ def test_decisions_are_written_into_the_workspace_alone(browser: Browser, made: 
     assert not outside.exists()
 
 
+@pytest.mark.matrix('"><img*', "{{*")
 @pytest.mark.parametrize("words", BREAKS)
 def test_decisions_are_shown_and_never_run(browser: Browser, made: Path, words: str) -> None:
     address = _row(browser, split="train")

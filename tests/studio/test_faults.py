@@ -14,12 +14,13 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode, urlsplit
 
 import pytest
+from sqlalchemy import update
 
 from luthier.annotation.project import (
     NewItem,
@@ -32,6 +33,7 @@ from luthier.annotation.project import (
 from luthier.annotation.question import Question, QuestionItem
 from luthier.annotation.queue import AnnotationQueue
 from luthier.core.db import Ledger
+from luthier.core.db.tables.annotation import AssignmentRow
 from luthier.core.errors import InputError
 from luthier.core.events import RunEvent
 from luthier.core.render import LogFileRenderer
@@ -316,7 +318,7 @@ def test_one_item_goes_to_one_person_and_a_late_answer_is_kept_and_said(
     served: tuple[Ledger, LabellingServer],
 ) -> None:
     ledger, server = served
-    project = make_project(ledger, 1, lease_minutes=0.02)
+    project = make_project(ledger, 1)
     people = [Labeller(server.url, project, person, open_session(ledger)) for person in PEOPLE]
     found: list[dict[str, Any] | None] = [None] * len(people)
 
@@ -334,7 +336,8 @@ def test_one_item_goes_to_one_person_and_a_late_answer_is_kept_and_said(
     second = people[(holders[0] + 1) % len(people)]
     mine = found[holders[0]]
     assert mine is not None
-    time.sleep(1.5)
+    with ledger.writing() as session:  # its time is over
+        session.execute(update(AssignmentRow).values(expires_at=datetime.now(UTC) - timedelta(seconds=1)))
     taken = second.next([])
     assert taken is not None
     assert taken["id"] == mine["id"]

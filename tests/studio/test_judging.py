@@ -197,6 +197,7 @@ def test_who_judges_never_meets_a_models_name_and_the_sides_change(
     assert "{{" not in results
 
 
+@pytest.mark.matrix("rubric", "faults")
 @pytest.mark.parametrize(
     ("question", "value"),
     [

@@ -89,7 +89,7 @@ def test_an_app_with_a_route_that_declares_none_does_not_start(people: Studio, m
 
 
 ADDRESSES = {"step": "data", "row": "x", "token": "x", "digest": "0" * 64, "id": "x", "item": "1",
-             "finding": "x", "recipe": "x.yaml"}  # fmt: skip
+             "finding": "x", "recipe": "x.yaml", "explanation": "0" * 12}  # fmt: skip
 
 
 def _needs(people: Studio) -> list[tuple[str, str, set[Right]]]:
@@ -104,6 +104,7 @@ def _needs(people: Studio) -> list[tuple[str, str, set[Right]]]:
     return found
 
 
+@pytest.mark.matrix("viewer", "reviewer")
 @pytest.mark.usefixtures("failed_commands")
 @pytest.mark.parametrize("role", ROLES)
 def test_each_role_at_each_route(
@@ -295,6 +296,7 @@ NEXT = ("//evil.example", "https://evil.example", "/\\evil.example", "\\\\evil.e
         "/\tevil", "/%0d%0aset-cookie:x", "", "http:///evil", "/ok?next=https://evil.example", "/\n//evil")  # fmt: skip
 
 
+@pytest.mark.matrix("*evil.example", "javascript*", "/%0d*")
 @pytest.mark.parametrize("address", NEXT)
 def test_a_login_leads_to_own_pages_alone(people: Studio, address: str) -> None:
     found = own_path(address)

@@ -54,6 +54,7 @@ def _open(chromium: Any, said: list[str]) -> Any:
     return page
 
 
+@pytest.mark.slow
 def test_an_owner_invites_a_labeller(link: str, chromium: Any) -> None:
     said: list[str] = []
     owner = _open(chromium, said)

@@ -240,6 +240,7 @@ def test_rows_that_are_alike_are_found() -> None:
     assert build_text_index(["包裹在哪里", "退款"]).find("我的包裹", 1)[0][0] == 0
 
 
+@pytest.mark.matrix("</textarea>*", "{{*")
 @pytest.mark.parametrize("words", [*BREAKS, "-->", "\u2028"])
 def test_requests_answers_and_opinions_are_shown_and_never_run(
     browser: Browser, project: Path, studio: Studio, words: str

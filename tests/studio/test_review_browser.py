@@ -52,6 +52,7 @@ def test_from_traffic_to_the_next_recipe(served: Path, page: Any) -> None:  # no
     page.get_by_role("link", name="Review", exact=True).click()
     page.get_by_label("By chance").fill("100")
     page.get_by_role("button", name="Create and fill").click()
+    page.wait_for_url(lambda url: "/review/" in url)  # else the first look cuts the answer off
     for _ in range(30):
         if page.get_by_text("Is the answer right?").count():
             break

@@ -108,26 +108,30 @@ def driver() -> Iterator[Any]:
         browser.close()
 
 
+@pytest.fixture(scope="module")
+def tab(driver: Any) -> tuple[Any, list[str]]:
+    """One page that shows all questions, one after another, and what its console said against us."""
+    page, said_against = driver.new_page(), list[str]()
+    page.set_default_timeout(20_000)
+    page.on("console", lambda message: said_against.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: said_against.append(str(error)))
+    return page, said_against
+
+
 @pytest.fixture
-def open_page(driver: Any) -> Iterator[Callable[..., Any]]:
-    """Opens a page with a question; whatever its console says against us fails the test."""
-    said_against: list[str] = []
-    opened: list[Any] = []
+def open_page(tab: tuple[Any, list[str]]) -> Iterator[Callable[..., Any]]:
+    """Loads a question in the page; whatever its console says against us fails the test."""
+    page, said_against = tab
+    said_against.clear()
 
     def show(question: Question, item: QuestionItem, value: Any = None) -> Any:
-        page = driver.new_page()
-        opened.append(page)
-        page.set_default_timeout(20_000)
-        page.on("console", lambda message: said_against.append(message.text) if message.type == "error" else None)
-        page.on("pageerror", lambda error: said_against.append(str(error)))
+        page.unroute_all()
         page.route("**/*", served(render(question, item, value)))
         page.goto("http://studio.test/")
         page.wait_for_function("window.release !== undefined")
         return page
 
     yield show
-    for page in opened:
-        page.close()
     assert said_against == []
 
 

@@ -42,6 +42,7 @@ with ThreadPoolExecutor(1) as thread:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="memory is given back by glibc")
 def test_it_is_given_back_when_packs_are_read_otherwise_or_too_much_is_held() -> None:
     ran = subprocess.run([sys.executable, "-c", CHILD], capture_output=True, text=True, check=True)

@@ -64,6 +64,7 @@ def env(tmp_path: Path) -> TuneEnv:
     return TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
+@pytest.mark.matrix("lora")
 @pytest.mark.parametrize("technique", [EARS, PROJECTOR], ids=["lora", "projector"])
 def test_killed_it_ends_in_the_same_bytes(env: TuneEnv, technique: dict[str, Any]) -> None:
     rates = {"audio": 1e-3} if technique is EARS else {}

@@ -102,6 +102,7 @@ def moved(model: Any) -> list[str]:
     return [name for name, one in model.named_parameters() if one.grad is not None and one.grad.any()]
 
 
+@pytest.mark.slow
 def test_the_critic_learns_what_answers_are_worth(env: TuneEnv) -> None:
     made = env.tune(step(epochs=8.0, objective={"value_clip": None}))
     told = log(made)

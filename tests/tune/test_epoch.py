@@ -61,6 +61,7 @@ def logits(artifact: Artifact) -> torch.Tensor:
     return found
 
 
+@pytest.mark.matrix("lora")
 @pytest.mark.parametrize("technique", [Lora(r=4), FullFineTuning()], ids=["lora", "full"])
 def test_an_epoch_is_the_model_of_a_training_that_ends_there(env: TuneEnv, technique: Any, tmp_path: Path) -> None:
     settings = {**QUICK, "technique": technique, "learning_rate": 1e-3 if technique.kind == "full" else 1e-2}
@@ -87,6 +88,7 @@ def test_what_is_kept_changes_nothing_else(env: TuneEnv) -> None:
     assert {entry.path.split("/")[1] for entry in other.manifest.files if entry.path.startswith("epochs/")} == {"2"}
 
 
+@pytest.mark.matrix("3")
 @pytest.mark.parametrize("before", [3, 4, 6])
 def test_epochs_outlive_a_training_that_is_stopped(env: TuneEnv, tmp_path: Path, before: int) -> None:
     step = Tune(**QUICK, epochs=3, save_epochs=2, ema=0.9, save_steps=2)

@@ -92,6 +92,7 @@ def same(one: tuple[float, dict[str, torch.Tensor]], other: tuple[float, dict[st
         assert value.abs().max() > 0, name
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("average", AVERAGES)
 @pytest.mark.parametrize("technique", TECHNIQUES, ids=["lora", "full"])
 def test_the_gradient_is_the_same_however_rows_are_read(

@@ -99,6 +99,7 @@ def distance(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).norm() / expected.norm())
 
 
+@pytest.mark.matrix("ekfac")
 @pytest.mark.parametrize("method", [TracIn(), AdamInfluence(), Ekfac()], ids=["tracin", "adam", "ekfac"])
 def test_sweep_and_index_are_products_of_explicit_gradients(
     env: TuneEnv, tuned: Artifact, tmp_path: Path, method: Any
@@ -230,6 +231,7 @@ def test_a_sweep_shares_prefixes(env: TuneEnv, tuned: Artifact, tmp_path: Path) 
     assert sum(pack.tokens for pack in about.packs) < 0.7 * alone
 
 
+@pytest.mark.matrix("adam")
 @pytest.mark.parametrize("method", [TracIn(), AdamInfluence(), Ekfac()], ids=["tracin", "adam", "ekfac"])
 def test_effects_on_each_question_row_add_up_to_the_score(
     env: TuneEnv, tuned: Artifact, tmp_path: Path, method: Any

@@ -98,6 +98,7 @@ def linear(tmp_path_factory: pytest.TempPathFactory) -> Linear:
     return Linear(about, model, about.reader.weights.size // states.shape[1])
 
 
+@pytest.mark.slow
 def test_replay_is_the_inverse_hessian_where_a_ridge_converged(linear: Linear) -> None:
     """At the minimum, the weights move by the inverse of the curvature times what a row's weight changes in the mean
     gradient. What is left is what descent has not yet closed (0.6 to the 30th: 2e-7) and |gradient| / EPS."""

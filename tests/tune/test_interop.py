@@ -103,6 +103,7 @@ def test_a_trainers_step_is_ours(env: TuneEnv, technique: Any, accumulated: int,
         torch.testing.assert_close(came[name], wanted, atol=1e-5, rtol=1e-5, msg=name)
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("technique", [FullFineTuning(), Lora(r=4)], ids=["full", "lora"])
 @pytest.mark.parametrize("tokens", [4096, 60])
 def test_a_lightning_step_is_ours(env: TuneEnv, technique: Any, tokens: int) -> None:
@@ -179,6 +180,7 @@ COMPARED: dict[str, Objective] = {
 }
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("objective", COMPARED.values(), ids=COMPARED)
 def test_preferences_are_those_of_the_own_loop(objective: Objective, tmp_path: Path) -> None:
     rows = thumbs(8) if objective.kind == "kto" else pairs(8)

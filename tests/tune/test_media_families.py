@@ -99,6 +99,7 @@ def plan(env: TuneEnv, step: Tune) -> Any:
     return step.estimate_cost(PlanContext(inputs=inputs, upstream={}, recipe_dir=env.base.folder))
 
 
+@pytest.mark.matrix("full-mllama", "lora-paligemma")
 @pytest.mark.parametrize("family", ALONE)
 @pytest.mark.parametrize("technique", [LORA, {"kind": "full"}], ids=["lora", "full"])
 def test_what_is_read_alone_ends_in_the_same_bytes(
@@ -113,6 +114,7 @@ def test_what_is_read_alone_ends_in_the_same_bytes(
     assert "rows with pictures are read one by one, as" in plan(env, step).how
 
 
+@pytest.mark.matrix("paligemma")
 @pytest.mark.parametrize("family", ALONE)
 def test_what_is_read_alone_learns_from_its_pictures(bench_of: Callable[[str], TuneEnv], family: str) -> None:
     env = bench_of(family)
@@ -126,6 +128,7 @@ def test_what_is_read_alone_learns_from_its_pictures(bench_of: Callable[[str], T
     assert [found.text for found in written] == [row.label for row in questions]
 
 
+@pytest.mark.matrix("mllama-objective2", "paligemma-objective3", "mllama-dpo")
 @pytest.mark.parametrize("objective", ["dpo", {"kind": "classify", "head": "sequence"}, GRPO, {"kind": "reward"}])
 @pytest.mark.parametrize("family", ALONE)
 def test_objectives_read_rows_alone(bench_of: Callable[[str], TuneEnv], family: str, objective: Any) -> None:
@@ -137,6 +140,7 @@ def test_objectives_read_rows_alone(bench_of: Callable[[str], TuneEnv], family: 
     assert (made_of.folder / "adapter" / "adapter_model.safetensors").is_file()
 
 
+@pytest.mark.matrix("qwen3_omni", "gemma3", "idefics3", "qwen3_vl_moe", "llava", "mllama", "paligemma")
 @pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")
 @pytest.mark.filterwarnings("ignore:The following .*_pattern keys:RuntimeWarning")  # PEFT's own, of mixtures
 @pytest.mark.parametrize("family", [*FAMILIES, *ALONE])

@@ -90,6 +90,7 @@ def env(tmp_path: Path) -> TuneEnv:
     return TuneEnv(store, made(store, "base", "model", base), made(store, "prepare", "dataset", data), [])
 
 
+@pytest.mark.matrix("lora")
 @pytest.mark.parametrize("technique", [LORA, TOWERS, {"kind": "full"}], ids=["lora", "towers", "full"])
 def test_killed_it_ends_in_the_same_bytes(env: TuneEnv, technique: dict[str, Any]) -> None:
     whole, again = tune_and_resume(env, Tune(data="data", technique=technique, save_steps=2, **QUICK))
@@ -97,6 +98,7 @@ def test_killed_it_ends_in_the_same_bytes(env: TuneEnv, technique: dict[str, Any
     assert "adapter/adapter_model.safetensors" in whole or "processor_config.json" in whole
 
 
+@pytest.mark.matrix("1")
 @pytest.mark.parametrize("parts", [1, 2])
 def test_what_tells_the_pictures_apart_is_learnt(env: TuneEnv, parts: int) -> None:
     """Colours are learnt, which the text does not tell; grey pictures are answered by chance."""
@@ -253,6 +255,7 @@ def test_steps_of_text_alone_pass_where_only_what_reads_pictures_learns(env: Tun
     assert sum(line["grad_norm"] == 0 for line in lines) == sum(not row.messages[0].media for row in rows())
 
 
+@pytest.mark.matrix("frozen", "learning")
 @pytest.mark.parametrize(
     ("technique", "again"),
     [({**LORA, "on": ["language"]}, 0), (LORA, 0), ({**LORA, "on": ["language", "vision"]}, None)],

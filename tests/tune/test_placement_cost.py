@@ -12,6 +12,7 @@ from luthier.tune.steps.tune import Tune
 from tuning import examples, make_env
 
 
+@pytest.mark.slow
 def test_a_training_takes_what_a_shorter_one_here_lets_expect(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The work within 15 % of what the training counts; the seconds are that work at the measured speed."""
     env = make_env(tmp_path, examples(96))

@@ -211,6 +211,7 @@ def test_the_reference_is_the_model_as_it_was(env: TuneEnv, technique: Any) -> N
     assert first["margin"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.matrix("sft", "dpo")
 @pytest.mark.parametrize(
     "objective",
     ["dpo", "kto", "reward", "sft", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("cpo", "simpo", "orpo"))],

@@ -115,6 +115,7 @@ def test_a_prefix_needs_keys_and_values(folder: Path) -> None:
         PrefixTuning().adapt(model, 1)
 
 
+@pytest.mark.matrix("{kind: p_tuning*")
 @pytest.mark.parametrize(
     "technique",
     ["{kind: prefix, num_virtual_tokens: 4}", "{kind: p_tuning, num_virtual_tokens: 4, encoder_hidden_size: 16}"],

@@ -79,6 +79,7 @@ def env(tmp_path: Path) -> TuneEnv:
 LAYERS = {"kind": "layers", "last": 1}
 
 
+@pytest.mark.matrix("technique0-moonshine")
 @pytest.mark.parametrize(
     ("technique", "family"),
     [(LORA, "moonshine"), (BOTH, "whisper"), (LAYERS, "whisper"), ({"kind": "full"}, "whisper")],

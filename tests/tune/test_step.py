@@ -116,6 +116,7 @@ def test_the_log_and_the_books_add_up(env: TuneEnv) -> None:
     assert tuned["technique"]["kind"] == "lora"
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.2), FullFineTuning()], ids=["lora", "full"])
 @pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 def test_killed_anywhere_it_ends_in_the_same_bytes(

@@ -41,6 +41,7 @@ def peak(work: Callable[[], object]) -> int:
         tracemalloc.stop()
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_rows(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
     def quick(
         self: Sft, examples: Sequence[Example], text: ChatTokenizer, about: ObjectiveContext

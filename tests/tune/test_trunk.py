@@ -66,6 +66,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.matrix("lora with*", "classify")
 @pytest.mark.parametrize("way", WAYS)
 def test_it_ends_in_the_bytes_of_an_undisturbed_one(tmp_path: Path, way: str, steps: list[int]) -> None:
     calm, env = make_env(tmp_path / "calm"), make_env(tmp_path / "shop")
@@ -79,6 +80,7 @@ def test_it_ends_in_the_bytes_of_an_undisturbed_one(tmp_path: Path, way: str, st
     assert states(env) == []  # a training that keeps none has used it
 
 
+@pytest.mark.matrix("dpo")
 @pytest.mark.parametrize("objective", ["dpo", "orpo"])
 def test_pairs_too_whose_reference_is_read_in_advance(tmp_path: Path, objective: Any, steps: list[int]) -> None:
     calm, env = (make_env(tmp_path / name, pairs(90)) for name in ("calm", "shop"))
@@ -90,6 +92,7 @@ def test_pairs_too_whose_reference_is_read_in_advance(tmp_path: Path, objective:
     assert steps[0] == 5
 
 
+@pytest.mark.matrix("best")
 @pytest.mark.parametrize("keep", ["best", "last"])
 def test_held_out_measurements_and_the_best_weights_come_along(tmp_path: Path, keep: str, steps: list[int]) -> None:
     held_out = {"rows": 8, "every": 2, "metric": "accuracy", "keep": keep, "patience": 20}

@@ -205,6 +205,7 @@ def test_it_stops_when_nothing_becomes_better(env: TuneEnv, monkeypatch: pytest.
     assert any(said.startswith("stopped after step 4: no better since step 2") for said in env.said("note"))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("technique", [Lora(r=4, lora_dropout=0.1), FullFineTuning()], ids=["lora", "full"])
 @pytest.mark.parametrize("kill", ["before", "after"])
 def test_killed_around_a_measurement_it_ends_in_the_same_bytes(

@@ -1,4 +1,4 @@
-"""An example's whole story: where it came from, what was done to it, who learnt it, how models answered it."""
+"""The full history of an example: origin, edits, trained models, and their answers."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ExampleLineage:
     """Models that were tuned on it: step, artifact, how often the saved weights and the whole training saw it, why it
     was not learnt, tokens, runs."""
     answers: list[dict[str, Any]]
-    """How each model of each evaluation answered it."""
+    """Each model's answer in each evaluation."""
     children: list[dict[str, Any]]
     """Rows that were made out of it: step, id, by which augmenter."""
     doubts: list[dict[str, Any]]
@@ -76,7 +76,7 @@ class ExampleLineage:
 
 
 def _learnt_line(training: dict[str, Any]) -> str:
-    """How often a model learnt an example, or why it did not, for a person."""
+    """Describe how often a model was trained on an example, or why it was not."""
     by = f"{training['step']} ({training['artifact'][:12]})"
     if not training["times"]:
         late = "it was seen after the weights that were saved" if training["seen"] else "its turn never came"
@@ -113,7 +113,7 @@ def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
 
 
 def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
-    """What a turn says, and which tools it calls."""
+    """Return a turn's text and its tool calls."""
     calls = message.get("tool_calls") or ()
     if message.get("content") or not calls:
         yield f"{message['role']:<10} {message.get('content', '')!r}"
@@ -132,7 +132,7 @@ def _edit(event: dict[str, Any]) -> str:
 
 
 def _later_lines(lineage: dict[str, Any]) -> Iterator[str]:
-    """What a later data set made of an example."""
+    """Describe what a later data set did to an example."""
     yield from (
         _edit(event) for event in lineage["events"] if event["action"] == "edit" and event["before"] is not None
     )
@@ -211,7 +211,7 @@ def _holding(example: str, workspace: Workspace) -> tuple[RecipePlan, dict[str, 
 
 
 def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
-    """What a validation says of the example."""
+    """Return a validation's findings about the example."""
     if artifact.manifest.makes == "findings":
         for mark in read_flagged_rows(artifact):
             if mark.id == example:
@@ -219,11 +219,11 @@ def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
 
 
 _UNITS_TOLD = 3
-"""Units of an explanation that are told, the strongest."""
+"""Number of strongest units of an explanation that are shown."""
 
 
 def _explained(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
-    """What a step `explain` says of the example, by the method that it found best."""
+    """Return a step `explain`'s result for the example, by its best method."""
     if artifact.manifest.makes != "explanation":
         return
     best = ExplanationSummary.read(artifact).best
@@ -237,7 +237,7 @@ def _explained(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
 
 
 def _later(made: list[tuple[str, Artifact]], example: str) -> Iterator[dict[str, Any]]:
-    """What the data sets behind the first that has the example made of it."""
+    """Return what later data sets did to the example."""
     first = True
     for name, artifact in made:
         try:
@@ -268,7 +268,7 @@ def _story(example: str, what: RecipePlan) -> dict[str, Any]:
 
 
 def _learnt(name: str, artifact: Artifact, example: str, workspace: Workspace) -> Iterator[dict[str, Any]]:
-    """What a tuned model's `training_examples.parquet` says of the example."""
+    """Return the example's entry in a tuned model's `training_examples.parquet`."""
     import polars as pl
 
     if not any(entry.path == "training_examples.parquet" for entry in artifact.manifest.files):

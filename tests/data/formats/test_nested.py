@@ -54,6 +54,7 @@ def test_objects_inside_become_columns_with_dotted_names(tmp_path: Path, kind: s
     assert found[3].values == {"a.c": [{"d": 1}], "a.e": {}}
 
 
+@pytest.mark.matrix("t.json-content1*", "t.jsonl*")
 @pytest.mark.parametrize(
     ("name", "content", "asks"),
     [

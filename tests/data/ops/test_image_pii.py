@@ -115,6 +115,7 @@ def _prepare(make: Make, tmp_path: Path, **settings: Any) -> Any:
     return make(source=source, ops=[{"kind": "image_pii", **settings}], split={"test": 0}, task="text")
 
 
+@pytest.mark.slow
 def test_covered_pictures_stand_once_in_the_data_set_and_lineage_says_what_changed(make: Make, tmp_path: Path) -> None:
     made = _prepare(make, tmp_path)
     again = _prepare(make, tmp_path)

@@ -53,6 +53,7 @@ def _true_jaccard(one: Iterable[str], two: Iterable[str]) -> float:
     return len(set(one) & set(two)) / len(set(one) | set(two))
 
 
+@pytest.mark.matrix
 @pytest.mark.parametrize("measure", ["jaccard", "edit"])
 @pytest.mark.parametrize("action", ["drop", "flag"])
 def test_two_processes_say_what_one_says(

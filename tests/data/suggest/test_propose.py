@@ -69,9 +69,10 @@ def test_tickets_as_replies() -> None:
 
 
 def test_the_proposal_runs(make: Make) -> None:
-    proposal = propose_recipe(SUPPORT)
-    made = make(base=SUPPORT.parent, **{key: value for key, value in proposal.prepare().items() if key != "kind"})
-    assert made.summary.rows_in == 468
+    settings = {key: value for key, value in propose_recipe(SUPPORT).prepare().items() if key != "kind"}
+    settings["source"] = {**settings["source"], "limit": 60}  # a model looks for names in each
+    made = make(base=SUPPORT.parent, **settings)
+    assert made.summary.rows_in == 60
     assert set(made.summary.labels) <= {
         "account",
         "billing",

@@ -175,6 +175,7 @@ def test_who_names_the_prompt_gets_no_other(tmp_path: Path) -> None:
     assert _why(proposal) == "as asked for"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", [12, 120])
 def test_ten_thousand_rows_take_a_second_or_two(tmp_path: Path, words: int) -> None:
     from luthier.data.sources.csv import Csv

@@ -90,6 +90,7 @@ def test_metrics_are_of_all_held_out_rows(both: Sites) -> None:
     assert made.read_json("federation.json")["metrics"]["exact_match"]["rows"] == sum(held)
 
 
+@pytest.mark.slow
 def test_under_masks_no_count_is_told(both: Sites) -> None:
     made = both.federate(both.step(rounds=1, sum="ffa", secure={}, decontaminate={"threshold": 0.9}))
     record = made.read_json("federation.json")
@@ -192,6 +193,7 @@ def test_so_does_a_process_for_each_site(both: Sites, here: Any) -> None:
     assert weights_of(both.federate(step, digest="3f" * 16)) == weights_of(here)
 
 
+@pytest.mark.matrix("before-4", "after-3")
 @pytest.mark.parametrize("number", [1, 3, 4, 5])
 @pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
 def test_a_coordinator_that_is_killed_goes_on_to_the_same_bytes(

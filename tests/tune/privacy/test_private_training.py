@@ -134,6 +134,7 @@ def test_a_training_keeps_its_promise_and_says_so(env: TuneEnv) -> None:
     assert not any(path.suffix == ".key" for path in made.folder.rglob("*"))
 
 
+@pytest.mark.slow
 def test_noise_differs_from_run_to_run_but_not_for_one_that_goes_on(tmp_path: Path) -> None:
     step = private(save_steps=1)
     whole, resumed = tune_and_resume(make_env(tmp_path / "one"), step)

@@ -60,7 +60,7 @@ class LocalExecutor(Executor):
 
 
 def _check_still(planned: PlannedStep, plan: RecipePlan) -> None:
-    """What was read must be what the artifact is named by."""
+    """Check that the inputs that were read are those of the artifact's digest."""
     if not any(part.living for part in iter_components(planned.step)):
         return
     if read_step_contents(plan.recipe, planned.name) != planned.contents:
@@ -85,7 +85,7 @@ def _manifest(planned: PlannedStep, plan: RecipePlan) -> Manifest:
 
 
 def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEventEmitter) -> StepCostEstimate:
-    """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
+    """Emit the step's cost estimate again, now that its inputs exist; the plan may have used predictions."""
     now = plan.estimate_cost(planned).add_held_bytes(resident_bytes())
     if now.seconds is not None:
         before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
@@ -107,7 +107,7 @@ def _format_cost(forecast: StepCostEstimate) -> str:
 def _timing(
     planned: PlannedStep, expected: StepCostEstimate, measures: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
+    """Return measured and predicted cost, and the plan's when that was far off."""
     planned_cost = planned.forecast or expected
     return {
         "seconds": seconds,
