@@ -35,6 +35,7 @@ PAGES = (
     "/projects/tickets/release?did=rollback&alias=tickets@prod", "/projects/tickets/watch",
     "/projects/tickets/watch?where=wrong", "/projects/tickets/watch/requests/r1", "/projects/tickets/watch/requests/r0",
     "/projects/empty", "/projects/empty/data", "/projects/empty/models", "/projects/empty/try", "/projects/empty/watch",
+    "/projects/tickets/explain", "/projects/tickets/explain?trace=r1", "/projects/empty/explain",
     "/projects/broken", "/projects/broken/recipe",
     "/account", "/people", "/audit", "/audit?verify=true", "/login",
     "/projects/tickets/findings", "/projects/empty/findings", "/projects/tickets/versions", "/compare?runs={runs}",
