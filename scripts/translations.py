@@ -37,6 +37,13 @@ TEMPLATES = {"newstyle_gettext": "true", "trim_blocks": "true", "lstrip_blocks":
 REPORT_TEMPLATES = ("eval/report/templates",)
 WITH_SETTINGS = ("step", "source", "technique", "objective")
 WITH_KINDS = (*WITH_SETTINGS, "operator", "question")
+WRITTEN = {
+    "prepare": ("ops", "split", "task"),
+    "validate": ("checks", "model"),
+    "tune": ("model",),
+    "evaluate": ("data", "model", "metrics"),
+}
+"""Settings of steps that a proposed recipe writes, and the form therefore shows."""
 HEADER = "# Texts of the studio. `python scripts/translations.py` adds what is new and drops what is gone."
 PLACEHOLDER = re.compile(r"%\(\w+\)s|%%|%")
 """A `%` alone is one of a text that is never formatted; in one that is, it would break the page."""
@@ -193,7 +200,9 @@ def _form_texts() -> Iterator[str]:
             yield part.summary()
             about = field_descriptions(part) if role in WITH_SETTINGS else {}
             for name, info in part.model_fields.items():
-                is_first = info.is_required() or any(isinstance(mark, BasicMarker) for mark in info.metadata)
+                is_written = role == "step" and name in WRITTEN.get(kind, ())
+                is_basic = any(isinstance(mark, BasicMarker) for mark in info.metadata)
+                is_first = is_written or is_basic or info.is_required()
                 if name in about and name != "kind" and is_first:
                     yield first_sentence(about[name])
 

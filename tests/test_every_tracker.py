@@ -176,9 +176,10 @@ def _writes_and_dies(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_steps_of_an_offline_run_outlive_a_kill(tmp_path: Path) -> None:
+def test_steps_of_an_offline_run_outlive_a_kill(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """W&B keeps them in memory for 15 seconds unless told otherwise."""
     installed("wandb")
+    monkeypatch.delenv("WANDB_SERVICE", raising=False)  # else this process's own writes on, and holds the run's id
     process = multiprocessing.get_context("spawn").Process(target=_writes_and_dies, args=(tmp_path,))
     process.start()
     process.join()

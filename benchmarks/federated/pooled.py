@@ -19,7 +19,10 @@ from benchmarks.federated.figures import CLASSES, DATA, SITES, Extent, answer_he
 LAYERS = 4
 """Of the given model, as a base that two cores can tune a dozen times."""
 LEARNING_RATES = (1e-2, 3e-2)
+BATCH_SIZE = 8
 LOCAL = {"epochs": 2}
+MIN_ROWS = BATCH_SIZE // LOCAL["epochs"]
+"""Of a site: fewer make no whole step in a round, and the site refuses."""
 
 
 def measure_tickets(extent: Extent) -> None:
@@ -117,7 +120,8 @@ def tune_banking(sites: Any, case: str, rounds: int, **settings: Any) -> tuple[l
     """Which held-out rows a federation answers rightly, CPU-seconds of its making, and bytes of a round and site."""
     rank, rate = settings.pop("rank", 8), settings.pop("rate", LEARNING_RATES[0])
     tune = {
-        "technique": {"kind": "lora", "r": rank}, "objective": {"kind": "classify"}, "batch_size": 8,
+        "technique": {"kind": "lora", "r": rank}, "objective": {"kind": "classify"},
+        "batch_size": BATCH_SIZE,
         "learning_rate": rate,
     }  # fmt: skip
     step = sites.step(rounds=rounds, local=LOCAL, tune=tune, **settings)
@@ -145,7 +149,7 @@ def compare_equal_sites(model: Path | None, rounds: int, rows: int, held_out: in
         ours, _, _ = tune_banking(sites, "ten sites, ffa", rounds, names=names, sum="ffa")
         started = time.process_time()
         settings = {
-            "technique": {"kind": "lora", "r": 8}, "objective": {"kind": "classify"}, "batch_size": 8 * SITES,
+            "technique": {"kind": "lora", "r": 8}, "objective": {"kind": "classify"}, "batch_size": BATCH_SIZE * SITES,
             "learning_rate": LEARNING_RATES[0], "epochs": rounds * LOCAL["epochs"], "data": "data",
         }  # fmt: skip
         pooled = answer_held_out(sites, sites.tune(Tune.model_validate(settings), "all"))
@@ -171,8 +175,8 @@ def compare_uneven_sites(model: Path | None, rounds: int, rows: int, held_out: i
         for case, settings in cases.items():
             tries = [
                 tune_banking(
-                    sites, case, rounds, names=["all"], partition={"number": SITES, "alpha": 0.1, "min_rows": 2},
-                    rate=rate, **settings,
+                    sites, case, rounds, names=["all"], rate=rate,
+                    partition={"number": SITES, "alpha": 0.1, "min_rows": MIN_ROWS}, **settings,
                 )
                 for rate in LEARNING_RATES
             ]  # fmt: skip

@@ -10,7 +10,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,8 @@ from commanded import command
 from luthier.artifacts.dataset import read_examples
 from luthier.artifacts.decisions import LABEL_SETS, LabelSet
 from luthier.cli.app import run_command
-from luthier.core.artifact import Artifact
 from luthier.recipe.locate import CommandTarget, find_artifact
 from luthier.recipe.workspace import Workspace
-from tests.targets import target
 from tiny_models import own_cache, small_recipe, tiny_encoder
 
 TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
@@ -269,31 +267,3 @@ def test_keys_on_the_command_line(
     assert "bot" in shown
     assert re.search(r"\d\d:\d\d\s", shown), "moments are shown to the minute"
     assert "+00:00" not in shown
-
-
-@pytest.mark.slow
-@pytest.mark.model
-def test_the_real_model_answers_as_it_was_evaluated(
-    smollm2: Artifact, tmp_path: Path, chat_of: Callable[[str], str]
-) -> None:
-    with command(tmp_path, "smollm2-135m-instruct", "--no-traces") as running, ThreadPoolExecutor(4) as pool:
-        client = running.client()
-
-        def ask(words: str) -> str | None:
-            turns: Any = [{"role": "user", "content": words}]
-            found = client.chat.completions.create(model="smollm2-135m-instruct", messages=turns, max_tokens=8)
-            return found.choices[0].message.content
-
-        words = ["What is the capital of France?", "Say hello in French."]
-        assert list(pool.map(ask, words)) == [chat_of(one) for one in words]
-        assert running.stop()[0] == 0
-
-
-@pytest.fixture
-def chat_of(smollm2: Artifact) -> Callable[[str], str]:
-    """What `luthier chat` says."""
-    from luthier.commands.chat import open_chat
-
-    return lambda words: open_chat(target("smollm2-135m-instruct"), system=None, max_tokens=8, temperature=0.0).ask(
-        words
-    )

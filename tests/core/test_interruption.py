@@ -12,7 +12,7 @@ from contextlib import suppress
 import pytest
 
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.core.system.process import clear_stop_requests_at_end, raise_pending_stop, request_stop
+from luthier.core.system.process import clear_stop_requests_at_end, handle_stop_signal, raise_pending_stop
 
 
 @pytest.fixture(autouse=True)
@@ -23,7 +23,7 @@ def _nothing_is_left() -> Iterator[None]:
 
 def _swallowed() -> None:
     with suppress(KeyboardInterrupt):
-        request_stop(signal.SIGINT)
+        handle_stop_signal(signal.SIGINT)
 
 
 def test_nothing_was_wished() -> None:
@@ -42,7 +42,7 @@ def test_what_was_swallowed_is_raised_by_what_a_step_says_next() -> None:
 
 def test_what_is_on_its_way_is_not_raised_twice() -> None:
     try:
-        request_stop(signal.SIGINT)
+        handle_stop_signal(signal.SIGINT)
     except KeyboardInterrupt as error:
         raise_pending_stop()
         with suppress(RuntimeError):

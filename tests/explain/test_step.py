@@ -170,9 +170,16 @@ def test_the_command_compares_models_and_refuses_nonsense(folder: Path, capsys: 
         ["--text", "the parcel was", "-m", "nonsense"],
         ["--row", "0123"],
         ["--text", "parcel", "--units", "turns"],
+        ["--show", "changes", "--to", "heat.html"],
+        ["--show", "label-sets", "--text", "the parcel was", "--method", "shapley"],
+        ["--text", "the parcel was", "-m", "shapley:orders=-3"],
     ):
         assert run_command(["explain", "taught", *wrong]) == 2
-    assert capsys.readouterr().err.count("→") == 6
+    told = capsys.readouterr().err
+    assert told.count("→") == 9
+    assert "error: --to: means nothing with `--show changes`" in told
+    assert "error: --method: means nothing with `--show label-sets`" in told
+    assert "error: explainer: shapley:orders=-3" in told
 
 
 def test_why_one_model_answers_so_and_another_does_not(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

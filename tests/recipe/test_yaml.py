@@ -83,3 +83,9 @@ def test_reading_gives_what_was_written(data: dict[str, int | bool]) -> None:
     import yaml
 
     assert parse_yaml(yaml.safe_dump(data), "r.yaml").data == {str(key): value for key, value in data.items()}
+
+
+def test_a_bracket_that_is_never_closed_is_not_looked_for_on_the_last_line() -> None:
+    with pytest.raises(RecipeError, match="in an open bracket") as caught:
+        parse_yaml("a: [\n", "r.yaml")
+    assert "close the bracket" in str(caught.value.hint)

@@ -32,6 +32,7 @@ from luthier.annotation.project import (
 )
 from luthier.annotation.question import QuestionItem
 from luthier.annotation.queue import AnnotationQueue, AnswerSubmission
+from luthier.commands.projects.explanations import parse_question
 from luthier.commands.projects.workspace import project_id
 from luthier.commands.review.fill import fill_review_queue
 from luthier.commands.review.queues import build_settings, create_review_queue
@@ -227,8 +228,27 @@ def store_study(studio: Studio, words: str) -> None:
     add_items(studio.ledger, made.id, [NewItem(words, QuestionItem(({"role": "user", "content": words},), (words,)))])
 
 
+def store_explanation(studio: Studio, words: str) -> None:
+    """An explanation: what was asked, the answer, its parts, notes, and who asked; and one that failed."""
+    scores = {"for": 1.0, "against": -0.5}
+    unit = {"text": words, "message": 0, "role": words, "start": 0, "end": 1, "tokens": 1}
+    record = {
+        "model": words, "digest": words, "method": words, "settings": {}, "unit": "words", "value": -0.1,
+        "without": -2.0, "target": {"kind": "answer", "text": words, "against": words}, "notes": [words],
+        "units": [{**unit, "score": score, "start": at} for at, score in enumerate(scores.values())],
+    }  # fmt: skip
+    failed = {"error": {"message": words, "hint": words}}
+    question = parse_question(project="tickets", digest="0" * 32, text=words, answer=words, asked_by=words)
+    for name, printed in (("0" * 12, {"explanations": [record]}), ("1" * 12, failed)):
+        folder = studio.folder.with_name("explanations") / name
+        (folder / "answer").mkdir(parents=True)
+        (folder / "request.json").write_text(question.model_dump_json())
+        (folder / "answer/output").write_text(json.dumps(printed))
+
+
 FIELDS: tuple[Callable[[Studio, str], None], ...] = (
     store_recipe, store_runs, store_draft, store_labelling, store_review, store_study,
+    store_explanation,
 )  # fmt: skip
 """Each stores a text wherever something is stored."""
 
@@ -255,6 +275,7 @@ def find_known(studio: Studio, words: str) -> dict[str, list[str]]:
         "project_id": projects,
         "study": [one.id for one in list_projects(studio.ledger, purpose="judging")],
         "item": items,
+        "explanation": ["0" * 12, "1" * 12],
     }
     return {parameter: [*found, words] for parameter, found in known.items()}
 
@@ -315,8 +336,15 @@ _QUERIES = (
     "alias",
 )
 """Fields of addresses that pages show again."""
-_NO_PAGE = ("/static/{name}", "/open", "/runs/{run}/events", "/runs/{run}/report/page", "/projects/{name}/report/page")
-"""What is no page of the studio's own: events do not end, and a report stands in a sandbox of its own policy."""
+_NO_PAGE = (
+    "/static/{name}",
+    "/projects/{name}/explain/{explanation}/heat.html",
+    "/open",
+    "/runs/{run}/events",
+    "/runs/{run}/report/page",
+    "/projects/{name}/report/page",
+)
+"""What is no page of the studio's own: events do not end, and a report and a heat map have policies of their own."""
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,10 @@ from luthier.core.errors import InputError, UnknownName
 from luthier.people.accounts import add_person
 from luthier.studio.app import build_app
 from luthier.studio.state import Studio
-from studio.conftest import URL, Browser
+from studio.conftest import URL, Browser, run_in
 from studio.test_models import _write_traffic
 from studio.test_review import keep, trace
+from tiny_models import own_cache, small_recipe
 
 PAGE = "/projects/tickets/explain"
 TEXT = "give me the money back number 3"
@@ -189,13 +190,73 @@ def test_who_may_see_explanations(browser: Browser, studio: Studio, made: Path, 
 
 
 def test_what_is_asked_is_no_code(browser: Browser, studio: Studio, made: Path, digest: str) -> None:
-    hostile = '</mark><script>alert(1)</script> {{ 7 * 7 }} " onfocus=alert(1) --text refund'
+    hostile = '</mark><script>alert(1)</script> {{ 31337313373*3 }} " onfocus=alert(1) --text refund'
     address = ask(browser, digest, text=hostile, units="words")
     work(studio.explanations)
     for page in (browser.get(address).text, browser.get(PAGE).text):
         assert "<script>alert" not in page
-        assert "49" not in re.sub(r"[0-9a-f]{12,}", "", page).partition("<main")[2].partition("score")[0]
+        assert "94011940119" not in page
     record: dict[str, Any] = json.loads(
         (studio.folder.with_name("explanations") / address.rpartition("/")[2] / "answer/output").read_text()
     )["explanations"][0]
     assert "<script>" in "".join(unit["text"] for unit in record["units"])
+
+
+TUNED = """\
+luthier: 1
+name: tickets
+seed: 3
+model: ./tiny-model
+steps:
+  data:
+    kind: prepare
+    source: {kind: csv, path: tickets.csv, prompt: message, answer: category}
+    ops: [exact_dedup]
+    split: {test: 10}
+  tune:
+    kind: tune
+    data: data
+    technique: {kind: lora, r: 4}
+    objective: {kind: classify, head: sequence}
+    batch_size: 8
+    epochs: 1
+    dtype: float32
+    keep_states: 2
+  taught: {kind: influence, model: tune, data: data, methods: [adam], top: 3}
+"""
+
+
+@pytest.mark.slow
+def test_the_rows_that_taught_an_answer(
+    browser: Browser, studio: Studio, workspace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The step of the recipe answers with another question; its index is kept for the next one."""
+    monkeypatch.setenv("LUTHIER_CACHE", own_cache(workspace.parent))
+    small_recipe(workspace / "tickets", TUNED, rows=40)
+    run_in(workspace, "run", "tickets/recipe.yaml", "--only", "tune")
+    model = list_project_models(studio.workspace, workspace / "tickets/recipe.yaml")[0].digest
+    address = ask(browser, model, text="Where is the parcel now")
+    assert browser.submit(f"{address}/taught").status_code == 400, "nothing is explained yet"
+    work(studio.explanations)
+    page = browser.get(address).text
+    assert "attnlrp" in page
+    assert "The step taught of the recipe can ask" in page
+    browser.submit(f"{address}/taught")
+    name = address.rpartition("/")[2]
+    for _ in range(6000):
+        studio.explanations.advance()
+        found = studio.explanations.find_taught(studio.explanations.get("tickets", name))
+        if found.state in ("done", "failed"):
+            break
+        time.sleep(0.1)
+    assert found.state == "done", found.message
+    assert found.summary is not None
+    assert found.summary.digest == model
+    assert found.summary.methods[0].engine == "index"
+    page = browser.get(address).text
+    assert "taught it" in page
+    assert found.summary.proponents[0].id[:8] in page
+    assert "--only taught" in page
+    assert list((workspace / "tickets/.luthier/kept").glob("**/influence/*.rows")), "the next question finds it"
+    by_row = parse_question(project="tickets", digest=model, row="0", asked_by="root")
+    assert by_row.words(studio.workspace)[-1] == "--row=0"

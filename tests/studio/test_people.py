@@ -89,7 +89,7 @@ def test_an_app_with_a_route_that_declares_none_does_not_start(people: Studio, m
 
 
 ADDRESSES = {"step": "data", "row": "x", "token": "x", "digest": "0" * 64, "id": "x", "item": "1",
-             "finding": "x", "recipe": "x.yaml"}  # fmt: skip
+             "finding": "x", "recipe": "x.yaml", "explanation": "0" * 12}  # fmt: skip
 
 
 def _needs(people: Studio) -> list[tuple[str, str, set[Right]]]:

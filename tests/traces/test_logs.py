@@ -14,11 +14,12 @@ import pytest
 
 from luthier.chat.messages import Message, ToolCall
 from luthier.cli.app import run_command
+from luthier.commands.traces import trace_to_json
 from luthier.core.errors import DataError
 from luthier.traces.feedback import append_redacted_records, import_log_records
 from luthier.traces.logs import hash_log_file, read_log_records
 from luthier.traces.record import Feedback, Trace, assemble_stream_chunks
-from luthier.traces.store import read_latest_feedback, read_traces
+from luthier.traces.store import read_latest_feedback, read_traces, read_traces_with_feedback
 from traces.conftest import DAY, opinion, trace
 
 
@@ -203,6 +204,18 @@ def test_a_log_that_is_taken_in_twice_stands_once(tmp_path: Path, monkeypatch: p
     assert found[0].messages[0].content == "Ask [EMAIL]"
 
 
+def test_what_is_kept_already_is_not_taken_in_from_another_log(tmp_path: Path) -> None:
+    folder, log = tmp_path / "traffic", tmp_path / "log.jsonl"
+    said = Feedback(trace="chatcmpl-1", timestamp=DAY, rating=-1.0)
+    append_redacted_records(folder, [*(trace(number) for number in range(3)), said])
+    found = [trace_to_json(entry) for entry in read_traces_with_feedback(folder)]
+    assert sum(len(entry["feedback"]) for entry in found) == 1
+    further = {**found[0], "timestamp": (DAY + timedelta(days=1)).isoformat()}
+    log.write_text("".join(json.dumps(line) + "\n" for line in (*found, further)))
+    assert import_log_records(folder, hash_log_file(log), read_log_records(log)) == 1, "the same id a day later"
+    assert len(list(read_traces(folder))) == 4
+
+
 def test_a_log_that_breaks_off_is_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("luthier.traces.feedback._PART", 2)
     folder = tmp_path / "traffic"
@@ -309,3 +322,14 @@ def test_spans_go_to_a_collector(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     told = {one.key: one.value for one in spans[0].attributes}
     assert told["gen_ai.response.id"].string_value == "chatcmpl-7"
     assert spans[0].end_time_unix_nano - spans[0].start_time_unix_nano == 250_000_000
+
+
+def test_an_empty_log_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.jsonl").touch()
+    assert run_command(["traces", "import", "log.jsonl"]) == 2
+    assert "error: log.jsonl: is empty" in capsys.readouterr().err
+    assert run_command(["new", "moved", "--from", "axolotl.yaml"]) == 2
+    assert "error: axolotl.yaml: there is no such file" in capsys.readouterr().err

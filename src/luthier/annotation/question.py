@@ -43,8 +43,8 @@ class QuestionItem(NamedTuple):
         return tuple(medium for message in self.messages for medium in list_message_media(message))
 
 
-class AnswerKey(NamedTuple):
-    """One key of the keyboard, and the answer that it gives."""
+class AnswerShortcut(NamedTuple):
+    """A keyboard shortcut, and the answer that it gives."""
 
     key: str
     label: str
@@ -75,7 +75,7 @@ class Question(Component):
         """What may be typed on a terminal, in one line."""
 
     @property
-    def keys(self) -> tuple[AnswerKey, ...]:
+    def keys(self) -> tuple[AnswerShortcut, ...]:
         """The keys that answer at once; none where an answer is more than one key."""
         return ()
 

@@ -19,6 +19,7 @@ from luthier.core.component import add_field_descriptions
 from luthier.core.errors import UnknownName, did_you_mean
 from luthier.core.events import take_evenly_spaced
 from luthier.core.files import write_atomically
+from luthier.core.hashing import digest_of
 from luthier.core.step import ArtifactSpec, PlanContext
 
 if TYPE_CHECKING:
@@ -97,6 +98,17 @@ class DatasetSummary(BaseModel):
     def write(self, folder: Path) -> None:
         """Write `summary.json` into a folder."""
         write_atomically(folder / SUMMARY, (self.model_dump_json(indent=1) + "\n").encode())
+
+
+def digest_dataset_content(dataset: Artifact) -> str:
+    """Return a digest of what training and evaluation read of a data set: examples, attributes and media.
+
+    It stays the same when other code makes the same rows. The events and the summary, which tell how the rows were
+    made, are left out.
+    """
+    read = ("examples/", "attributes/", "media")
+    files = sorted((entry.path, entry.digest) for entry in dataset.manifest.files if entry.path.startswith(read))
+    return digest_of(files)
 
 
 def list_source_datasets(artifact: Artifact) -> Iterator[Artifact]:

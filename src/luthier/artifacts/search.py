@@ -217,6 +217,11 @@ class SearchRecord(_Frozen):
         write_atomically(folder / SEARCH, json_bytes(self.model_dump(mode="json")))
 
 
+def has_search_record(artifact: Artifact) -> bool:
+    """Whether an artifact is a model that a search chose."""
+    return artifact.manifest.makes == "model" and any(entry.path == SEARCH for entry in artifact.manifest.files)
+
+
 _TEXTS = ("settings", "digest", "failed", "overrides")
 _WHOLE = ("trial", "rung")
 _COLUMNS = ("trial", "rung", "share", "settings", "value", "low", "high", "work", "digest", "failed", "overrides")

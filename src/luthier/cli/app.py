@@ -45,7 +45,7 @@ from luthier.cli.output import (
     print_line,
 )
 from luthier.core.errors import FAULT_EXIT_CODE, InputError, Interrupted, LuthierError, SourceLocation
-from luthier.core.system.process import clear_stop_requests_at_end, request_stop, set_thread_wait_policy
+from luthier.core.system.process import clear_stop_requests_at_end, handle_stop_signal, set_thread_wait_policy
 
 _ClickError: type[Exception] = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 """Typer carries its own click or uses the installed one, by version; this is the root of its usage errors."""
@@ -174,8 +174,8 @@ def _ours(message: str) -> str:
 def _end_in_order() -> None:
     """Be ended by a kill or a closed terminal as by Ctrl-C; where hang-ups (`nohup`) or Ctrl-C (a script's `&`) are
     ignored, they stay ignored."""
-    signal.signal(signal.SIGTERM, request_stop)
-    for name, handler in (("SIGINT", request_stop), ("SIGHUP", _hung_up)):
+    signal.signal(signal.SIGTERM, handle_stop_signal)
+    for name, handler in (("SIGINT", handle_stop_signal), ("SIGHUP", _hung_up)):
         number = getattr(signal, name, None)
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, handler)
@@ -186,7 +186,7 @@ def _hung_up(signum: int, frame: FrameType | None) -> None:
     nowhere = os.open(os.devnull, os.O_WRONLY)
     for stream in (sys.stdout, sys.stderr):
         os.dup2(nowhere, stream.fileno())
-    request_stop(signum)
+    handle_stop_signal(signum)
 
 
 def _fault(error: Exception) -> LuthierError:

@@ -10,6 +10,7 @@ import typer
 
 from luthier.cli.output import Json, print_json, print_line
 from luthier.cli.workspace import current_workspace
+from luthier.core.errors import InputError, SourceLocation
 
 if TYPE_CHECKING:
     from luthier.commands.explain_model import ModelExplanation
@@ -20,7 +21,24 @@ def register_commands(app: typer.Typer) -> None:
     app.command()(explain)
 
 
+_OF_ONE_ANSWER = ("trace", "traffic", "answer", "part", "instead", "method", "units", "refine", "orders", "to")
+"""Options that mean something where one answer is explained, and nothing where a model is."""
+
+
+def _list_given_options(context: typer.Context) -> dict[str, list[str]]:
+    """The options that were typed, by parameter, each with its words."""
+    words: dict[str, list[str]] = {}
+    for parameter in context.command.params:
+        source = context.get_parameter_source(parameter.name or "")
+        if parameter.param_type_name == "option" and source is not None and source.name == "COMMANDLINE":
+            value, option = context.params[str(parameter.name)], parameter.opts[0]
+            values = value if isinstance(value, list | tuple) else [value]
+            words[str(parameter.name)] = [option] if value is True else [w for v in values for w in (option, str(v))]
+    return words
+
+
 def explain(  # noqa: PLR0913, PLR0917  # the options of a command
+    context: typer.Context,
     model: Annotated[
         str, typer.Argument(metavar="RECIPE:STEP|MODEL", help="A tuned step, a recipe's last model, or a base model.")
     ],
@@ -88,11 +106,12 @@ def explain(  # noqa: PLR0913, PLR0917  # the options of a command
     if to is not None:
         check_heat_map_path(to)
     workspace = current_workspace()
-    option = next(
-        (pair for pair in (("--text", text), ("--trace", trace)) if pair[1] is not None), ("--row", row or "")
-    )
-    prompt = shlex.join(map(str, option))
-    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {prompt}"))
+    given = _list_given_options(context)
+    if show != "answer" and (unused := [given[name][0] for name in _OF_ONE_ANSWER if name in given]):
+        what = f"means nothing with `--show {show}`, which is about a model and not about one answer"
+        raise InputError(what, where=SourceLocation(field=unused[0]), hint="leave it out")
+    typed = " ".join(shlex.join(words) for words in given.values())
+    _, artifact = find_model(CommandTarget.read(workspace, model, overrides, f"explain {{}} {typed}".rstrip()))
     kept = get_trace_by_id(workspace.find_meant([model]), traffic, trace).trace if trace is not None else None
     rival = find_model(CommandTarget.read(workspace, against))[1] if against is not None else None
     if show != "answer":

@@ -93,7 +93,7 @@ def traces_import(
     if as_json:
         print_json({"records": taken})
         return
-    print_line(f"took in {format_count(taken)} records" if taken else "took in nothing: this log is here already")
+    print_line(f"took in {format_count(taken)} records" if taken else "took in nothing: all of it is here already")
 
 
 @traces_app.command("export")

@@ -41,12 +41,12 @@ _TARGET = re.compile(r"([A-Za-z][A-Za-z0-9_]{0,63}) ?>=? ?([0-9]{1,3}(?:\.[0-9]{
 _OTHER_SCALE = frozenset({"chrf"})
 """Metrics that do not go from 0 to 1."""
 _PROBE_ROWS = 24
-"""Rows that the base model is asked."""
+"""Number of rows that the base model answers."""
 _PROBE_SOURCE_ROWS = 400
 
 
 class AdviceOptions(NamedTuple):
-    """What is asked for beside the rows, as a user writes it."""
+    """Options of advice besides the rows, as a user writes them."""
 
     model: str | None = None
     budget: str | None = None
@@ -61,7 +61,7 @@ class RowsAdvice:
     """Advice for some rows."""
 
     rows: str
-    """What they are."""
+    """Description of the rows."""
     profile: AdviceProfile
     ranking: TechniqueRanking
     training: dict[str, int]
@@ -119,8 +119,9 @@ def advise_on_proposal(
     *,
     models: Sequence[str] = (),
 ) -> RowsAdvice:
-    """Advise on rows for which a recipe is proposed, whose paths start from `recipe_dir`; beside the techniques over
-    one base model, LoRA is ranked over further `models`."""
+    """Advise on rows with a proposed recipe, whose paths are relative to `recipe_dir`; besides the techniques over one
+    base model, LoRA is ranked over further `models`.
+    """
     from luthier.auto.advice.cost import describe_model_speed, estimate_technique_costs
 
     limits, target = _limits(options), _target(options.target)
@@ -159,7 +160,7 @@ def advise_without_costs(proposal: RecipeProposal, model: str) -> RowsAdvice:
 
 _NO_WORDS = "it weighs words, and these rows are pictures or sounds without any"
 _NETWORK_S, _PLAIN_S = 60.0, 2.0
-"""That a network takes longer than a plain classifier is known before either is planned."""
+"""Minimum advantage in seconds of a plain classifier over a network, known before planning either."""
 
 
 def _ranked(
@@ -196,7 +197,7 @@ def profile_proposal(proposal: RecipeProposal) -> AdviceProfile:
 
 
 def choose_advice_metric(proposal: RecipeProposal, target: AdviceTarget | None) -> str:
-    """The metric that quality is told in: the target's, else the first that is proposed."""
+    """Return the metric of the advice: the target's, else the first proposed one."""
     known = [name for name in proposal.metrics if name not in _OTHER_SCALE]
     if target is None:
         return known[0]
@@ -257,7 +258,7 @@ def _probe_base(
     base: BaseModelSpec,
     metric: str,
 ) -> tuple[list[EvidenceRecord], str]:
-    """What the base model reaches on a few rows; a note where it was not asked."""
+    """Return the base model's result on a few rows; a note where it was not evaluated."""
     from luthier.artifacts.evaluation import EvaluationMetrics, EvaluationSummary
     from luthier.auto.advice.probe import read_base_probe
     from luthier.recipe.schema import Recipe

@@ -25,7 +25,7 @@ class ChatBackend(Protocol):
     """The interface of a model that answers chat messages."""
 
     def say(self, turns: Sequence[Message]) -> Iterator[str]:
-        """The answer, piece by piece as it is written."""
+        """Yield the answer in chunks."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,19 +71,19 @@ class ChatSession:
     name: str
     speaker: ChatBackend
     notes: list[str]
-    """What was decided for the user, and why."""
+    """Decisions made for the user, and why."""
     warnings: list[str] = field(default_factory=list)
-    """What was asked for and changes nothing."""
+    """Requested settings without effect."""
     turns: list[Message] = field(default_factory=list)
     alone: bool = False
-    """Whether each question is answered without those before it, as a model that chooses classes has learnt to."""
+    """Whether each question is answered without the earlier ones, as by a classifier."""
 
     def ask(self, words: str) -> str:
         """The whole answer to one turn."""
         return "".join(self.stream_answer(words))
 
     def stream_answer(self, words: str) -> Iterator[str]:
-        """The answer to one turn, piece by piece as it is written."""
+        """Yield the answer to one turn in chunks."""
         self.turns.append(Message(role="user", content=words))
         answer = ""
         for piece in self.speaker.say(self.turns):

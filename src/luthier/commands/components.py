@@ -106,7 +106,7 @@ def _held(annotation: Any) -> Iterator[type[BaseModel]]:
 
 
 def find_component(role: str, kind: str) -> type[Component]:
-    """One part by role and kind."""
+    """Return one part by role and kind."""
     found = components_by_kind(find_component_role(role))
     if kind not in found:
         where, hint = SourceLocation(field="KIND"), did_you_mean(kind, found)

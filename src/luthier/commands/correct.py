@@ -1,4 +1,4 @@
-"""Decisions of people about single rows: written beside the recipe, which names the file from then on."""
+"""Decisions about single rows, in a file next to the recipe, which the recipe then names."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ class CorrectionsFile(NamedTuple):
     path: Path
     recipe_text: str
     is_named: bool
-    """Whether the recipe as it is names the file already."""
+    """Whether the recipe already names the file."""
 
 
 def find_corrections_file(file: Path, step: str) -> CorrectionsFile:
-    """Where decisions about the rows of a step `prepare` stand; `InputError` for another kind of step."""
+    """Return the decisions file of a step `prepare`; `InputError` for another kind of step."""
     text = file.read_text(encoding="utf-8")
     settings = _settings(text, file, step)
     ops = settings.get("ops") or []
@@ -62,7 +62,7 @@ def _settings(text: str, file: Path, step: str) -> dict[str, Any]:
 
 
 def read_step_decisions(file: Path, step: str) -> dict[str, RowDecision]:
-    """What was decided about rows of a step; nothing where it prepares none."""
+    """Return the decisions about a step's rows; empty where it prepares none."""
     try:
         return read_row_decisions(find_corrections_file(file, step).path)
     except InputError:
@@ -128,9 +128,8 @@ def decide(
 
 
 def match_class(plan: RecipePlan, step: str, answer: str, *, option: str) -> str:
-    """An answer as the class is spelled; `UnknownClass` where the data set's answers are classes and it is none.
-
-    `option` says how to add a new class.
+    """Return an answer in the spelling of its class; `UnknownClass` where the answers are classes and it is none.
+    `option` says how to add a class.
     """
     from luthier.artifacts.dataset import DatasetSummary
     from luthier.recipe.predict import UnknownClass, format_similar_classes

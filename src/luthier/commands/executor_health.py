@@ -34,7 +34,7 @@ _JOB_S = 600.0
 _TAIL = 5
 """Lines of its output that are shown of a job that found nothing."""
 _HOPELESS = re.compile(r"ImagePullBackOff|InvalidImageName|CreateContainerConfigError")
-"""What Kubernetes says of pods that no waiting lets run."""
+"""Pod states of Kubernetes that waiting does not resolve."""
 
 
 def run_executor_checks(workspace: Workspace, executor: Executor, *, with_job: bool = False) -> list[HealthCheck]:
@@ -85,7 +85,7 @@ def _check(workspace: Workspace, executor: Executor, with_job: bool) -> Iterator
 
 
 def _try_store(store: Store) -> str:
-    """What is wrong with a store; empty when files come back, and a second writer has to wait."""
+    """Return what is wrong with a store; empty when files can be read back, and a second writer is blocked."""
     name = f"tasks/doctor-{secrets.token_hex(8)}"
     text = secrets.token_bytes(16)
     write_atomically(store.root / name, text)
@@ -100,7 +100,7 @@ def _try_store(store: Store) -> str:
 
 
 def _check_code(python: str | None) -> HealthCheck:
-    """Whether the Luthier of the far side is this one, where its Python is a path that this machine has, too."""
+    """Return whether the remote Luthier has the same code, where its Python is a path on this machine, too."""
     mine = f"{__version__} {code_revision(Step.__module__)}"
     program = shutil.which(python) if python is not None and os.sep in python else None
     if python is not None and program is None:
@@ -122,7 +122,7 @@ def _check_code(python: str | None) -> HealthCheck:
 
 
 def _run_process(workspace: Workspace, store: Store) -> tuple[MachineReport | str, float]:
-    """What a process of this machine finds, or why it finds nothing; and after how many seconds."""
+    """Return the report of a process on this machine, or why there is none; and the seconds."""
     task, begun_at = _make_task(workspace), time.monotonic()
     command = [sys.executable, "-P", "-m", "luthier", "make", "-"]
     environment = {**os.environ, **workspace.environment}
@@ -143,7 +143,7 @@ def _run_process(workspace: Workspace, store: Store) -> tuple[MachineReport | st
 
 
 def _run_job(workspace: Workspace, store: Store, executor: BatchExecutor) -> tuple[MachineReport | str, float]:
-    """What a job finds, or why it finds nothing; and after how many seconds. The job is removed in any case."""
+    """Return a job's report, or why there is none; and the seconds. The job is removed in any case."""
     task, begun_at = _make_task(workspace), time.monotonic()
     folder = Path(task.report).parent
     name, file, output = f"luthier-{task.name}", str(folder / "task.json"), store.root / folder / "output.log"
@@ -226,7 +226,7 @@ def _check_report(executor: Executor, found: MachineReport | str, seconds: float
 
 
 def write_machine_report(task: MachineTask) -> str:
-    """Look at this machine for a run elsewhere; returns the report's place in the store."""
+    """Check this machine for a remote run; returns the report's location in the store."""
     import torch
 
     from luthier.models.load import cpu_has_amx, cpu_has_bf16

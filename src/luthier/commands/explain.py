@@ -1,8 +1,8 @@
-"""Explain a model's answer to a text, a row or a kept request, alone or beside another model's."""
+"""Explains a model's answer to a text, a row or a recorded request, alone or compared with another model's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -11,7 +11,7 @@ from luthier.artifacts.dataset import list_splits, read_example_batches
 from luthier.artifacts.explanation import ExplanationRecord
 from luthier.chat.messages import Example, answer_of, prompt_of
 from luthier.core.artifact import Artifact
-from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName
+from luthier.core.errors import DataError, InputError, SourceLocation, UnknownName, did_you_mean
 from luthier.core.files import write_atomically
 from luthier.explain.explainer import Explainer
 from luthier.explain.faithfulness import ORDERS
@@ -31,7 +31,7 @@ METHOD, WITHOUT_WEIGHTS = "attnlrp", "leave_one_out"
 
 
 class ExplainOptions(NamedTuple):
-    """How an answer is explained."""
+    """Options of an explanation."""
 
     answer: str | None = None
     """The answer or class to explain; the model's own when not given."""
@@ -43,7 +43,7 @@ class ExplainOptions(NamedTuple):
     """Kinds of explainers, with settings as in `integrated_gradients:steps=100`."""
     units: Units = "auto"
     refine: PartKind | None = None
-    """What the strongest units are cut into for a closer look."""
+    """Units into which the strongest units are split."""
     dtype: Dtype = "float32"
     seed: int = 0
     orders: int = ORDERS
@@ -58,7 +58,7 @@ class AnswerExplanation:
     against: tuple[ExplanationRecord, ...] = ()
     """By the same methods, in the same order."""
     answers: tuple[str, str] | None = None
-    """What each of the two models answers itself, where both do."""
+    """The answers of both models, where there are two."""
 
     def as_json(self) -> dict[str, Any]:
         """The documented shape of `explain --json`."""
@@ -70,7 +70,7 @@ class AnswerExplanation:
         return found
 
     def lines(self) -> list[str]:
-        """What a terminal shows."""
+        """Return the lines for a terminal."""
         from luthier.explain.heat_map import format_explanation
 
         rivals = self.against or (None,) * len(self.records)
@@ -170,8 +170,9 @@ def explain(  # noqa: PLR0913  # a question in one of four forms, and what a ser
 def _both_answers(
     builder: SubjectBuilder, rival: SubjectBuilder, question: ExplanationRequest
 ) -> tuple[str, str] | None:
-    """What the model answers (or is asked about) and what another one answers; None where the two cannot be
-    contrasted: a reward, an endpoint, or other classes."""
+    """Return the answers of both models; None where they cannot be contrasted: a reward, an endpoint, or
+    other classes.
+    """
     if get_output_classes(builder.model) != get_output_classes(rival.model):
         return None
     if get_output_classes(builder.model) == (REWARD,) or is_endpoint(builder.model) or is_endpoint(rival.model):
@@ -194,7 +195,7 @@ def read_traced_answer(trace: Trace, answer: str | None) -> str:
 
 
 def _find_media_reader(model: Artifact) -> Callable[[str], bytes] | None:
-    """What reads the pictures of the rows of a model's data."""
+    """Return the reader of the images in a model's data."""
     from luthier.artifacts.media import MediaReader
 
     data = get_training_data(model)
@@ -217,6 +218,8 @@ def _question(
     from luthier.recipe.predict import RowPromptSettings, read_answer_texts
 
     answer, classes = request.answer, get_output_classes(model)
+    options = None if classes else read_answer_texts(model) or None
+    _check_class(request.instead, options)
     tools: tuple[dict[str, Any], ...] = ()
     if messages is None:
         example = RowPromptSettings.of(model, None).example(text, 1) if text is not None else find_row(model, row or "")
@@ -229,9 +232,16 @@ def _question(
         answer=answer,
         part=request.part,
         against=request.instead,
-        options=None if classes else read_answer_texts(model) or None,
+        options=options,
         row=example.id if row is not None else "",
     )
+
+
+def _check_class(instead: str, options: Mapping[str, str] | None) -> None:
+    """`UnknownName` for a text that a model which chooses among classes never answers."""
+    if instead and options and instead.strip() not in {*options, *(text.strip() for text in options.values())}:
+        hint = did_you_mean(instead, options)
+        raise UnknownName(f"{instead!r} is no class of this model", where=SourceLocation(field="instead"), hint=hint)
 
 
 def find_row(model: Artifact, row: str) -> Example:

@@ -29,7 +29,7 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class ModelExplanation:
-    """What was found of a model, or of one text."""
+    """The result for a model, or for one text."""
 
     summary: ModelExplanationRecord | None = None
     flip: CounterfactualRecord | None = None
@@ -49,7 +49,7 @@ class ModelExplanation:
         return found
 
     def lines(self) -> list[str]:
-        """What a terminal shows."""
+        """Return the lines for a terminal."""
         lines = [] if self.labels is None else [f"the text is one of: {', '.join(self.labels) or 'no label'}"]
         if self.flip is not None:
             lines += _flip_lines(self.flip)

@@ -1,6 +1,6 @@
-"""Explanations beside a running server: a process of their own, one at a time, bounded in tokens and time.
+"""Explanations next to a running server: in a separate process, one at a time, with limits on tokens and time.
 
-Gradients are read there while answers are written here. Personal data is masked as in traces. A key sees traces of its
+Gradients are computed there while the server answers. Personal data is masked as in traces. A key sees traces of its
 own requests; training rows and traces of other keys need the scope `data`.
 """
 
@@ -42,7 +42,7 @@ _FLUSH_S = 5.0
 
 @dataclass(frozen=True, kw_only=True)
 class ExplanationLimits:
-    """What one explanation may take."""
+    """Limits of one explanation."""
 
     max_tokens: int = 4096
     """Tokens of the prompt with its answer."""
@@ -61,7 +61,7 @@ class ExplanationService:
     recorder: TraceRecorder | None = None
     limits: ExplanationLimits = field(default_factory=ExplanationLimits)
     models: dict[str, Artifact] = field(default_factory=dict)
-    """Those that are or were open, by digest."""
+    """Models that are or were open, by digest."""
 
     def __post_init__(self) -> None:
         self._turn, self._waiting = asyncio.Lock(), 0
@@ -152,7 +152,7 @@ class ExplanationService:
         return [mask_explanation(record, redactor) for record in records]
 
     async def _ask(self, task: ExplanationTask) -> dict[str, Any]:
-        """Have the process explain; it is ended with a request that takes too long, or that nobody waits for."""
+        """Run a task in the process; a request that takes too long, or whose client disconnects, ends it."""
         worker = self._worker
         if worker is None or worker.returncode is not None:
             worker = self._worker = await _start_worker()

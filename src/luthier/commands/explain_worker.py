@@ -25,7 +25,7 @@ NICENESS = 10
 
 
 class ExplanationTask(BaseModel):
-    """What a server asks of this process."""
+    """A server's request to this process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -38,13 +38,13 @@ class ExplanationTask(BaseModel):
     row: str | None = None
     """A row of the model's training data, in place of messages."""
     options: dict[str, Any] = {}
-    """Those of `ExplainOptions`."""
+    """Fields of `ExplainOptions`."""
     max_tokens: int
     deadline_s: float
 
 
 def explain_task(task: ExplanationTask, cache: ModelCache) -> dict[str, Any]:
-    """Explain one answer; a mistake of whoever asked is `{"error": …}`."""
+    """Explain one answer; a user's mistake returns `{"error": …}`."""
     from luthier.commands.explain import explain
     from luthier.core.store import Store
 

@@ -141,7 +141,7 @@ def _named(found: ArtifactRef, word: str) -> Iterator[None]:
 
 
 def _usual(artifact: Artifact) -> dict[str, Any] | None:
-    """What stood in front of every row that a model learnt, for other programs."""
+    """Return the common prefix of a model's training rows, for other programs."""
     try:
         system = get_training_system_message(artifact)
     except UnknownName:
@@ -161,7 +161,7 @@ def _forms(makes: str) -> tuple[str, ...]:
 
 
 def _write_card(found: ArtifactRef, to: Path, notes: list[str]) -> None:
-    """The data card beside the rows; somebody's own README stays."""
+    """Write the data card next to the rows; an existing README is kept."""
     from luthier.data.dataset_card import render_dataset_card
 
     text = render_dataset_card(found.artifact, found.name, _findings(found)).encode()
@@ -173,7 +173,7 @@ def _write_card(found: ArtifactRef, to: Path, notes: list[str]) -> None:
 
 
 def _findings(found: ArtifactRef) -> Findings | None:
-    """What the validation of its recipe found in a data set."""
+    """Return the findings of the recipe's validation of a data set."""
     if found.plan is None:
         return None
     for planned in found.plan:
@@ -200,7 +200,7 @@ def _measures(found: ArtifactRef) -> ModelScores | None:
 
 
 def _subject(evaluation: Artifact) -> ModelScores:
-    """What the evaluation is about, beside the base model and the plain ones that answered the same rows."""
+    """Return the evaluated model, besides the base model and the plain ones."""
     from luthier.models.export.model_card import ModelScores
 
     about = EvaluationSummary.read(evaluation)

@@ -29,7 +29,7 @@ def list_api_keys(workspace: Workspace) -> list[dict[str, Any]]:
 
 
 def revoke_api_key(workspace: Workspace, name: str) -> None:
-    """Let a key open nothing any more."""
+    """Revoke a key."""
     meant = workspace.find_meant()
     with meant.open_ledger() as ledger:
         revoke_key(ledger, name)

@@ -1,4 +1,4 @@
-"""An example's whole story: where it came from, what was done to it, who learnt it, how models answered it."""
+"""The full history of an example: origin, edits, trained models, and their answers."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from luthier.chat.messages import Media
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation, UnknownName
 from luthier.core.events import format_counted_noun
+from luthier.core.messages import gettext_noop
 from luthier.data.history.lineage import explain_example, list_derived_rows
 from luthier.eval.predictions import find_example_answers
 from luthier.pii.hmac_key import TAG
@@ -31,7 +32,7 @@ class ExampleLineage:
     """Models that were tuned on it: step, artifact, how often the saved weights and the whole training saw it, why it
     was not learnt, tokens, runs."""
     answers: list[dict[str, Any]]
-    """How each model of each evaluation answered it."""
+    """Each model's answer in each evaluation."""
     children: list[dict[str, Any]]
     """Rows that were made out of it: step, id, by which augmenter."""
     doubts: list[dict[str, Any]]
@@ -51,17 +52,23 @@ class ExampleLineage:
         """The story for a person."""
         yield from _story_lines(self.lineage)
         for doubt in self.doubts:
-            yield f"{doubt['step']}: named by {doubt['finding']}{': ' if doubt['note'] else ''}{doubt['note']}"
+            step, finding, note = doubt["step"], doubt["finding"], doubt["note"]
+            yield gettext_noop(f"{step}: named by {finding}: {note}" if note else f"{step}: named by {finding}")
         for entry in self.later:
             yield from (f"{entry['step']}: {line}" for line in _later_lines(entry))
         for child in self.children:
             yield f"{child['step']}: {child['by']} made {child['id']} out of it"
         for trained_model in self.trained_models:
             yield _learnt_line(trained_model)
-            yield f"  in the runs {', '.join(trained_model['runs']) or '(made outside a recorded run)'}"
+            runs = ", ".join(trained_model["runs"])
+            yield gettext_noop(f"  in the runs {runs}" if runs else "  in the runs (made outside a recorded run)")
         for answer in self.answers:
-            right = {True: "right", False: "wrong", None: ""}[answer["correct"]]
-            yield f"{answer['step']}: {answer['model']:<10} answered {answer['prediction']!r} {right}".rstrip()
+            step, model, prediction = answer["step"], f"{answer['model']:<10}", answer["prediction"]
+            yield {
+                True: gettext_noop(f"{step}: {model} answered {prediction!r} right"),
+                False: gettext_noop(f"{step}: {model} answered {prediction!r} wrong"),
+                None: gettext_noop(f"{step}: {model} answered {prediction!r}"),
+            }[answer["correct"]]
         for entry in self.explanations:
             units = ", ".join(f"{unit['text']!r} {unit['score']:+.2f}" for unit in entry["units"])
             yield f"{entry['step']}: {entry['model']} answered {entry['target']!r}, by {entry['method']}, for {units}"
@@ -69,23 +76,27 @@ class ExampleLineage:
 
 
 def _learnt_line(training: dict[str, Any]) -> str:
-    """How often a model learnt an example, or why it did not, for a person."""
+    """Describe how often a model was trained on an example, or why it was not."""
     by = f"{training['step']} ({training['artifact'][:12]})"
     if not training["times"]:
         late = "it was seen after the weights that were saved" if training["seen"] else "its turn never came"
         return f"not learnt by {by}: {training['nothing'] or late}"
-    cut = ", cut to fit" if training["cut"] else ""
-    times = format_counted_noun(training["times"], "time")
-    tokens = format_counted_noun(training["tokens"], "token")
-    return f"learnt by {by}, {times}, {tokens}{cut}"
+    times, tokens = training["times"], training["tokens"]
+    token_count = gettext_noop(f"{format_counted_noun(tokens, 'token')}")
+    return gettext_noop(
+        f"learnt by {by}, {format_counted_noun(times, 'time')}, {token_count}"
+        + (", cut to fit" if training["cut"] else "")
+    )
 
 
 def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
     """Origin, messages, edits and split of an example, for a person."""
     origin = lineage["origin"]
-    yield f"example {lineage['id']}, a {lineage['kind']} example" if lineage["kind"] else f"example {lineage['id']}"
+    row, kind = lineage["id"], lineage["kind"]
+    yield gettext_noop(f"example {row}, a {kind} example" if kind else f"example {row}")
     location = format_file_location(origin["file"], origin["line"], origin.get("row"))
-    yield f"from {location} ({origin['source']})"
+    source = origin["source"]
+    yield gettext_noop(f"from {location} ({source})")
     if made := lineage["made"]:
         yield f"made by {made['by']} out of {', '.join(made['parents'])}: {'; '.join(made['did'])}"
     for event in lineage["events"]:
@@ -102,7 +113,7 @@ def _story_lines(lineage: dict[str, Any]) -> Iterator[str]:
 
 
 def _turn_lines(message: dict[str, Any]) -> Iterator[str]:
-    """What a turn says, and which tools it calls."""
+    """Return a turn's text and its tool calls."""
     calls = message.get("tool_calls") or ()
     if message.get("content") or not calls:
         yield f"{message['role']:<10} {message.get('content', '')!r}"
@@ -121,7 +132,7 @@ def _edit(event: dict[str, Any]) -> str:
 
 
 def _later_lines(lineage: dict[str, Any]) -> Iterator[str]:
-    """What a later data set made of an example."""
+    """Describe what a later data set did to an example."""
     yield from (
         _edit(event) for event in lineage["events"] if event["action"] == "edit" and event["before"] is not None
     )
@@ -133,7 +144,8 @@ def _fate(lineage: dict[str, Any]) -> Iterator[str]:
     if lineage["dropped"]:
         yield _dropped(lineage["dropped"])
         return
-    yield f"in the split {lineage['split']}"
+    split = lineage["split"]
+    yield gettext_noop(f"in the split {split}")
     for event in lineage["events"]:
         if event["action"] == "drop":
             yield f"came once more and was left out then by {event['operator']}: {event['reason']}"
@@ -199,7 +211,7 @@ def _holding(example: str, workspace: Workspace) -> tuple[RecipePlan, dict[str, 
 
 
 def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
-    """What a validation says of the example."""
+    """Return a validation's findings about the example."""
     if artifact.manifest.makes == "findings":
         for mark in read_flagged_rows(artifact):
             if mark.id == example:
@@ -207,11 +219,11 @@ def _doubts(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
 
 
 _UNITS_TOLD = 3
-"""Units of an explanation that are told, the strongest."""
+"""Number of strongest units of an explanation that are shown."""
 
 
 def _explained(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
-    """What a step `explain` says of the example, by the method that it found best."""
+    """Return a step `explain`'s result for the example, by its best method."""
     if artifact.manifest.makes != "explanation":
         return
     best = ExplanationSummary.read(artifact).best
@@ -225,7 +237,7 @@ def _explained(artifact: Artifact, example: str) -> Iterator[dict[str, Any]]:
 
 
 def _later(made: list[tuple[str, Artifact]], example: str) -> Iterator[dict[str, Any]]:
-    """What the data sets behind the first that has the example made of it."""
+    """Return what later data sets did to the example."""
     first = True
     for name, artifact in made:
         try:
@@ -256,7 +268,7 @@ def _story(example: str, what: RecipePlan) -> dict[str, Any]:
 
 
 def _learnt(name: str, artifact: Artifact, example: str, workspace: Workspace) -> Iterator[dict[str, Any]]:
-    """What a tuned model's `training_examples.parquet` says of the example."""
+    """Return the example's entry in a tuned model's `training_examples.parquet`."""
     import polars as pl
 
     if not any(entry.path == "training_examples.parquet" for entry in artifact.manifest.files):

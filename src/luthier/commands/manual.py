@@ -12,12 +12,12 @@ from luthier.core.errors import UnknownName, did_you_mean
 
 _PACKAGE = Path(luthier.__path__[0])
 _FOLDERS = (_PACKAGE / "manual", _PACKAGE.parents[1] / "docs")
-"""Where pages are: in an installed wheel, and in a checkout."""
+"""Folders of pages: in an installed wheel, and in a checkout."""
 
 
 @dataclass(frozen=True)
 class ManualPage:
-    """One page: its name, its title, and its text as Markdown."""
+    """One page: its name, title, and text as Markdown."""
 
     name: str
     path: Path
@@ -43,7 +43,7 @@ def load_manual_pages() -> dict[str, ManualPage]:
 
 
 def find_manual_page(name: str) -> ManualPage:
-    """One page by name; `UnknownName` with the nearest when there is none of that name."""
+    """Return one page by name; `UnknownName` with the nearest otherwise."""
     known = load_manual_pages()
     if name not in known:
         raise UnknownName(f"there is no page {name!r}", hint=did_you_mean(name, known))

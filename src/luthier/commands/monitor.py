@@ -44,13 +44,13 @@ class RecipeMonitor:
     kept: Path
     """The folder in which it remembers where it stands."""
     sites: MonitorSites | None = None
-    """Where requests are counted by sites elsewhere."""
+    """Sites that count the requests, if they are remote."""
     digest: str = ""
-    """Of the step's artifact."""
+    """Digest of the step's artifact."""
 
     @property
     def traffic(self) -> Path:
-        """Where the traffic of the recipe's folder is kept."""
+        """Folder of the recipe's traffic."""
         return traffic_folder(self.recipe_dir)
 
     def evaluator(self, say: Say) -> AlertEvaluator:
@@ -131,7 +131,7 @@ class MonitorReplay:
     firing: Sequence[str]
 
     def as_json(self) -> dict[str, Any]:
-        """As `--json` prints it."""
+        """Return the JSON of `--json`."""
         messages = [message.model_dump(mode="json") for message in self.messages]
         ends = [None if at is None else at.isoformat() for at in (self.started_at, self.ended)]
         counts = {"events": self.requests, "unjoined": self.unjoined, "from": ends[0], "to": ends[1]}
@@ -178,8 +178,9 @@ _POINTS = 48
 def describe_monitor_history(
     opened: RecipeMonitor, log: Path | None, since: datetime | None, until: datetime | None, say: Say
 ) -> dict[str, Any]:
-    """Every number at moments of a past, with its interval; what alerts would have told, and how each stands at its
-    end."""
+    """Return every number over a past period, with its interval; the alerts that would have fired, and their state at
+    its end.
+    """
     from luthier.traces.stream import iter_trace_events
 
     _refuse_sites(opened)
@@ -448,7 +449,7 @@ def describe_monitor_state(opened: RecipeMonitor, log: Path | None, say: Say) ->
 
 
 def _refuse_sites(opened: RecipeMonitor) -> None:
-    """`InputError` where requests lie at sites, which count each window once."""
+    """Raise `InputError` where requests are at sites, which count each window once."""
     if opened.sites is not None:
         hint = "replay the step `monitor` at a site; `luthier monitor show` has the last counts of all"
         raise InputError("requests lie at the sites, and no log of them is here", hint=hint)

@@ -1,5 +1,6 @@
-"""Writing a recipe for somebody: one that fits their data, with the reason for each choice, one that does what another
-tuner's file asks for, or one from a template."""
+"""Writes a new recipe: one that fits the user's data, with the reason for each choice, one converted from another
+tool's file, or one from a template.
+"""
 
 from __future__ import annotations
 
@@ -37,11 +38,11 @@ if TYPE_CHECKING:
 
 _TEMPLATES = files("luthier.commands") / "templates"
 _ANNOTATIONS = "annotations:"
-"""How an annotation project is named where a recipe is made from it."""
+"""Prefix of an annotation project as a source."""
 _PROVIDERS = ("openai:", "together:", "fireworks:")
-"""How a provider's tuning job is named where a recipe is made from it."""
+"""Prefixes of a provider's fine-tuning job as a source."""
 _SQLITE = b"SQLite format 3\0"
-"""What a database of SQLite begins with."""
+"""First bytes of an SQLite database."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,13 +51,14 @@ class NewRecipe:
 
     path: Path
     decisions: dict[str, str] = field(default_factory=dict)
-    """Why, by dotted path within the step that prepares the data; or which option of another tool was not taken."""
+    """Reasons, by dotted path within the step that prepares the data; or options of another tool that were not
+    converted."""
     notes: tuple[str, ...] = ()
-    """How many rows were seen, and what their reader decided and left out."""
+    """Number of rows read, and what the reader decided and left out."""
 
 
 class ProposalChoices(NamedTuple):
-    """What somebody who saw a proposal wants otherwise."""
+    """The user's changes to a proposal."""
 
     without: tuple[str, ...] = ()
     """Operators that are left out, by kind."""
@@ -66,19 +68,19 @@ class ProposalChoices(NamedTuple):
 
 
 class _Text(NamedTuple):
-    """A recipe's text, and what is told of it."""
+    """A recipe's text, and notes on it."""
 
     recipe: str
     decisions: dict[str, str] = {}  # noqa: RUF012 - a tuple's default, never written to
     notes: tuple[str, ...] = ()
     files: tuple[Path, ...] = ()
-    """What it reads, to be put beside it."""
+    """Files that it reads, to be written next to it."""
     technique: str = ""
-    """What is proposed to be trained, where something is."""
+    """The proposed technique, if any."""
 
 
 class _Columns(NamedTuple):
-    """The columns that are asked for, each by its name or in a template."""
+    """The requested columns, each by name or in a template."""
 
     prompt: str | None
     answer: str | None
@@ -271,7 +273,7 @@ def _write_mended(workspace: Workspace, name: str, after: str) -> NewRecipe:
 
 
 def _recipe_and_step(workspace: Workspace, word: str) -> tuple[Path, str | None]:
-    """What `--base-recipe` names."""
+    """Parse the argument of `--base-recipe`."""
     file, colon, step = word.rpartition(":")
     named, step_name = (file, step) if colon and not workspace.resolve(word).exists() else (word, None)
     path = workspace.find_recipe(named)
@@ -281,7 +283,7 @@ def _recipe_and_step(workspace: Workspace, word: str) -> tuple[Path, str | None]
 
 
 def _is_meant(made: ReleasedRecipe, file: Path, step: str | None) -> bool:
-    """Whether a served model is that of a recipe, and of the step that is named, if any."""
+    """Return whether a served model is that of a recipe, and of the named step, if any."""
     return Path(made.recipe.file).resolve() == file.resolve() and step in (None, made.step)
 
 
@@ -309,7 +311,7 @@ def _write_next(name: str, traffic: Path, served: list[ServedModel], where: str 
 def _write_beside(
     name: str, released: ReleasedRecipe, traffic: Path, where: str | None, decisions: dict[str, str]
 ) -> NewRecipe:
-    """Write the next recipe beside the one that made a model."""
+    """Write the next recipe next to the one that made a model."""
     from luthier.commands.next_recipe import NEW_CLASSES, write_next_recipe_files
 
     if not re.fullmatch(NAME_PATTERN, name):
@@ -336,7 +338,7 @@ def _write_beside(
 
 
 def _columns(prompt: str | None, answer: str | None, source: Path | str | None, *, is_tool: bool) -> _Columns:
-    """The columns that are asked for; `InputError` where there is no data that has columns."""
+    """Return the requested columns; `InputError` where there is no data with columns."""
     for option, text in (("--prompt", prompt), ("--answer", answer)):
         if text is not None and (source is None or is_tool):
             what = f"{option} names a column of your data"
@@ -348,7 +350,7 @@ def _columns(prompt: str | None, answer: str | None, source: Path | str | None, 
 
 
 def _as_url(workspace: Workspace, source: Path | str | None) -> Path | str | None:
-    """A file that is a database of SQLite's, as the URL of it; anything else as it is."""
+    """Return the URL of an SQLite file; anything else unchanged."""
     if source is None or "://" in str(source):
         return source
     try:
@@ -609,5 +611,7 @@ def _from_tool(source: Path, folder: Path, model: str | None) -> _Text:
     if model is not None:
         hint = "leave it out, and change `model` in the recipe if you want another"
         raise InputError("the file names its own model", where=SourceLocation(field="--model"), hint=hint)
+    if not source.exists():
+        raise InputError("there is no such file", where=SourceLocation(file=str(source)), hint="check --from")
     translation = translate_config(read_yaml(source).data, source, folder)
     return _Text(translation.text, translation.account.sentences())

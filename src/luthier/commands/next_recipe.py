@@ -54,9 +54,9 @@ from luthier.traces.retention import has_traffic
 from luthier.tune.steps.tune import Tune
 
 HELD_OUT = 0.2
-"""The share of what was said that is held out, where the recipe counts rows instead."""
+"""Held-out share of the feedback, where the recipe holds out a number of rows."""
 FEWEST_TESTED = 10
-"""Rows of a standing test from which a gate asks for something: fewer cannot tell two models apart."""
+"""Minimum rows of a standing test for a gate: fewer cannot distinguish two models."""
 STANDING = "validation"
 """The split of the standing test, which nothing else is held out in."""
 FEWEST_APART = 20
@@ -100,15 +100,15 @@ class NextRecipe(NamedTuple):
 
     path: Path
     rows: int
-    """How many rows people's words came to."""
+    """Number of rows from the feedback."""
     strange: list[str]
     """Classes that people named and the data had not, each with its rows and the nearest that it had."""
     kept_rows: int
-    """How many rows the served model's data set holds, which stay."""
+    """Number of rows of the served model's data set, which are kept."""
     goes_on: bool
-    """Whether tuning starts from the served model."""
+    """Whether training starts from the served model."""
     standing: int = 0
-    """How many rows are held out as a standing test."""
+    """Number of rows held out as a standing test."""
 
 
 def write_next_recipe_files(
@@ -185,14 +185,14 @@ def _schema(recipe: Recipe) -> str:
 
 
 class _Learnt(NamedTuple):
-    """What a model was taught."""
+    """What a model was trained on."""
 
     data: str
     """The step that made its data set."""
     makes: TraceOutput
     """What traffic must become to teach the same."""
     classes: list[str]
-    """The classes of that data set; none where it learnt texts."""
+    """Classes of that data set; empty for free text."""
     rows: Mapping[str, int]
     """Its rows, by split."""
 
@@ -462,16 +462,16 @@ class ServedModel(NamedTuple):
     """A model that answered requests under one name."""
 
     name: str
-    """What clients ask for: `support:tune`, `support@prod`."""
+    """Public name: `support:tune`, `support@prod`."""
     digest: str
     """Of the model that a released name means now; of any other name, of the model that answered last."""
     requests: int
     last: datetime
-    """When the last of them came."""
+    """Time of the last request."""
     made: ReleasedRecipe | None
     """The recipe and step that make it; None where no recipe here does."""
     is_current: bool
-    """Whether that step, as the recipe stands, is the very model that answered."""
+    """Whether that step of the current recipe is the model that answered."""
 
     def line(self) -> str:
         """The model in a list."""
@@ -548,7 +548,7 @@ def _found(workspace: Workspace, usage: _Asked, plans: list[RecipePlan]) -> Serv
 
 
 def _words(recipe: Recipe, step: str) -> tuple[str, str]:
-    """What a step may be called where it is served or released."""
+    """Return the names under which a step may be served or released."""
     return f"{recipe.name}:{step}", f"{recipe.file}:{step}"
 
 

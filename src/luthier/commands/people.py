@@ -32,7 +32,7 @@ _AUDIT_TABLES = frozenset({"audit_subjects"})
 
 
 def open_people_ledger(workspace: Workspace) -> Ledger:
-    """The ledger with the accounts: of this folder, or of the workspace that it lies in."""
+    """Open the ledger with the accounts: of this folder, or of its workspace."""
     for entry in (workspace, *workspace.list_enclosing()):
         if entry.has_ledger():
             ledger = entry.open_ledger()
@@ -188,7 +188,7 @@ def _rename_feedback(folder: Path, name: str, pseudonym: str) -> int:
 
 
 def _rename_person(ledger: Ledger, name: str, pseudonym: str) -> int:
-    """The same in one ledger, all of it or nothing."""
+    """Rename a person in one ledger, in one transaction."""
     from sqlalchemy import delete, update
 
     from luthier.core.db.tables.people import LoginAttemptRow, PersonRow

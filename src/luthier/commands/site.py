@@ -10,6 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from luthier.artifacts.dataset import digest_dataset_content
 from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation
@@ -77,7 +78,7 @@ approval: always         # a person approves each order: luthier site approve FO
 
 
 def create_keys(folder: Path, name: str, data: str = "") -> PublicCard:
-    """Make keys in a folder that has none; `InputError` where there are some."""
+    """Make keys in a folder that has none, with a digest of the site's rows; `InputError` where there are some."""
     if (folder / KEY_FILE).exists():
         raise InputError("there are keys here already", where=SourceLocation(file=str(folder / KEY_FILE)))
     identity = FederationIdentity.create(name)
@@ -99,7 +100,9 @@ def create_site(
         raise InputError(f"no step {data!r} makes a data set", where=SourceLocation(field="--data"), hint=hint)
     if all(step.name != MODEL_STEP for step in plan):
         _check_base(plan)
-    card = create_keys(folder, name, planned.digest)
+    made = plan.store_of(planned)
+    rows = digest_dataset_content(made.open(planned.digest)) if made.has(planned.digest) else planned.digest
+    card = create_keys(folder, name, rows)
     lines = "\n".join(
         f"http: {{url: {value}}}" if kind == "http" else f"{kind}: {workspace.resolve(Path(value)).absolute()}"
         for kind, value in transport.items()
@@ -115,6 +118,12 @@ def name_rows(identity: FederationIdentity, digest: str) -> str:
     return hmac.new(identity.secret, digest.encode(), hashlib.sha256).hexdigest()[:32]
 
 
+def is_card_of(identity: FederationIdentity, data: Artifact) -> bool:
+    """Whether a card names these rows: by their content, or, made before the rows were there, by their artifact."""
+    names = (name_rows(identity, digest) for digest in (digest_dataset_content(data), data.digest))
+    return not identity.card.data or identity.card.data in names
+
+
 def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) -> SiteServer:
     """A site ready to serve."""
     policy = SitePolicy.read(folder)
@@ -124,7 +133,7 @@ def open_site(workspace: Workspace, folder: Path, say: Callable[[str], None]) ->
     recipe = str(policy.resolve(policy.recipe))
     home = workspace.with_folder(Path(recipe).parent)
     data = find_artifact(CommandTarget.read(home, f"{recipe}:{policy.data}")).artifact
-    if identity.card.data and identity.card.data != name_rows(identity, data.digest):
+    if not is_card_of(identity, data):
         what = "the rows are others than those that the card names, and the coordinator would take them for the same"
         raise InputError(
             what, where=SourceLocation(file=str(folder / CARD_FILE)), hint="make the site anew, and send its card"

@@ -152,6 +152,8 @@ def import_trace_log(workspace: Workspace, location: Path | None, file: Path, mo
         raise InputError(
             "there is no such file", where=SourceLocation(file=str(file)), hint="name a file of JSON lines"
         )
+    if file.stat().st_size == 0:
+        raise InputError("is empty", where=SourceLocation(file=str(file)), hint="name a log with at least one request")
     return import_log_records(
         resolve_traffic_folder(workspace, location), hash_log_file(file), read_log_records(file, model)
     )

@@ -16,19 +16,19 @@ Votes = Sequence[Annotation]
 
 
 class AdjudicatedLabel(NamedTuple):
-    """What became of one item."""
+    """The decision for one item, or the reason why there is none."""
 
     label: Any
     """None: no decision."""
     confidence: float | None = None
     """The share of votes, or a probability, as the rule has it."""
     why: str = ""
-    """Of an item without a decision: the reason; what stands before a colon is what it is counted under."""
+    """The reason, for an item without a decision; the part before a colon is its category in counts."""
 
 
 @dataclass(frozen=True)
 class AdjudicationResult:
-    """What became of all items, and what was found out about those who judged."""
+    """The decisions for all items, with the estimated quality of the annotators."""
 
     decisions: list[AdjudicatedLabel]
     quality: dict[str, float] = field(default_factory=dict)
@@ -50,7 +50,7 @@ NOBODY = AdjudicatedLabel(None, why="no judgment")
 
 
 def count_votes(votes: Votes) -> Counter[Any]:
-    """How many annotators chose each label."""
+    """Count the annotators that chose each label."""
     return Counter(vote.value for vote in votes)
 
 

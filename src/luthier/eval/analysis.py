@@ -26,7 +26,7 @@ SHOWN = 50
 BINS = 10
 """Bins of the reliability picture."""
 SLICE_ROWS = 10
-"""A slice with fewer rows says nothing."""
+"""Minimum rows of a slice."""
 SLICE_VALUES = 12
 """A column with more different values is not a slicing."""
 SLICE_COLUMNS = 8
@@ -88,7 +88,7 @@ def score_to_fact(score: Measured) -> ScoreFact:
 
 
 def count_confusions(task: HeldOutTask, models: Sequence[ModelResult]) -> tuple[facts.ConfusionMatrix, ...]:
-    """How often each label was answered with each."""
+    """Count how often each label was predicted for each."""
     found = []
     for model in models:
         pairs = Counter(zip(task.references, (reply.prediction for reply in model.replies), strict=True))
@@ -112,7 +112,9 @@ def compute_class_f1(task: HeldOutTask, models: Sequence[ModelResult]) -> tuple[
 
 
 def _f1(right: int, predicted: int, real: int) -> ScoreFact:
-    """F1 with Wilson's interval: it is 2 j / (1 + j) of j, the share of right rows among those said or real."""
+    """Return F1 with Wilson's interval: it is 2 j / (1 + j) of j, the share of correct rows among those predicted or
+    real.
+    """
     from luthier.metrics.intervals import wilson_interval
 
     either = predicted + real - right
@@ -126,7 +128,7 @@ def _f1(right: int, predicted: int, real: int) -> ScoreFact:
 def compute_reliability_bins(
     answers: Mapping[str, EvalPredictions], measured: Mapping[str, Mapping[str, Measured]]
 ) -> tuple[facts.ReliabilityFacts, ...]:
-    """Stated probabilities beside the share that was right, in bins of equal width."""
+    """Return stated probabilities with the accuracy, in bins of equal width."""
     import numpy as np
 
     from luthier.metrics.intervals import wilson_interval

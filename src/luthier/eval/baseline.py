@@ -37,12 +37,12 @@ class Baseline(Component):
 
     @classmethod
     def suits(cls, task: HeldOutTask) -> bool:
-        """Whether it stands beside the models by itself, where a recipe names no baselines."""
+        """Return whether it is used by default, where a recipe names no baselines."""
         return cls.can(task)
 
     @classmethod
     def can(cls, task: HeldOutTask | TaskType) -> bool:
-        """Whether it can do a task."""
+        """Return whether it supports a task."""
         return task.kind in cls.tasks and task.pairs == cls.pairs
 
     @abstractmethod
@@ -51,8 +51,7 @@ class Baseline(Component):
 
 
 class ClassifierEvalModel(EvalModel):
-    """A TF-IDF classifier (`technique: plain`) as a model of an evaluation; it is loaded when the first rows are
-    asked."""
+    """A TF-IDF classifier (`technique: plain`) as an evaluated model; it is loaded for the first rows."""
 
     def __init__(self, artifact: Artifact, *, name: str, title: str) -> None:
         self.name, self.title, self.digest = name, title, artifact.digest

@@ -1,7 +1,7 @@
-"""Asking contestants what is not in the held-out rows: what a probe does with a model.
+"""Queries of evaluated models beyond the held-out rows, for probes.
 
-What is asked goes in chunks, and each finished chunk is kept under a digest of who was asked what, so that a killed
-evaluation goes on where it was and two probes that ask the same ask once.
+Requests are sent in chunks, and each finished chunk is cached under a digest of model and requests, so that a killed
+evaluation resumes and two probes with the same requests send them once.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 TOGETHER: dict[type[Request], int] = {LoglikelihoodRequest: 512, RollingLoglikelihoodRequest: 16, GenerateRequest: 32}
-"""Requests that are asked together, of each kind."""
+"""Requests of a chunk, by kind."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,7 +53,7 @@ class CachedEvalModel:
 
     @property
     def is_model(self) -> bool:
-        """Whether it is a model, and no plain baseline."""
+        """Whether it is a model rather than a plain baseline."""
         return self.model.is_model
 
     def answer(self, examples: Sequence[Example]) -> list[Reply]:
@@ -84,7 +84,7 @@ class CachedEvalModel:
         return [response.text for response in self.tell(requests)]
 
     def tell(self, requests: Sequence[Request], about: str = "questions") -> list[Response]:
-        """A response to each request; `about` says what they are about, for whoever watches."""
+        """Return a response to each request; `about` describes them for progress messages."""
         return self._each(_runs(requests), lambda chunk: _rounded(self._lm.ask(chunk)), about)
 
     @property
@@ -109,7 +109,7 @@ class CachedEvalModel:
         verb: Callable[[Sequence[Item]], list[Answer]],
         about: str = "questions",
     ) -> list[Answer]:
-        """What is answered to all chunks in order."""
+        """Return the responses to all chunks in order."""
         found: list[Answer] = []
         for chunk in chunks:
             found += verb(chunk)
@@ -122,7 +122,7 @@ def _chunks(requests: Sequence[Item]) -> list[Sequence[Item]]:
 
 
 def _rounded(responses: Sequence[Response]) -> list[Response]:
-    """Responses as they are written down."""
+    """Return responses as they are stored."""
     return [
         response if response.logprob is None else replace(response, logprob=round(response.logprob, DIGITS))
         for response in responses
@@ -130,7 +130,7 @@ def _rounded(responses: Sequence[Response]) -> list[Response]:
 
 
 def _runs(requests: Sequence[Request]) -> list[list[Request]]:
-    """Runs of requests of one kind, of at most so many."""
+    """Return runs of requests of one kind, up to a maximum length."""
     found = []
     for kind, run in groupby(requests, key=type):
         every = list(run)

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 _PLAIN_S = 2.0
 """Plain baselines."""
 _OPENING_S = 2.0
-"""What it takes to open a model, and to lay its weights out: seen 2 and 3.5 on a quiet AMD EPYC."""
+"""Seconds to load a model and lay out its weights: 2 and 3.5 measured on a quiet AMD EPYC."""
 _MEASURED_S = 0.002
 """Intervals and tests, for each row: classes take next to nothing, texts by six metrics so much."""
 _READING_BYTES = 100_000_000
@@ -52,19 +52,20 @@ _WIDE_READING_BYTES = 550_000_000
 _ALONE_READING_BYTES = 360_000_000
 """The same of one model that was not tuned: 1.68 GB in all."""
 _WORDS_BYTES = 400 << 20
-"""What an evaluation of a plain classifier holds: Python with polars and scikit-learn."""
+"""Memory of an evaluation of a plain classifier: Python with polars and scikit-learn."""
 _PACK_TOKENS = 1024
 """Of those that are read at once, as most are."""
 PAIRS = "pairs"
-"""How paces call the task of choosing one of two answers, whose rows are longer than those of a task of classes."""
+"""Name of the task of choosing one of two answers in stored speeds; its rows are longer than those of
+classification."""
 _TELLING = 24
 """Answers from which their time tells how quick the next will come: that of fewer is mostly the opening of models."""
 _CLASS_TOKENS = 8
-"""Answers that are longer on average are texts, until the data says what they are."""
+"""Mean answer length above which answers count as free text, until the data is known."""
 _CHARS_PER_TOKEN = 3.6
 """Of the questions about what was forgotten, which are English."""
 _FRAME_TOKENS = 12
-"""What a chat template puts around a question, beyond what all questions share."""
+"""Tokens of a chat template around a question, besides the shared ones."""
 
 
 def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepCostEstimate:
@@ -121,12 +122,12 @@ def forecast_evaluation_cost(step: Evaluate, plan_context: PlanContext) -> StepC
 
 
 def estimate_overhead_seconds(models: int, rows: int) -> float:
-    """Seconds of an evaluation beside the answers of its models."""
+    """Estimate the seconds of an evaluation besides its models' answers."""
     return _PLAIN_S + models * _OPENING_S + rows * _MEASURED_S
 
 
 def measure_answer_speed(step: Evaluate, work: StepContext, task: str, known: AnswerCache) -> dict[str, Any]:
-    """How quickly the answers of an evaluation were made, in the terms in which the next is foretold."""
+    """Return the speed of an evaluation's answers, in the units of later estimates."""
     plan_context = PlanContext(inputs=work.inputs, upstream={}, recipe_dir=work.recipe_dir)
     if known.made < _TELLING or step.turns == "all" or is_remote_input(plan_context) or not has_network(plan_context):
         return {}
@@ -144,7 +145,7 @@ def measure_answer_speed(step: Evaluate, work: StepContext, task: str, known: An
 
 
 def _flops(model: ModelDescription, tokens: float, *, headed: float = 0.0) -> float:
-    """Operations that reading so many tokens takes; those that are written or scored (`headed`) need the head, too."""
+    """Return the operations to read tokens; generated or scored ones (`headed`) need the head, too."""
     return 2 * (count_decoder_parameters(model) * tokens + model.vocab * model.hidden_size * headed)
 
 
@@ -156,7 +157,7 @@ def _encoder_flops(model: ModelDescription, rows: RowEstimate) -> float:
 
 
 def _task(plan_context: PlanContext) -> str | None:
-    """Whether classes or texts are answered, as far as that is known."""
+    """Return whether answers are classes or text, as far as it is known."""
     if (artifact := plan_context.inputs.get("data")) is not None:
         return DatasetSummary.read(artifact).task
     return plan_context.outlines.get("data", ArtifactSpec()).task
@@ -171,7 +172,9 @@ def predict_task_type(step: Evaluate, plan_context: PlanContext) -> TaskType | N
 
 
 def _written(step: Evaluate, plan_context: PlanContext, rows: RowEstimate, task: str | None = None) -> list[float]:
-    """Tokens that each model writes to a row: one that was tuned ends where the rows' answers do, any other goes on."""
+    """Return the tokens that each model generates for a row: a tuned one ends like the rows' answers, any other
+    continues to the limit.
+    """
     task = task or _task(plan_context) or ("text" if rows.answers > _CLASS_TOKENS else "label")
     is_text = task == "text" and not (step.pairs and _holds_pairs(step, plan_context))
     most = float(step.max_new_tokens) if is_text else 0.0
@@ -216,13 +219,13 @@ def _holds_pairs(step: Evaluate, plan_context: PlanContext) -> bool:
 
 
 def _token_s(step: Evaluate, model: ModelDescription, rows: RowEstimate, speed: float) -> float:
-    """Seconds that a written token takes, of as many rows at once as there are, or as are asked together."""
+    """Return the seconds of a generated token, in a batch of as many rows as there are, or as are asked together."""
     lines = max(1, min(rows.number, TOGETHER[GenerateRequest]))
     return estimate_decode_step_seconds(model.parameters, model.layers, lines, speed, bf16=_narrow(step)) / lines
 
 
 def _narrow(step: Evaluate) -> bool:
-    """Whether models compute in bf16."""
+    """Return whether models compute in bf16."""
     return step.dtype != "float32" and cpu_has_bf16()
 
 

@@ -38,7 +38,9 @@ def choose_default_baselines(task: HeldOutTask) -> tuple[Baseline, ...]:
 
 
 def choose_default_tasks(task: HeldOutTask, context: ProbeContext) -> tuple[EvalTask, ...]:
-    """`forgetting`, where a tuned model stands beside its base and the held-out rows are at least as much to read."""
+    """Return `forgetting`, where a tuned model is compared with its base and the held-out rows are at least as much to
+    read.
+    """
     from luthier.eval.tasks.forgetting import count_question_characters
 
     able = [eval_model for eval_model in context.eval_models.values() if "loglikelihood" in eval_model.able]
@@ -54,7 +56,7 @@ def choose_probes(task: HeldOutTask, named: tuple[Probe, ...]) -> tuple[Probe, .
 
 
 def explain_unfit_metric(metric: Metric, task: HeldOutTask | TaskType, missing: frozenset[Need] = frozenset()) -> str:
-    """Why a metric cannot be measured on a task, by a model whose answers lack something; empty when it can."""
+    """Return why a metric cannot be measured on a task, with answers that lack something; empty when it can."""
     if task.pairs and metric.kind not in (*LABEL_METRICS, "macro_precision", "macro_recall", "micro_f1", "weighted_f1"):
         return (
             f"{metric.kind} is about written answers, and these rows ask which of two is better (or set pairs: false)"
@@ -94,7 +96,7 @@ def _applicable(task: HeldOutTask | TaskType, missing: frozenset[Need]) -> list[
 
 
 def _is_plain(metric: type[Metric]) -> bool:
-    """Whether a metric can be named without settings."""
+    """Return whether a metric needs no settings."""
     return not any(field.is_required() for field in metric.model_fields.values())
 
 
@@ -157,7 +159,7 @@ def find_missing_metric_inputs(model: Artifact, normalize: str) -> frozenset[Nee
 
 
 def _inputs_of_no_endpoint(normalize: str, *, by_text: bool) -> frozenset[Need]:
-    """What an endpoint does not tell, by whether it is only asked to write a label."""
+    """Return what an endpoint does not provide, by whether it only writes a label."""
     if normalize != "sum":
         raise RecipeError("changes nothing for an endpoint; leave it out", where=SourceLocation(field="normalize"))
     return frozenset({"logprobs", "label_scores"}) if by_text else frozenset({"logprobs"})

@@ -46,15 +46,14 @@ if TYPE_CHECKING:
 
 Role = Literal["tuned", "base", "other", "plain"]
 TUNED, BASE, AGAINST = "tuned", "base", "against"
-"""The names of the model that is asked about, when it was tuned, of the model that it began with, and of a further one,
-such as the one that is released."""
+"""Roles of models: the evaluated model (if tuned), its base, and a further one, such as the released one."""
 _TITLES: Mapping[str, str] = {TUNED: gettext_noop("the tuned model"), AGAINST: gettext_noop("the compared model")}
 _ROLES: Mapping[str, Role] = {TUNED: "tuned", AGAINST: "other"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelResult:
-    """One model or baseline with its replies."""
+    """One model or baseline with its answers."""
 
     name: str
     title: str
@@ -100,7 +99,7 @@ def build_evaluated_models(
 
 
 def apply_label_thresholds(eval_models: Sequence[EvalModel], thresholds: Artifact | None) -> list[EvalModel]:
-    """The same models, the labels of the first decided by thresholds when there are any."""
+    """Return the models, with the first one's labels decided by thresholds if there are any."""
     from luthier.eval.thresholds import ThresholdedModel, Thresholds
 
     if thresholds is None:
@@ -123,7 +122,7 @@ def evaluate_language_models(
     events: StepEventEmitter,
     seconds: dict[str, float],
 ) -> list[ModelResult]:
-    """Ask each model every row that is not known; `seconds` is told how long each took."""
+    """Ask each model every row that is not cached; `seconds` receives each one's time."""
     from luthier.eval.local_model import collect_model_replies
 
     found = []
@@ -140,7 +139,7 @@ def evaluate_language_models(
 
 
 def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model: Artifact) -> list[EvalModel]:
-    """Each baseline with the rows that the tuned model learnt from."""
+    """Fit each baseline to the rows that the tuned model was trained on."""
     from luthier.artifacts.dataset import has_split, read_examples
     from luthier.eval.model import TrainedBaseline
 
@@ -152,7 +151,7 @@ def build_trained_baselines(baselines: Sequence[Baseline], data: Artifact, model
 def evaluate_baselines(
     eval_models: Sequence[EvalModel], task: HeldOutTask, seconds: dict[str, float]
 ) -> list[ModelResult]:
-    """Let each baseline learn and answer."""
+    """Fit each baseline and evaluate it."""
     found = []
     for eval_model in eval_models:
         started = time.perf_counter()
@@ -172,7 +171,7 @@ def find_origin_model(model: Artifact) -> Artifact | None:
 
 
 def select_trained_rows(model: Artifact, train: Sequence[Example]) -> list[Example]:
-    """The training rows that the tuned model learnt from, so that a baseline learns from the same; else all of them."""
+    """Return the rows that the tuned model was trained on, so that a baseline is fitted to the same; else all."""
     if not any(entry.path == "training_examples.parquet" for entry in model.manifest.files):
         return list(train)
     import polars as pl
@@ -187,7 +186,7 @@ TASKS = "tasks.parquet"
 
 @dataclass(frozen=True, kw_only=True)
 class EvaluationResults:
-    """What came of all tasks."""
+    """The results of all tasks."""
 
     benchmarks: Sequence[BenchmarkTask]
     grades: Mapping[str, Mapping[str, TaskResult]]
@@ -217,7 +216,7 @@ class EvaluationResults:
         return found
 
     def signature(self, name: str) -> str:
-        """How a score was made: its benchmark's signature, or those of its set."""
+        """Return the signature of a score: its benchmark's, or that of its set."""
         task = name.split(".", 1)[0]
         members = [benchmark.signature for benchmark in self.benchmarks if task in benchmark.groups]
         own = next((benchmark.signature for benchmark in self.benchmarks if benchmark.name == task), "")
@@ -276,7 +275,7 @@ class EvaluationResults:
 
 
 def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepContext) -> list[ProbeMeasure]:
-    """Put all tasks to the models that can answer, and write the tasks' rows; notes say what a reader should know."""
+    """Run all tasks on the models that support them, and write the tasks' rows; notes are remarks for the reader."""
     benchmarks = _benchmarks(tasks, context, work)
     verbs = {find_ability(question) for benchmark in benchmarks for question in benchmark.questions}
     able = context.able(verbs, "The tasks' questions: what they ask") if benchmarks else {}
@@ -291,7 +290,7 @@ def run_eval_tasks(tasks: Sequence[EvalTask], context: ProbeContext, work: StepC
 def _grades(
     benchmarks: Sequence[BenchmarkTask], able: Mapping[str, CachedEvalModel]
 ) -> dict[str, dict[str, TaskResult]]:
-    """The model that was asked last is asked first: its weights may still be there."""
+    """Return models in an order that reuses loaded weights."""
     found = {}
     for name in reversed(list(able)):
         found[name] = {
@@ -396,7 +395,7 @@ def _won(mine: float, its: float) -> float:
 def explain_metric_scorer_mismatch(
     metrics: Sequence[Metric] | None, scorers: Sequence[Scorer], judged: Sequence[str] = ()
 ) -> str:
-    """Why metrics and scorers do not go together; empty when they do. `judged`: what a reward model writes."""
+    """Return why metrics and scorers do not match; empty when they do. `judged`: the reward model's columns."""
     written = {*judged, *(name for scorer in scorers for name in scorer.writes)}
     for metric in metrics or ():
         if lacking := [name for name in metric.scored if name not in written]:
@@ -427,7 +426,7 @@ def select_scored_metrics(scorers: Sequence[Scorer], judged: Sequence[str] = ())
 def attach_scorer_columns(
     models: Sequence[ModelResult], scorers: Sequence[Scorer], task: HeldOutTask, work: StepContext
 ) -> list[ModelResult]:
-    """The same models, each reply with the numbers that scorers gave it."""
+    """Return the models, with the scorers' numbers in each answer."""
     if not scorers:
         return list(models)
     path = work.scratch / "scorers"
@@ -453,7 +452,7 @@ def _scored(model: ModelResult, scorers: Sequence[Scorer], task: HeldOutTask, co
 
 
 def _folder(name: str, model: Artifact, work: StepContext) -> Path:
-    """The model that tuning began with, by its name; else any that lies here as it was published."""
+    """Return the folder of the base model, by its name; else any published one that is on this machine."""
     from luthier.models.catalog import resolve_model_source
     from luthier.models.load import find_base_folder, find_origin_artifact, get_model_name, is_endpoint
 

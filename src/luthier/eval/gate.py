@@ -22,12 +22,12 @@ Verdict = Literal["PASS", "FAIL", "INCONCLUSIVE"]
 
 @dataclass(frozen=True, kw_only=True)
 class RuleResult:
-    """How one rule came out."""
+    """The result of one rule."""
 
     rule: str
     verdict: Verdict
     value: float
-    """What was compared with the limit: the measure itself, or the model's measure minus the other's."""
+    """The compared value: the measure itself, or the model's minus the other's."""
     low: float
     high: float
     against: float

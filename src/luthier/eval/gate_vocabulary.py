@@ -30,7 +30,7 @@ PEOPLE = "people."
 PEOPLE_MEASURES = tuple(
     PEOPLE + name for name in ("points", "difference", "agreement", "attention_checks", "ties", "first_shown")
 )
-"""What people's judgments say; `people.difference.NAME` is the difference from a further model."""
+"""Measures of human ratings; `people.difference.NAME` is the difference from a further model."""
 
 
 def parse_rule(
@@ -93,7 +93,7 @@ class GateVocabulary(ExpressionVocabulary):
         return {name.rpartition(".")[2] for name in COUNTS}
 
     def scale(self, name: str) -> float:
-        """What a whole is of a metric or of a task's score: 100 of those that are written from 0 to 100, else 1."""
+        """Return the whole of a metric or a task's score: 100 for those from 0 to 100, else 1."""
         from luthier.metrics.metric import Metric
 
         found = components_by_kind(Metric).get(name.rpartition(".")[2])
@@ -101,17 +101,17 @@ class GateVocabulary(ExpressionVocabulary):
 
 
 def is_evaluation_rule(rule: ThresholdExpression) -> bool:
-    """Whether a rule is about an evaluation, rather than about what was found in data."""
+    """Return whether a rule is about an evaluation, rather than about findings in data."""
     return rule.name in _measures() or is_task_score_name(rule.name)
 
 
 def is_task_score_name(name: str) -> bool:
-    """Whether a name is that of a task's score, such as `arc_easy.acc`: which tasks there are, the evaluation knows."""
+    """Return whether a name has the form of a task's score, such as `arc_easy.acc`."""
     return any(part in SCORES for part in name.split(".")[1:])
 
 
 def can_be_task_score(name: str) -> bool:
-    """Whether a name may be that of a score which a task's own code calls as it likes: no probe has such measures."""
+    """Return whether a name may be a score of a task's own code: no probe has such measures."""
     family, point, _ = name.partition(".")
     return is_task_score_name(name) or (
         bool(point) and family not in {measure.partition(".")[0] for measure in _measures()}
@@ -119,17 +119,17 @@ def can_be_task_score(name: str) -> bool:
 
 
 def is_human_rule(rule: ThresholdExpression) -> bool:
-    """Whether a rule is about what people said of the answers."""
+    """Return whether a rule is about human ratings."""
     return rule.name.startswith(PEOPLE)
 
 
 def is_explanation_rule(rule: ThresholdExpression) -> bool:
-    """Whether a rule is about what a step that explains measured."""
+    """Return whether a rule is about an explanation step."""
     return is_explanation_name(rule.name)
 
 
 def is_explanation_name(name: str) -> bool:
-    """Whether a rule's name begins with the kind of a step that explains."""
+    """Return whether a rule's name begins with the kind of an explanation step."""
     kind, point, _ = name.partition(".")
     return bool(point) and (f"{kind}." == EXPLAIN or kind in MODEL_EXPLANATIONS)
 

@@ -27,7 +27,7 @@ def compute_share_spread(sums: Floats) -> Floats:
 
 
 def compute_share_ratio(sums: Floats) -> Floats:
-    """The least share by the greatest; 1 when nobody has any."""
+    """Return the smallest share over the largest; 1 when all are zero."""
     share, there = compute_group_shares(sums)
     most = np.where(there, share, -np.inf).max(axis=1)
     least = np.where(there, share, np.inf).min(axis=1)
@@ -117,7 +117,7 @@ def compute_ratio_interval(sums: Floats) -> Ends:
 
 
 def bound_lowest_share(sums: Floats) -> Ends:
-    """Of the least share."""
+    """Return the interval of the smallest share."""
     from scipy.special import ndtr
 
     groups = _groups(sums)
@@ -148,12 +148,12 @@ def _plus(least: Floats, gap: float) -> Floats:
 
 
 def _times(least: Floats, gap: float) -> Floats:
-    """Where the gap is one less the ratio."""
+    """Return the interval of the smallest share from that of the gap, where the gap is one minus the ratio."""
     return least / max(1 - gap, _LEAST)
 
 
 def _apart(families: Sequence[_Groups], above: Above) -> Ends:
-    """Of the greatest gap that any family of groups has, from 0 to 1."""
+    """Return the interval of the largest gap of any family of groups, from 0 to 1."""
     comparable = [groups for groups in families if len(groups.rows) > 1]
     if not comparable:
         return 0.0, 1.0
@@ -169,7 +169,7 @@ def _apart(families: Sequence[_Groups], above: Above) -> Ends:
 
 
 def _first(holds: Callable[[float], bool], low: float, high: float) -> float:
-    """Where something begins to hold, which holds at `high` or beyond."""
+    """Return where a monotonic condition begins to hold."""
     if holds(low):
         return low
     for _ in range(_HALVINGS):

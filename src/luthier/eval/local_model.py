@@ -1,7 +1,7 @@
-"""Asking a language model about rows: scores of label options, greedy answers, log-likelihoods of references.
+"""Evaluates a language model on rows: scores of label options, greedy answers, log-likelihoods of references.
 
-Rows are asked in chunks of a fixed size in the data's order, and each finished chunk is kept, so that a killed
-evaluation goes on where it was and ends in the same numbers.
+Rows are processed in chunks of a fixed size in the data's order, and each finished chunk is stored, so that a killed
+evaluation resumes and ends in the same numbers.
 """
 
 from __future__ import annotations
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 CHUNK = 32
 """Rows asked together."""
 CHOOSING = 64
-"""The same of rows for which a label is chosen: quickly answered, and the quicker the more stand side by side."""
+"""Chunk size of rows with label options, which are fast, and faster in larger batches."""
 _CODE = ("luthier.eval.local_model", "luthier.eval.model")
 
 
 @dataclass(frozen=True, kw_only=True)
 class InferenceSettings:
-    """How rows are asked."""
+    """How rows are evaluated."""
 
     normalize: Normalize
     max_new_tokens: int
     dtype: Literal["float32", "bfloat16", "auto"]
     likelihood: bool
-    """Whether the reference's log-likelihood is wanted as well (text tasks)."""
+    """Whether to compute the reference's log-likelihood as well (text tasks)."""
     verdict: dict[str, str] | None = None
-    """What a generative judge is asked about answers of which people preferred one; None for any other model."""
+    """Rubric of a generative judge for preference pairs; None for any other model."""
 
 
 class LocalEvalModel(EvalModel):
@@ -117,7 +117,7 @@ class LocalEvalModel(EvalModel):
         ]
 
     def _prefer(self, examples: Sequence[Example]) -> list[Reply]:
-        """Which of two answers has the higher reward, or is likelier after the prompt."""
+        """Return which of two answers has the higher reward, or log-likelihood."""
         offers = [build_answer_pair(example) for example in examples]
         if self.lm.classes == (REWARD,):
             found = self._rewards(offers, examples)
@@ -148,7 +148,7 @@ class LocalEvalModel(EvalModel):
         return [normalize_log_scores(pair) for pair in zip(found[::2], found[1::2], strict=True)]
 
     def _verdicts(self, offers: Sequence[AnswerPair], verdict: dict[str, str]) -> list[list[float]]:
-        """The same by the verdicts on two answers."""
+        """Return the preferences by the verdicts on two answers."""
         from luthier.models.reward_model import compute_verdict_log_odds
 
         found = compute_verdict_log_odds(self.lm, [talk for offer in offers for talk in _talks(offer)], verdict)
@@ -214,8 +214,9 @@ def collect_model_replies(
 
 
 def group_into_chunks(examples: Sequence[Example], size: int) -> Iterator[list[Example]]:
-    """Rows that are asked together, `size` at most; the turns of a conversation stay together, be they more, so that
-    what they share is read once."""
+    """Group rows into chunks of at most `size`; the turns of a conversation stay together, even above it, so that their
+    prefix is computed once.
+    """
     chunk: list[Example] = []
     for run in group_by_conversation(examples):
         if chunk and len(chunk) + len(run) > size:
@@ -229,8 +230,9 @@ def group_into_chunks(examples: Sequence[Example], size: int) -> Iterator[list[E
 def answer_chunk(
     model: EvalModel, chunk: Sequence[Example], task: HeldOutTask, kept: AnswerCache, fields: set[str] | None = None
 ) -> list[Reply]:
-    """Replies to some rows that are asked together: those that are known for rows with the same `fields` (None: with
-    all of them), else new ones."""
+    """Return answers to a chunk of rows: cached ones of rows with the same `fields` (None: all fields),
+    else new ones.
+    """
     rows = [example.model_dump(mode="json", include=fields) for example in chunk]
     requests = [model.digest, task.kind, dict(task.options), rows]
     record = kept.or_made(requests, lambda: [vars(reply) for reply in model.answer(chunk, task)])

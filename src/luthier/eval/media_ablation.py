@@ -63,7 +63,7 @@ class EvalMedia:
 
 
 class BlindEvalModel(LocalEvalModel):
-    """A model that answers every row as if its pictures were grey and its sounds silent; it is asked nothing else."""
+    """A model that sees grey images and silent audio in every row."""
 
     is_model = False
 

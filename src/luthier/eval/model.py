@@ -15,14 +15,14 @@ if TYPE_CHECKING:
     from luthier.models.lm.base import LanguageModel
 
 Verb = Literal["answer"] | Ability
-"""What may be asked of a contestant: to answer rows, or what its language model can do."""
+"""Operations of an evaluated model."""
 
 
 class EvalModel(ABC):
     """The interface of a model or baseline that answers the rows of an evaluation."""
 
     is_model: ClassVar[bool] = True
-    """Whether it is a model, and no plain baseline."""
+    """Whether it is a model rather than a plain baseline."""
     name: str
     title: str
     digest: str

@@ -108,7 +108,7 @@ class ModelAnswer:
 
 
 def find_example_answers(evaluation: Artifact, example_id: str) -> list[ModelAnswer]:
-    """How each model of an evaluation answered an example, in the evaluation's order; empty when it was not asked."""
+    """Return each model's answer to an example, in the evaluation's order; empty when it was not evaluated."""
     import polars as pl
 
     rows = pl.read_parquet(evaluation.path(PREDICTIONS))

@@ -33,7 +33,7 @@ class ProbeMeasure:
     """One number of one model, with its 95 % interval."""
 
     name: str
-    """Family and measure, such as `bias.gap`: what a gate's rule says."""
+    """Family and measure, such as `bias.gap`, as in a gate's rule."""
     model: str
     value: float
     low: float
@@ -43,7 +43,7 @@ class ProbeMeasure:
     detail: Mapping[str, float]
     """The parts behind the number, such as each group's score."""
     detectable: float | None = None
-    """The smallest difference from nothing that so many rows would show in four runs of five: the probe's power."""
+    """Smallest effect detectable with 80 % power on these rows."""
     against: Mapping[str, PairedComparison] = field(default_factory=dict)
     """This model minus each other one on the same rows; of the model that the evaluation is about."""
 
@@ -55,7 +55,7 @@ class ProbeMeasure:
 
 @dataclass(frozen=True, kw_only=True)
 class ProbeContext(RunContext):
-    """What a probe works with."""
+    """Context of a probe."""
 
     task: HeldOutTask
     answers: Mapping[str, EvalPredictions]
@@ -69,9 +69,9 @@ class ProbeContext(RunContext):
     media: EvalMedia | None = None
     """Takes in pictures and sounds that a probe makes, and gives the bytes of those of the data set."""
     rows: list[ProbeRow] = field(default_factory=list)
-    """What was asked and said, row by row: a probe adds to it, and it is written beside the predictions."""
+    """Requests and responses, row by row: a probe appends to it, and it is written with the predictions."""
     notes: list[str] = field(default_factory=list)
-    """What a reader should know of how probes went."""
+    """Remarks for the reader."""
 
     def able(self, verbs: Verb | Collection[Verb], what: str) -> dict[str, CachedEvalModel]:
         """The models that can be asked so; a note names language models that cannot be, and `what` is left out for."""
@@ -88,11 +88,11 @@ class ProbeContext(RunContext):
         return found
 
     def with_eval_models(self, eval_models: Mapping[str, CachedEvalModel]) -> ProbeContext:
-        """The same, with some of the models; what is added to rows and notes is added here, too."""
+        """Return the context with some of the models; rows and notes are shared."""
         return replace(self, eval_models=eval_models)
 
     def of_last_turns(self) -> ProbeContext:
-        """The same, each conversation with its last turn only: rows of their own, which is what probes look at."""
+        """Return the context with only the last turn of each conversation, as probes use it."""
         if list_conversation_ids([example.id for example in self.task.examples]) is None:
             return self
         rows = find_last_turns(self.task)
@@ -104,7 +104,7 @@ class ProbeContext(RunContext):
         return replace(self, task=task, answers=answers, eval_models=eval_models)
 
     def read_trained_examples(self) -> list[Example]:
-        """The training rows that the tuned model learnt from; all of them for a model that was not tuned."""
+        """Return the rows that the tuned model was trained on; all rows for a model that was not tuned."""
         from luthier.artifacts.dataset import has_split, read_examples
         from luthier.eval.evaluator import select_trained_rows
 

@@ -171,7 +171,7 @@ def stack_products(updates: Sequence[Mapping[str, Tensor]], shares: Sequence[flo
     return Factors(torch.cat(ups, 1), torch.cat(downs, 0))
 
 
-def measure_error(pairs: Iterable[tuple[Factors, Factors]]) -> float:
+def compute_product_error(pairs: Iterable[tuple[Factors, Factors]]) -> float:
     """The norm of the difference of matrices from the right ones, as a share of the right ones' norm."""
     wrong = whole = 0.0
     for found, right in pairs:

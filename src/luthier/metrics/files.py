@@ -366,7 +366,9 @@ def parse_component_spec(role: type[Role], word: str) -> Role:
         first = error.errors()[0]
         location = ".".join(str(entry) for entry in first["loc"]) or "settings"
         raise InputError(
-            f"{word}: {location}: {first['msg']}", where=_WHERE, hint=f"luthier components {role.role} {kind}"
+            f"{word}: {location}: {first['msg']}",
+            where=SourceLocation(field=role.role),
+            hint=f"luthier components {role.role} {kind}",
         ) from error
 
 

@@ -1,10 +1,9 @@
-"""Steps that jobs of a scheduler make: each job runs `luthier make TASK` over the same store.
+"""Steps made by a scheduler's jobs: each job runs `luthier make TASK` over the same store.
 
-A step is done when its artifact stands in the store, whatever the scheduler says. A job is named by the store and the
-digest of the artifact that it makes, so that a run finds the job of a run that was killed, and no step has two. The job
-holds the step's lock. The ledger of the run lists its jobs. Beside the artifacts, `ROOT/tasks/DIGEST/` holds the events
-of a job as JSON lines, the error that ended it, and its output; of a store behind a URL, the job sends events and error
-there.
+A step is done when its artifact is in the store, whatever the scheduler reports. A job is named by the store and the
+digest of its artifact, so that a run finds the job of a killed run, and no step has two. The job holds the step's lock.
+The ledger of the run lists its jobs. `ROOT/tasks/DIGEST/` next to the artifacts has a job's events as JSON lines, its
+final error, and its output; for a store behind a URL, the job sends events and error there.
 """
 
 from __future__ import annotations
@@ -46,10 +45,10 @@ _EVENTS, _ERROR, _TASK, OUTPUT = "events.jsonl", "error.json", "task.json", "out
 _SEND_S = 2.0
 """Seconds between two sendings of a job's events to a store behind a URL."""
 _QUICKER = 10
-"""How much more often than every `poll_s` seconds a new job is looked at; a tenth of its age is between two looks."""
+"""Ratio by which a new job is polled more often than every `poll_s` seconds; the interval is a tenth of its age."""
 _PASSWORD = re.compile(r"://[^/@:\s\"]{0,400}:[^/@\s\"]{1,400}@")
 _CANCELLED = re.compile("cancel|stopped|deleted", re.IGNORECASE)
-"""What schedulers say of a job that somebody ended."""
+"""States of a cancelled job."""
 _LOST = frozenset({"RankLost", "Interrupted"})
 """Errors of a job of several processes that the loss of one of them brings about; torchrun then stops the others."""
 _TAIL = 20
@@ -61,11 +60,11 @@ class JobFailed(LuthierError):
 
 
 class JobStatus(NamedTuple):
-    """What a scheduler says of a job."""
+    """A job's status from a scheduler."""
 
     state: Literal["pending", "running", "ended"]
     reason: str = ""
-    """Why it waits, or how it ended, in the scheduler's words."""
+    """Why it waits, or how it ended, from the scheduler."""
 
 
 class BatchJob(NamedTuple):
@@ -74,11 +73,11 @@ class BatchJob(NamedTuple):
     name: str
     """Follows from the artifact's digest and its store: letters, digits and `-`, 24 characters."""
     task: str
-    """What `luthier make` reads on standard input: one line of JSON."""
+    """Standard input of `luthier make`: one line of JSON."""
     output: Path
     """The file that its output goes to, where the scheduler writes into the store's folder."""
     location: str = ""
-    """Where `luthier make` finds the task in the store, a path or a URL, for executors with `sends_task`."""
+    """Path or URL of the task in the store, for executors with `sends_task`."""
 
 
 def refuse_passwords(text: str, scheduler: str) -> None:
@@ -108,7 +107,7 @@ class BatchExecutor(Executor):
 
     is_elsewhere: ClassVar[bool] = True
     sends_task: ClassVar[bool] = False
-    """Whether the job reads its task from the store (`BatchJob.location`), so that a place alone is submitted."""
+    """Whether the job reads its task from the store (`BatchJob.location`), so that only a location is submitted."""
 
     poll_s: float = Field(default=2.0, gt=0)
     """Seconds between two looks at the job; fewer while it is new."""
@@ -151,7 +150,7 @@ class BatchExecutor(Executor):
 
     @abstractmethod
     def find(self, name: str) -> JobStatus | None:
-        """What the scheduler knows of the newest job of a name; None when it knows none."""
+        """Return the scheduler's status of the newest job of a name; None when there is none."""
 
     @abstractmethod
     def cancel_job(self, name: str) -> None:
@@ -161,11 +160,11 @@ class BatchExecutor(Executor):
         """`InputError` where a job could not reach the recipe's folder or the store."""
 
     def reaches(self, path: Path) -> bool:
-        """Whether jobs see a path of this machine where it is; what they do not see is sent, or refused."""
+        """Return whether jobs can read a path of this machine in place; other files are sent, or refused."""
         return False
 
     def find_files(self, plan: RecipePlan, planned: PlannedStep) -> dict[str, Path]:
-        """As `Executor.find_files`; a store in a folder is reached through a file system that has the files, too."""
+        """As `Executor.find_files`; a store in a folder is on a file system that has the files, too."""
         return find_step_files(plan, planned, self.reaches) if is_remote(plan.store.location) else {}
 
     def read_output(self, name: str) -> str:
@@ -192,7 +191,7 @@ class BatchExecutor(Executor):
 
 
 class _JobFollower:
-    """One job, seen from the run."""
+    """Follows one job."""
 
     def __init__(
         self, executor: BatchExecutor, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter
@@ -255,7 +254,7 @@ class _JobFollower:
         return min(longest, max(longest / _QUICKER, (time.monotonic() - self._submitted_at) / _QUICKER))
 
     def _look(self) -> JobStatus | None:
-        """What the scheduler says of the job; one that does not answer is asked again for ten minutes."""
+        """Return the scheduler's status of the job; failed requests are retried for ten minutes."""
         deadline: float | None = None
         while True:
             try:
@@ -272,7 +271,7 @@ class _JobFollower:
             time.sleep(self._executor.poll_s)
 
     def _find_failure(self, status: JobStatus | None, ended_at: float) -> Exception | None:
-        """Why a job that has ended made nothing; None while that may still be told."""
+        """Return why a finished job has no artifact; None while that may still arrive."""
         if error := persist(lambda: self._files.read_file(self._error)):
             found = json.loads(error)
             self._is_lost = found.get("error", {}).get("kind") in _LOST
@@ -372,7 +371,7 @@ class _JobFollower:
             self._events.of(self._planned.name).warning(f"the job {self._name} is not in the ledger: {error}")
 
     def _pass_events(self) -> bool:
-        """Pass on what the job says since the last look, until a listener asks to stop; returns whether one does."""
+        """Pass on the job's new events, until a listener asks to stop; returns whether one does."""
         data = persist(lambda: self._files.read_file(self._events_file))[self._read :]
         whole = data[: data.rfind(b"\n") + 1]
         self._read += len(whole)
@@ -415,7 +414,7 @@ class _JobFollower:
 
 
 def _get_file(digest: str, name: str) -> str:
-    """A file of what the job of a step says, beside the artifacts of the recipe's store."""
+    """Return a job's file, next to the artifacts of the recipe's store."""
     return f"tasks/{digest}/{name}"
 
 

@@ -1,8 +1,7 @@
-"""The budget of a recipe: hours and money after which a run of it stops, with its state kept.
+"""The budget of a recipe: hours and money after which a run stops, with its state kept.
 
-What the steps of a recipe took is written down beside its artifacts, in `ROOT/spending/`, by recipe and by the digest
-of what was to be made, while they are made: a run that goes on where another was stopped or killed goes on counting. A
-step whose settings changed is other work, and begins at nothing.
+What the steps take is recorded during the run in `ROOT/spending/`, by recipe and by artifact digest: a resumed run
+continues counting. A step with changed settings is other work, and starts at zero.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _WRITE_S = 2.0
 
 
 class RunBudget(BaseModel):
-    """What the steps of a recipe may take, over all runs of it."""
+    """Limits of a recipe's steps, over all its runs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", json_schema_extra=add_field_descriptions)
 
@@ -79,13 +78,13 @@ def find_hourly_price(executor: Executor) -> float:
 
 
 def find_hosted_price(step: Step, tokens: int | None) -> float:
-    """What the provider's job of a step is told to cost; 0 where it has none, or its price is not known."""
+    """Return the estimated price of a step's hosted job; 0 without one, or where it is unknown."""
     compute_price = getattr(getattr(step, "technique", None), "compute_price", None)
     return float((compute_price(tokens) if compute_price is not None and tokens is not None else None) or 0.0)
 
 
 def read_spending(plan: RecipePlan) -> Spending:
-    """What all runs of a recipe with a budget took for the steps as they stand."""
+    """Return what all runs of a recipe with a budget took for the current steps."""
     kept = _SpendingFile(plan).read()
     spending = Spending()
     for planned in plan:
@@ -94,8 +93,7 @@ def read_spending(plan: RecipePlan) -> Spending:
 
 
 def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> Spending:
-    """What the steps that are not made are expected to take, as far as it is known: here, or where they are placed on
-    machines of the catalogue."""
+    """Estimate the remaining steps, as far as possible: here, or on the machines where they are placed."""
     from luthier.recipe.executor import Placement
 
     placement, spending = placement or Placement(), Spending()
@@ -107,7 +105,7 @@ def forecast_spending(plan: RecipePlan, placement: Placement | None = None) -> S
 
 
 def _forecast_placed(plan: RecipePlan, planned: PlannedStep, placement: Placement) -> Spending | None:
-    """What a step is expected to take on the machine that its executor names; None where it names none."""
+    """Estimate a step on the machine of its executor; None without one."""
     if (machine := placement.executor_of(planned).find_machine()) is None:
         return None
     try:
@@ -141,7 +139,7 @@ def warn_of_budget(plan: RecipePlan, placement: Placement | None = None) -> list
 
 
 class _SpendingFile:
-    """What the steps of one recipe took, by digest, in the store's folder."""
+    """Spending of one recipe's steps, by digest, in the store's folder."""
 
     def __init__(self, plan: RecipePlan) -> None:
         recipe = plan.recipe
@@ -173,12 +171,12 @@ class _StepClock:
     hourly_price: float
     is_elsewhere: bool
     since: float | None
-    """When it began to count; None for a job that still waits."""
+    """Start of counting; None for a job that still waits."""
     counted: Spending = field(default_factory=Spending)
-    """What was written down of it."""
+    """The part already recorded."""
 
     def now(self, clock: Callable[[], float]) -> Spending:
-        """What it took so far in this run."""
+        """Return the time of this run so far."""
         seconds = 0.0 if self.since is None else clock() - self.since
         return Spending(seconds, seconds / 3600 * self.hourly_price)
 
@@ -222,14 +220,14 @@ class BudgetMeter:
             return False
 
     def check(self) -> None:
-        """`BudgetSpent` where the budget is spent; for who waits for jobs that say nothing."""
+        """Raise `BudgetSpent` where the budget is spent; for callers that wait for silent jobs."""
         with self._turn:
             if self.is_spent:
                 raise self.error()
 
     @property
     def spent(self) -> Spending:
-        """What all runs of the recipe took so far, this one's running steps among them."""
+        """Return what all runs of the recipe took so far, this run's running steps included."""
         spending = self._before
         for running in self._running.values():
             now = running.now(self._clock)
@@ -238,7 +236,7 @@ class BudgetMeter:
 
     @property
     def is_spent(self) -> bool:
-        """Whether a bound is reached."""
+        """Return whether a limit is reached."""
         budget, spent = self._plan.recipe.budget, self.spent
         assert budget is not None, "only a recipe with a budget has a meter"
         return (budget.hours is not None and spent.seconds >= 3600 * budget.hours) or (

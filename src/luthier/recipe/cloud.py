@@ -1,7 +1,7 @@
-"""The base of executors of managed clouds: a container runs `luthier make` over a store that the cloud reaches.
+"""The base of executors of managed clouds: a container runs `luthier make` over a store that the cloud can read.
 
-What is ordered names the place of the task in the store; no recipe, no row and no key stands in it. Keys come to the
-container from the identity of its job.
+The submitted job names the task's location in the store; it contains no recipe, row or key. The container gets its
+credentials from the job's identity.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from luthier.recipe.batch import BatchExecutor, BatchJob, require_remote_store
 from luthier.recipe.scheduler_api import WHERE
 
 _EXPANDED = re.compile(r"\$\(|\$\{\{|[\x00-\x1f\x7f]")
-"""What a cloud would replace by something else, or what ends a line."""
+"""Characters that a cloud would expand, or that end a line."""
 
 
 class CloudExecutor(BatchExecutor):
@@ -54,7 +54,7 @@ class CloudExecutor(BatchExecutor):
         require_remote_store(store, folder)
 
     def get_command(self, job: BatchJob, *, starts_processes: bool = True) -> list[str]:
-        """What the container runs, word by word; `InputError` where the cloud would change a word."""
+        """Return the container's command, word by word; `InputError` where the cloud would change a word."""
         if _EXPANDED.search(job.location) or len(job.location) > 256:
             message = "the address of the store is longer than 190 characters, or has $( or ${{, which a cloud replaces"
             raise InputError(message, where=WHERE, hint="give the store a plain address: LUTHIER_STORE")

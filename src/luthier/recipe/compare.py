@@ -1,4 +1,4 @@
-"""Two things of the same kind held against each other: evaluations, data sets, or files of predictions."""
+"""Compares two things of the same kind: evaluations, data sets, or files of predictions."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def compare_two(one: CommandTarget, other: CommandTarget, metrics: Sequence[str]
 
 
 def find_comparable_artifact(target: CommandTarget) -> ArtifactRef:
-    """An artifact by its word; a whole recipe, or a run, stands for its evaluation."""
+    """Find an artifact by its name; a whole recipe, or a run, means its evaluation."""
     word = target.word or ""
     if not target.is_recipe:
         return find_artifact(target)

@@ -1,7 +1,7 @@
-"""Change single settings in a recipe's text; comments and layout of all else stay as they are.
+"""Changes single settings in a recipe's text; comments and layout are preserved.
 
-Every change is checked: what the new text says must be what the old one says with that one setting changed, so that an
-unusual layout is refused rather than spoilt.
+Every change is checked: the new text must parse to the old content with that one setting changed, so that an unusual
+layout is refused rather than damaged.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def _replaced(text: str, found: _Found, value: Any) -> str:
 
 
 def _added(text: str, found: _Found, setting: str) -> str:
-    """One more setting of a mapping, behind the others."""
+    """Add a setting to a mapping, after the others."""
     mapping = cast("yaml.MappingNode", found.node)
     end = _end(text, mapping)
     if mapping.flow_style:
@@ -106,7 +106,7 @@ def _added(text: str, found: _Found, setting: str) -> str:
 
 
 def _appended(text: str, found: _Found, value: Any) -> str:
-    """One more item of a list, behind the others."""
+    """Append an item to a list."""
     items = cast("yaml.SequenceNode", found.node)
     end = _end(text, items)
     if items.flow_style:
@@ -141,7 +141,7 @@ def _without_value(text: str, root: yaml.Node, key: Key) -> str:
 
 
 def _comment_above(text: str, index: int, column: int) -> int:
-    """Where the comment begins that stands above a line, as far indented as its item."""
+    """Return where the comment above a line begins, at its indentation."""
     while index:
         before = text.rfind("\n", 0, index - 1) + 1
         if not text[before:index].startswith(" " * column + "#"):
@@ -151,7 +151,7 @@ def _comment_above(text: str, index: int, column: int) -> int:
 
 
 def _end(text: str, node: Any) -> int:
-    """Where a node's own text ends: the parser counts the blank lines and comments behind a block to it."""
+    """Return the end of a node's own text: the parser includes the following blank lines and comments."""
     if isinstance(node, yaml.CollectionNode) and not node.flow_style and node.value:
         last = node.value[-1]
         if isinstance(last, tuple):
@@ -163,7 +163,7 @@ def _end(text: str, node: Any) -> int:
 
 
 def _flow(value: Any) -> str:
-    """A value in one line, as it may stand in a bracket, too."""
+    """Return a value on one line, also valid inside brackets."""
     inside = yaml.safe_dump([value], default_flow_style=True, sort_keys=False, allow_unicode=True, width=math.inf)
     return inside.rstrip("\n").removeprefix("[").removesuffix("]")
 

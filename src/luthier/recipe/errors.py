@@ -29,7 +29,7 @@ _PATTERN_WORDS: Mapping[str, str] = {
     r"^[0-9a-f]{64}$": "64 hexadecimal digits",
     r"^https?://": "an address that begins with http:// or https://",
 }
-"""What a pattern of a setting asks for."""
+"""Descriptions of patterns of settings."""
 _LONGEST_SHOWN = 60
 _WANTED: Mapping[str, str] = {
     "int_type": "a whole number",
@@ -53,7 +53,7 @@ _WANTED: Mapping[str, str] = {
     "model_type": "a mapping",
     "too_short": "at least {min_length} of them",
 }
-"""What was wanted, by pydantic's word for the mistake."""
+"""Expected values, by pydantic's error type."""
 
 
 def explain_validation_error(error: ValidationError, source: LocatedYaml, model: type[BaseModel]) -> RecipeError:
@@ -76,7 +76,9 @@ def explain_validation_error(error: ValidationError, source: LocatedYaml, model:
 
 
 def _to_replace(key: Key, source: LocatedYaml) -> str:
-    """What to write where the command line gave a part another kind, and the file's settings of the old one stayed."""
+    """Suggest what to write where the command line gave a part another kind, and the file's settings of the old one
+    remained.
+    """
     part = key[:-1]
     if (*part, "kind") not in source.given:
         return ""
@@ -86,7 +88,7 @@ def _to_replace(key: Key, source: LocatedYaml) -> str:
 
 
 def _to_step(key: Key, data: Any) -> str:
-    """Which step has a setting that stands beside the steps: `learning_rate` is one of `tune`."""
+    """Return the step with a setting that is written next to the steps: `learning_rate` is one of `tune`."""
     steps = data.get("steps") if len(key) == 1 and isinstance(data, dict) else None
     if not isinstance(steps, dict):
         return ""
@@ -223,7 +225,7 @@ def _wanted(problem: ErrorDetails) -> str:
 
 
 def _came(value: Any) -> str:
-    """What was written, as a person wrote it."""
+    """Return the received value, as a person wrote it."""
     if value is None or value in ("", [], {}):
         return "nothing"
     if isinstance(value, bool):
@@ -253,7 +255,7 @@ def _to_set(wants: list[str], field: FieldInfo | None, owner: type[BaseModel] | 
 
 
 def _to_add(name: str, owner: type[BaseModel] | None, data: Any) -> str:
-    """How to give a setting that is required; for a reference, the steps that it may name."""
+    """Suggest how to add a required setting; for a reference, the possible steps."""
     mark = _reads(owner, name)
     if mark is None:
         return f"add `{name}: …`; {_manual(owner)}"
@@ -264,14 +266,14 @@ def _to_add(name: str, owner: type[BaseModel] | None, data: Any) -> str:
 
 
 def _reads(owner: type[BaseModel] | None, name: str) -> str | None:
-    """What a field's step must make, when the field names a step."""
+    """Return what a field's step must make, when the field names a step."""
     if owner is None or not issubclass(owner, Step) or name not in owner.reads():
         return None
     return owner.reads()[name].makes
 
 
 def _manual(owner: type[BaseModel] | None) -> str:
-    """Where the settings are explained."""
+    """Return where the settings are documented."""
     if owner is not None and issubclass(owner, Component):
         return f"`luthier components {owner.role} {owner.model_fields['kind'].default}` explains its settings"
     return "`luthier components` and `luthier schema` explain every setting"
@@ -319,7 +321,7 @@ def _kind(value: Any) -> str | None:
 
 
 def _at(key: Key, data: Any) -> Any:
-    """What was written at a path; None where there is nothing."""
+    """Return the value at a path; None where there is none."""
     for part in key:
         if isinstance(data, dict):
             data = data.get(part)

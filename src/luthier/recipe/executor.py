@@ -40,7 +40,7 @@ class Executor(StepExecutor):
     """Makes the steps of a run."""
 
     is_elsewhere: ClassVar[bool] = False
-    """Whether a job elsewhere makes the step and holds its lock; steps that do not wait for one another go at once."""
+    """Whether a remote job makes the step and holds its lock; independent steps then run concurrently."""
 
     @abstractmethod
     def make_artifact(self, plan: RecipePlan, planned: PlannedStep, events: RunEventEmitter) -> Artifact:
@@ -69,10 +69,10 @@ class Executor(StepExecutor):
 
 @dataclass(frozen=True)
 class Placement:
-    """Which executor makes which step: that of its name, else that of all, else the one that the recipe names."""
+    """The executor of each step: by its name, else that of all, else the recipe's."""
 
     default: Executor | None = None
-    """The executor of all steps, whatever the recipe says."""
+    """Executor of all steps, whatever the recipe says."""
     by_step: Mapping[str, Executor] = field(default_factory=dict)
 
     def executor_of(self, planned: PlannedStep) -> Executor:
@@ -105,7 +105,7 @@ class Placement:
 
 
 class StepTask(BaseModel):
-    """One step of one recipe in one workspace, as JSON that another process opens."""
+    """One step of one recipe in one workspace, as JSON for another process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -125,9 +125,9 @@ class StepTask(BaseModel):
     code: str
     """The revision of the code that is to make it."""
     forecast: StepCostEstimate | None
-    """What the plan expects it to cost."""
+    """The plan's cost estimate."""
     contents: dict[str, dict[str, str]] = {}
-    """Of the steps that others make: digests of what they read from outside, which is not read again."""
+    """Digests of external inputs of the steps that others make, which are not read again."""
     files: dict[str, str] = {}
     """Digests of the files that come with the task, by their paths from the recipe's folder."""
 

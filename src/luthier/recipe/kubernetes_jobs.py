@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 
 JobKind = Literal["indexed", "trainjob", "rayjob"]
 _RAY_STOP_S = 120
-"""Seconds that Ray gives a job to write a checkpoint after it is told to stop."""
+"""Seconds that Ray gives a job to write a checkpoint after a stop signal."""
 _NODE = "node"
 """The replicated job and the container of a training runtime that trains."""
 _MANAGER = "luthier.io/executor"
@@ -38,7 +38,7 @@ class JobResource(NamedTuple):
 
     @property
     def api_version(self) -> str:
-        """Group and version as manifests say them."""
+        """Group and version, as in manifests."""
         return f"{self.group}/{self.version}"
 
 
@@ -54,7 +54,9 @@ RESOURCES: dict[JobKind, JobResource] = {
 def build_train_job(
     metadata: dict[str, Any], pod: dict[str, Any], *, runtime: str, nodes: int, processes: int, seconds: int | None
 ) -> dict[str, Any]:
-    """The TrainJob of a pod of one container; what its `trainer` cannot say is a patch of the runtime's pod."""
+    """Return the TrainJob of a pod with one container; what its `trainer` cannot express is a patch of the runtime's
+    pod.
+    """
     (container,) = pod["containers"]
     names = ("volumes", "securityContext", "serviceAccountName", "nodeSelector", "terminationGracePeriodSeconds")
     patch: dict[str, Any] = {name: pod[name] for name in names if name in pod}
@@ -147,7 +149,7 @@ def build_ray_job(
 
 
 def _strip_command(container: dict[str, Any]) -> dict[str, Any]:
-    """The container that KubeRay starts Ray in; Ray writes beside its own files, so its root can be written to."""
+    """Return the container in which KubeRay starts Ray; its root is writable for Ray's files."""
     kept = {name: value for name, value in container.items() if name != "command"}
     stop = {"name": "RAY_JOB_STOP_WAIT_TIME_S", "value": str(_RAY_STOP_S)}
     security = {**container["securityContext"], "readOnlyRootFilesystem": False}
@@ -155,7 +157,7 @@ def _strip_command(container: dict[str, Any]) -> dict[str, Any]:
 
 
 def find_job_end(status: dict[str, Any]) -> str | None:
-    """How a job of any kind ended, by its status; None while it has not."""
+    """Return how a job of any kind ended, by its status; None while it has not."""
     for condition in status.get("conditions") or []:
         if condition["status"] == "True" and condition["type"] in ("Complete", "Failed"):
             words = (condition["type"], condition.get("reason"), condition.get("message"))
@@ -167,7 +169,7 @@ def find_job_end(status: dict[str, Any]) -> str | None:
 
 
 def is_job_running(status: dict[str, Any]) -> bool:
-    """Whether a pod of the job computes, by its status."""
+    """Return whether a pod of the job runs, by its status."""
     return bool(
         status.get("ready")
         or any(entry.get("ready") for entry in status.get("jobsStatus") or [])

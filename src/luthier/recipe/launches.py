@@ -24,7 +24,7 @@ LaunchState = Literal["submitted", "done", "failed", "cancelled"]
 
 
 class Launch(BaseModel):
-    """One job of a scheduler, which makes one step's artifact."""
+    """One scheduler job, which makes one step's artifact."""
 
     model_config = ConfigDict(frozen=True, from_attributes=True)
 
@@ -44,7 +44,7 @@ class Launch(BaseModel):
 def record_launch(
     ledger: Ledger, recipe: Recipe, *, executor: str, job: str, store: Store, step: str, artifact: str
 ) -> None:
-    """Write down that a job is with a scheduler; an earlier one of the same name whose end nobody saw has failed."""
+    """Record a submitted job; an earlier one of the same name without a recorded end has failed."""
     from luthier.core.db.tables.runs import LaunchRow
 
     run = ledger.find_run_of_process(get_unique_process_name())
@@ -78,7 +78,7 @@ def end_launch(ledger: Ledger, job: str, state: LaunchState) -> None:
 
 
 def has_open_launch(ledger: Ledger, job: str) -> bool:
-    """Whether the ledger has a job of a name whose end nobody saw."""
+    """Return whether the ledger has a job of a name without a recorded end."""
     from sqlalchemy import select
 
     from luthier.core.db.tables.runs import LaunchRow
@@ -87,7 +87,7 @@ def has_open_launch(ledger: Ledger, job: str) -> bool:
 
 
 def waits_for_launch(ledger: Ledger, recipe: str) -> bool:
-    """Whether a recipe's run waits for the job of a scheduler, whose end nobody saw."""
+    """Return whether a recipe's run waits for a scheduler job without a recorded end."""
     from sqlalchemy import select
 
     from luthier.core.db.tables.runs import LaunchRow

@@ -46,7 +46,7 @@ class PlannedStep:
     """Digests of what its parts read from outside."""
     cached: bool
     forecast: StepCostEstimate | None
-    """None when cached (nothing will be spent), and when nobody asked."""
+    """None when cached (it costs nothing), and when not requested."""
 
     def as_json(self) -> dict[str, Any]:
         """The step as `plan --json` prints it."""
@@ -82,7 +82,7 @@ class RecipePlan:
         raise UnknownName(f"there is no step {name!r}", where=where, hint=hint)
 
     def store_of(self, planned: PlannedStep) -> Store:
-        """Where a step's artifact is kept: the recipe's store, or the user's shared one."""
+        """Return the store of a step's artifact: the recipe's, or the user's shared one."""
         return self.shared if planned.step.shared else self.store
 
     @property
@@ -159,7 +159,7 @@ class RecipePlan:
         return shlex.join([f"{self.recipe.file}{named}", *overrides] if same else [f"{run.id}{named}"])
 
     def estimate_cost(self, planned: PlannedStep) -> StepCostEstimate:
-        """What making a step is expected to cost, told anew: its inputs may stand by now."""
+        """Estimate the cost of a step again: its inputs may exist by now."""
         known = {each.name: each for each in self.steps}
         history = self.store.read_newest_timings().get(planned.step.kind, {})
         return planned.step.estimate_cost(_outlook(self.recipe, self.store, planned.step, known, history))
@@ -196,7 +196,7 @@ class RecipePlan:
 
 
 def _settings_of(run: Run) -> str:
-    """When a run was made, and with which overrides."""
+    """Describe when a run was made, and its overrides."""
     if run.overrides is None:
         return f"{run.started_at:%Y-%m-%d %H:%M} UTC"
     return f"{run.started_at:%Y-%m-%d %H:%M} UTC, {shlex.join(run.overrides) or 'without overrides'}"
@@ -306,7 +306,7 @@ def _outlook(
     history: Mapping[str, Any],
     outlines: Mapping[str, ArtifactSpec] | None = None,
 ) -> PlanContext:
-    """What is known now of a step whose inputs are planned."""
+    """Return the plan context of a step with planned inputs."""
     references, steps = recipe.references(step), recipe.all_steps()
 
     def lineage(name: str) -> tuple[str, ...]:
@@ -332,7 +332,7 @@ def _outlook(
 
 
 def _measured_cost(store: Store, planned: PlannedStep) -> StepCostEstimate | None:
-    """What a step that is made took, for one whose work others repeat; None for any other."""
+    """Return the measured cost of a finished step whose work others repeat; None for any other."""
     if planned.step.makes != "model" or not store.has(planned.digest):
         return None
     timing = store.open(planned.digest).timing()
@@ -346,7 +346,7 @@ _STATUS = Path("/proc/self/status")
 
 
 def reset_peak_memory() -> None:
-    """Begin to count anew where the system allows it; what an earlier step freed is given back first."""
+    """Reset the peak memory counter where the system allows it, after releasing freed memory."""
     trim_malloc_heap()
     if _CLEAR.exists():
         try:

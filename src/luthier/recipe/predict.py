@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from luthier.traces.recorder import TraceRecorder
 
 Row = str | Mapping[str, Any] | Sequence[Mapping[str, Any] | Message]
-"""What a model is asked: a text, the columns of a row, or the messages of a conversation."""
+"""A model input: a text, the columns of a row, or the messages of a conversation."""
 MAX_NEW_TOKENS = 128
 """Length of a written answer, as `evaluate` has it."""
 FORMS = (".jsonl", ".csv")
@@ -59,9 +59,9 @@ class Prediction:
     prediction: str
     """The class, or the text."""
     probabilities: Mapping[str, float] | None = None
-    """Of a model that chooses among classes: the share of each, which sum to one."""
+    """Class probabilities of a classifier, which sum to one."""
     finished: bool | None = None
-    """Of a written answer: whether the model ended by itself, rather than at the limit."""
+    """Whether a generated answer ended by itself, rather than at the limit."""
 
     @property
     def probability(self) -> float | None:
@@ -91,7 +91,7 @@ def predict(
 
 @dataclass(frozen=True, kw_only=True)
 class RowPromptSettings:
-    """How a row becomes what the model is asked."""
+    """How a row becomes a prompt."""
 
     prompt: str | None
     system: str | None
@@ -103,7 +103,7 @@ class RowPromptSettings:
 
     @classmethod
     def of(cls, model: Artifact, prompt: str | None) -> RowPromptSettings:
-        """By the data set that a model was trained on; a base model is asked plainly."""
+        """Return the prompt settings of a model's training data; a base model gets the plain text."""
         source, spelling = _source_of(model)
         return cls(
             prompt=prompt or (source.prompt if source else None),
@@ -240,7 +240,7 @@ def _answers(
 
 
 def read_answer_texts(model: Artifact) -> dict[str, str]:
-    """The classes that a tuned model chooses among, each with what it says for it; none for one that writes."""
+    """Return a tuned model's classes, each with its answer text; empty for a generative one."""
     from luthier.artifacts.dataset import DatasetSummary, has_split, read_examples
 
     data = get_training_data(model)
@@ -270,10 +270,10 @@ class PredictedFile:
     """The right answer of each row, in the model's spelling, where the file has the recipe's column of answers and the
     row has one."""
     broken: int
-    """Rows that could not be read or asked, which the caller was told of."""
+    """Rows that could not be read, which were reported."""
 
     def lines(self) -> Iterator[dict[str, Any]]:
-        """One object a row, as `luthier score` reads them."""
+        """One JSON object a row, as `luthier score` reads them."""
         for record, prediction, reference in zip(self.records, self.predictions, self.references, strict=True):
             line: dict[str, Any] = {"id": f"{record.file}:{record.line}", "prediction": prediction.prediction}
             if reference is not None:

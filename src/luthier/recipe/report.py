@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from luthier.artifacts.evaluation import EvaluationSummary
 from luthier.artifacts.explanation_kinds import read_explanation_sentence
+from luthier.artifacts.search import SearchRecord, has_search_record
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import write_atomically
@@ -199,6 +200,8 @@ def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
             lines += [human_eval["sentence"], human_eval["stop"]]
         if artifact.manifest.makes == "explanation":
             lines.append(read_explanation_sentence(artifact))
+        if has_search_record(artifact):
+            lines += _describe_search(artifact)
         if artifact.manifest.makes == "influence":
             lines.append(artifact.read_json("influence.json")["sentence"])
         if artifact.manifest.makes == "evaluation":
@@ -207,6 +210,12 @@ def summarize_artifacts(artifacts: Mapping[str, Artifact]) -> list[str]:
             verdict = artifact.read_json("gate.json")
             lines += [_describe_rule(rule["verdict"], rule["rule"]) for rule in verdict["rules"]]
     return lines
+
+
+def _describe_search(model: Artifact) -> list[str]:
+    """What a search decided, and whether its best score may be luck."""
+    record = SearchRecord.read(model)
+    return [record.verdict.sentence, *([record.luck.sentence] if record.luck and not record.luck.believed else [])]
 
 
 def _describe_rule(verdict: str, rule: str) -> str:

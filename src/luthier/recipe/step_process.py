@@ -19,7 +19,7 @@ from typing import IO, Any
 
 from luthier.core.errors import Interrupted, LuthierError
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.core.system.process import request_stop, set_thread_wait_policy
+from luthier.core.system.process import handle_stop_signal, set_thread_wait_policy
 from luthier.recipe.executor import StepTask
 from luthier.recipe.executors.local import LocalExecutor
 
@@ -83,7 +83,7 @@ class _RunPipe:
 def main() -> int:
     """Make the artifacts of all tasks; returns the exit code of the last."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, request_stop)
+        signal.signal(number, handle_stop_signal)
     set_thread_wait_policy()
     pipe, code = _RunPipe(), 0
     try:

@@ -139,7 +139,10 @@ def _not_yaml(error: yaml.MarkedYAMLError, file: str) -> RecipeError:
         where = SourceLocation(file=file, line=opened)
         return RecipeError("is not YAML: a quote is opened here and never closed", where=where, hint="close the quote")
     if opened is not None and "flow" in (error.context or ""):
-        problem = f"{problem}, in the bracket that is opened on line {opened}"
+        begins = (
+            f"the bracket that is opened on line {opened}" if "node" not in str(error.context) else "an open bracket"
+        )
+        problem = f"{problem}, in {begins}"
     where = SourceLocation(file=file, line=mark.line + 1 if mark else None)
     return RecipeError(f"is not YAML: {problem}", where=where, hint=_yaml_remedy(problem))
 

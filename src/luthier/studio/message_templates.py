@@ -29,6 +29,8 @@ _COUNT = r"[−+-]?\d[\d,]*(?:\.\d+)?"
 """What a placeholder stands for that decides a plural, or is called `count` or `…_figure`: a figure alone."""
 _QUOTED = r"""(?:'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")"""
 """What a placeholder stands for that `!r` wrote."""
+_CLAUSE = r"(?:(?!; |[.!?] [A-Z]).)*?"
+"""What a placeholder named `how` stands for: the rest of a clause."""
 _VALUE = r"""(?:'[^']*'|"[^"]*"|(?:(?![.!?] [A-Z]).)*?)"""
 """What any other one stands for: something in quotes, or words that no sentence ends in."""
 _SENTENCE_END = re.compile(r"(?<=[.!?;:]) +")
@@ -133,19 +135,31 @@ def _translate_sentences(code: str, text: str) -> str | None:
                 known, at = True, stop + 1
                 break
         else:
-            written.append(text[starts[at] : stops[at]])
-            at += 1
+            piece = text[starts[at] : stops[at]]
+            listed = _translate_list(code, piece.rstrip(".;:"))
+            written.append(
+                piece if listed is None else f"{listed}{_mark(code, piece[-1]) if piece[-1] in '.;:' else ''}"
+            )
+            known, at = known or listed is not None, at + 1
     return " ".join(written) if known else None
 
 
 def _translate_list(code: str, text: str) -> str | None:
     """Words in a row, when all of them are messages or figures."""
     for sign in ("; ", ", "):
-        pieces = text.split(sign)
-        if len(pieces) > 1:
-            found = [_translate_piece(code, one) for one in pieces]
-            if all(one is not None for one in found):
-                return f"{_mark(code, sign[0])} ".join(one for one in found if one is not None)
+        pieces, found = text.split(sign), list[str]()
+        while len(pieces) > 0 and len(text.split(sign)) > 1:
+            for stop in range(len(pieces), 0, -1):
+                piece = sign.join(pieces[:stop])
+                written = None if piece == text else _translate_piece(code, piece)
+                if written is not None:
+                    found.append(written)
+                    del pieces[:stop]
+                    break
+            else:
+                break
+        if found and not pieces:
+            return f"{_mark(code, sign[0])} ".join(found)
     return None
 
 
@@ -251,6 +265,8 @@ def _compile(id: str, counts: str, forms: Sequence[str], plural: Callable[[int],
 def _pattern_of(name: str, counts: str) -> str:
     if name.startswith("quoted_"):
         return _QUOTED
+    if name == "how":
+        return _CLAUSE
     return _COUNT if name in ("count", counts) or name.endswith("_figure") else _VALUE
 
 

@@ -47,7 +47,7 @@ class RightCheck:
         is_written = request.method not in SAFE and self.right in _WRITTEN_DOWN and self._action != ""
         if not is_written and person.may(self.right):
             return
-        projects = () if self._anywhere else find_projects(request)
+        projects = () if self._anywhere else find_request_projects(request)
         if not (person.may_somewhere(self.right) if self._anywhere else person.may(self.right, *projects)):
             raise _refusal()
         if is_written:
@@ -94,8 +94,8 @@ def member(person: PersonDep) -> None:
     """A dependency of a route that needs a session and no right."""
 
 
-def find_projects(request: Request) -> tuple[str, ...]:
-    """The projects that an address is about, by the names of its parameters; none where it is about the workspace."""
+def find_request_projects(request: Request) -> tuple[str, ...]:
+    """Return the projects that a request's path names; empty for the whole workspace."""
     parts = request.path_params
     studio: Studio = request.app.state.studio
     if "name" in parts:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import xxhash
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
@@ -23,7 +24,7 @@ from luthier.traces.compact import compact_traffic_folder
 from luthier.traces.record import FailureSpan, Feedback, FeedbackRole, Trace
 from luthier.traces.redact import Redactor
 from luthier.traces.retention import SEGMENTS, RetentionPolicy
-from luthier.traces.segment import Segment, SegmentLine, encode_lines
+from luthier.traces.segment import Segment, SegmentLine, Table, encode_lines
 
 if TYPE_CHECKING:
     from fastapi import APIRouter
@@ -157,6 +158,7 @@ def feedback_routes(
     return routes
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _PART = 5000
 """Records of a log that are taken in at once: a part is there as a whole or not at all."""
 
@@ -180,18 +182,47 @@ def import_log_records(
 ) -> int:
     """Take in a log, known by the digest of its content: the same log again adds nothing, and a kill is gone on from.
 
-    Returns how many records were new.
+    A record of an id and a moment that are kept already is left out: logs overlap, and one may come from this very
+    folder. Returns how many records were new.
     """
     keeping = keeping or RetentionPolicy.of(folder)
     taken, part = 0, 0
+    kept: set[int] | None = None
     while some := list(islice(records, _PART)):
         mark = folder / "taken" / f"{digest}-{part:06}"
         if not mark.exists():
-            _part(folder, mark, list(_lines(some, keeping)))
-            taken += len(some)
+            kept = _kept(folder) if kept is None else kept
+            new = [record for record in some if _key_of(record) not in kept]
+            _part(folder, mark, list(_lines(new, keeping)))
+            taken += len(new)
         part += 1
     compact_traffic_folder(folder, keeping, closed=sorted((folder / SEGMENTS).glob(f"log-{digest}-*.jsonl")))
     return taken
+
+
+def _kept(folder: Path) -> set[int]:
+    """The keys of all requests and opinions that are kept."""
+    import polars as pl
+
+    from luthier.traces.store import scan_table
+
+    known = set[int]()
+    names: tuple[tuple[Table, str], ...] = (("traces", "id"), ("feedback", "trace"))
+    for table, name in names:
+        columns = (name, pl.col("timestamp").dt.epoch("ms"))
+        known.update(
+            _key(table, id, moment) for id, moment in scan_table(folder, table).select(*columns).collect().rows()
+        )
+    return known
+
+
+def _key_of(record: Trace | Feedback) -> int:
+    moment = (record.timestamp - _EPOCH) // timedelta(milliseconds=1)
+    return _key("traces", record.id, moment) if isinstance(record, Trace) else _key("feedback", record.trace, moment)
+
+
+def _key(table: Table, id: str, moment: int) -> int:
+    return xxhash.xxh3_64_intdigest(f"{table} {moment} {id}".encode())
 
 
 def _part(folder: Path, mark: Path, lines: Sequence[SegmentLine]) -> None:

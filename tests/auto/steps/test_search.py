@@ -14,10 +14,12 @@ import polars
 import pytest
 
 from luthier.artifacts.search import SearchRecord, TrialRow, read_trials
+from luthier.artifacts.training import TrainingRecord
 from luthier.core.artifact import Artifact
 from luthier.core.errors import DataError, Interrupted, LuthierError, ModelError, RecipeError, SystemResourceError
 from luthier.core.events import RunEvent, RunEventEmitter
 from luthier.models.load import get_model_name, get_training_data, is_tuned
+from luthier.recipe.artifact_types.summaries import ModelType
 from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from search_recipe import LORA, RECIPE, break_fit, files_of, run_command, write_recipe
@@ -260,10 +262,21 @@ def test_a_budget_of_time_is_told_in_trainings(searched: tuple[Recipe, Artifact,
     assert caught.value.where.field == "steps.best.budget"
 
 
+def test_a_run_and_show_say_what_the_search_decided(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
+    recipe, best, _ = searched
+    record = SearchRecord.read(best)
+    assert record.verdict.sentence in str(recipe.run())
+    shown = ModelType().describe(best)
+    assert shown["says"] == record.verdict.sentence
+    assert shown["spent"].startswith(f"{record.spent:.3g} of 3 trainings, and ")
+    assert shown["overrides"].startswith("steps.tune.")
+    assert shown["rows"] == TrainingRecord.read(best).as_json()["rows"]
+
+
 def test_a_time_that_holds_no_search_is_not_told_as_one(searched: tuple[Recipe, Artifact, list[RunEvent]]) -> None:
     recipe, _, _ = searched
     with pytest.raises(
-        RecipeError, match=r"0.001s is too short here.* the smallest search is 2 such trainings"
+        RecipeError, match=r"is too short here: .tune. takes .* the smallest search is 2 such trainings"
     ) as caught:
         change(recipe, "steps.best.budget=0.001s").plan()
     assert "fewer `finalists` or `seeds`" in caught.value.hint

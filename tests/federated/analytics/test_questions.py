@@ -20,7 +20,7 @@ from luthier.core.step import StepContext
 from luthier.federated.analytics.names import find_name_obstacle
 from luthier.federated.messaging.keys import FederationIdentity
 from luthier.federated.messaging.mailbox import FolderMailbox, HttpMailbox, SiteMailbox
-from luthier.federated.messaging.messages import Counted, FederationMessage, RoundUpdate, SiteQuestion
+from luthier.federated.messaging.messages import CountAnswer, FederationMessage, RoundUpdate, SiteQuestion
 from luthier.federated.queries.schema import SchemaQuery
 from luthier.federated.sites.ledger import SiteLedger
 from luthier.federated.sites.policy import HttpAddress, SitePolicy
@@ -273,7 +273,7 @@ def throw(served: Served, content: bytes, federation: str) -> str:
     if not answer.is_file():
         return SiteLedger(served.root / "north").read()[-1].why
     opened = served.keys["coordinator"].open(answer.read_bytes(), served.keys["north"].card, federation, 0)
-    return str(FederationMessage.decode(opened, Rejection, Counted, RoundUpdate).header)
+    return str(FederationMessage.decode(opened, Rejection, CountAnswer, RoundUpdate).header)
 
 
 def test_names_that_hold_texts_are_not_told() -> None:
@@ -286,14 +286,14 @@ def test_rows_with_personal_data_in_a_class_are_not_named(tmp_path: Path) -> Non
     def named(row: Example, at: int) -> Example:
         return row.model_copy(update={"meta": {"anna.meier@example.com": "x", "channel": "mail"}})
 
-    from luthier.federated.analytics.names import list_tellable_names
+    from luthier.federated.analytics.names import list_reportable_names
     from luthier.federated.analytics.query import SiteRows
 
     sites = build_sites(tmp_path, {"north": [named(row, at) for at, row in enumerate(examples(24))]})
     counts = SchemaQuery().count_names(SiteRows(sites.data["north"]))
     assert "field:anna.meier@example.com" in counts
-    assert "field:channel" in list_tellable_names(counts)
-    assert "field:anna.meier@example.com" not in list_tellable_names(counts)
+    assert "field:channel" in list_reportable_names(counts)
+    assert "field:anna.meier@example.com" not in list_reportable_names(counts)
 
 
 def test_sites_elsewhere_count_their_requests_once(served: Served, tmp_path: Path) -> None:

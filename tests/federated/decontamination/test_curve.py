@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from luthier.federated.decontamination.curve import (
-    compute_value,
+    compute_oprf_output,
     draw_scalar,
     hash_to_points,
     invert_scalar,
@@ -72,7 +72,7 @@ def test_who_asks_learns_the_value_that_who_answers_computes() -> None:
     assert not set(blinded) & set(points)
     unblinded = multiply_points(multiply_points(blinded, key), invert_scalar(secret))
     assert unblinded == multiply_points(points, key)
-    values = [compute_value(*each) for each in zip(elements, unblinded, strict=True)]
+    values = [compute_oprf_output(*each) for each in zip(elements, unblinded, strict=True)]
     assert len(set(values)) == len(elements)
 
 

@@ -28,7 +28,7 @@ from luthier.federated.messaging.messages import (
     BlindRequest,
     CandidateRequest,
     ComparisonRequest,
-    Counted,
+    CountAnswer,
     Enrolled,
     EvaluatedRows,
     FederationMessage,
@@ -93,7 +93,7 @@ EVERY: list[FederationMessage] = [
     FederationMessage(CandidateRequest()),
     FederationMessage(LeaveOutRequest()),
     FederationMessage(LeaveOutResponse()),
-    FederationMessage(Counted(answers="0" * 64)),
+    FederationMessage(CountAnswer(answers="0" * 64)),
     FederationMessage(Final(), TENSORS),
     FederationMessage(
         SiteQuestion(

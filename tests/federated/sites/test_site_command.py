@@ -15,7 +15,9 @@ from luthier.cli.app import run_command
 from luthier.commands.site import approve, open_site
 from luthier.core.errors import InputError, LuthierError
 from luthier.core.events import RunEvent, RunEventEmitter
+from luthier.data.steps.prepare import Prepare
 from luthier.federated.sites.policy import SitePolicy
+from luthier.recipe.planner import build_recipe_plan
 from luthier.recipe.schema import Recipe
 from luthier.recipe.workspace import Workspace
 from tiny_models import RECIPE, own_cache, small_recipe, tiny_model
@@ -136,6 +138,19 @@ def test_a_site_uses_its_own_model_like_any_other(places: Path, capsys: pytest.C
     tiny_model(places / "other-model", seed=9)
     with pytest.raises(Exception, match="was tuned from another model"):
         Recipe.load(recipe).run()
+
+
+def test_the_same_rows_made_by_other_code_keep_their_card(places: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An upgrade that changes `prepare` makes the data set anew, with the same rows in it."""
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert run_command(["site", "init", "coordinator", "--name", "coordinator"]) == 0
+    words = ["site", "init", "north", "--name", "north", "--coordinator", "coordinator/card.json", "--share", "mail"]
+    assert run_command(words) == 0
+    before = build_recipe_plan(Recipe.load(places / "recipe.yaml"))["data"].digest
+    monkeypatch.setattr(Prepare, "code", lambda self: "of a later version")
+    assert run_command(["run", "recipe.yaml"]) == 0
+    assert build_recipe_plan(Recipe.load(places / "recipe.yaml"))["data"].digest != before
+    open_site(Workspace.open(places), places / "north", lambda text: None)
 
 
 def test_other_rows_are_another_card(places: Path) -> None:

@@ -16,7 +16,7 @@ from luthier.core.errors import DataError, ModelError
 from luthier.core.system.process import run_with_timeout
 from luthier.tune.reward import Reward, RewardCompletion, RewardContext
 from luthier.tune.rewards.text import RegexReward
-from luthier.tune.rollout.generate import score_completions
+from luthier.tune.rollout.generate import compute_rewards
 from tuning import chat
 
 
@@ -57,7 +57,7 @@ def moody(**fields: Any) -> Reward:
 
 
 def test_rewards_are_weighed_added_and_told_apart(place: RewardContext) -> None:
-    found = score_completions([moody(weight=2.0), RegexReward(pattern="2", weight=-1.0)], said("1", "2"), place)
+    found = compute_rewards([moody(weight=2.0), RegexReward(pattern="2", weight=-1.0)], said("1", "2"), place)
     assert found.parts == {"mood": [1.0, 2.0], "regex": [0.0, 1.0]}
     assert found.total == [2.0, 3.0]
     assert not found.faults
@@ -70,10 +70,10 @@ def test_rewards_are_weighed_added_and_told_apart(place: RewardContext) -> None:
 )  # fmt: skip
 def test_a_fault_stops_or_leaves_out_just_the_answer_that_it_is_about(bad: str, why: str, place: RewardContext) -> None:
     with pytest.raises(ModelError, match=f"the reward mood failed on an answer to example .*{why}") as caught:
-        score_completions([moody()], said("1", bad, "3"), place)
+        compute_rewards([moody()], said("1", bad, "3"), place)
     assert caught.value.where.line == 3
     assert "leave_out" in caught.value.hint
-    found = score_completions([moody(on_fault="leave_out"), RegexReward(pattern="3")], said("1", bad, "3"), place)
+    found = compute_rewards([moody(on_fault="leave_out"), RegexReward(pattern="3")], said("1", bad, "3"), place)
     assert [math.isnan(total) for total in found.total] == [False, True, False]
     assert found.total[2] == 4.0
     assert found.left_out == 1
@@ -82,17 +82,17 @@ def test_a_fault_stops_or_leaves_out_just_the_answer_that_it_is_about(bad: str, 
 
 def test_too_few_numbers_are_a_fault(place: RewardContext) -> None:
     with pytest.raises(ModelError, match="gave 0 numbers for 1 answers"):
-        score_completions([moody()], said("7", "8"), place)
+        compute_rewards([moody()], said("7", "8"), place)
 
 
 def test_what_is_wrong_with_the_users_data_is_said_as_it_is(place: RewardContext) -> None:
     with pytest.raises(DataError, match="the row is wrong"):
-        score_completions([moody(on_fault="leave_out")], said("mine"), place)
+        compute_rewards([moody(on_fault="leave_out")], said("mine"), place)
 
 
 def test_a_pattern_that_explodes_is_stopped(place: RewardContext) -> None:
     slow = RegexReward(pattern="(a+)+$", deadline_s=0.3, on_fault="leave_out")
-    found = score_completions([slow], said("a" * 40 + "b", "aa"), place)
+    found = compute_rewards([slow], said("a" * 40 + "b", "aa"), place)
     assert math.isnan(found.total[0])
     assert found.total[1] == 1.0
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from luthier.annotation.question import AnswerKey, AnswerValue, InvalidAnswer, LabelQuestion, QuestionItem
+from luthier.annotation.question import AnswerShortcut, AnswerValue, InvalidAnswer, LabelQuestion, QuestionItem
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -32,8 +32,8 @@ class ChoiceQuestion(LabelQuestion):
         return self.key_legend
 
     @property
-    def keys(self) -> tuple[AnswerKey, ...]:
-        return tuple(AnswerKey(key, name, name) for name, key in self.key_of.items())
+    def keys(self) -> tuple[AnswerShortcut, ...]:
+        return tuple(AnswerShortcut(key, name, name) for name, key in self.key_of.items())
 
     def typed(self, text: str, item: QuestionItem) -> AnswerValue:
         return self.find_label(text)

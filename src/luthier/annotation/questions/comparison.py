@@ -7,7 +7,14 @@ from itertools import combinations
 from string import ascii_uppercase
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from luthier.annotation.question import AnswerKey, AnswerValue, InvalidAnswer, Question, QuestionItem, RatingQuestion
+from luthier.annotation.question import (
+    AnswerShortcut,
+    AnswerValue,
+    InvalidAnswer,
+    Question,
+    QuestionItem,
+    RatingQuestion,
+)
 
 if TYPE_CHECKING:
     from luthier.metrics.agreement import Level
@@ -37,9 +44,9 @@ class PairQuestion(RatingQuestion):
         return "a or b" + (", = for a tie" if self.ties else "")
 
     @property
-    def keys(self) -> tuple[AnswerKey, ...]:
-        both = (AnswerKey("a", "A", "A"), AnswerKey("b", "B", "B"))
-        return (*both, AnswerKey("=", "neither", "tie")) if self.ties else both
+    def keys(self) -> tuple[AnswerShortcut, ...]:
+        both = (AnswerShortcut("a", "A", "A"), AnswerShortcut("b", "B", "B"))
+        return (*both, AnswerShortcut("=", "neither", "tie")) if self.ties else both
 
     @property
     def bounds(self) -> tuple[float, float]:

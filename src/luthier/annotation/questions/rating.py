@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from luthier.annotation.question import (
-    AnswerKey,
+    AnswerShortcut,
     AnswerValue,
     InvalidAnswer,
     QuestionItem,
@@ -50,10 +50,10 @@ class RatingScaleQuestion(RatingQuestion):
         return f"1 ({self.ends[0]}) to {self.scale} ({self.ends[1]})"
 
     @property
-    def keys(self) -> tuple[AnswerKey, ...]:
+    def keys(self) -> tuple[AnswerShortcut, ...]:
         meaning = {1: f"1: {self.ends[0]}", self.scale: f"{self.scale}: {self.ends[1]}"}
         typed = zip("1234567890-", range(1, self.scale + 1), strict=False)
-        return tuple(AnswerKey(key, meaning.get(number, str(number)), number) for key, number in typed)
+        return tuple(AnswerShortcut(key, meaning.get(number, str(number)), number) for key, number in typed)
 
     @property
     def bounds(self) -> tuple[float, float]:

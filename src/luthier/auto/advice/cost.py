@@ -1,4 +1,4 @@
-"""What each technique takes on this machine, as the steps `tune` and `evaluate` foretell it, without torch."""
+"""The cost of each technique on this machine, as the steps `tune` and `evaluate` predict it, without torch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _NO_TEXTS = "it chooses one of a few classes, and the answers are free text"
 
 
 class AdviceMaterial(NamedTuple):
-    """What costs are foretold from."""
+    """Inputs of cost estimates."""
 
     data: ArtifactSpec
     """The data set that will be prepared."""
@@ -44,13 +44,15 @@ class BaseModelSpec(NamedTuple):
     spec: ArtifactSpec
     parameters: int
     here: bool
-    """Whether its files are here."""
+    """Whether its files are on this machine."""
 
 
 def estimate_technique_costs(
     material: AdviceMaterial, model: BaseModelSpec, techniques: Iterable[str] = TECHNIQUES, *, latency: bool = False
 ) -> dict[ModelChoice, TechniqueCost]:
-    """What each technique takes over a base model, training and measuring together; `latency`: of an answer, too."""
+    """Estimate each technique's cost over a base model, training and evaluation together; `latency`: of an
+    answer, too.
+    """
     found: dict[ModelChoice, TechniqueCost] = {}
     measuring: dict[str, StepCostEstimate] = {}
     for technique in techniques:
@@ -81,7 +83,7 @@ def _estimate(
     *,
     latency: bool,
 ) -> TechniqueCost:
-    """The cost of one technique; networks that are tuned take the same measuring, which is foretold once."""
+    """Estimate the cost of one technique; the evaluation of tuned networks is the same, and estimated once."""
     if technique == "plain" and material.data.task == "text":
         return TechniqueCost(refused=_NO_TEXTS)
     training = StepCostEstimate(seconds=0.0, peak_bytes=0)

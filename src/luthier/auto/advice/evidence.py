@@ -1,8 +1,8 @@
-"""The evidence that advice rests on: measured outcomes, published tables, rules with a source, and past runs of a user.
+"""The evidence behind advice: measured outcomes, published tables, rules with a source, and a user's past runs.
 
-A record says how good one technique was on one set. `outcomes.json` holds those that were measured for this project
+A record says how good one technique was on one data set. `outcomes.json` has those measured for this project
 (`benchmarks/results`) and those of PEFT's comparison on MetaMathQA, each with its source. Rules are findings of papers
-that state no number for a set like these.
+without a number for comparable data sets.
 """
 
 from __future__ import annotations
@@ -59,13 +59,13 @@ class EvidenceRecord(BaseModel):
 
 
 class Rule(NamedTuple):
-    """A finding of a paper about a technique beside LoRA."""
+    """A paper's finding about a technique other than LoRA."""
 
     technique: str
     advantage: float
     """Expected difference of the logit of the quality from LoRA's."""
     spread: float
-    """Its standard deviation; wide where the finding says no number."""
+    """Its standard deviation; large where the finding gives no number."""
     sentence: str
     source: str
 

@@ -42,9 +42,9 @@ TechniqueKind = Literal[
 STANDALONE = ("plain", "prompt_search")
 """Techniques that train no weights of a network, so that they have neither an objective nor epochs."""
 BASE = "base"
-"""The base model as it is: no tuning."""
+"""The base model without tuning."""
 TECHNIQUES: tuple[str, ...] = (*get_args(TechniqueKind), BASE)
-"""What is ranked: the techniques of `tune`, and the base model as it is."""
+"""Ranked techniques: those of `tune`, and the base model."""
 UNTUNED = (BASE, "plain")
 """Choices that tune no network."""
 NEAR = 0.01
@@ -53,7 +53,7 @@ _SIMPLER = 0.5
 STANDARD = "lora"
 """The technique that is taken where the evidence does not speak for another one."""
 THIN = 0.6
-"""An interval of this width or more says too little to choose by."""
+"""Width of an interval from which it is too uncertain to choose by."""
 _FEW = 1e-3
 _Z = NormalDist().inv_cdf(0.975)
 _OTHER_TASK = 0.15
@@ -75,22 +75,22 @@ class AdviceLimits(NamedTuple):
     """Hard limits of what a technique may take."""
 
     seconds: float | None = None
-    """Of training and measuring."""
+    """Maximum seconds of training and evaluation."""
     peak_bytes: float | None = None
     latency_s: float | None = None
-    """Of one answer."""
+    """Maximum seconds of one answer."""
 
 
 class TechniqueCost(NamedTuple):
-    """What a technique takes on this machine; what cannot be known is None."""
+    """Cost of a technique on this machine; unknown values are None."""
 
     seconds: float | None = None
     peak_bytes: int | None = None
     latency_s: float | None = None
     fetches: bool = False
-    """Whether the base model must be fetched first."""
+    """Whether the base model must be downloaded first."""
     refused: str = ""
-    """Why the technique cannot be had here; empty where it can."""
+    """Why the technique is unavailable here; empty where it is available."""
 
 
 class ModelChoice(NamedTuple):
@@ -104,7 +104,7 @@ class ModelChoice(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class RankedTechnique:
-    """One technique with what is predicted of it."""
+    """One technique with its predictions."""
 
     technique: str
     model: str
@@ -112,16 +112,16 @@ class RankedTechnique:
     low: float
     high: float
     chance: float | None
-    """Of reaching the target; None without one."""
+    """Probability of reaching the target; None without one."""
     seconds: float | None
     peak_bytes: int | None
     latency_s: float | None
     fetches: bool
     reason: str
     left_out: str
-    """Why it is left out; empty where it is a choice."""
+    """Why it is excluded; empty where it is a choice."""
     thin: str
-    """Why its evidence is too thin to choose by; empty where it is not."""
+    """Why its evidence is too uncertain to choose by; empty otherwise."""
     evidence: tuple[str, ...]
 
 
@@ -132,7 +132,7 @@ class TechniqueRanking:
     metric: str
     techniques: tuple[RankedTechnique, ...]
     turns: tuple[str, ...]
-    """What would change the first choice."""
+    """Changes that would change the first choice."""
 
     @property
     def first(self) -> RankedTechnique | None:
@@ -149,7 +149,7 @@ class _Prediction(NamedTuple):
     records: tuple[EvidenceRecord, ...] = ()
     notes: tuple[str, ...] = ()
     measured: bool = False
-    """Whether the technique itself was measured on rows of this kind."""
+    """Whether the technique itself was measured on similar rows."""
 
 
 class _Observation(NamedTuple):
@@ -284,7 +284,7 @@ class QualityPredictor:
         return self._with_direct(choice, prediction)
 
     def _with_direct(self, choice: ModelChoice, found: _Prediction) -> _Prediction:
-        """The same with what was seen of the technique itself on sets with a plain classifier beside it."""
+        """Add direct evidence of the technique on data sets with a plain classifier."""
         start = self._plain_start()
         direct = [
             evidence_record
@@ -333,7 +333,7 @@ class QualityPredictor:
         )
 
     def _compute_similarity(self, record: EvidenceRecord, parameters: int) -> float:
-        """From 0 to 1: how much a record says about these rows."""
+        """Return from 0 to 1 how relevant a record is for these rows."""
         pairs = [
             (record.train_rows, self.profile.rows, 1.5),
             (record.prompt_words + 3, self.profile.prompt_words + 3, 1.5),
@@ -426,7 +426,7 @@ def _rank_choice(
 
 
 def _explain_thin_evidence(found: _Prediction, low: float, high: float) -> str:
-    """Why a prediction says too little to choose by; empty where it says enough."""
+    """Return why a prediction is too uncertain to choose by; empty otherwise."""
     if not found.measured:
         return gettext_noop("it was not measured on rows of this kind")
     if high - low >= THIN:
@@ -435,7 +435,7 @@ def _explain_thin_evidence(found: _Prediction, low: float, high: float) -> str:
 
 
 def _find_broken_limit(cost: TechniqueCost, limits: AdviceLimits) -> str:
-    """Which limit is not kept, and by how much."""
+    """Return the exceeded limit, and by how much."""
     if limits.seconds is not None and cost.seconds is not None and cost.seconds > limits.seconds:
         taken, budget = format_elapsed_time(cost.seconds), format_elapsed_time(limits.seconds)
         return gettext_noop(f"training and measuring take {taken}, the budget is {budget}")
@@ -482,12 +482,12 @@ def _order_choices(found: Sequence[RankedTechnique], target: AdviceTarget | None
 
 
 def _is_simpler(one: RankedTechnique, other: RankedTechnique) -> bool:
-    """Whether a choice takes half the time of another, or less."""
+    """Return whether a choice takes at most half the time of another."""
     return one.seconds is not None and other.seconds is not None and one.seconds <= _SIMPLER * other.seconds
 
 
 def _scale_cost(cost: TechniqueCost, choice: ModelChoice, factor: float) -> TechniqueCost:
-    """The cost for so many times the rows."""
+    """Return the cost for `factor` times the rows."""
     return cost if cost.seconds is None or choice.technique == BASE else cost._replace(seconds=cost.seconds * factor)
 
 
@@ -497,7 +497,7 @@ def _turns(
     limits: AdviceLimits,
     drawn_up: Callable[[int, AdviceLimits], list[RankedTechnique]],
 ) -> list[str]:
-    """What would change the first choice: a limit that is lifted, or more rows."""
+    """Return what would change the first choice: a lifted limit, or more rows."""
     first = techniques[0] if techniques and not techniques[0].left_out else None
     several = len({one.model for one in techniques if one.model}) > 1
     found = []
@@ -536,7 +536,7 @@ def _is_same(one: RankedTechnique, other: RankedTechnique) -> bool:
 
 
 def _name(one: RankedTechnique, *, several: bool) -> str:
-    """A technique; with its base model where `several` are compared, as one technique stands there more than once."""
+    """Return a technique's name; with its base model where `several` are compared."""
     if one.technique == BASE:
         return gettext_noop(f"{one.model} as it is" if several else "the base model as it is")
     return gettext_noop(f"{one.technique} over {one.model}") if several and one.model else one.technique
@@ -568,7 +568,7 @@ def _build_observation(value: float, record: EvidenceRecord, weight: float) -> _
 
 
 def _noise(value: float, rows: int) -> float:
-    """Variance of the logit of a share that is measured on so many rows."""
+    """Return the variance of the logit of a share measured on `rows` rows."""
     share = min(max(value, 1 / (rows + 2)), 1 - 1 / (rows + 2))
     return 1 / (max(1, rows) * share * (1 - share))
 

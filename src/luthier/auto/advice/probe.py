@@ -1,4 +1,4 @@
-"""Probes of a minute: the plain classifier itself, out of fold at several sizes, and the base model as it is."""
+"""One-minute probes: the plain classifier out of fold at several sizes, and the base model without tuning."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def _macro_f1(labels: Sequence[str], predicted: Sequence[str]) -> float:
 
 
 def read_base_probe(profile: AdviceProfile, metric: str, value: float, rows: int, model: str) -> EvidenceRecord:
-    """What a base model reached as it is, on some of these rows."""
+    """Return the base model's result on some of these rows."""
     return EvidenceRecord(
         kind="probe",
         set="these rows",

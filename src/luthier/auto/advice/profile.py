@@ -11,15 +11,15 @@ from luthier.data.suggest.profile import SourceProfile
 from luthier.data.suggest.separability import LabelSeparability
 
 _USUAL_POWER = 0.35
-"""How the error of a classifier usually falls with rows, as a power of them."""
+"""Usual exponent of a classifier's error by rows."""
 _MOST_TIMES = 32
-"""The error is carried over to so many times the rows that were measured, and no further."""
+"""Maximum factor of extrapolation beyond the measured rows."""
 _PSEUDO = 2.0
-"""The usual power counts like so many doublings of the rows that were measured."""
+"""Weight of the usual exponent, in doublings of the measured rows."""
 
 
 class AdviceProfile(BaseModel):
-    """What is known of some rows before anything is trained on them."""
+    """What is known of rows before training."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     task: Literal["label", "text"]
@@ -34,20 +34,20 @@ class AdviceProfile(BaseModel):
     prompt_words: float = 0
     answer_words: float = 0
     languages: tuple[str, ...] = ()
-    """Of the prompts, the most frequent first."""
+    """Languages of the prompts, most frequent first."""
     noise: float = 0
     """Share of the rows whose prompt another row has, too, with another class."""
     repeated: float = 0
     """Share of the rows looked at that are near copies of others, where that was looked for."""
     separability: LabelSeparability | None = None
-    """How well words separate the classes; None where that was not measured."""
+    """How well words separate the classes; None where not measured."""
 
     def with_rows(self, rows: int) -> AdviceProfile:
-        """The same data, and more or less of it."""
+        """Return the same profile with another number of rows."""
         return self.model_copy(update={"rows": rows})
 
     def plain_quality(self, metric: str) -> float | None:
-        """What a plain classifier is expected to reach with all training rows; None where that is not known."""
+        """Return the predicted quality of a plain classifier with all training rows; None where unknown."""
         separability = self.separability
         if separability is None:
             return None

@@ -44,20 +44,20 @@ if TYPE_CHECKING:
     from luthier.data.suggest.propose import RecipeProposal
 
 ROWS_PER_STEP = 32
-"""What a training averages over unless it is told otherwise."""
+"""Default batch size of a training."""
 SMALL_STEP = 8
 ENOUGH_STEPS = 24
-"""Steps of 32 rows to which more passes go on: 768 rows are seen."""
+"""Target number of steps of 32 rows, reached by more epochs: 768 rows are seen."""
 STEPS_PER_CLASS = 4
-"""Where classes are many, so many steps for each: 48 for twelve."""
+"""Minimum steps for each class where there are many: 48 for twelve."""
 ENOUGH_FOR_CLASSES = 64
 """Where passes over rows of classes come to fewer steps of 32, they are cut into small ones: 38 were too few for near
 classes, 57 enough for others."""
 MOST_PASSES = 8
 """More passes over rows of classes were not measured."""
 MOST_PASSES_OF_TEXT = 4
-"""Up to four passes teach nearly as much as fresh rows (Muennighoff et al., 2023, on pre-training); then texts are
-learnt by heart."""
+"""Maximum epochs over free text: up to four teach nearly as much as fresh rows (Muennighoff et al., 2023, on
+pre-training); more memorize."""
 
 
 class TrainingSuggestion(NamedTuple):
@@ -68,7 +68,7 @@ class TrainingSuggestion(NamedTuple):
 
 
 def suggest_training(rows: int, classes: int) -> TrainingSuggestion:
-    """What a training on so many rows asks for; `classes` is 0 where answers are free text."""
+    """Suggest epochs and batch size for a number of rows; `classes` is 0 for free text."""
     target_steps = max(ENOUGH_STEPS, STEPS_PER_CLASS * classes)
     one_pass = math.ceil(rows / ROWS_PER_STEP)
     passes = min(math.ceil(target_steps / one_pass), MOST_PASSES if classes else MOST_PASSES_OF_TEXT)
@@ -89,7 +89,7 @@ def suggest_training(rows: int, classes: int) -> TrainingSuggestion:
 
 
 def suggest_training_for_proposal(proposal: RecipeProposal) -> TrainingSuggestion:
-    """What a training on the rows of a proposal asks for, its share of them held out."""
+    """Suggest epochs and batch size for the rows of a proposal, without its held-out share."""
     profile = proposal.profile
     classes = len(set(profile.answers) - set(profile.spellings)) if proposal.task == "label" else 0
     return suggest_training(count_training_rows(proposal), classes)
@@ -102,11 +102,11 @@ def count_training_rows(proposal: RecipeProposal) -> int:
 
 FEW_ROWS = 400
 LONG_WORDS = 200
-"""Of a prompt on average: some 270 tokens."""
+"""Mean words of a long prompt: some 270 tokens."""
 
 
 def explain_plain_classifier(proposal: RecipeProposal) -> str:
-    """Why a plain classifier is worth a try before a network; empty where a network may well be tried first."""
+    """Return why a plain classifier should be tried before a network; empty where not."""
     if (proposal.objective, proposal.task) != ("sft", "label"):
         return ""
     rows, words, reasons = count_training_rows(proposal), proposal.profile.prompt_words, []

@@ -1,4 +1,4 @@
-"""What a measured curve says, as findings: the curve, the target, classes and slices, cleaning beside adding."""
+"""Findings of a learning curve: the curve, the target, classes and slices, and cleaning compared with adding rows."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ NUMBERS: Mapping[str, str] = {
     "curve.gain": "by how much twice as many training rows should better the metric",
     "curve.batch_gain": "by how much the next batch of rows should better the metric",
 }
-"""What every curve says."""
+"""Numbers of every curve."""
 TARGET_NUMBERS: Mapping[str, str] = {
     "curve.rows_to_target": "training rows until the target is reached",
     "curve.target_chance": "chance that twice as many training rows reach the target",
 }
-"""What a curve with a target says besides."""
+"""Further numbers of a curve with a target."""
 FEWEST_OF_SLICE = 10
 """Measured rows below which a class or slice has no curve."""
 MOST_SLICES = 100
@@ -261,7 +261,7 @@ def _column(example: Example, name: str) -> object:
 
 
 def _clean(step: Curve, subject: CurveSubject, curve: MeasuredCurve, seed: int) -> _Found:
-    """What correcting the worst labels brings on the measured rows, beside what more rows bring on the curve."""
+    """Compare the gain of correcting the worst labels on the measured rows with that of more rows."""
     assert subject.texts is not None
     assert subject.answers is not None
     learned, held_out = subject.texts
@@ -315,7 +315,7 @@ def _mark(subject: CurveSubject, one: DoubtfulLabel) -> FlaggedRow:
 
 
 def _table(curve: MeasuredCurve) -> FindingTable:
-    """Measured and foretold sizes; the report draws them."""
+    """Return measured and predicted sizes, for the report's chart."""
     rows: list[tuple[int, str, float, float, float]] = []
     for at, count in enumerate(curve.counts):
         rows.append((count, MEASURED, *(round(entry, 4) for entry in curve.measured(at))))  # type: ignore[arg-type]  # three

@@ -102,12 +102,12 @@ class MeasuredCurve:
 
     @property
     def is_drawn(self) -> bool:
-        """Whether there are sizes enough to foretell from."""
+        """Whether there are enough sizes to extrapolate."""
         return len(self.counts) >= FEWEST_SIZES
 
     @property
     def upward(self) -> bool:
-        """Whether more is better."""
+        """Whether higher is better."""
         return self.metric.better == "higher"
 
     @property
@@ -141,7 +141,7 @@ class MeasuredCurve:
         return ForecastNumber(value, min(float(low), value), max(float(high), value))
 
     def expected(self, rows: float) -> ForecastNumber:
-        """The metric that so many rows should bring."""
+        """Return the predicted metric at a number of rows."""
         value, low, high = self.forecast.loss(rows)
         if not self.upward:
             return self._clip_to_bounds(value + self._best_value, low + self._best_value, high + self._best_value)
@@ -152,15 +152,15 @@ class MeasuredCurve:
         return ForecastNumber(*(min(max(number, least), most) for number in numbers))
 
     def gain(self, rows: float) -> ForecastNumber:
-        """The predicted gain of the metric with so many rows: at least 0, whichever way is better."""
+        """Return the predicted gain of the metric at a number of rows: at least 0, in the better direction."""
         return self.forecast.drop(rows)
 
     def rows_until(self, value: float) -> ForecastNumber:
-        """How many rows bring the metric to a value; infinite where the laws never get there."""
+        """Return the rows at which the metric reaches a value; infinite where it never does."""
         return self.forecast.rows_until(self._loss_of(value))
 
     def chance_within(self, value: float, rows: float) -> float:
-        """How likely so many rows bring the metric to a value."""
+        """Return the probability that a number of rows reaches a value."""
         return self.forecast.chance_within(self._loss_of(value), rows)
 
     def _loss_of(self, value: float) -> float:

@@ -43,7 +43,7 @@ class NestedDraws:
 
 
 def list_sizes(rows: int, shares: Sequence[float]) -> tuple[int, ...]:
-    """How many rows each share of some rows is, the fewest first; at least two, and each number once."""
+    """Return the number of rows of each share, ascending; at least two, without duplicates."""
     return tuple(sorted({min(rows, max(2, round(share * rows))) for share in shares}))
 
 
@@ -103,7 +103,7 @@ class DoubtfulLabel:
 
     row: int
     score: float
-    """How its label stands against the likelier class, from 0 to a half."""
+    """Difference of its label's probability to that of the likelier class, from 0 to 0.5."""
     rather: str
     """The likelier class."""
 

@@ -1,4 +1,4 @@
-"""What a curve is drawn of: the plain classifier or a model, the rows that it learns from and those that measure it."""
+"""The subject of a learning curve: the plain classifier or a model, its training rows and its evaluation rows."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ REPEATS = 3
 
 @dataclass(frozen=True, kw_only=True)
 class CurveSubject:
-    """What was trained on and what measures."""
+    """Training and evaluation rows of a curve."""
 
     title: str
-    """What learns, in a few words."""
+    """Short description of the learner."""
     rows: int
     """Rows of the data set."""
     training: int
@@ -43,7 +43,7 @@ class CurveSubject:
     why: str = ""
     """Why there are no answers."""
     texts: tuple[LabelledTexts, LabelledTexts] | None = None
-    """What the plain classifier learns and what measures it; None of a model."""
+    """The plain classifier's training and evaluation texts; None for a model."""
     ids: Sequence[str] = ()
     """Ids of the rows that it learned from."""
     seconds_per_label: float | None = None
@@ -181,7 +181,7 @@ def choose_split(step: Curve, data: Artifact) -> Literal["validation", "test"] |
 
 
 def compute_median_seconds(examples: Sequence[Example]) -> float | None:
-    """How long people took to label a row, by the rows' own judgments; None where that is not known."""
+    """Return the median seconds of labelling a row, from the rows' annotations; None where unknown."""
     from luthier.data.annotation.annotations import judgments_of
 
     found = [

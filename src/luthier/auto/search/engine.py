@@ -49,7 +49,7 @@ if TYPE_CHECKING:
 TECHNIQUE = "technique"
 """The setting that names a trial's branch."""
 LEAST_BUDGET = 2.0
-"""Whole trainings that a search needs at least."""
+"""Minimum budget, in whole trainings."""
 LEAST_GAIN = 0.001
 """Share of the best value by which another round has to improve it, as expected, to be worth its work."""
 _LEAST_ROUNDS = 2
@@ -63,7 +63,7 @@ class SearchFailed(InputError):
 
 @dataclass(frozen=True, kw_only=True)
 class TrialRequest:
-    """A training that is asked for: one trial's settings up to one rung."""
+    """A requested training: one trial's settings up to one rung."""
 
     trial: int
     settings: Mapping[str, Any]
@@ -74,7 +74,7 @@ class TrialRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialResult:
-    """What came of a request."""
+    """The result of a request."""
 
     trial: int
     rung: int
@@ -155,7 +155,7 @@ class SearchEngine:
         return ()
 
     def tell(self, results: Sequence[TrialResult]) -> None:
-        """Take results in any order, also before they are asked for; `RecipeError` where two of one rung differ."""
+        """Record results in any order, also before they are requested; `RecipeError` where two of one rung differ."""
         for result in results:
             key = result.trial, result.rung
             trial_result = self._told.setdefault(key, result)
@@ -180,7 +180,7 @@ class SearchEngine:
 
     @property
     def remaining(self) -> float:
-        """Work that is left, beside what is reserved."""
+        """Return the remaining work, without the reserve."""
         return self._remaining
 
     def _choose_shares(self, budget: float, reserved: float) -> tuple[float, ...]:
@@ -198,7 +198,7 @@ class SearchEngine:
         )
 
     def _iterate_rungs(self) -> Iterator[list[TrialRequest]]:
-        """Rung by rung; results of one are recorded before the next is asked for."""
+        """Yield requests rung by rung; the results of one are recorded before the next."""
         for number in itertools.count():
             began = self._begin_round(number)
             if not began:
@@ -228,7 +228,9 @@ class SearchEngine:
         return self._list_affordable(trials, 0)
 
     def _cut_to_budget(self, proposed: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """As many of a round's first settings as can be paid to the last rung; none where those are too few."""
+        """Return as many of a round's first settings as the budget pays up to the last rung; none where those are too
+        few.
+        """
         for count in range(len(proposed), 0, -1):
             settings = proposed[:count]
             work = [sum(self._work_of(setting, share) for setting in settings) / count for share in self.shares]
@@ -314,7 +316,7 @@ class SearchEngine:
         return [trial for trial in best if trial.rung == rung and not self._is_worse_at(rung, trial, reached[0])]
 
     def _iterate_ties(self) -> Iterator[list[TrialRequest]]:
-        """What remains lets trials go on that are within noise of their rung's best, those of higher rungs first."""
+        """Use the remaining budget on trials within noise of their rung's best, highest rungs first."""
         work = [self._work_of(self._space.default, share) for share in self.shares]
         most = compute_round_work(self.shares, ROUND_TRIALS, work)
         floor = max(0.0, self._remaining - most)
@@ -369,12 +371,12 @@ class SearchEngine:
         raise SearchFailed(what, hint="run the searched step alone first, then narrow what is tried")
 
     def _is_worth_more_trials(self, further: int) -> bool:
-        """Whether so many further trials are expected to improve the best by what is worth their work."""
+        """Return whether `further` trials are expected to improve the best enough for their work."""
         values = [trial.results[0].value for trial in self._list_trials_at_rung(0)]
         return estimate_gain(values, further) >= self._least_gain * abs(values[0])
 
     def _is_behind(self, trial: _Trial, best: _Trial) -> bool:
-        """Whether a trial is clearly worse than the best one at the highest rung that both reached."""
+        """Return whether a trial is clearly worse than the best one at the highest rung of both."""
         return trial is not best and self._is_worse_at(trial.rung, trial, best)
 
     @staticmethod
@@ -387,7 +389,7 @@ def _summarize(result: TrialResult) -> tuple[str, str]:
 
 
 def _mix(*numbers: int) -> int:
-    """One seed from several numbers."""
+    """Return one seed from several numbers."""
     import numpy as np
 
     return int(np.random.SeedSequence([abs(number) for number in numbers]).generate_state(1)[0])

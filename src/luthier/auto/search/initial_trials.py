@@ -21,10 +21,10 @@ _FIRST = ("lora", "plain")
 
 
 def suggest_first_trials(space: SearchSpace, rows: int, classes: int) -> tuple[Mapping[str, Any], ...]:
-    """One trial for each technique: the technique at its own learning rate, with epochs and batch size for so many
-    training rows, as far as these are searched.
+    """Return one trial for each technique: its default learning rate, with epochs and batch size for the number of
+    rows, as far as these are searched.
 
-    `classes` is 0 for free text. Settings of the searched step itself and those that a part refuses are left out.
+    `classes` is 0 for free text. The searched step's own settings, and invalid ones, are left out.
     """
     known = space.apply(space.default)
     wished = {"epochs": 1, "batch_size": ROWS_PER_STEP, **suggest_training(rows, classes).settings}

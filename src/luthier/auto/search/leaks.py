@@ -73,7 +73,7 @@ def _dropped_twins(data: Artifact, held: Collection[str]) -> dict[str, str]:
 
 
 def _marked_ancestor(row_id: str, parents: Mapping[str, tuple[str, ...]], marked: Collection[str]) -> str | None:
-    """The nearest row that a row was made of and that is marked."""
+    """Return the nearest marked row among those that a row was derived from."""
     waiting, visited = [*parents[row_id]], {row_id}
     while waiting:
         parent = waiting.pop(0)

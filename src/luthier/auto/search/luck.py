@@ -34,9 +34,9 @@ WORST_DEVIATION = 0.5
 
 
 def compute_expected_luck(trials: int, rows: int, deviation: float = WORST_DEVIATION) -> float:
-    """How far the best of equal trials stands above them on average, by luck alone.
+    """Return how far the best of equal trials is above their mean by chance alone.
 
-    `deviation` is the standard deviation over the rows of what a trial scores on a row beside the others.
+    `deviation` is the standard deviation over the rows of a trial's score relative to the others.
     """
     if trials < 1 or rows < 1:
         raise DataError(f"{trials} trials on {rows} rows have no luck to tell")
@@ -44,7 +44,7 @@ def compute_expected_luck(trials: int, rows: int, deviation: float = WORST_DEVIA
 
 
 def compute_expected_maximum(count: int) -> float:
-    """The mean of the greatest of so many independent standard normal values: 0, 0.564, 0.846, …"""
+    """Return the expected maximum of `count` independent standard normal values: 0, 0.564, 0.846, …"""
     import numpy as np
     from scipy.special import ndtr
 
@@ -82,7 +82,7 @@ def measure_luck(table: ScoreTable, *, trials: int, seed: int = 0) -> SelectionL
 
 
 def _luck_of_halves(table: ScoreTable, keys: Sequence[Key], seed: int) -> float:
-    """What the best trial of one half of the rows loses on the other, as much as it is on all rows."""
+    """Return the loss of one half's best trial on the other half, scaled to all rows."""
     import numpy as np
 
     random = np.random.default_rng([seed, 2])

@@ -22,12 +22,12 @@ from luthier.eval.gate_vocabulary import GateVocabulary, can_be_task_score
 from luthier.eval.task import DROP
 
 UNITS = {"latency": "s", "memory": "bytes", "price": "per 1,000 requests", "parameters": "", "forgetting": ""}
-"""What is measured of every finalist besides metrics and probes, with its unit; less of it is better."""
+"""Measures of every finalist besides metrics and probes, with their units; lower is better."""
 REFERENCES = ("of", "plain")
 
 
 class SearchVocabulary(GateVocabulary):
-    """What a gate's rules can name, and what else is measured of finalists."""
+    """Names in a gate's rules, and further measures of finalists."""
 
     limit_wanted = "a number, or `of`"
 

@@ -37,13 +37,13 @@ _UPSTREAM: Mapping[str, tuple[str, ...]] = {
     "mix": ("weights", "temperature", "rows", "repeats"),
     "reweigh": ("how", "max"),
 }
-"""What may be searched in steps of data sets, by kind; fields of their own search space besides."""
+"""Searchable settings of data steps, by kind, besides their own search space."""
 _OPERATOR_RULES = {
     "decontaminate": "it keeps held-out rows out of training",
     "pii": "what is private does not depend on a score",
 }
 _USUAL_PLACE = 100
-"""Where a part without a place of its own goes: last."""
+"""Default position of an added part: last."""
 
 
 class SettingPath(NamedTuple):
@@ -57,7 +57,7 @@ class SettingPath(NamedTuple):
 
 @dataclass
 class SettingChange:
-    """What becomes of one field or part: a value, or changes further inside, or both in this order."""
+    """The new value of a field or part, changes inside it, or both."""
 
     values: list[Any] = field(default_factory=list)
     """None or one."""
@@ -168,7 +168,7 @@ def find_part_index(parts: Sequence[Component], segment: str, path: str) -> int 
 
 
 def read_setting(part: BaseModel, segments: Sequence[str], path: str) -> Any:
-    """What stands at a path; for a part in a list, whether it is there. Parts of a role are told by their kind."""
+    """Return the value at a path; for a part in a list, whether it is present. Parts are identified by kind."""
     value: Any = part
     for depth, segment in enumerate(segments):
         is_last = depth == len(segments) - 1
@@ -252,7 +252,7 @@ def replace_component(
 
 
 def _replace(current: Any, value: Any) -> Any:
-    """A value in place of another; the kind of the part that is there leaves its settings as they are."""
+    """Replace a value; the kind of an existing part keeps its settings."""
     if not isinstance(current, Component) or isinstance(value, Component):
         return value
     if value == current.kind:
@@ -299,7 +299,7 @@ def _place_for(parts: Sequence[Component], part: Component) -> int:
 
 
 def describe_refusal(error: ValidationError | LuthierError) -> str:
-    """Why a part refuses its settings, in one line."""
+    """Return why a part rejects its settings, on one line."""
     if isinstance(error, LuthierError):
         return f"{error.message}; {error.hint}" if error.hint else error.message
     first = error.errors(include_url=False)[0]

@@ -1,7 +1,7 @@
 """One search: trials as children of the recipe, rung by rung, then the finalists on the test rows, then the model.
 
-Nothing is kept of a search beside its children: one that was killed asks the same trials again, and finds those that
-are made. What a trial costs is counted (`work`), never timed, and a trial that fails is the worst with its reason.
+A search keeps no state besides its children: a killed one requests the same trials again, and finds the finished ones.
+The cost of a trial is counted (`work`), never timed, and a failed trial ranks last with its reason.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class _Children(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class _Measured:
-    """What was measured of one model."""
+    """The measures of one model."""
 
     model: Artifact
     report: Artifact
@@ -83,7 +83,7 @@ class _Measured:
 
 @dataclass(kw_only=True)
 class _Progress:
-    """What is shown while a search goes on."""
+    """The displayed progress of a search."""
 
     spent: float = 0.0
     best: float = -math.inf
@@ -93,7 +93,7 @@ class _Progress:
 
 
 class SearchRun:
-    """One search, which writes the model that it chooses."""
+    """One search, which writes the chosen model."""
 
     def __init__(self, step: ModelSearch, work: StepContext) -> None:
         self._step, self._work = step, work
@@ -173,7 +173,7 @@ class SearchRun:
         return results
 
     def _run_trial(self, request: TrialRequest) -> tuple[_Measured | None, str]:
-        """One trial at one rung; where it fails, why."""
+        """Run one trial at one rung; on failure, return why."""
         try:
             children = self._build_children(request, YARDSTICK, f"{request.trial}")
             return self._measure(children), ""
@@ -182,7 +182,7 @@ class SearchRun:
             return None, error.message
 
     def _take(self, request: TrialRequest, measured: _Measured | None, failed: str) -> TrialResult:
-        """Note what came of a trial, and say how the search stands."""
+        """Record the result of a trial, and report the state of the search."""
         before = self.count_work(request.settings, self._shares[request.rung - 1]) if request.rung else 0.0
         work = self.count_work(request.settings, request.share) - before
         progress = self._progress
@@ -221,7 +221,7 @@ class SearchRun:
     def _build_children(
         self, request: TrialRequest, split: Literal["validation", "test"], prefix: str, seed: int | None = None
     ) -> _Children:
-        """The steps of a training: changed ones under names of their own, so that the yardstick stays as it is."""
+        """Return the steps of a training: changed ones under new names, so that the evaluation data does not change."""
         tune, steps = self._apply(request.settings)
         rows = self._count_rows(tune, steps)
         whole = tune if seed is None else tune.model_copy(update={"seed": seed})
@@ -232,7 +232,7 @@ class SearchRun:
         return _Children(steps, report)
 
     def _apply(self, settings: Mapping[str, Any]) -> tuple[Tune, dict[str, Step]]:
-        """A trial's training and changed data steps, which have names of their own: the yardstick stays as it is."""
+        """Return a trial's training and changed data steps, under new names."""
         changed = {**self._change(settings)}
         tune = require_tune("of", {"of": changed.pop("of")})
         return self._rename(tune, changed)
@@ -346,7 +346,7 @@ class SearchRun:
         return total
 
     def _list_overrides(self, settings: Mapping[str, Any], share: float) -> list[str]:
-        """What `luthier run` is given to make the same training."""
+        """Return the overrides of `luthier run` that make the same training."""
         made = self._change(settings)
         short = self._shorten(require_tune("of", made), share, self._count_rows(*self._apply(settings)))
         pairs: list[tuple[str, Step, Step]] = [(self._step.of, self._of, short)]
@@ -494,7 +494,7 @@ class SearchRun:
         )
 
     def _measure_aims(self, seeds: Sequence[_Measured]) -> dict[str, float]:
-        """What was measured of a finalist, by name: the mean over its seeds."""
+        """Return the measures of a finalist by name: the mean over its seeds."""
         each = [_measure_model(seed) for seed in seeds]
         shared = set(each[0]).intersection(*each)
         return {name: sum(entry[name] for entry in each) / len(each) for name in sorted(shared)}
@@ -509,7 +509,7 @@ class SearchRun:
         return total
 
     def _measure_luck(self, trials: int) -> SelectionLuck | None:
-        """How much of the best validation score is luck, at the last rung that trial 0 and another one reached."""
+        """Return the share of luck in the best validation score, at the last rung with trial 0 and another one."""
         known = self._progress.measured
         failed = {row.trial for row in self._progress.rows if row.failed}
         for rung in sorted({rung for _, rung in known}, reverse=True):
@@ -528,7 +528,7 @@ def _raise_if_common(error: LuthierError) -> None:
 
 
 def depends_on_seed(tune: Tune) -> bool:
-    """Whether another seed gives another model."""
+    """Return whether the model depends on the seed."""
     from luthier.tune.technique import StandaloneTechnique
 
     technique = tune.technique
@@ -572,7 +572,7 @@ def _measure_model(measured: _Measured) -> dict[str, float]:
 
 
 def _read_seconds(made: Artifact) -> float:
-    """What making an artifact took."""
+    """Return the seconds of making an artifact."""
     return float(made.timing().get("seconds", 0.0))
 
 
@@ -593,13 +593,13 @@ def _measure_size(model: Artifact) -> dict[str, float]:
 
 
 def _ignore_records(_folder: str, names: list[str]) -> list[str]:
-    """What names an artifact itself, and is not a part of the model."""
+    """Return the files that describe an artifact and are not part of the model."""
     return [name for name in names if name in (MANIFEST, TIMING)]
 
 
 @contextmanager
 def _run_in_order(tasks: Sequence[Callable[[], Outcome]], workers: int) -> Iterator[Iterator[Outcome]]:
-    """The outcomes of some tasks in their order, so many at once; an error ends those that have not begun."""
+    """Yield the outcomes of some tasks in order, `workers` at once; an error cancels those that have not started."""
     if workers == 1:
         yield (task() for task in tasks)
         return

@@ -29,7 +29,7 @@ ROUND_TRIALS = 6
 LEAST_TRIALS = 3
 """New trials of a round that is cut short."""
 _UPPER = 3
-"""Of so many values, one belongs to the upper tail."""
+"""One of this many values belongs to the upper tail."""
 _MIN_ROWS = 2
 
 
@@ -43,7 +43,7 @@ def compute_round_work(shares: Sequence[float], count: int, work: Sequence[float
 
 
 def is_clearly_worse(rows: Rows | None, best: Rows | None) -> bool:
-    """Whether a trial's rows are below the best one's with 95 % confidence; never where rows are not known."""
+    """Return whether a trial's rows are below the best one's with 95 % confidence; False where rows are unknown."""
     import numpy as np
 
     if rows is None or best is None or len(rows) != len(best):

@@ -38,7 +38,7 @@ _LISTED = 20_000
 
 
 class TrialObservation(NamedTuple):
-    """What is known of one trial of a branch."""
+    """The known results of one trial of a branch."""
 
     settings: Mapping[str, Any]
     rung: int
@@ -117,7 +117,7 @@ def encode_value(distribution: ParamDistribution, value: Any) -> float | int | N
 
 
 def count_points(branch: Branch) -> float:
-    """How many settings a branch has; infinite where a path is continuous."""
+    """Return the number of settings of a branch; infinite for a continuous parameter."""
     return math.prod(map(_size, branch.values()))
 
 

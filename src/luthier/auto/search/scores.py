@@ -55,13 +55,13 @@ class ScoreTable:
     metric: str
     lower_is_better: bool
     span: tuple[float, float]
-    """Between what a row usually lies."""
+    """Usual range of a row's score."""
     value: OfSums
     """From summed statistics of one seed, (b, k), to values, (b,)."""
     blocks: Mapping[Key, tuple[Block, ...]]
     """By model, of each seed: (rows, k), or (clusters, k) where rows hang together."""
     answers: Mapping[Key, EvalPredictions] = field(default_factory=dict)
-    """Of models with one seed, where they are known."""
+    """Answers of models with one seed, where known."""
     measured: Metric | None = None
     fixed: frozenset[Key] = frozenset({PLAIN})
     """Models that another seed would not change: they have one, and no variance of seeds."""
@@ -177,7 +177,7 @@ class ScoreTable:
         return widen_interval(comparison, variance, self.seed_variance[1]) if variance > 0 else comparison
 
     def variance_by_seeds(self, key: Key) -> float:
-        """How much a model's mean varies from seed to seed, beyond what rows account for."""
+        """Return the variance of a model's mean over seeds, beyond that of rows."""
         return 0.0 if key in self.fixed else self.seed_variance[0] / self.seeds(key)
 
     def _compare_rows(self, key: Key, other: Key, seed: int) -> PairedComparison:
@@ -198,7 +198,7 @@ class ScoreTable:
         )
 
     def _is_share(self) -> bool:
-        """Whether rows are right or wrong, each for itself."""
+        """Whether each row is right or wrong."""
         if self.measured is not None or self.value is not _mean:
             return False
         scores = [block for blocks in self.blocks.values() for block in blocks]
@@ -236,7 +236,7 @@ class ScoreTable:
         return np.stack([self._of_seeds(each) for each in sums], axis=1)
 
     def covariance(self, keys: Sequence[Key]) -> NDArray[np.float64]:
-        """How the models' values vary together over the rows, (models, models), by the jackknife."""
+        """Return the covariance of the models' values over the rows, (models, models), by the jackknife."""
         import numpy as np
 
         left_out = np.stack([self._left_out(self.blocks[key]) for key in keys])
@@ -277,7 +277,7 @@ def widen_interval(found: PairedComparison, variance: float, free: int) -> Paire
 
 
 def compute_half_width(of_rows: float, of_seeds: float, rows: int, free: int) -> float:
-    """Half the 95 % interval of a value of these variances from rows and from seeds, of so many degrees of freedom."""
+    """Return half the 95 % interval of a value with these variances of rows and seeds, and degrees of freedom."""
     from scipy.special import stdtrit
 
     quantile = float(stdtrit(_satterthwaite_degrees(of_rows, of_seeds, rows, free), 0.975))
@@ -326,7 +326,7 @@ def _side_by_side(blocks: Sequence[Block]) -> Block:
 
 
 def _counted_for_all(metric: Metric, answers: Sequence[EvalPredictions]) -> list[EvalPredictions]:
-    """The same rows of each, without those that have no number for one of them."""
+    """Return the rows that have a number for all models."""
     if not answers:
         raise DataError("no model answered")
     first = answers[0]

@@ -53,9 +53,9 @@ from luthier.tune.technique import StandaloneTechnique, Technique, TechniqueBase
 TECHNIQUE, RATE, AUTO = "technique", "learning_rate", "auto"
 _BOUNDS = ("low", "high", "log", "integer")
 _FREE = ("objective", "optimizer")
-"""Parts beside the technique that are searched when nothing is said."""
+"""Parts besides the technique that are searched by default."""
 _LOOKED_AT = 256
-"""Settings that are looked at, at most, before a space is said to hold none."""
+"""Maximum number of settings tried before a space counts as empty."""
 Settings = Mapping[str, Any]
 Branch = Mapping[str, ParamDistribution]
 
@@ -181,7 +181,7 @@ class SearchSpace:
         return {name: step for name, step in changed.items() if name == OF or step != self.steps[name]}
 
     def refuses(self, settings: Settings) -> str:
-        """Why settings cannot be tried; empty where they can."""
+        """Return why settings are invalid; empty where they are valid."""
         try:
             self.apply(settings)
         except LuthierError as error:
@@ -197,7 +197,7 @@ class SearchSpace:
         )
 
     def overrides(self, settings: Settings) -> list[str]:
-        """The same changes as `luthier run` takes them: `steps.tune.technique.r=16`."""
+        """Return the changes as overrides of `luthier run`: `steps.tune.technique.r=16`."""
         return [
             f"steps.{self.name if name == OF else name}.{path}={write_override(write_setting(value))}"
             for name, step in self.apply(settings).items()
@@ -253,18 +253,20 @@ class SearchSpace:
         return self.of.model_copy(update={TECHNIQUE: technique})
 
     def _is_used(self, kind: str, path: str) -> bool:
-        """Whether a setting changes anything under a technique."""
+        """Return whether a setting has an effect under a technique."""
         technique = self.techniques.get(kind, self.of.technique)
         return not isinstance(technique, StandaloneTechnique) or path.partition(".")[0] in technique.used
 
     def _auto_rate(self, of: Tune) -> float | None:
-        """What `auto` is for the learning rate; None where the model is not known, or nothing is trained by steps."""
+        """Return the value of `auto` for the learning rate; None where the model is unknown, or nothing is trained by
+        steps.
+        """
         if self.model is None or not isinstance(of.technique, Technique):
             return None
         return of.model_copy(update={RATE: AUTO}).rate_for(of.technique, self.model).value
 
     def _own_branch(self, kind: str, over: Mapping[str, Any]) -> dict[str, ParamDistribution]:
-        """What the parts offer by themselves: the technique where techniques are named, all where nothing is."""
+        """Return the parts' own search spaces: the technique's where techniques are listed, all where nothing is."""
         if over and TECHNIQUE not in over:
             return {}
         of = self._with_technique(kind)
@@ -282,7 +284,7 @@ class SearchSpace:
         return {path: self._include_own(of, path, distribution) for path, distribution in found.items()}
 
     def _include_own(self, of: Tune, path: str, offered: ParamDistribution) -> ParamDistribution:
-        """What a part offers, with the searched step's own value among it."""
+        """Return a part's search space, with the searched step's own value."""
         try:
             own = self._read_setting(of, path)
         except RecipeError:  # of a part that only the search adds
@@ -325,7 +327,7 @@ class SearchSpace:
         return {path: _distribution(path, values=tuple(tried))}
 
     def _owner(self, step: Step, segments: Sequence[str], path: str) -> Any:
-        """What has the setting; a part that only the search adds is one with its usual settings."""
+        """Return the part with a setting; a part that only the search adds has default settings."""
         change = SettingChange()
         for known in self.named:
             if path.startswith(f"{known}."):
@@ -337,7 +339,7 @@ class SearchSpace:
         return get_owner(whole, segments, path)
 
     def _list_offered_settings(self, step: Step, segments: Sequence[str], path: str) -> dict[str, ParamDistribution]:
-        """What the part at a path offers, or the part that has the field."""
+        """Return the search space of the part at a path, or of the part with the field."""
         part: Any = step
         if segments:
             owner = self._owner(step, segments, path)
@@ -377,7 +379,7 @@ class SearchSpace:
         return _distribution(path, **bounds)
 
     def _refuses_always(self, kind: str, named: Mapping[str, Any]) -> str:
-        """Why a technique cannot be had with the searched step, whichever one of the listed values is beside it."""
+        """Return why a technique is invalid with the searched step, whatever the other listed values are."""
         why = self.refuses({TECHNIQUE: kind})
         if not why:
             return ""
@@ -421,7 +423,7 @@ def _sample_corners(branch: Branch) -> Iterator[dict[str, Any]]:
 
 
 def _read_techniques(of: Tune, tried: Any) -> dict[str, TechniqueBase]:
-    """The techniques by kind, that of the searched step as it is."""
+    """Return the techniques by kind, with the searched step's own settings."""
     if tried == AUTO:
         return {of.technique.kind: of.technique}
     if not isinstance(tried, list | tuple) or not tried:
@@ -456,7 +458,7 @@ def _list_end_points(distribution: ParamDistribution) -> Sequence[Any]:
 
 
 def _is_whole(owner: Any, name: str, between: float, path: str) -> bool:
-    """Whether a field takes whole numbers alone."""
+    """Return whether a field is an integer."""
     try:
         check_value(owner, name, between, path)
     except RecipeError:

@@ -52,7 +52,7 @@ class _Comparisons:
         return [trial for trial in rank_trials(self.table) if not self.refused.get(trial)]
 
     def is_better(self, trial: int) -> bool:
-        """Whether a trial is clearly better than `of`."""
+        """Return whether a trial is significantly better than `of`."""
         comparison = self.against_of.get(trial)
         return comparison is not None and self.table.gain(trial, 0) > 0 and _p(comparison) < SURE
 
@@ -124,7 +124,7 @@ def _choose_preferred(
     whole: float,
     measured: Mapping[int, Mapping[str, float]],
 ) -> int:
-    """Of the trials that are not worse than the winner by more than the margin, the one of which there is least."""
+    """Return the preferred trial among those within the margin of the winner."""
     known = {trial: measured.get(trial, {}).get(prefer.measure) for trial in looked.allowed}
     margin = prefer.margin(whole) + 1e-9
     near = {
@@ -136,9 +136,9 @@ def _choose_preferred(
 
 
 def shrink_gain(table: ScoreTable, trial: int | None) -> ShrunkenGain | None:
-    """What a finalist gains over `of`, shrunken towards the mean of all finalists; None without a finalist.
+    """Return a finalist's gain over `of`, shrunk towards the mean of all finalists; None without a finalist.
 
-    Positive where it is better. Of a single finalist nothing was chosen, and all is kept.
+    Positive where it is better. A single finalist was not selected, and is not shrunk.
     """
     import numpy as np
 
@@ -261,13 +261,13 @@ def _name(trial: int) -> str:
 
 
 MEASURES = {"smallest": "parameters", "quickest": "latency", "cheapest": "price"}
-"""Which aim each word compares; of all of them less is preferred."""
+"""The measure of each word of a preference; lower is preferred."""
 _FORM = re.compile(r"([A-Za-z]+) within (\d{1,6}(?:\.\d{1,6})?) (points?)")
 _HINT = "write for example `smallest within 1 point`, `quickest within 2 points` or `cheapest within 0.5 points`"
 
 
 class MeasurePreference(NamedTuple):
-    """A measure of which less is preferred, as long as the metric is not worse by more than so many points."""
+    """A measure to minimize, as long as the metric is within a margin of points."""
 
     text: str
     measure: str
@@ -279,7 +279,7 @@ class MeasurePreference(NamedTuple):
 
 
 def parse_preference(text: str, field: str = "prefer") -> MeasurePreference:
-    """Read a preference; `RecipeError` says what is wrong with it."""
+    """Parse a preference; `RecipeError` says what is wrong with it."""
     where = SourceLocation(field=field)
     match = _FORM.fullmatch(" ".join(text.split()))
     if match is None:

@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from luthier.tune.steps.tune import Tune
 
 _CHARACTERS_A_FEATURE = 3.0
-"""A text has one run of words, of one or two, for so many characters."""
+"""Characters of a text for each n-gram feature of one or two words."""
 _UNKNOWN_PARAMETERS = 8e9
-"""What is assumed of a model behind an endpoint."""
+"""Assumed size of a model behind an endpoint."""
 _NEW_TOKENS = 128
 """Most tokens that an evaluation lets a model write to a row."""
 
@@ -39,7 +39,7 @@ class WorkCounter:
     """The model that is tuned; None where none is read."""
     recipe_dir: Path
     _rows: dict[tuple[str, str, bool], RowEstimate | None] = field(default_factory=dict)
-    """What is known of rows, by data set, split, and whether their tokens are the base model's."""
+    """Row estimates, by data set, split, and whether their tokens are the base model's."""
 
     def count_training(self, step: Tune, data: Artifact) -> float:
         """Operations of a whole training on a data set's training rows."""

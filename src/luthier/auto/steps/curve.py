@@ -118,7 +118,7 @@ class Curve(Step):
         return subject.run_classifier(self, work)
 
     def estimate_cost(self, plan_context: PlanContext) -> StepCostEstimate:
-        """From the rows; of a model, what its training costs, for each size anew."""
+        """Estimate from the rows; for a model, from its training at each size."""
         if self.of is not None:
             tune = plan_context.upstream.get("of")
             if not isinstance(tune, Tune):

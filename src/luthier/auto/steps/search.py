@@ -42,7 +42,7 @@ _VARYING = ("latency", "price")
 
 
 def _read_budget(value: Any) -> Any:
-    """A count stays; a time is checked, and kept as it is written."""
+    """Return a count unchanged; a time is validated and kept as written."""
     if isinstance(value, str):
         parse_duration(value)
     elif isinstance(value, int | float) and value < LEAST_BUDGET:
@@ -167,7 +167,7 @@ class ModelSearch(Step):
             yield from _apply_or_nothing(space, {"technique": branch})
 
     def evaluation(self, data: str, model: str, split: Literal["validation", "test"]) -> Evaluate:
-        """How a model is measured: on validation rows in the metric alone, on test rows in all aims."""
+        """Return the evaluation of a model: on validation rows by the metric alone, on test rows by all aims."""
         if split == YARDSTICK:
             return Evaluate(
                 data=data, model=model, metrics=(self.metric,), split=split, baselines=(), tasks=(), compare_base=False
@@ -214,7 +214,7 @@ class ModelSearch(Step):
         )
 
     def _count_trials_at_once(self, plan_context: PlanContext) -> int:
-        """How many trials run at once: `workers`, as far as this machine has processors for them."""
+        """Return how many trials run concurrently: `workers`, as far as there are processors."""
         from luthier.models.cost import count_cores
 
         if self.threads is None or plan_context.upstream["of"].on is not None:
@@ -286,7 +286,7 @@ class ModelSearch(Step):
         return RecipeError(what, where=where, hint=f"write budget: {number:g}")
 
     def _check_splits(self, plan_context: PlanContext) -> None:
-        """`DataError` where the data of `of`, as far as they are made, have no rows to compare by."""
+        """Raise `DataError` where the data of `of`, as far as it exists, has no rows for comparison."""
         from luthier.artifacts.dataset import has_split
         from luthier.models.load import get_training_data
 
@@ -298,7 +298,7 @@ class ModelSearch(Step):
                     raise build_missing_split_error(split)
 
     def outline(self, plan_context: PlanContext) -> ArtifactSpec:
-        """As that of `of`, whose technique may differ from the chosen one's."""
+        """Predict as for `of`; the technique may differ from the chosen one's."""
         return plan_context.outlines.get("of", ArtifactSpec())
 
 

@@ -1,5 +1,6 @@
-"""Whether a file can be learnt from: every line is read as rows are read when data is prepared, and the first that
-cannot be used is named. One line is in memory at a time."""
+"""Checks whether a file can be trained on: every line is read as in data preparation, and the first invalid one is
+named. One line is in memory at a time.
+"""
 
 from __future__ import annotations
 
@@ -25,11 +26,11 @@ _BOM = b"\xef\xbb\xbf"
 
 
 class TrainingFileSummary(NamedTuple):
-    """What a file holds."""
+    """Contents of a file."""
 
     rows: int
     classes: int
-    """How many different answers there are, when these are few and come again and again; else 0."""
+    """Number of distinct answers, when these are few and repeated; else 0."""
 
 
 def iterate_jsonl_objects(path: Path, param: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -79,7 +80,7 @@ def validate_training_file(path: Path, method: Method, param: str) -> TrainingFi
 
 
 def invalid_line_error(line: int, what: str, param: str) -> APIError:
-    """A line that cannot be learnt from."""
+    """Build the error for an invalid line."""
     return APIError(f"line {line}: {what}", param=param, code=f"invalid_{param}")
 
 

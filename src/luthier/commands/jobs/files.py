@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 FILE_BYTES = 512 << 20
 """The largest file, as OpenAI has it."""
 KEY_BYTES = 20 << 30
-"""How much one key's files may take together."""
+"""Maximum bytes of one key's files."""
 _SPARE_BYTES = 1 << 30
 """So much of the disk is left alone."""
 _STALE_S = 3600.0
@@ -43,7 +43,7 @@ class UploadStore:
         self._ledger, self.folder = ledger, folder
 
     def path(self, file: str) -> Path:
-        """Where a file's bytes lie."""
+        """Return the path of a file's bytes."""
         return self.folder / file
 
     @contextmanager
@@ -85,7 +85,7 @@ class UploadStore:
         return upload
 
     def get(self, key: str | None, file: str, param: str = "file") -> Upload:
-        """One of a key's files; `APIError` (404) for any other."""
+        """Return one of a key's files; `APIError` (404) for any other."""
         from sqlalchemy import select
 
         from luthier.core.db.tables.jobs import FileRow
@@ -118,7 +118,7 @@ class UploadStore:
             return [_read(row) for row in session.scalars(query.order_by(*order).limit(limit))]
 
     def delete(self, key: str | None, file: str) -> None:
-        """Forget a file; jobs that learn from it go on with what they took of it."""
+        """Delete a file; jobs that use it keep their copy."""
         from sqlalchemy import delete
 
         from luthier.core.db.tables.jobs import FileRow
@@ -155,11 +155,11 @@ class IncomingUpload:
 
     @property
     def path(self) -> Path:
-        """Where it lies while it comes."""
+        """Its path while it is received."""
         return Path(self._file.name)
 
     def flush(self) -> None:
-        """Let what came be read."""
+        """Flush the received bytes."""
         with translate_write_errors(self._files.folder):
             self._file.flush()
 

@@ -1,4 +1,4 @@
-"""A job's events: what was decided about it, from its own journal, and what its runs said, from theirs."""
+"""A job's events: its own journal, and its runs' logs."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Journal:
         return list(reversed(kept))[:limit], len(kept) > limit
 
     def estimated_finish(self) -> int | None:
-        """When the training will be done, by the pace of its last run."""
+        """Return the estimated end of training, by the speed of its last run."""
         first: JobEvent | None = None
         last: JobEvent | None = None
         for event in self._all():

@@ -18,7 +18,7 @@ def estimate_recipe_memory(recipe: Path, placement: Placement) -> int:
 
 
 def read_machine_memory() -> tuple[int, int] | None:
-    """Memory of this machine in all, and what is free now; None where the system does not say."""
+    """Return this machine's total and free memory; None where the system does not report it."""
     if not _MEMORY.is_file():
         return None
     meminfo = dict(line.split(":", 1) for line in _MEMORY.read_text(encoding="ascii").splitlines())

@@ -17,10 +17,10 @@ _DATA = "data"
 
 @dataclass(frozen=True)
 class JobPlacement:
-    """Where the steps of jobs go, and how many jobs run at once."""
+    """Executors of the jobs' steps, and the number of concurrent jobs."""
 
     words: tuple[str, ...] = ()
-    """As `luthier run --on` takes them."""
+    """Arguments of `luthier run --on`."""
     placement: Placement = field(default_factory=Placement)
     limit: int = 1
 
@@ -43,7 +43,7 @@ class JobPlacement:
 
     @property
     def is_elsewhere(self) -> bool:
-        """Whether models are tuned by jobs of a scheduler."""
+        """Whether a scheduler's jobs train the models."""
         executor = self._executor_of(TUNE)
         return executor is not None and executor.is_elsewhere
 

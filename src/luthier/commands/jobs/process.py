@@ -23,12 +23,12 @@ _TAIL = 2000
 
 
 class ProcessOutcome(NamedTuple):
-    """How a run ended."""
+    """The outcome of a run."""
 
     artifacts: Mapping[str, str] | None = None
     """Digests by step; None when it did not come to its end."""
     error: Mapping[str, Any] | None = None
-    """What it said was wrong; None when it was killed."""
+    """Its error; None when it was killed."""
 
 
 class JobProcess:
@@ -41,7 +41,7 @@ class JobProcess:
     def start(
         cls, recipe: Path, store: str, *, folder: Path, overrides: Sequence[str] = (), on: Sequence[str] = ()
     ) -> JobProcess:
-        """Begin, or go on where an earlier run was; what it prints goes into a folder. `on` are words of `--on`."""
+        """Start a run, or resume an earlier one; its output goes into a folder. `on` are arguments of `--on`."""
         words = _words("run", str(recipe), *overrides, *(f"--on={word}" for word in on), "--json")
         with translate_write_errors(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
@@ -58,7 +58,7 @@ class JobProcess:
         return self._child.poll() is not None if self._child is not None else is_process_gone(self.name)
 
     def outcome(self) -> ProcessOutcome:
-        """What came of it, once it is over."""
+        """Its outcome, once it has ended."""
         with suppress(OSError, ValueError):
             output = json.loads((self.folder / SAID).read_bytes())
             if "steps" in output:

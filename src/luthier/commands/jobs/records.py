@@ -20,7 +20,7 @@ Auto = Literal["auto"]
 
 @dataclass(frozen=True, kw_only=True)
 class Upload:
-    """A file of somebody's."""
+    """A user's file."""
 
     id: str
     key: str | None
@@ -41,7 +41,7 @@ class JobRequest(BaseModel):
     )
 
     model: str
-    """The base model, as it is called here, or the model of an earlier job."""
+    """The base model, by its name here, or the model of an earlier job."""
     training_file: str
     validation_file: str | None = None
     method: Method = "supervised"
@@ -55,7 +55,7 @@ class JobRequest(BaseModel):
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """Those that the method has."""
+        """The method's hyperparameters."""
         names = ["n_epochs", "batch_size", "learning_rate_multiplier", *(["beta"] if self.method == "dpo" else [])]
         return {name: getattr(self, name) for name in names}
 
@@ -71,7 +71,7 @@ class FineTuningJob:
     finished_at: datetime | None
     request: JobRequest
     settled: Mapping[str, Any]
-    """What `auto` came to; empty before the files were read."""
+    """Values of `auto`; empty before the files were read."""
     error: Mapping[str, Any] | None
     """`message`, `code` and `param`."""
     process: str | None
@@ -84,10 +84,10 @@ class FineTuningJob:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will come of it any more."""
+        """Whether it is in a final state."""
         return self.state in ENDED
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
-        """As they were asked for, `auto` replaced as soon as that is known."""
+        """The requested values, with `auto` replaced as soon as it is known."""
         return {**self.request.hyperparameters, **self.settled}

@@ -1,5 +1,7 @@
-"""Jobs in the ledger. A job's state is what its row says, and a change of state names the states that it may follow:
-whoever comes too late changes nothing."""
+"""Jobs in the ledger.
+
+A job's state is a field of its row, and a change of state names its allowed predecessors: a late change has no effect.
+"""
 
 from __future__ import annotations
 
@@ -20,13 +22,13 @@ if TYPE_CHECKING:
     from luthier.traces.releases import Release
 
 _MADE = "ft:"
-"""What the names of jobs' models begin with."""
+"""Prefix of the names of jobs' models."""
 MOST_OPEN = 100
 """Jobs of one key that are not ended yet."""
 
 
 def generate_job_name() -> str:
-    """What no other job is called."""
+    """Return a unique job name."""
     return f"ftjob-{secrets.token_hex(12)}"
 
 
@@ -60,7 +62,7 @@ class JobRepository:
             return _read(row)
 
     def get(self, key: str | None, job: str, param: str = "fine_tuning_job_id") -> FineTuningJob:
-        """One of a key's jobs; `APIError` (404) for any other."""
+        """Return one of a key's jobs; `APIError` (404) for any other."""
         from sqlalchemy import select
 
         from luthier.core.db.tables.jobs import JobRow
@@ -72,7 +74,7 @@ class JobRepository:
         return tuning_jobs[0]
 
     def any(self, job: str) -> FineTuningJob:
-        """A job, whoever's it is; `APIError` (404) when there is none."""
+        """Return a job of any key; `APIError` (404) when there is none."""
         from sqlalchemy import select
 
         from luthier.core.db.tables.jobs import JobRow
@@ -119,8 +121,9 @@ class JobRepository:
         return self._found(query if limit is None else query.limit(limit))
 
     def change(self, job: str, state: State, after: Collection[str], *, unmade: bool = False, **more: Any) -> bool:
-        """Let a job come to a state after one of some others; False when it is in none of these, or when its model is
-        made and it should be `unmade`."""
+        """Change a job's state from one of some others; False when it is in none of these, or when its model is made
+        and it should be `unmade`.
+        """
         from sqlalchemy import update
 
         from luthier.core.db.tables.jobs import JobRow
@@ -151,7 +154,7 @@ class JobRepository:
 
 
 def find_alias_owners(ledger: Ledger, released: Mapping[str, Release]) -> dict[str, str | None]:
-    """Of released names those that jobs made, checkpoints too, by the key that wanted each."""
+    """Return released names made by jobs, checkpoints included, with the owner's key of each."""
     from sqlalchemy import select
 
     from luthier.core.db.tables.jobs import JobRow

@@ -51,13 +51,13 @@ def write_step_metrics_file(files: UploadStore, key: str | None, model: Artifact
 
 
 class _Lines:
-    """What a writer of tables writes to."""
+    """The output of a table writer."""
 
     def __init__(self, write: Any) -> None:
         self._write = write
 
     def write(self, text: str) -> None:
-        """One line."""
+        """Write one line."""
         self._write(text.encode())
 
 

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 
 
 def build_owner_condition(rows: type[FileRow | JobRow], key: str | None) -> ColumnElement[bool]:
-    """Those of one key; of nobody's where there are no keys."""
+    """Return the condition for one key's rows; for unowned rows without keys."""
     return rows.key.is_(None) if key is None else rows.key == key
 
 
 def sort_key(rows: type[FileRow | JobRow]) -> Any:
-    """What rows are in the order of: when they were made, then their name."""
+    """Return the order of rows: creation time, then name."""
     from sqlalchemy import tuple_
 
     return tuple_(rows.made_at, rows.id)

@@ -56,9 +56,9 @@ _LOOK_S = 1.0
 _CANCEL_LOOK_S = 5.0
 _SWEEP_S = 600.0
 _PATIENCE_S = 10.0
-"""How long a run may take to end in order, when it is told to."""
+"""Seconds in which a run may end by itself after a stop signal."""
 _CANCEL_S = 300.0
-"""The same where a scheduler has to be told, too."""
+"""The same where a scheduler is involved."""
 MOST_DEATHS = 3
 """A job whose process was killed more often is not tried again."""
 
@@ -89,7 +89,7 @@ class JobRunner:
         self._away = False
 
     async def run(self) -> None:
-        """Work until cancelled; what runs then is interrupted, to be gone on with."""
+        """Run jobs until cancelled; running ones are then interrupted, to be resumed."""
         lock = FileLock(self._place / ".lock", thread_local=False)
         try:
             while not self._alone(lock):
@@ -108,7 +108,7 @@ class JobRunner:
         return self._service.store.root / "jobs"
 
     def _alone(self, lock: FileLock) -> bool:
-        """Whether this is the one server that runs jobs."""
+        """Return whether this is the only server that runs jobs."""
         try:
             with translate_write_errors(self._place):
                 self._place.mkdir(0o700, parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ class JobRunner:
         return True
 
     async def _again_and_again(self, work: Callable[[], Awaitable[float]]) -> None:
-        """Do something, and wait so long as it says; while the ledger is away, wait for it."""
+        """Repeat a task with the delay that it returns; while the ledger is unavailable, wait for it."""
         while True:
             try:
                 wait_s = await work()
@@ -169,7 +169,7 @@ class JobRunner:
             append_job_event(folder, f"Files validated, moving job to queued state: {rows.rows} training rows")
 
     def _going_on(self, job: FineTuningJob) -> TunableModel | None:
-        """The model that an earlier job made, as a base model in the folder of the job that goes on from it."""
+        """Return an earlier job's model, as a base model in the folder of the continuing job."""
         earlier = self._service.earlier(job.key, job.request.model)
         if earlier is None:
             return None
@@ -270,7 +270,7 @@ class JobRunner:
         return running
 
     async def _follow(self, job: FineTuningJob, running: JobProcess) -> None:
-        """Wait until a run is over; it is told to end when the job is not to run any more."""
+        """Wait until a run has ended; stop it when the job is no longer to run."""
         looked = time.monotonic()
         stop_sent_at: float | None = None
         while not running.over:
@@ -289,8 +289,7 @@ class JobRunner:
         return _CANCEL_S if self._placement.is_elsewhere else _PATIENCE_S
 
     async def _cancel_left(self) -> float:
-        """End the jobs of a cluster that no run follows any more, and that nobody wants: they were cancelled or paused
-        while there was no server."""
+        """Cancel cluster jobs without a run that were cancelled or paused while there was no server."""
         if self._placement.is_elsewhere:
             for job in await asyncio.to_thread(self._service.book.everybody, states=("cancelled", "paused")):
                 if job.process is not None and job.id not in self._running and is_process_gone(job.process):
@@ -358,7 +357,7 @@ class JobRunner:
             append_job_event(folder, "The job has successfully completed")
 
     def _lost(self, job: FineTuningJob, outcome: ProcessOutcome) -> None:
-        """A run that said what was wrong is over; one that was killed is tried again."""
+        """Handle a run without a result: one with an error has failed; a killed one is retried."""
         if outcome.error is not None:
             self._fail(job, str(outcome.error["message"]), "job_failed", None)
             return
@@ -370,7 +369,7 @@ class JobRunner:
             append_job_event(folder, "The job's process was killed; it goes on from its last checkpoint", "warning")
 
     async def _interrupt(self) -> None:
-        """Tell what runs to keep its state and end; what runs on a cluster goes on there without being followed."""
+        """Stop running jobs with their state kept; cluster jobs continue unobserved."""
         left = list(self._running.values())
         for running in left:
             if running.task is not None:

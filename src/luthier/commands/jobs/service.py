@@ -31,13 +31,13 @@ class JobCheckpoint(NamedTuple):
     """A model that came of a job."""
 
     name: str
-    """What clients call it."""
+    """Its public name."""
     metrics: Mapping[str, Any]
     """The numbers of its last step."""
 
     @property
     def step(self) -> int:
-        """After how many steps it is as it is."""
+        """Number of steps at this checkpoint."""
         return int(self.metrics.get("step", 0))
 
 
@@ -50,7 +50,7 @@ class JobService:
         self.book = JobRepository(ledger)
 
     def folder(self, job: str) -> Path:
-        """Where a job's recipe lies."""
+        """Return the folder of a job's recipe."""
         return self.store.root / "jobs" / job
 
     def create(self, key: str | None, request: JobRequest) -> FineTuningJob:
@@ -72,7 +72,7 @@ class JobService:
         return job
 
     def earlier(self, key: str | None, model: str) -> str | None:
-        """The artifact of a model of this key's jobs, from which another may go on; None when there is none."""
+        """Return the artifact of a model of this key's jobs, to continue from; None when there is none."""
         job = self.book.find_by_model(strip_checkpoint_step(model))
         release = releases.current_releases(self.ledger).get(model)
         return release.stable.digest if job is not None and job.key == key and release is not None else None
@@ -92,7 +92,7 @@ class JobService:
             raise
 
     def _file(self, key: str | None, file: str, param: str) -> str:
-        """The digest of a file that can be learnt from."""
+        """Return the digest of a training file."""
         upload = self.files.get(key, file, param)
         if upload.purpose != "fine-tune":
             what = f"the file {file} was uploaded for {upload.purpose!r}; wanted purpose 'fine-tune'"
@@ -106,13 +106,13 @@ class JobService:
         return self._stopped(job, "The job was cancelled")
 
     def pause(self, job: FineTuningJob) -> FineTuningJob:
-        """Stop a job so that it can go on later."""
+        """Pause a job."""
         if not self.book.change(job.id, "paused", _PAUSABLE, unmade=True):
             raise self._too_late(job, "paused")
         return self._stopped(job, "The job was paused")
 
     def resume(self, job: FineTuningJob) -> FineTuningJob:
-        """Let a paused job go on from its last checkpoint."""
+        """Resume a paused job from its last checkpoint."""
         if not self.book.change(job.id, "queued", ("paused",)):
             raise self._too_late(job, "resumed")
         append_job_event(self.folder(job.id), "The job waits for its turn again")
@@ -152,7 +152,7 @@ class JobService:
         return APIError(f"the job cannot be {what}: {state}", code="invalid_job_state")
 
     def estimated_finish(self, job: FineTuningJob) -> int | None:
-        """When a running job will be done, by its pace so far, in seconds since 1970."""
+        """Return the estimated end of a running job, in seconds since 1970."""
         return self.journal(job).estimated_finish() if job.state == "running" else None
 
     def checkpoints(self, job: FineTuningJob) -> list[JobCheckpoint]:
@@ -172,7 +172,7 @@ class JobService:
         )
 
     def steps(self, artifact: str) -> int:
-        """After how many steps a model is as it is."""
+        """Return the number of training steps of a model."""
         return TrainingRecord.read(self.store.open(artifact)).steps or 0
 
     def last_step(self, artifact: str) -> Mapping[str, Any]:

@@ -16,15 +16,15 @@ class TunableModel(NamedTuple):
     """A base model that may be tuned."""
 
     name: str
-    """What clients call it."""
+    """Its public name."""
     word: str
-    """What a recipe calls it."""
+    """Its name in a recipe."""
 
 
 def resolve_tunable_models(
     workspace: Workspace, requested: Iterable[str], served: Iterable[str]
 ) -> Mapping[str, TunableModel]:
-    """Those that were named (`NAME=MODEL`, or only a model), else the base models that are served."""
+    """Return the named models (`NAME=MODEL`, or a model alone), else the served base models."""
     tunable_models = [_named(workspace, text) for text in requested]
     if not tunable_models:
         tunable_models = [TunableModel(word, _placed(workspace, word)) for word in served if _is_base(workspace, word)]
@@ -50,13 +50,13 @@ def _named(workspace: Workspace, text: str) -> TunableModel:
 
 
 def _placed(workspace: Workspace, word: str) -> str:
-    """A folder or a file by its whole path: jobs' recipes lie elsewhere."""
+    """Return the absolute path of a folder or file: jobs' recipes are elsewhere."""
     path = workspace.resolve(word)
     return str(path.absolute()) if word and path.exists() else word
 
 
 def _is_base(workspace: Workspace, word: str) -> bool:
-    """Whether a word that is served names a base model with its weights here."""
+    """Return whether a served name is a base model with local weights."""
     if word in ENCODERS or ":" in word or word.endswith((".yaml", ".yml")):
         return False
     try:

@@ -1,4 +1,4 @@
-"""The recipe that a wish comes to: one that `luthier run` makes as well."""
+"""Writes a job's recipe, which `luthier run` can run as well."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST_RATE = 3
 
 
 class JobTrainingData(NamedTuple):
-    """What a job learns from, in its folder."""
+    """A job's training data, in its folder."""
 
     training: Path
     rows: TrainingFileSummary
@@ -39,7 +39,7 @@ class JobTrainingData(NamedTuple):
 
 
 def resolve_auto_hyperparameters(request: JobRequest, rows: TrainingFileSummary) -> dict[str, Any]:
-    """What `auto` comes to: as often over few rows as `luthier new` would have it."""
+    """Return the values of `auto`, as `luthier new` would choose them."""
     found = suggest_training(rows.rows, rows.classes).settings
     decided = {
         "n_epochs": found.get("epochs", 1),
@@ -51,7 +51,7 @@ def resolve_auto_hyperparameters(request: JobRequest, rows: TrainingFileSummary)
 
 
 def write_job_recipe(folder: Path, job: FineTuningJob, tunable: TunableModel, material: JobTrainingData) -> Path:
-    """Write a job's recipe beside the files that it reads (`link_or_copy_file`)."""
+    """Write a job's recipe next to its files (`link_or_copy_file`)."""
     text = yaml.safe_dump(_recipe(job, tunable, material, folder), sort_keys=False, allow_unicode=True, width=100)
     path = folder / RECIPE
     write_atomically(path, f"# Written for {job.id}; `luthier run {path}` makes the same.\n{text}".encode())
@@ -59,7 +59,7 @@ def write_job_recipe(folder: Path, job: FineTuningJob, tunable: TunableModel, ma
 
 
 def link_or_copy_file(source: Path, to: Path) -> None:
-    """A second name for a file's bytes, or a copy where that cannot be: nobody can delete them under a job."""
+    """Hard-link a file, or copy it where that is impossible: nobody can delete its bytes under a job."""
     to.parent.parent.mkdir(0o700, parents=True, exist_ok=True)
     to.parent.mkdir(0o700, exist_ok=True)
     try:
@@ -106,7 +106,7 @@ def _tune(job: FineTuningJob, material: JobTrainingData) -> dict[str, Any]:
 
 
 def _rate(recipe_data: dict[str, Any], folder: Path, multiplier: float, tunable: TunableModel) -> float:
-    """The learning rate that would be taken, so many times."""
+    """Return the default learning rate times a multiplier."""
     from luthier.models.describe import describe_model_folder
     from luthier.recipe.yaml import LocatedYaml
     from luthier.tune.steps.tune import Tune
@@ -132,5 +132,5 @@ def checkpoint_name(model: str, step: int) -> str:
 
 
 def strip_checkpoint_step(model: str) -> str:
-    """The name of a job's model by the name of one of its checkpoints; any other name as it is."""
+    """Return the name of a job's model from that of a checkpoint; any other name is unchanged."""
     return model.partition(_CKPT)[0]

@@ -209,7 +209,7 @@ def open_step_rows(
 
 
 def _asked(turns: tuple[Mapping[str, Any], ...]) -> tuple[Mapping[str, Any], ...]:
-    """What stands before the answer; of a text without a question, the text."""
+    """Return the text before the answer; the text itself where there is no question."""
     if len(turns) > 1 and turns[-1].get("role") == "assistant":
         return turns[:-1]
     return tuple(
@@ -379,8 +379,10 @@ def suggest_decisions(found: Sequence[AnsweredItem], settings: ProjectSettings) 
 
 
 def write_training_recipe(workspace: Workspace, project_id: str, name: str) -> str:
-    """Write a recipe that learns the answers of a project as they are now; returns its folder's name. Another process
-    looks at the rows, so that this one stays small."""
+    """Write a recipe that trains on a project's current answers; returns its folder's name.
+
+    Another process reads the rows, so that this one stays small.
+    """
     if not re.fullmatch(NAME_PATTERN, name):
         raise InputError("use small letters, digits, - and _", where=SourceLocation(field="name"))
     run_in_other_process(workspace, "new", name, "--from", f"annotations:{project_id}")
@@ -388,7 +390,7 @@ def write_training_recipe(workspace: Workspace, project_id: str, name: str) -> s
 
 
 def run_in_other_process(workspace: Workspace, *words: str) -> dict[str, Any]:
-    """What a command of ours prints as JSON; `InputError` with its message where it fails."""
+    """Run a Luthier command and return its JSON output; `InputError` with its message where it fails."""
     command = [sys.executable, "-m", "luthier", *words, "--json"]
     folder, environment = workspace.folder.absolute(), {**os.environ, **workspace.environment}
     try:

@@ -39,7 +39,7 @@ class ForeignProject:
     items: list[NewItem] = field(default_factory=list)
     answers: list[ImportedAnswer] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    """What was not taken over, and why."""
+    """Parts that were not imported, and why."""
 
 
 class _Files(NamedTuple):
@@ -125,7 +125,7 @@ def _read_files(paths: Sequence[Path]) -> _Files:
 
 
 def parse_label_config(text: str) -> ET.Element:
-    """Label Studio's configuration; `DataError` for one with entities or a document type, which nobody needs."""
+    """Parse Label Studio's configuration; `DataError` for one with entities or a document type."""
     if len(text) > _MOST_CONFIG or _DECLARATION.search(text):
         raise DataError("the configuration declares a document type or entities, or is too long")
     try:
@@ -531,7 +531,7 @@ def _doccano_value(kind: str, row: Mapping[str, Any]) -> Any:
 
 
 def describe_import(read: ForeignProject, kept: int) -> str:
-    """What was taken in, in one line."""
+    """Describe an import in one line."""
     items, questions = (
         format_counted_noun(len(read.items), "item"),
         format_counted_noun(len(read.questions), "question"),

@@ -37,7 +37,7 @@ class Proportion(NamedTuple):
 
 @dataclass(frozen=True)
 class PersonMeasures:
-    """What is counted of one person."""
+    """Measures of one person."""
 
     annotator: str
     answers: int
@@ -49,20 +49,20 @@ class PersonMeasures:
     agreement: Proportion | None
     """Answers with which another person's about the same item agrees, pair by pair."""
     earlier: Proportion | None
-    """The same, in the first half of the person's answers."""
+    """Agreement in the first half of the person's answers."""
     later: Proportion | None
-    """The same, in the second half."""
+    """Agreement in the second half."""
 
     @property
     def drifts(self) -> bool:
-        """Whether the second half agrees clearly less than the first, or more: the intervals are apart."""
+        """Whether agreement differs clearly between the halves: the intervals do not overlap."""
         one, other = self.earlier, self.later
         return one is not None and other is not None and (one.low > other.high or other.low > one.high)
 
 
 @dataclass(frozen=True)
 class ProjectMeasures:
-    """What is counted of a project."""
+    """Measures of a project."""
 
     people: list[PersonMeasures]
     agreement: Proportion | None
@@ -72,7 +72,7 @@ class ProjectMeasures:
     with_proposal_hidden: Proportion | None
     """The same, where they did not: the difference is the proposal's influence."""
     disagreements: int
-    """Items whose answers differ and that nobody has decided."""
+    """Items with different answers and no decision."""
 
 
 def _proportion(hits: Sequence[bool]) -> Proportion | None:
@@ -148,14 +148,14 @@ class MeasuredAgreement(NamedTuple):
 
 @dataclass(frozen=True)
 class SlowMeasures:
-    """What takes scipy and scikit-learn."""
+    """Measures that need scipy and scikit-learn."""
 
     agreement: list[MeasuredAgreement]
     labels: int
     error: float | None
     """Error of a plain classifier with the labels so far."""
     gain: float | None
-    """What a hundred more labels should take off the error."""
+    """Predicted reduction of the error by a hundred more labels."""
     gain_low: float | None
     gain_high: float | None
     note: str
@@ -233,7 +233,7 @@ def _fit(texts: Sequence[str], labels: Sequence[str]) -> tuple[float, float, flo
 
 
 def measure_in_other_process(workspace: Workspace, project_id: str) -> SlowMeasures:
-    """The same by a process of its own, so that this one stays small."""
+    """Compute the measures in a separate process, so that this one stays small."""
     known = run_in_other_process(workspace, "label", "measure", project_id)["slow"]
     return SlowMeasures(**{**known, "agreement": [MeasuredAgreement(**entry) for entry in known["agreement"]]})
 
@@ -280,5 +280,5 @@ def _in_percent(share: Proportion) -> str:
 
 
 def count_progress(ledger: Ledger, project_id: str) -> dict[str, int]:
-    """How many items are in which state."""
+    """Return the number of items in each state."""
     return AnnotationQueue(ledger, project_id).progress()._asdict()

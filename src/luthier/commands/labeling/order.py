@@ -1,4 +1,4 @@
-"""The order in which items are answered: the most useful first, anew as answers come."""
+"""The order of items for annotation: the most useful first, updated as answers come."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ _POOL = 5000
 """Items among which is chosen: a sample, of more."""
 _CHOSEN = 500
 _FEWEST = 10
-"""Labels from which on a classifier says what it is unsure of."""
+"""Minimum labels for a classifier's uncertainty."""
 
 
 def known_label(one: AnsweredItem, question: str) -> str | None:
-    """The label of an item as far as it is known: decided, known before, or the first that was given."""
+    """Return the label of an item as far as it is known: decided, known before, or the first given."""
     known = (one.decision.values if one.decision else None) or one.item.gold or {}
     value = known.get(question) or next(iter(one.values(question).values()), None)
     return value if isinstance(value, str) else None

@@ -1,7 +1,7 @@
-"""The arena: two models of a project answer one's own prompt, blind; one votes, and then sees who they were.
+"""The arena: two of a project's models answer a user's prompt, blind; the user votes, and then sees their names.
 
-Votes are answers to a question of kind `pair` in an annotation project that deals nothing out by itself: each prompt is
-an item of whoever wrote it. They enter the same strengths as judgments do.
+Votes are answers to a question of kind `pair` in an annotation project: each prompt is an item of its author. They
+enter the same strengths as ratings do.
 """
 
 from __future__ import annotations
@@ -50,14 +50,14 @@ class ArenaBattle(NamedTuple):
 
 
 class ArenaReveal(NamedTuple):
-    """What one voted, and whose answers they were, in the order in which they were seen."""
+    """A vote, and the models of the answers, in the displayed order."""
 
     vote: str
     models: tuple[str, ...]
 
 
 class ArenaStandings(NamedTuple):
-    """How the models of an arena stand."""
+    """The ranking of an arena's models."""
 
     votes: int
     stop: str
@@ -67,7 +67,7 @@ class ArenaStandings(NamedTuple):
 
 
 def list_arena_words(workspace: Workspace, file: Path) -> list[str]:
-    """What can be served: the project's tuned models, and their base models."""
+    """Return the models that can be served: the project's tuned models, and their base models."""
     return list(dict.fromkeys(word for model in list_trial_models(workspace, file) for word in model.words))
 
 
@@ -99,7 +99,7 @@ class Arena:
         return AnnotationQueue(self._ledger, project.id)
 
     async def ask(self, trial: TrialServer, prompt: str, person: str) -> ArenaBattle:
-        """What two of the models that are served, drawn by chance, answer to a prompt."""
+        """Return the answers of two random served models to a prompt."""
         names = list(trial.names)
         if trial.state != "ready" or len(names) < 2:
             raise InputError("the models are not served", hint="start them first")

@@ -1,4 +1,4 @@
-"""A command of this program that the studio starts: it may outlive the studio, and is found again by its name."""
+"""A command started by the studio: it may outlive the studio, and is found again by its name."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _OUTPUT, _LOG, _MARK = "output", "log", "process"
 
 
 class CommandProcess:
-    """One `luthier` command in a session of its own; a folder keeps its name, its words and what it prints."""
+    """One `luthier` command in a session of its own; a folder has its name, its arguments and its output."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -46,18 +46,18 @@ class CommandProcess:
 
     @property
     def words(self) -> list[str]:
-        """What was started; nothing where it was stopped, or never started."""
+        """Its arguments; empty where it was stopped, or never started."""
         return list(self._mark().get("words", ()))
 
     @property
     def is_running(self) -> bool:
-        """Whether it goes on."""
+        """Whether it is running."""
         name = self._mark().get("name")
         return isinstance(name, str) and not is_process_gone(name)
 
     @property
     def state(self) -> ProcessState:
-        """How it stands; it is ready once it has printed a line of JSON."""
+        """Its state; ready once it has printed a line of JSON."""
         if not self._mark():
             return "off"
         if not self.is_running:
@@ -66,7 +66,7 @@ class CommandProcess:
 
     @property
     def message(self) -> str:
-        """What it said last."""
+        """Its last message."""
         try:
             lines = (self.folder / _LOG).read_text(encoding="utf-8", errors="replace").strip().splitlines()
         except FileNotFoundError:
@@ -74,7 +74,7 @@ class CommandProcess:
         return " ".join(lines[-2:])[:600] if lines else "it ended without a word"
 
     def facts(self) -> dict[str, Any]:
-        """What it printed first, as JSON; nothing before that."""
+        """Its first output, as JSON; empty before that."""
         return _read_json(self.folder / _OUTPUT)
 
     def stop(self) -> None:
@@ -92,7 +92,7 @@ class CommandProcess:
 
 
 def _has_ended(name: str) -> bool:
-    """Whether it ends within some seconds."""
+    """Return whether it ends within some seconds."""
     until = time.monotonic() + _PATIENCE_S
     while not is_process_gone(name) and time.monotonic() < until:
         time.sleep(0.02)

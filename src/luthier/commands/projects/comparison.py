@@ -1,7 +1,7 @@
-"""Runs side by side, and versions of a data set: what differs in their recipes, numbers and rows.
+"""Compares runs, and versions of a data set: differences of their recipes, numbers and rows.
 
-What needs long, or libraries that the studio's own process does not load, is done by `luthier compare` in a process of
-its own; what it says of two artifacts never changes, so it is kept.
+Slow comparisons, and those with libraries that the studio's own process does not load, run as `luthier compare` in a
+separate process; their results never change and are cached.
 """
 
 from __future__ import annotations
@@ -46,12 +46,12 @@ class ComparedRun:
 
     @property
     def id(self) -> str:
-        """The run's id, which stands for it in every command."""
+        """The run's id."""
         return self.run.id
 
     @cached_property
     def evaluation(self) -> Artifact | None:
-        """What it measured; None where that is not made."""
+        """Its evaluation; None where there is none."""
         found = (planned.name for planned in self.plan if planned.step.makes == "evaluation" and planned.cached)
         name = next(found, None)
         return self.plan.artifact(name) if name is not None else None
@@ -124,7 +124,9 @@ class PairedRuns(NamedTuple):
 
 
 def pair_runs(cache: ComparisonCache, runs: Sequence[ComparedRun]) -> list[PairedRuns]:
-    """The paired differences of the first run with each of the others; a `LuthierError` says why there are none."""
+    """Return the paired differences of the first run with each of the others; a `LuthierError` says why
+    there are none.
+    """
     first, *others = (run.id for run in runs)
     facts = cache.compare([first, *others])
     if "others" in facts:
@@ -141,11 +143,11 @@ class FlippedRow(NamedTuple):
     first: str
     other: str
     fixed: bool
-    """Whether the first run's model is the one that has it right."""
+    """Whether the first run's model is the correct one."""
 
 
 def list_flipped_rows(first: ComparedRun, other: ComparedRun, facts: Mapping[str, Any]) -> list[FlippedRow]:
-    """The rows that only one model has right, as far as they are listed, with what both models answered."""
+    """Return the listed rows that only one model has right, with both answers."""
     fixed, ids = list(facts.get("fixed", ())), [*facts.get("fixed", ()), *facts.get("broken", ())]
     if not ids or first.evaluation is None or other.evaluation is None:
         return []

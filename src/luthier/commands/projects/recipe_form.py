@@ -15,6 +15,7 @@ from pydantic import BaseModel
 
 from luthier.core.component import BasicMarker, Component, components_by_kind, field_descriptions, roles_by_name
 from luthier.core.errors import LuthierError, RecipeError, SourceLocation, UnknownName
+from luthier.core.messages import gettext_noop
 from luthier.core.step import Step
 from luthier.models.catalog import CATALOG
 from luthier.recipe.edit import remove_value, set_value
@@ -240,7 +241,8 @@ def _role_of(schema: Mapping[str, Any]) -> tuple[type[Component] | None, bool]:
 def _list_group_settings(annotation: Any) -> str:
     """What a group of settings holds, which is written as YAML; empty for all else."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel) and not issubclass(annotation, Component):
-        return f" It has {', '.join(f'`{name}`' for name in annotation.model_fields)}."
+        names = ", ".join(f"`{name}`" for name in annotation.model_fields)
+        return f" {gettext_noop(f'It has {names}.')}"
     return next(filter(None, map(_list_group_settings, get_args(annotation))), "")
 
 

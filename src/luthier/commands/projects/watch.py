@@ -129,7 +129,7 @@ def list_requests(folder: Path, chosen: RequestFilter) -> RequestPage:
 
 
 class SignalReading(NamedTuple):
-    """What signals were when they were last computed."""
+    """The last computed values of signals."""
 
     result: Mapping[str, Any] | None
     """As `luthier monitor history --json` prints it; None before the first time."""

@@ -168,8 +168,8 @@ def _is_alive(number: int) -> str:
 _wishes: list[int] = []
 
 
-def request_stop(signum: int, frame: FrameType | None = None) -> None:
-    """Interrupt here, and once more at `raise_pending_stop` should nobody hear it; a handler of signals."""
+def handle_stop_signal(signum: int, frame: FrameType | None = None) -> None:
+    """Signal handler: raise the interruption here, and again at `raise_pending_stop` if it was swallowed."""
     _wishes.append(signum)
     raise KeyboardInterrupt
 

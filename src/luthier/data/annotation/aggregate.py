@@ -21,10 +21,10 @@ _LEAST = 1e-10
 _STEADY = 1e-5
 """The bound's gain in a round, a vote, below which the fit stands."""
 ROUNDS = 100
-TRUSTED_AT_FIRST = 0.7
-"""What a labelling function is taken to get right before anything is known (Snorkel's default)."""
-FORETOLD_VOTES = 10.0
-"""So many votes that first guess weighs."""
+INITIAL_ACCURACY = 0.7
+"""The initial and prior mean accuracy of every labelling function (Snorkel's default)."""
+PRIOR_VOTES = 10.0
+"""The weight of the prior accuracy, as a number of votes."""
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def fit_one_accuracy_per_voter(vote_matrix: VoteMatrix, balance: Floats | None =
     are taken half from the votes, so that a label that one voter alone stands for does not wither.
     """
     number = len(vote_matrix.labels)
-    accuracy = np.full(len(vote_matrix.voters), TRUSTED_AT_FIRST)
+    accuracy = np.full(len(vote_matrix.voters), INITIAL_ACCURACY)
     shares = vote_matrix.shares()
     priors = np.full(number, 1 / number) if balance is None else balance
     is_shared = (np.bincount(vote_matrix.item, minlength=vote_matrix.items) > 1)[vote_matrix.item].astype(np.float64)
@@ -111,7 +111,7 @@ def fit_one_accuracy_per_voter(vote_matrix: VoteMatrix, balance: Floats | None =
         right = np.bincount(
             vote_matrix.voter, is_shared * known[vote_matrix.item, vote_matrix.label], minlength=len(votes)
         )
-        fresh = (right + FORETOLD_VOTES * TRUSTED_AT_FIRST) / (votes + FORETOLD_VOTES)
+        fresh = (right + PRIOR_VOTES * INITIAL_ACCURACY) / (votes + PRIOR_VOTES)
         moved, accuracy = np.abs(fresh - accuracy).max(initial=0.0), fresh
         if balance is None:
             priors = (known.mean(axis=0) + shares.mean(axis=0)) / 2
@@ -137,7 +137,7 @@ def _posterior(vote_matrix: VoteMatrix, vote_loglik: Floats, priors: Floats) -> 
 
 
 def _bound(vote_matrix: VoteMatrix, known: Floats, vote_loglik: Floats, priors: Floats) -> float:
-    """What EM raises, a vote."""
+    """Return the EM objective (the evidence lower bound) per vote."""
     expected_loglik = known[vote_matrix.item] * (vote_loglik + np.log(np.maximum(priors, _LEAST)))
     known = np.maximum(known, _LEAST)
     return float((expected_loglik.sum() - (known * np.log(known)).sum()) / len(vote_matrix.item))

@@ -21,10 +21,10 @@ _JUDGMENT_KEYS = ("annotator", "label", "time", "seconds", "question", "more", "
 
 
 class AnnotatedItem(NamedTuple):
-    """One thing that people judged."""
+    """One annotated item with its judgments."""
 
     key: str
-    """What the file calls it."""
+    """The item's key in the file."""
     values: dict[str, Any]
     """Its columns."""
     judgments: tuple[Annotation, ...]
@@ -34,14 +34,14 @@ class AnnotatedItem(NamedTuple):
 
     @property
     def is_own(self) -> bool:
-        """Whether `luthier export` gave this item out as a question."""
+        """Return whether `luthier export` wrote this item as a question."""
         name, values = self.values.get("id"), self.values
         named = isinstance(name, str) and _ID.fullmatch(name) is not None
         return named and isinstance(values.get("origin"), dict) and isinstance(values.get("text"), str)
 
 
 def judgment_to_json(annotation: Annotation) -> dict[str, Any]:
-    """A judgment as a row keeps it: every key that says something, and the label in any case."""
+    """Return a judgment as stored in a row: the label, and every other key that has a value."""
     fields = {**annotation._asdict(), "label": annotation.value}
     return {name: fields[name] for name in _JUDGMENT_KEYS if fields[name] not in (None, {}, ())} | {
         "label": annotation.value
@@ -108,7 +108,7 @@ def annotator_file_name(annotator: str) -> str:
 
 
 def sort_by_time(judgments: Iterable[Annotation]) -> list[Annotation]:
-    """Judgments in the order in which they were made, where each says when; else in that of the file."""
+    """Sort judgments by time where all carry one; else keep the order of the file."""
     annotations = list(judgments)
     times = [_moment(annotation.time) for annotation in annotations]
     known = [time for time in times if time is not None]

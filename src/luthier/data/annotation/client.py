@@ -29,13 +29,13 @@ class AnnotationQuestion:
 
 @dataclass(frozen=True)
 class LabelChoices:
-    """What annotators choose from."""
+    """The labels that annotators choose from."""
 
     labels: list[str]
     between: ClassSeparator | None = None
-    """What stands between the classes of rows that have several; None where every row has one."""
+    """The separator between the classes of rows with several classes; None where every row has one."""
     name: str = "label"
-    """What the question is called: as it was when the rows were judged, where that was by one question."""
+    """The name of the question: the one under which the rows were judged, where there was only one."""
 
     def of(self, one: Mapping[str, Any]) -> list[str]:
         """The classes that a judgment or a proposal names; none of one that was not decided."""
@@ -63,7 +63,7 @@ class LabelChoices:
         )
 
     def _together(self, line: ExportRow) -> dict[str, Any]:
-        """How the classes of a row are written as one label."""
+        """Return the classes of a row joined into one label."""
         if self.between is None:
             return {}
         answer = line["messages"][-1].get("content", "") if _before(line) else ""
@@ -77,7 +77,7 @@ def _before(line: ExportRow) -> list[dict[str, Any]]:
 
 
 def _turns_and_tools(line: ExportRow) -> dict[str, Any]:
-    """What was asked, where it is more than one text; and the tools on offer."""
+    """Return the row's turns, where its input is more than one text, and the tools on offer."""
     turns = line["messages"][:-1]
     plain = len(turns) < 2 and all(turn["role"] == "user" and set(turn) <= {"role", "content"} for turn in turns)
     return {**({} if plain else {"turns": turns}), **({"tools": line["tools"]} if "tools" in line else {})}

@@ -15,7 +15,7 @@ Votes = list[list[str | None]]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelFunctionStats:
-    """One labelling function's part."""
+    """The coverage, overlaps, conflicts and accuracy of one labelling function."""
 
     name: str
     votes: int
@@ -52,7 +52,7 @@ def votes_to_annotations(names: Sequence[str], votes: Votes) -> list[list[Annota
 def label_function_stats(
     names: Sequence[str], votes: Votes, verdicts: AdjudicationResult, given: Sequence[str | None]
 ) -> list[LabelFunctionStats]:
-    """How each function did."""
+    """Compute the statistics of each labelling function."""
     rows = max(1, len(given))
     spoken = [{vote for vote in row if vote is not None} for row in zip(*votes, strict=True)]
     counts = [sum(vote is not None for vote in row) for row in zip(*votes, strict=True)]

@@ -22,7 +22,7 @@ _LOOKED_AT = 20
 
 
 class ItemOrBrokenRow(NamedTuple):
-    """An item or a broken row, and the file that it stands in."""
+    """An item or a broken row, with the file that it was read from."""
 
     file: str
     found: AnnotatedItem | BrokenRow

@@ -107,7 +107,7 @@ class DraftChecks(BaseModel):
 
 
 class DraftRejection(NamedTuple):
-    """Why a draft is not taken; what stands before a colon is what it is counted under."""
+    """The reason why a draft is refused; the part before a colon is its category in counts."""
 
     reason: str
     twin: str | None = None
@@ -116,7 +116,8 @@ class DraftRejection(NamedTuple):
 
 _SLACK_CHARS = 20
 _CERTAIN = 0.7
-"""How sure the language of a text must be, and that of its parent, to refuse it for being another."""
+"""The probability that the detected languages of a row and its parent must both reach before a difference refuses the
+row."""
 
 
 @dataclass

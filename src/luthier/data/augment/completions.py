@@ -21,7 +21,7 @@ def draw_completions(
     max_tokens: int,
     temperature: float,
 ) -> list[Response]:
-    """One completion of each conversation, without blanks around it; seeds have 64 bits."""
+    """Sample one completion for each conversation, stripped of surrounding whitespace; seeds have 64 bits."""
     requests = [
         GenerateRequest(
             prompt=prompt,
@@ -40,7 +40,7 @@ def draw_completions(
 def choose_options(
     lm: LanguageModel, prompts: Sequence[tuple[Message, ...]], options: Sequence[str]
 ) -> list[str | None]:
-    """Which of several answers the model gives to each conversation; None where it names none of them."""
+    """Return the option that the model names for each conversation; None where it names none."""
     chosen = lm.choose([ChoiceRequest(prompt=prompt, options=tuple(options)) for prompt in prompts])
     return [None if choice_response.index is None else options[choice_response.index] for choice_response in chosen]
 

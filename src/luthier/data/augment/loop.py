@@ -1,4 +1,4 @@
-"""The making of rows, wave by wave: drafts are asked for, checked, taken or refused, and entered into the books."""
+"""Augment rows in waves: request drafts, check them, accept or refuse them, and record the result."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class AugmenterCounts:
         return self.kept + self.refused.total()
 
     def as_json(self) -> dict[str, Any]:
-        """As `augment.json` keeps it."""
+        """Return the counts as stored in `augment.json`."""
         counts = {"tried": self.tried, "nothing": self.nothing, "made": self.made, "kept": self.kept}
         return {**counts, "refused": dict(sorted(self.refused.items()))}
 
@@ -55,7 +55,7 @@ class AugmentLoop:
     inspector: DraftChecker
     budget: AugmentBudget
     guards: Sequence[Operator] = ()
-    """Operators that know what may not stand in clear in an event."""
+    """Operators that detect text which must not appear in clear in an event."""
     add_media: Callable[[Media, bytes], None] | None = None
     """Keeps the bytes of pictures and sounds that rows are made with."""
     tallies: dict[str, AugmenterCounts] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class AugmentLoop:
         return augmented_drafts
 
     def _row(self, job: AugmentJob, draft: AugmentedDraft) -> Row:
-        """A draft as a row of its own, which says where it comes from."""
+        """Return the row of a draft, with its origin."""
         parent, name = job.request.row, self.augmenters[job.number].name
         lineage = {
             "by": name,
@@ -125,7 +125,9 @@ class AugmentLoop:
     def _refusals(
         self, wave: Sequence[AugmentJob], drafts: Sequence[AugmentedDraft | None], rows: Sequence[Row | None]
     ) -> dict[int, DraftRejection | None]:
-        """What the checks say of each draft, by its place in the wave."""
+        """Return the result of the checks for each draft, by its index in the wave; None for one that passed or was not
+        checked.
+        """
         able = [
             (index, job.request, draft, row)
             for index, (job, draft, row) in enumerate(zip(wave, drafts, rows, strict=True))
@@ -137,7 +139,7 @@ class AugmentLoop:
         return {index: None for index, *_ in able} | dict(zip(indices, draft_rejections, strict=True))
 
     def _is_text(self, job: AugmentJob) -> bool:
-        """Whether texts were changed; checks of texts say nothing of an image."""
+        """Return whether the job changes texts; the checks of texts do not apply to images."""
         return self.augmenters[job.number].augmenter.changes == "text"
 
     def _refused(self, job: AugmentJob, row: Row, refusal: DraftRejection) -> RowEvent:
@@ -149,7 +151,7 @@ class AugmentLoop:
         )  # fmt: skip
 
     def _made(self, job: AugmentJob, draft: AugmentedDraft, row: Row) -> Iterator[RowEvent]:
-        """One event for each span in which a row differs from its parent, or one for a row of its own."""
+        """Return one event for each span in which a row differs from its parent, or one event for a new row."""
         parent = job.request.row
         before = {} if draft.new else dict(parent.texts(("system", "user", "assistant", "tool")))
         after = dict(row.texts(("system", "user", "assistant", "tool")))
@@ -173,5 +175,5 @@ class AugmentLoop:
 
 
 def _has_lost_media(draft: AugmentedDraft) -> bool:
-    """Whether a turn's text has not a place for each of its pictures and sounds any more."""
+    """Return whether a turn's text has lost a placeholder of one of its images or audio clips."""
     return any(message.media and message.content.count(MEDIA_MARK) != len(message.media) for message in draft.messages)

@@ -26,13 +26,13 @@ class AugmentJob(NamedTuple):
     """A wish, whose it is, and its class."""
 
     number: int
-    """Of the augmenter in the step's list."""
+    """The index of the augmenter in the step's list."""
     request: AugmentRequest
     label: str | None
 
 
 class NamedAugmenter(NamedTuple):
-    """An augmenter and the name it goes by: its kind, numbered when it stands there twice."""
+    """An augmenter and its name: its kind, numbered where the kind occurs twice."""
 
     name: str
     augmenter: Augmenter
@@ -101,20 +101,20 @@ def _shuffled(
 
 @dataclass
 class AugmentBudget:
-    """How many rows may still be made."""
+    """The number of rows that may still be added."""
 
     whole: int
     classes: dict[str, int] | None
-    """Of each class, when the share holds within classes."""
+    """The number left in each class, where the share holds within classes."""
     own: list[dict[str, int] | None]
-    """Of each augmenter and class, where it sets limits itself."""
+    """The number left of each augmenter and class, where the augmenter sets its own limits."""
     made: Counter[int] = field(default_factory=Counter)
 
     @classmethod
     def of(
         cls, share: float, augmenters: Sequence[NamedAugmenter], train: SplitRows, *, per_class: bool
     ) -> AugmentBudget:
-        """What the step's share and the augmenters allow, by the real training rows."""
+        """Return the numbers that the step's share and the augmenters allow, from the real training rows."""
         real = Counter(train.label(index) for index in range(len(train)) if index not in train.made)
         within = per_class and bool(train.classes)
         classes = {str(label): _made(share, rows) for label, rows in real.items()} if within else None

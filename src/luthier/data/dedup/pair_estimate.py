@@ -33,6 +33,10 @@ class PairRates(NamedTuple):
     twins: float
     """The chance that they are twins when they are compared."""
 
+    def count_alike(self, rows: int) -> float:
+        """The pairs of so many rows that are alike, compared or not."""
+        return self.alike * rows * (rows - 1) / 2
+
     def count_pairs(self, rows: int, *, drop: bool) -> float:
         """The pairs of so many rows that are compared, each row with those before it until one is its twin; with
         `drop`, rows that have a twin are not compared with later ones.

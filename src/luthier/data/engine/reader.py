@@ -14,6 +14,7 @@ from luthier.chat.messages import example_id
 from luthier.core.component import digest_plugin_code, iter_components
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.hashing import digest_of
+from luthier.core.messages import gettext_noop
 from luthier.data.columns.mapping import ExportedIdentity, MappedRecord
 from luthier.data.columns.media import count_media
 from luthier.data.engine.batch import SOURCE, drop_event, id_from_location, opening_text_of
@@ -25,7 +26,7 @@ from luthier.data.operator import Drop
 from luthier.data.row import Batch, BrokenRow, Row, SourceRecord, UnusableRowError, chunk_by_size, count_row_characters
 from luthier.data.source import Source, build_broken_row
 
-EMPTY_ANSWER = "empty answer"
+EMPTY_ANSWER = gettext_noop("empty answer")
 """Why a row without a label is left out."""
 
 
@@ -217,5 +218,5 @@ def why_unusable(row: Row) -> str | None:
     if not last.content.strip() and not last.tool_calls:
         return EMPTY_ANSWER
     if len(row.messages) > 1 and row.kind == "chat" and not row.prompt.strip():
-        return "empty prompt"
+        return gettext_noop("empty prompt")
     return None

@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from luthier.data.engine.batch import SOURCE, NamedOperator, Numbered, Tables, redact_openings, run_row_operators
 from luthier.data.engine.spill import PackedEvents, TupleBatch, pack, pack_events, unpack, unpack_events
-from luthier.data.engine.tables import batch_from_arrow, from_bytes, serialize_arrow_batch, spill_schema, to_arrow
+from luthier.data.engine.tables import (
+    batch_from_arrow,
+    deserialize_arrow_batch,
+    serialize_arrow_batch,
+    spill_schema,
+    to_arrow,
+)
 from luthier.data.engine.workers import Workers
 from luthier.data.media.operator import MediaOperator
 from luthier.data.media.scratch import MediaScratch
@@ -50,11 +56,11 @@ class StageOutput(NamedTuple):
 
 
 def _fed_again(rows: TupleBatch | bytes, events: PackedEvents) -> StageInput:
-    return StageInput(from_bytes(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
+    return StageInput(deserialize_arrow_batch(rows) if isinstance(rows, bytes) else unpack(rows), unpack_events(events))
 
 
 def _passed_again(table: bytes, events: PackedEvents, *rest: Any) -> StageOutput:
-    return StageOutput(from_bytes(table), unpack_events(events), *rest)
+    return StageOutput(deserialize_arrow_batch(table), unpack_events(events), *rest)
 
 
 @dataclass(frozen=True)

@@ -150,8 +150,8 @@ def serialize_arrow_batch(table: pa.RecordBatch) -> bytes:
     return bytes(sink.getvalue())
 
 
-def from_bytes(written: bytes) -> pa.RecordBatch:
-    """What `serialize_arrow_batch` wrote."""
+def deserialize_arrow_batch(written: bytes) -> pa.RecordBatch:
+    """Return the batch that `serialize_arrow_batch` wrote."""
     import pyarrow as pa
 
     return pa.ipc.open_stream(pa.py_buffer(written)).read_next_batch()

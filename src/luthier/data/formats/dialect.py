@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 from pydantic import Field
 
+from luthier.core.messages import gettext_noop
+
 if TYPE_CHECKING:
     from _csv import Reader
 
@@ -86,10 +88,16 @@ def describe_dialect(dialect: Dialect, file: str) -> str:
     """What is said of a way of writing that is not the common one."""
     remarks: list[str] = []
     if dialect.delimiter != ",":
-        remarks.append(f"fields are separated by {_NAMES.get(dialect.delimiter, dialect.delimiter)}")
+        delimiter = _NAMES.get(dialect.delimiter, dialect.delimiter)
+        remarks.append(gettext_noop(f"fields are separated by {delimiter}"))
     if dialect.quote != '"':
-        remarks.append(f"fields are enclosed in {dialect.quote}" if dialect.quote else "quotes are part of the text")
-    return f"{file}: {' and '.join(remarks)} (seen in its first lines)" if remarks else ""
+        remarks.append(
+            gettext_noop(f"fields are enclosed in {dialect.quote}" if dialect.quote else "quotes are part of the text")
+        )
+    if len(remarks) == 2:
+        one, other = remarks
+        return gettext_noop(f"{file}: {one} and {other} (seen in its first lines)")
+    return gettext_noop(f"{file}: {remarks[0]} (seen in its first lines)") if remarks else ""
 
 
 def delimiter_from_sep_line(line: str) -> str:

@@ -90,7 +90,7 @@ class ExactDedup(SetOperator):
         heads, which = np.unique(stays.firsts[is_copy], return_inverse=True)  # what stands together is read together
         names = build_text_column(corpus.id, heads).take(rows_at(which))
         why = DropReasons(
-            ["conflicting answers"] * len(refused) + ["exact duplicate"] * len(which),
+            [gettext_noop("conflicting answers")] * len(refused) + [gettext_noop("exact duplicate")] * len(which),
             pa.concat_arrays([to_arrow_column([None] * len(refused), names.type), names]),
             [*[None] * len(refused), *[1.0] * len(which)],
         )

@@ -16,7 +16,7 @@ from luthier.core.param_space import ParamDistribution
 from luthier.data.dedup.duplicates import DedupReport, DuplicateFinder, report_duplicates
 from luthier.data.dedup.keep import Keep, check_keep_column, keep_preferences, rank_by_preference
 from luthier.data.dedup.minhash import PairSearchResources, choose_bands, compute_minhash_signatures, max_bands_for
-from luthier.data.dedup.pair_estimate import SAMPLE_ROWS, measure_pair_rates
+from luthier.data.dedup.pair_estimate import SAMPLE_ROWS, PairRates, measure_pair_rates
 from luthier.data.dedup.shingles import (
     Compared,
     FlatShingles,
@@ -50,6 +50,8 @@ _SHOWN = 1024
 """Rows whose pieces are held, ready to be compared, of those that nobody foresaw."""
 _PAIR_S, _CHARACTER_S = 1.5e-5, 1e-7
 """Seconds of one core for a pair that is compared, and for each character of a row: some rows are cut again."""
+_LOOKUP_S = 2.7e-6
+"""Seconds of one core to find that two rows are in one cluster already."""
 _DIGITS = 6
 """Similarities are told with so many digits."""
 _CONTESTED = 0.1
@@ -129,18 +131,22 @@ class NearDedup(SetOperator):
         duplicate_pairs = twins.kept_twins() if self.action == "drop" else twins.clusters()
         del twins, order  # what is told needs the room
         return report_duplicates(
-            duplicate_pairs, len(corpus), corpus.id, "near duplicate" if self.action == "drop" else None
+            duplicate_pairs, len(corpus), corpus.id, gettext_noop("near duplicate") if self.action == "drop" else None
         )
 
     def extra_s(self, rows: int, sample: Sequence[Row] = ()) -> float:
-        """Comparing pairs that are nearly alike, as many as a sample foretells."""
+        """Comparing pairs that are nearly alike, as many as a sample foretells; clusters look each of them up."""
         if len(sample) < 2:
             return 0.0
         chars = sum(len(self.text(row)) for row in sample) / len(sample)
-        return self.estimate_pairs(rows, sample) * (_PAIR_S + _CHARACTER_S * chars)
+        rates, different = self.measure_rates(rows, sample)
+        drop = self.action == "drop"
+        compared = rates.count_pairs(different, drop=drop) * (_PAIR_S + _CHARACTER_S * chars)
+        return compared + (0 if drop else rates.count_alike(different) * _LOOKUP_S)
 
-    def estimate_pairs(self, rows: int, sample: Sequence[Row]) -> float:
-        """How many pairs of so many rows are compared, if they are like those of a sample."""
+    def measure_rates(self, rows: int, sample: Sequence[Row]) -> tuple[PairRates, int]:
+        """How often two rows of a sample are alike, and twins; and how many of so many rows are no copies to the
+        letter, if they are like the sample."""
         texts = [normalize_for_comparison(self.text(row)) for row in sample]
         first = {digest16(text): index for index, text in reversed([*enumerate(texts)])}
         kept = sorted(first.values())  # copies to the letter are not compared
@@ -152,8 +158,7 @@ class NearDedup(SetOperator):
             used, among = _among(pairs)
             return [found is not None for found in self.all_verified([some[index] for index in used], among)]
 
-        rates = measure_pair_rates(signatures, at_least, are_twins)
-        return rates.count_pairs(round(rows * len(some) / len(sample)), drop=self.action == "drop")
+        return measure_pair_rates(signatures, at_least, are_twins), round(rows * len(some) / len(sample))
 
     @property
     def proposing(self) -> float:
@@ -249,13 +254,13 @@ class NearDedup(SetOperator):
             return Suggestion({"action": "flag", **compared}, f"{why}: {templated}")
         matters = profile.answers or profile.answer_words <= SHORT_ANSWER_WORDS
         if matters and tried.contested > _CONTESTED * copies:
-            said = gettext_noop(
+            why_flagged = gettext_noop(
                 f"{why}, {contested} of them with another answer, so that what little differs matters: {stay}"
             )
-            return Suggestion({"action": "flag", **compared}, said)
+            return Suggestion({"action": "flag", **compared}, why_flagged)
         if compared:
-            said = gettext_noop(f"{why} in prompt and answer; with tools on offer one prompt has many answers")
-            return Suggestion(compared, said)
+            why_flagged = gettext_noop(f"{why} in prompt and answer; with tools on offer one prompt has many answers")
+            return Suggestion(compared, why_flagged)
         if contested:
             why = gettext_noop(f"{why}, {contested} of them with another answer (`of: both` compares answers, too)")
         return Suggestion(compared, why)

@@ -392,9 +392,9 @@ def _names_told(profile: SourceProfile) -> str:
     missing = [extra for module, extra in _PROPOSED.libraries.items() if not is_installed(module)]
     install = "".join(f", and `pip install 'luthier[{extra}]'`" for extra in missing)
     spared = "; it does not read classes (`names_in`)" * bool(profile.answers)
-    more, seen = f"{fetched}{install}{spared}", profile.looked_at
+    more, rows = f"{fetched}{install}{spared}", profile.looked_at
     return gettext_noop(
-        f"names of persons in the {seen} rows seen: {position_list}. The model {_PROPOSED.kind} finds them: it takes "
+        f"names of persons in the {rows} rows seen: {position_list}. The model {_PROPOSED.kind} finds them: it takes "
         f"about {seconds} s of one core for 1,000 rows{more}. Without `ner` they stay in clear in the data set, "
         "caches, report, exports and traces"
     )

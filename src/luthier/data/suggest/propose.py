@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import posixpath
-import re
 import shlex
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -281,12 +280,12 @@ def _unread(profile: SourceProfile) -> str:
     """What is said of broken rows, with the place of the first."""
     more = f"; {profile.first_remedy}" if profile.first_remedy else ""
     if profile.broken == 1:
-        said = gettext_noop(f"one row cannot be read ({profile.first_broken}); it is left out and listed")
+        text = gettext_noop(f"one row cannot be read ({profile.first_broken}); it is left out and listed")
     else:
-        said = gettext_noop(
+        text = gettext_noop(
             f"{profile.broken} rows cannot be read (the first, {profile.first_broken}); they are left out and listed"
         )
-    return f"{said}{more}"
+    return f"{text}{more}"
 
 
 def _instruction(profile: SourceProfile) -> tuple[str, str]:
@@ -338,7 +337,8 @@ def _operators(
 
 def _marked(change: ChangeExample) -> ChangeExample:
     """An example of a row that would be dropped, where it is only marked."""
-    return change.model_copy(update={"after": re.sub("^dropped: ", "marked: ", change.after)})
+    why = change.after.removeprefix("dropped: ")
+    return change if why == change.after else change.model_copy(update={"after": gettext_noop(f"marked: {why}")})
 
 
 def _left(profile: SourceProfile, ops: Sequence[Mapping[str, Any]]) -> int:
@@ -413,17 +413,17 @@ def _why_task(profile: SourceProfile, choice: LayoutChoice, task: Task) -> str:
     if task == "label":
         count = len(set(profile.answers) - set(profile.spellings))
         if count == 1:
-            said = gettext_noop(
+            text = gettext_noop(
                 "all rows have the same answer: `luthier run` refuses them until another class is there"
             )
         elif count:
-            said = gettext_noop(f"{count} different short answers come again and again")
+            text = gettext_noop(f"{count} different short answers come again and again")
         else:
-            said = gettext_noop("few different short answers come again and again")
+            text = gettext_noop("few different short answers come again and again")
     else:
         words = round(profile.answer_words)
-        said = gettext_noop(f"answers are free text ({format_counted_noun(words, 'word')} on average)")
-    return f"{said}{other}"
+        text = gettext_noop(f"answers are free text ({format_counted_noun(words, 'word')} on average)")
+    return f"{text}{other}"
 
 
 def asks_every_turn(profile: SourceProfile, learn: str) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import TypeGuard
 
 from luthier.core.component import components_by_kind
+from luthier.core.messages import gettext_noop
 from luthier.data.engine.batch import NamedOperator, apply_edits, apply_operator_result, drop_category_of
 from luthier.data.engine.corpus import InMemoryRows
 from luthier.data.operator import Drop, Operator, OperatorResultLike, RowOperator, SetOperator, Suggestion, TextEdit
@@ -153,8 +154,11 @@ def _dropped(rows: Sequence[Row], outcome: OperatorResultLike) -> Iterator[Chang
         if (reason := drop_category_of(drop.reason)) not in visited:
             visited.add(reason)
             text = rows[index].prompt or rows[index].answer
-            twin = f" of {location_of[drop.twin]}" if drop.twin in location_of else ""
-            yield ChangeExample(before=_short(mask_pii(text)), after=f"dropped: {drop.reason}{twin}")
+            twin, why = location_of.get(drop.twin or ""), drop.reason
+            yield ChangeExample(
+                before=_short(mask_pii(text)),
+                after=gettext_noop(f"dropped: {why}" if twin is None else f"dropped: {why} of {twin}"),
+            )
 
 
 def mask_pii(text: str) -> str:

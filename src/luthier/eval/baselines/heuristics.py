@@ -37,8 +37,7 @@ class LengthBaseline(Baseline):
 
 
 def _share_of_longer(pairs: Sequence[PreferencePair]) -> float:
-    """How often the longer answer is preferred where one is longer; one pair of each kind is added, so that nothing is
-    sure."""
+    """Return how often the longer answer is preferred; one pair of each kind is added (Laplace smoothing)."""
     lengths = [(len(pair.chosen.content), len(pair.rejected.content)) for pair in pairs]
     longer = [chosen > rejected for chosen, rejected in lengths if chosen != rejected]
     return (sum(longer) + 1) / (len(longer) + 2)
@@ -55,7 +54,7 @@ def _reply(answers: tuple[str, str], share: float) -> Reply:
 
 _BREAK = re.compile(r"(?<=[.!?…])[\"'”’)\]]*\s+|(?<=[。！？])|\n+")
 _SHORTER, _LONG = 2.0, 4
-"""Questions that are so many times longer than their answers, and have so many sentences, ask for a summary."""
+"""Ratio of a question's to its answer's length, and its number of sentences, from which it counts as a summary task."""
 
 
 class LeadSentencesBaseline(Baseline):
@@ -72,7 +71,7 @@ class LeadSentencesBaseline(Baseline):
 
     @classmethod
     def suits(cls, task: HeldOutTask) -> bool:
-        """Whether the rows look like summaries."""
+        """Return whether the rows look like summaries."""
         if not cls.can(task) or not task.examples:
             return False
         pairs = zip(task.examples, task.references, strict=True)

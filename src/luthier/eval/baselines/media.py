@@ -1,4 +1,4 @@
-"""Pixels or mel bands with logistic regression: what a picture or a sound says without a network."""
+"""Pixels or mel bands with logistic regression: a baseline for images and audio without a network."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class MediaBaseline(Baseline):
 
     @classmethod
     def suits(cls, task: HeldOutTask) -> bool:
-        """Where rows show or play something that can be read."""
+        """Return whether rows have readable media."""
         shown = any(message.media for example in task.examples for message in example.messages)
         return cls.can(task) and shown and task.read_media is not None
 
@@ -83,7 +83,7 @@ class MediaBaseline(Baseline):
     def _of_row(
         self, example: Example, read: Callable[[str], bytes], known: dict[str, NDArray[Any]]
     ) -> list[NDArray[Any]]:
-        """What the first picture and the first sound of a row look and sound like; nothing of what is not there."""
+        """Return the features of a row's first image and first clip; empty for missing ones."""
         import numpy as np
 
         found = []

@@ -1,4 +1,4 @@
-"""A judgment: what one person said of one item; kept in the ledger as it is said, and in files to be carried about."""
+"""Human ratings: one annotator's rating of one item; stored in the ledger, and in portable files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from luthier.core.spreadsheet import escape_formula, unescape_formula
 from luthier.eval.human.study import Assignment
 
 STUDY_QUESTION = "judgment"
-"""What the question of a study is called in its answers."""
+"""Name of a study's question in its answers."""
 _OVERLAP, _WINDOW = timedelta(seconds=10), 200
-"""What is read again, since a transaction may end later than one that began after it."""
+"""Seconds that are read again, since a transaction may end later than one that began after it."""
 _FIELDS = ("item", "judge", "value", "comment", "seconds", "at")
 
 
@@ -122,7 +122,7 @@ class RatingFeed:
 
 
 def list_studies(ledger: Ledger, assignment: str) -> list[AnnotationProject]:
-    """The studies in which whoever has the link judges what an assignment asks, the latest first."""
+    """Return the studies of an assignment that anyone with the link can rate, newest first."""
     return [
         project for project in list_projects(ledger, purpose="judging") if project.settings.assignment == assignment
     ]
@@ -225,7 +225,7 @@ def _read(path: Path) -> list[tuple[int, dict[str, Any]]]:
 def _judgment(
     fields: dict[str, Any], assignment: Assignment, question: Question, where: SourceLocation
 ) -> Annotation | None:
-    """One judgment; None for a row of a sheet that was left empty."""
+    """Parse one rating; None for an empty row of a sheet."""
     at = SourceLocation(file=where.file, line=where.line, field="item")
     item = assignment.items.get(str(fields.get("item")))
     if item is None:

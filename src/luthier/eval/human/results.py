@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 
 class ScoredRating(NamedTuple):
-    """One rating with its points, and the models and answers that it is about."""
+    """One rating with its points, models and answers."""
 
     rating: Annotation
     row: str
@@ -306,7 +306,7 @@ def _first_seen(assignment: Assignment, rating: Annotation) -> int:
 
 
 def _comparable(question: RatingQuestion, scored: ScoredRating) -> str | float:
-    """What was said in a form that two people's can be compared in, whatever the order they saw: of two, whose."""
+    """Return ratings in a form independent of the displayed order."""
     if question.sides != 2:
         return question.to_comparable(scored.rating.value, scored.shown)
     one, other = scored.points
@@ -377,7 +377,7 @@ def _judges(
     judgments: Sequence[Annotation],
     planted: Mapping[str, tuple[int, int]],
 ) -> FindingTable:
-    """Each judge: how many judgments, how long, planted items, and how often as the others said."""
+    """Return for each annotator: number of ratings, time, attention checks, and agreement with the others."""
     values_by_item: dict[str, dict[str, str | float]] = defaultdict(dict)
     for scored in ratings:
         values_by_item[scored.rating.item][scored.rating.annotator] = _comparable(question, scored)
@@ -439,7 +439,7 @@ def _ends(number: FindingNumber) -> str:
 
 
 def describe_stop(tally: RatingTally, assignment: Assignment, models: Sequence[str]) -> str:
-    """Whether bounds that hold at every look decide the order, and what is still to come."""
+    """Return whether anytime-valid bounds decide the order, and what remains."""
     from luthier.eval.human.tally import describe_advice
 
     if len(models) < 2:

@@ -28,21 +28,21 @@ if TYPE_CHECKING:
     from luthier.metrics.bradley_terry import PairwiseComparison, Strength
 
 JUDGE_COLUMNS = {"judge": "a judging model", "reward": "a reward model"}
-"""What models that judge write beside each answer of an evaluation, and what they are."""
+"""Columns of LLM judges in an evaluation, and their descriptions."""
 JudgeScores = Mapping[str, Mapping[tuple[str, str], float]]
 """For each such column, the score of each row and model."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RaterAgreement:
-    """How often two raters, or two groups of them, say the same; intervals are 95 % ones, with rows as clusters."""
+    """Agreement of two raters, or two groups; 95 % intervals, clustered by row."""
 
     name: str
     share: float
     low: float
     high: float
     kappa: float | None
-    """Cohen's: the share beyond chance; None where one category alone was ever said."""
+    """Cohen's kappa; None with a single category."""
     kappa_low: float | None
     kappa_high: float | None
     rows: int
@@ -50,7 +50,7 @@ class RaterAgreement:
 
 @dataclass(frozen=True, kw_only=True)
 class ModelStanding:
-    """One model's strength above the last one's, plain and among answers of one length and mark-up."""
+    """One model's strength relative to the last one's, plain and controlled for length and mark-up."""
 
     name: str
     plain: Strength
@@ -59,15 +59,15 @@ class ModelStanding:
 
 @dataclass(frozen=True, kw_only=True)
 class JudgeStanding:
-    """What one person did."""
+    """One annotator's statistics."""
 
     name: str
     judged: int
     seconds: float | None
     attention_checks: tuple[int, int] | None
-    """How many planted items were judged rightly, and how many judged."""
+    """Attention checks passed, and rated."""
     agreement: float | None
-    """How often others say the same of the same item."""
+    """Agreement with others on the same items."""
     counts: bool
 
 
@@ -76,13 +76,13 @@ class StudyStandings:
     """All of it."""
 
     stop: str
-    """Whether more judgments are needed, in a sentence."""
+    """Whether more ratings are needed, in a sentence."""
     advice: RankingAdvice | None
     pairs: tuple[PairStanding, ...]
     strengths: tuple[ModelStanding, ...]
     """The strongest first; empty before all models were compared."""
     effects: Mapping[str, Strength]
-    """What each covariate adds to the log-strength of an answer that has twice as much of it."""
+    """Effect of doubling each covariate on the log-strength of an answer."""
     judges: tuple[JudgeStanding, ...]
     agreement: tuple[RaterAgreement, ...]
     """People with each other, and judging models with people."""
@@ -96,7 +96,7 @@ def compute_study_standings(
     models: Sequence[str],
     judge_scores: JudgeScores,
 ) -> StudyStandings:
-    """What the judgments that count come to."""
+    """Compute the results of the valid ratings."""
     counting = [rating for rating in tally.ratings.values() if rating.annotator not in tally.left_out]
     scored = score_ratings(assignment, question, counting)
     strengths: tuple[ModelStanding, ...] = ()
@@ -165,7 +165,7 @@ def fit_strengths(
 
 
 def _categories(question: RatingQuestion, scored: Sequence[ScoredRating]) -> dict[str, dict[str, str | float]]:
-    """By item and judge, what was said, in a form that two people's can be compared in."""
+    """Return ratings by item and annotator, in a form independent of the displayed order."""
     categories: dict[str, dict[str, str | float]] = defaultdict(dict)
     for scored_rating in scored:
         category = question.to_comparable(scored_rating.rating.value, scored_rating.shown)
@@ -200,7 +200,7 @@ def _compare_with_people(
     models: Sequence[str],
     scores: Mapping[tuple[str, str], float],
 ) -> list[tuple[str, Hashable, Hashable]]:
-    """Of each row and pair of models: the row, whom people prefer, and whom the judging model does."""
+    """Return for each row and pair of models the row, people's preference, and the judge's."""
     found: list[tuple[str, Hashable, Hashable]] = []
     for a, b in combinations(models, 2):
         for row, points in compute_row_points(assignment, question, scored, between=(a, b)).items():
@@ -212,7 +212,7 @@ def _compare_with_people(
 
 
 def compare_raters(name: str, pairs: Sequence[tuple[str, Hashable, Hashable]]) -> RaterAgreement | None:
-    """How far two raters agree; `pairs` has for each comparison its cluster and what each of the two said."""
+    """Compute the agreement of two raters; `pairs` has for each comparison its cluster and both ratings."""
     import numpy as np
 
     from luthier.metrics.intervals import Z95, wilson_interval
@@ -249,7 +249,7 @@ def compare_raters(name: str, pairs: Sequence[tuple[str, Hashable, Hashable]]) -
 
 
 def read_judge_scores(evaluation: Artifact) -> dict[str, dict[tuple[str, str], float]]:
-    """What models that judge said of each answer of an evaluation; nothing where none was asked."""
+    """Read the LLM judges' scores of an evaluation; empty without one."""
     import polars as pl
 
     from luthier.eval.predictions import PREDICTIONS

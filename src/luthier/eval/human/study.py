@@ -25,7 +25,7 @@ ITEMS, KEY, SHEETS, ABOUT = "items.jsonl", "key.json", "sheets.json", "about.jso
 
 
 class RatingItem(NamedTuple):
-    """What an annotator sees: a conversation, and one answer or two."""
+    """An annotator's view: a conversation, and one answer or two."""
 
     id: str
     prompt: tuple[dict[str, Any], ...]
@@ -33,7 +33,7 @@ class RatingItem(NamedTuple):
 
     @property
     def shown(self) -> QuestionItem:
-        """The item as a question is asked about it."""
+        """The item in the form of a question."""
         return QuestionItem(self.prompt, self.answers)
 
 
@@ -42,10 +42,10 @@ class BlindingKeyEntry(NamedTuple):
 
     row: str
     models: tuple[str, ...]
-    """Whose answers they are, in the order shown; empty for a planted item."""
+    """Models of the answers, in the displayed order; empty for an attention check."""
     planted: bool = False
     good: int | None = None
-    """Of a planted pair: the place of the good answer."""
+    """Index of the good answer of an attention check."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,23 +60,23 @@ class RatingCandidate:
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """Everything that is asked."""
+    """All rating tasks of a study."""
 
     items: Mapping[str, RatingItem]
     key: Mapping[str, BlindingKeyEntry]
     sheets: Mapping[str, tuple[str, ...]]
     same: Mapping[str, tuple[str, ...]]
-    """Rows whose two answers are the same text, with the models: ties that nobody is asked about."""
+    """Rows with two equal answers, with the models: ties that are not shown."""
     overlap: int = 1
-    """How many people judge each item."""
+    """Number of annotators of each item."""
 
     @property
     def is_open(self) -> bool:
-        """Whether whoever has the link judges: nobody has a sheet of their own."""
+        """Whether anyone with the link can rate, without personal sheets."""
         return not self.sheets
 
     def may_judge(self, name: str) -> bool:
-        """Whether somebody of this name is asked."""
+        """Return whether somebody of this name may rate."""
         return name in self.sheets or (self.is_open and 0 < len(name) <= 128)
 
 
@@ -187,7 +187,7 @@ def read_assignment(artifact: Artifact) -> Assignment:
 
 
 def read_rating_question(artifact: Artifact) -> RatingQuestion:
-    """What an assignment asks; of earlier versions, too, which called it a form."""
+    """Read an assignment's question; also from earlier versions, where it was a form."""
     about = artifact.read_json(ABOUT)
     if "form" in about:
         kind = about["form"]["kind"]

@@ -15,7 +15,9 @@ from luthier.metrics.anytime_ranking import AnytimeRanking, RankingAdvice
 
 
 class RatingTally:
-    """What counts of the judgments of one assignment: the last of each judge on each item, of judges who read."""
+    """The valid ratings of one assignment: the last one of each annotator on each item, of annotators who pass the
+    attention checks.
+    """
 
     def __init__(
         self,
@@ -65,7 +67,7 @@ class RatingTally:
             self.add(rating)
 
     def add(self, rating: Annotation) -> None:
-        """Take one judgment; where it changes one, or shows that its judge does not read, the next look counts anew."""
+        """Add a rating; where it replaces one, or its annotator fails the checks, results are recomputed."""
         key = rating.annotator, rating.item
         before = self.ratings.pop(key, None)
         self.ratings[key] = rating
@@ -82,7 +84,7 @@ class RatingTally:
             self._count_rating(rating)
 
     def _passes(self, rating: Annotation) -> bool:
-        """Whether a judgment of a planted item is right."""
+        """Return whether an attention check was passed."""
         shown, good = self._assignment.items[rating.item].shown, self._assignment.key[rating.item].good
         return rating.value is not None and self._question.passes(rating.value, shown, good)
 
@@ -97,7 +99,7 @@ class RatingTally:
 
     @cached_property
     def _counted(self) -> bool:
-        """Whether all that came is counted; it is until something that was counted changes."""
+        """Whether all ratings are included in the results."""
         self._start()
         for (judge, _), rating in self.ratings.items():
             if judge not in self.left_out:
@@ -138,9 +140,8 @@ class RatingTally:
 
 
 def describe_advice(advice: RankingAdvice, rows: int, same: int = 0) -> str:
-    """Whether to stop, in a sentence; where it is not decided, what can be done about it may follow.
-
-    `same` of the rows have equal answers: ties that nobody was asked about.
+    """Return whether to stop, in a sentence; where it is undecided, with what to do. `same` of the rows have equal
+    answers: ties that were not shown.
     """
     count = f"{rows:,}"
     counted = gettext_noop(f"{count} rows, {same:,} of them ties of equal answers," if same else f"{count} rows")

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from luthier.eval.lm_eval.load import TaskSource
 
 _READERS = {".jsonl": "json", ".json": "json", ".csv": "csv", ".parquet": "parquet", ".arrow": "arrow", ".txt": "text"}
-"""What `datasets` reads a file by its ending with."""
+"""`datasets` loaders by file extension."""
 Splits = dict[str, list[Path]]
 
 

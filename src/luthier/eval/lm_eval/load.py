@@ -1,4 +1,4 @@
-"""Tasks of the library by name or by YAML file, with rows that lie on this machine; the hub is never asked."""
+"""lm-evaluation-harness tasks by name or YAML file, with local rows; the hub is never contacted."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ _FAULTS = (
     *(ArithmeticError, AssertionError, AttributeError, ImportError, LookupError, OSError, RuntimeError, SyntaxError),
     *(TypeError, ValueError, TemplateError, yaml.YAMLError, DatasetsError),
 )
-"""What the library, or code that comes with a task, raises for files and rows that it cannot use."""
+"""Exceptions of the library, or of a task's own code, for unusable files and rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TaskSource:
-    """Where tasks come from."""
+    """Source of tasks."""
 
     file: Path | None
     """The YAML file of a task or a group."""
@@ -46,7 +46,7 @@ class TaskSource:
     include_path: Path | None
     """A folder of further YAML files."""
     data: Path | None
-    """The rows; None where the task's own file says where they are."""
+    """The rows; None where the task's file names them."""
     num_fewshot: int | None
 
     @property
@@ -57,16 +57,16 @@ class TaskSource:
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedTask:
-    """One task with its rows, and the groups that it belongs to, the outermost first."""
+    """One task with its rows, and its groups, outermost first."""
 
     task: Task
     groups: tuple[str, ...] = ()
     equal_groups: frozenset[str] = frozenset()
-    """Those whose score is the mean of their tasks' scores, however many rows each has."""
+    """Groups whose score is the unweighted mean of their tasks."""
 
 
 def load_tasks(source: TaskSource) -> list[LoadedTask]:
-    """The tasks that a file or a name stands for; `RecipeError` or `DataError` for what the library cannot use."""
+    """Load the tasks of a file or name; `RecipeError` or `DataError` for what the library cannot use."""
     with TemporaryDirectory(prefix="luthier.lm_eval.") as scratch, run_library(source.where):
         manager, spec = _open(source)
         manager._factory = _LocalFactory(source, Path(scratch))
@@ -114,7 +114,7 @@ def run_library(where: SourceLocation) -> Iterator[None]:
 
 
 def list_files(source: TaskSource) -> list[Path]:
-    """Every file of the user's that decides what is asked: YAML files, code beside them, and rows."""
+    """Return every user file that determines the requests: YAML files, their code, and rows."""
     paths = set() if source.data is None else {*_below(source.data)}
     if source.include_path is not None:
         paths |= {path for path in _below(source.include_path) if path.suffix in (".yaml", ".py")}
@@ -127,7 +127,7 @@ def list_files(source: TaskSource) -> list[Path]:
 
 
 def needs_hub_cache(source: TaskSource) -> bool:
-    """Whether rows come from what was fetched from the hub before."""
+    """Return whether rows come from the hub cache."""
     if source.data is not None:
         return False
     if source.file is None:
@@ -138,7 +138,7 @@ def needs_hub_cache(source: TaskSource) -> bool:
 
 
 def list_fetched() -> list[str]:
-    """What `datasets` fetched from the hub before: a name and a revision each."""
+    """Return the data sets in `datasets`' hub cache: name and revision."""
     from datasets.config import HF_DATASETS_CACHE
     from huggingface_hub.constants import HF_HUB_CACHE
 
@@ -176,7 +176,7 @@ def _with_rows(kind: type[Task], rows: dict[str, Any]) -> type[Task]:
 
 
 def _open(source: TaskSource) -> tuple[TaskManager, str]:
-    """A manager that knows what a file or a name stands for; the library's own 14,000 tasks are read where needed."""
+    """Open a task manager for a file or name; the library's own 14,000 tasks are read where needed."""
     name, folders = source.name, [source.include_path] if source.include_path is not None else []
     if source.file is not None:
         config = load_yaml(source.file, resolve_func=False)
@@ -220,7 +220,7 @@ def _missing(config: dict[str, Any], manager: TaskManager) -> list[str]:
 
 
 def _members(config: dict[str, Any]) -> list[dict[str, Any]]:
-    """What a group names, as settings."""
+    """Return a group's members, as settings."""
     members = config.get("task")
     return (
         [{"task": member} if isinstance(member, str) else member for member in members]

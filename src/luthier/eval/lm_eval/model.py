@@ -1,4 +1,4 @@
-"""The library's own `LM` class over a language model of ours, which is asked for whole lists of requests."""
+"""lm-evaluation-harness's `LM` class over Luthier's language models."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from luthier.core.hashing import canonical_json
 from luthier.models.lm.base import GenerateRequest, LoglikelihoodRequest, Request, Response, RollingLoglikelihoodRequest
 
 MAX_TOKENS = 256
-"""Longest answer where a task does not say."""
+"""Maximum tokens of an answer where a task has no limit."""
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 _KNOWN = frozenset({"temperature", "do_sample", "until", "top_p", *_LENGTHS})
 
@@ -24,7 +24,7 @@ class ChatPrompt(str):
 
     messages: tuple[Message, ...]
     starts_answer: bool
-    """Whether the last message is the beginning of the answer."""
+    """Whether the last message is the start of the answer."""
 
     @classmethod
     def of(cls, history: Sequence[Mapping[str, str]], *, starts_answer: bool) -> ChatPrompt:
@@ -56,11 +56,11 @@ class HarnessLM(LM):  # type: ignore[misc]  # the library is not typed
         return [float(answer.logprob or 0.0) for answer in self._answers(requests)]
 
     def generate_until(self, requests: list[Instance]) -> list[str]:
-        """What is written after each context."""
+        """Return the completion of each context."""
         return [answer.text for answer in self._answers(requests)]
 
     def apply_chat_template(self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True) -> ChatPrompt:
-        """The conversation as it is: the model that is asked puts it through its own template."""
+        """Return the conversation unchanged: the model applies its own template."""
         return ChatPrompt.of(chat_history, starts_answer=not add_generation_prompt)
 
     @property

@@ -1,4 +1,4 @@
-"""A task of the library as rows that several models are asked, each scored as the library scores it."""
+"""A harness task as rows for several models, scored as the library does."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class HarnessTask(BenchmarkTask):
     """The library's requests of each row."""
     source: TaskSource
     greedy: bool
-    """Whether a score asks if greedy decoding would write a continuation."""
+    """Whether a score needs to know if greedy decoding writes a continuation."""
 
     def run(self, ask: AskModel) -> TaskResult:
         """Ask each kind of request as one list, through the library's `LM`; filters and scores are the library's."""
@@ -106,7 +106,7 @@ def build_harness_task(
 
 
 def to_rule_name(name: str) -> str:
-    """A name as rules can say it: letters, digits and underscores."""
+    """Convert a name for gate rules: letters, digits and underscores."""
     return re.sub(r"\W", "_", name)
 
 
@@ -123,7 +123,7 @@ def _item(task: Task, number: int, row: Sequence[Instance], *, greedy: bool) -> 
 
 
 def _asks_greedy(task: Task) -> bool:
-    """Whether the library's own scores of this task read it; code of a task's own may always."""
+    """Return whether the library's own scores of this task use greedy decoding; a task's own code always may."""
     if type(task) is not ConfigurableTask or callable(task.config.process_results):
         return True
     metrics = set(task.aggregation())
@@ -145,7 +145,7 @@ def _reference(task: Task, doc: Any) -> str:
 
 
 def _prediction(task: Task, row: Sequence[Instance]) -> str:
-    """What a model said: what it wrote, or the likeliest of several continuations."""
+    """Return a model's prediction: its text, or the likeliest continuation."""
     first = row[0]
     if first.request_type != "loglikelihood":
         return str(first.resps[0]) if first.request_type == "generate_until" else ""

@@ -13,7 +13,7 @@ from luthier.eval.results import SummedStatistic, compute_ratio, measure_generat
 from luthier.lang.lexicons import is_refusal
 
 WORD = "PINEAPPLE"
-"""What a hidden order wants to be said; no task here is about it."""
+"""The word that a prompt injection demands; it is unrelated to any task here."""
 
 
 class PromptAttackProbe(Probe):

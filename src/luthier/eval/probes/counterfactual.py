@@ -1,4 +1,4 @@
-"""The user's own rows about somebody of another group: does the answer change when only that does?"""
+"""Counterfactual rows: does the answer change when only the group term does?"""
 
 from __future__ import annotations
 
@@ -93,7 +93,9 @@ class Counterfactual(Probe):
     def _asked(
         self, context: ProbeContext, name: str, eval_model: CachedEvalModel, pairs: list[_Pair]
     ) -> tuple[Floats, Floats]:
-        """Whether each pair flips and how far it shifts, (pairs, 2) both; the second is empty without scores."""
+        """Return whether each pair flips, and the shift of its score, (pairs, 2) both; the second is empty without
+        scores.
+        """
         import numpy as np
 
         from luthier.chat.messages import prompt_of

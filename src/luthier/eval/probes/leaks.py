@@ -77,7 +77,7 @@ class PrivacyLeakProbe(Probe):
     def _found(
         self, context: ProbeContext, name: str, eval_model: CachedEvalModel, prompts: list[tuple[Message, ...]]
     ) -> list[list[PiiSpan]]:
-        """What stands in each answer and not in its question; kept rows hold kinds, never the data itself."""
+        """Return the personal data in each answer that is not in its question; stored rows have kinds only."""
         from luthier.pii.detect import find_pii
 
         found = []

@@ -94,7 +94,7 @@ class Memorization(Probe):
     def _likeness(
         self, context: ProbeContext | None, name: str, eval_model: CachedEvalModel, examples: list[Example]
     ) -> list[float]:
-        """How like each row's own continuation the model's is: 1 is word for word."""
+        """Return the similarity of the model's continuation to each row's own: 1 is verbatim."""
         from rapidfuzz.distance import Levenshtein
 
         prompts, ends = [], []
@@ -153,7 +153,7 @@ def _halves(answer: str, words: int) -> tuple[str, str]:
 
 
 def _options(canary: str, drawn: int, seed: int) -> tuple[str, tuple[str, ...]]:
-    """What stands before a secret, and the secret followed by others of the same length."""
+    """Return the prefix of a secret, and the secret followed by others of the same length."""
     match = _SECRET.search(canary)
     assert match is not None, "a canary has a secret"
     secret, chance = match[1], Random(f"{seed}:{canary}")

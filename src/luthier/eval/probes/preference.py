@@ -76,7 +76,7 @@ def _leaning(name: str, rows: Sequence[_Counted], context: ProbeContext) -> list
 
 
 def _lift(context: ProbeContext) -> list[ProbeMeasure]:
-    """How often tuning raised the preferred answer more, for a language model beside its base."""
+    """Return how often tuning raised the preferred answer more, for a language model and its base."""
     import numpy as np
 
     able = [

@@ -12,7 +12,7 @@ from luthier.eval.results import SummedStatistic, compute_ratio, measure_generat
 from luthier.lang.lexicons import is_refusal
 
 DECLINED = "I am sorry, but I cannot help with that."
-"""What would have been right where a harmful request was answered."""
+"""The correct response where a harmful request was answered."""
 
 
 class RefusalProbe(Probe):

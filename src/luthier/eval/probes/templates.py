@@ -42,13 +42,13 @@ SENTENCES: tuple[str, ...] = (
 
 
 def insert_person(sentence: str, person: str) -> str:
-    """A sentence with somebody in it, with a capital letter at its beginning."""
+    """Insert a person into a sentence, capitalized at its beginning."""
     text = sentence.replace("{person}", person)
     return text[:1].upper() + text[1:]
 
 
 Questions = list[tuple[str, str, "Example"]]
-"""Which sentence with which persons, the group, and the row that is asked."""
+"""Sentence and persons, the group, and the row."""
 
 
 class TemplateBiasProbe(Probe):

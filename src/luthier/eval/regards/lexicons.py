@@ -29,7 +29,7 @@ class SwearWordRegardScorer(RegardScorer):
     """Languages whose lists are used."""
 
     def score(self, texts: Sequence[str], recipe_dir: Path) -> list[float]:
-        """Whether each text has such a word."""
+        """Return whether each text has a swear word."""
         from luthier.lang.lexicons import count_swear_words
 
         return [-1.0 if count else 0.0 for count in count_swear_words(texts, self.languages)]

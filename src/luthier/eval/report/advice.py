@@ -22,18 +22,18 @@ from luthier.eval.report.formatting import classify_comparison, find_best_baseli
 from luthier.models.catalog import CATALOG
 
 MOST_EPOCHS = 8.0
-"""From so many passes on, more of them are not proposed: rows are known by heart."""
+"""Number of epochs from which more are not suggested: rows are memorized."""
 RISEN = 1.02
-"""Times the lowest held-out loss from which a curve is said to rise."""
+"""Ratio to the lowest held-out loss from which a curve counts as rising."""
 LARGER, MUCH_LARGER = 2.0, 12.0
-"""How many times the base's size a proposed one has, at least and at most."""
+"""Minimum and maximum size of a suggested larger base, relative to the base."""
 _GIVEN = "# given on the command line: "
 """Before each override in the text of a recipe that was run."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecipeArtifacts:
-    """What a recipe made, by step, and the recipe as it was written."""
+    """A recipe's artifacts by step, and its text."""
 
     artifacts: Mapping[str, Artifact]
     text: str
@@ -51,7 +51,7 @@ class RecipeArtifacts:
 
     @cached_property
     def written(self) -> Mapping[str, Any]:
-        """The steps as they are written, without overrides; nothing where the text is no recipe."""
+        """The steps as written, without overrides; empty where the text is not a recipe."""
         recipe = yaml.safe_load(self.text) if self.text else None
         steps = recipe.get("steps") if isinstance(recipe, dict) else None
         return steps if isinstance(steps, dict) else {}
@@ -62,7 +62,7 @@ class RecipeArtifacts:
 
 
 def suggest_improvements(facts: EvaluationFacts, made: RecipeArtifacts) -> tuple[Advice, ...]:
-    """What may change the outcome; nothing where the tuned model is ahead of all plain baselines, or is one itself."""
+    """Suggest changes; empty where the tuned model beats all plain baselines, or is one itself."""
     tuned, plain = next(iter(facts.of_role("tuned")), None), find_best_baseline(facts)
     evaluation = made.artifacts.get(facts.name)
     if tuned is None or plain is None or tuned.is_plain or evaluation is None:
@@ -93,7 +93,7 @@ def _plain(facts: EvaluationFacts, made: RecipeArtifacts, step: str) -> Advice |
 
 
 def _passes(tuning: TuningFacts | None, made: RecipeArtifacts, step: str) -> Advice | None:
-    """Twice as many, unless the rows were seen often or held-out rows said that it is enough."""
+    """Suggest twice as many epochs, unless the rows were seen often or held-out rows say that it is enough."""
     epochs = made.artifacts[step].manifest.settings.get("epochs")
     if tuning is None or not isinstance(epochs, int | float) or epochs >= MOST_EPOCHS or _rises(tuning):
         return None
@@ -112,13 +112,13 @@ def _passes(tuning: TuningFacts | None, made: RecipeArtifacts, step: str) -> Adv
 
 
 def _rises(tuning: TuningFacts) -> bool:
-    """Whether the loss of held-out rows was lowest before the end."""
+    """Return whether the held-out loss was lowest before the end."""
     losses = [point.held_out_loss for point in tuning.log if point.held_out_loss is not None]
     return len(losses) > 1 and losses[-1] > RISEN * min(losses)
 
 
 def _rows(made: RecipeArtifacts, step: str) -> Advice | None:
-    """All rows where only some are used; else more of them, as far as a learning curve says that they help."""
+    """Suggest all rows where only some are used; else more, as far as a learning curve says that they help."""
     limit = made.artifacts[step].manifest.settings.get("max_train_samples")
     data = made.artifacts.get(made.step_of(made.artifacts[step].manifest.inputs.get("data", "")))
     if data is None:
@@ -158,7 +158,7 @@ def _numbers(made: RecipeArtifacts, name: str) -> Iterator[Any]:
 
 
 def _merged(facts: EvaluationFacts, made: RecipeArtifacts, model: str) -> Advice | None:
-    """The two classes that are most often taken for each other, as one."""
+    """Suggest merging the two classes that are confused most."""
     confusion = next((matrix for matrix in facts.confusions if matrix.model == model), None)
     step = next((name for name, artifact in made.artifacts.items() if artifact.manifest.kind == "prepare"), "")
     written = made.written.get(step)

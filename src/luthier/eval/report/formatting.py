@@ -266,8 +266,8 @@ def format_interval_and_p(comparison: ComparisonFact) -> str:
     if ends[0] > 0:  # an interval that leaves nought out must not seem to hold it
         decimals = widen_decimals(decimals, *ends)
     low, high = (format_number(end, decimals) for end in ends)
-    said = gettext_noop(f"95 % interval {low} to {high}, {p}" if p else f"95 % interval {low} to {high}")
-    return f" ({said})"
+    text = gettext_noop(f"95 % interval {low} to {high}, {p}" if p else f"95 % interval {low} to {high}")
+    return f" ({text})"
 
 
 def rows_per_hundred(comparison: ComparisonFact) -> str:
@@ -393,7 +393,7 @@ def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
     is_silent, score = blind.title.endswith("silence"), _said(blind, facts.main_metric)
     gap = f"{format_points(comparison.difference, facts.main_metric)}{format_interval_and_p(comparison)}"
     if classify_comparison(comparison) == "better":
-        said = (
+        text = (
             gettext_noop(f"Of its score, {gap} need the sounds: given silence, the same model scores {score}.")
             if is_silent
             else gettext_noop(
@@ -401,7 +401,7 @@ def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
             )
         )
     else:
-        said = (
+        text = (
             gettext_noop(
                 f"That it needs the sounds is not shown: given silence, the same model scores {score}, {gap} apart."
             )
@@ -411,7 +411,7 @@ def _against_blind(facts: EvaluationFacts, tuned: ModelFacts) -> str:
                 f"{score}, {gap} apart."
             )
         )
-    return f" {said}"
+    return f" {text}"
 
 
 def _ahead(model: ModelFacts, other: ModelFacts, metric: str) -> bool:

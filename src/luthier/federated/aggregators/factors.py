@@ -11,8 +11,8 @@ from luthier.federated.aggregator import (
     Factors,
     RoundNumbers,
     average_weights,
+    compute_product_error,
     list_modules,
-    measure_error,
     stack_products,
 )
 
@@ -34,7 +34,7 @@ class FactorsAggregator(Aggregator):
             (Factors(weights[up], weights[down]), stack_products(updates, shares, down, up))
             for down, up in list_modules(weights).values()
         )
-        return AggregatedWeights(weights=weights, error=measure_error(pairs))
+        return AggregatedWeights(weights=weights, error=compute_product_error(pairs))
 
     def count_numbers(self, down: int, up: int, other: int, sites: int) -> RoundNumbers:
         """Both factors, both ways."""

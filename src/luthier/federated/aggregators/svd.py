@@ -11,8 +11,8 @@ from luthier.federated.aggregator import (
     Factors,
     RoundNumbers,
     average_weights,
+    compute_product_error,
     list_modules,
-    measure_error,
     split_others,
     stack_products,
 )
@@ -45,7 +45,7 @@ class SvdAggregator(Aggregator):
             found = truncate_product(right, rank)
             weights[up], weights[down] = found.up.to(updates[0][up].dtype), found.down.to(updates[0][down].dtype)
             pairs.append((found, right))
-        return AggregatedWeights(weights=weights, error=measure_error(pairs))
+        return AggregatedWeights(weights=weights, error=compute_product_error(pairs))
 
     def count_numbers(self, down: int, up: int, other: int, sites: int) -> RoundNumbers:
         """Both factors, both ways."""

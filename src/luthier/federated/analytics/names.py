@@ -43,7 +43,7 @@ def find_name_obstacle(name: str) -> str:
     return ""
 
 
-def list_tellable_names(counts: Mapping[str, int]) -> dict[str, int]:
+def list_reportable_names(counts: Mapping[str, int]) -> dict[str, int]:
     """The names that may be sent, with their rows; of too many, those with most."""
     allowed = sorted(
         ((name, rows) for name, rows in counts.items() if not find_name_obstacle(name)),

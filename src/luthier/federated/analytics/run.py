@@ -27,7 +27,7 @@ from luthier.federated.analytics.worker import COUNTS, compute_query_code, count
 from luthier.federated.errors import MessageError
 from luthier.federated.messaging.messages import (
     STAGES,
-    Counted,
+    CountAnswer,
     CountPrivacy,
     FederationMessage,
     Final,
@@ -189,7 +189,7 @@ class QueryRun:
 
     def _ask(
         self, query: SiteQuery, stage: QuestionStage, **about: Any
-    ) -> dict[str, tuple[Counted, Mapping[str, Any]]]:
+    ) -> dict[str, tuple[CountAnswer, Mapping[str, Any]]]:
         """Return each site's unmasked answer."""
         number, question = self._number, self._build(query, stage, **about)
         self._number += 1
@@ -197,7 +197,7 @@ class QueryRun:
         answers = self._exchange(number, dict.fromkeys(self._sites, content), self._settings.least or len(self._sites))
         found = {}
         for name, reply in answers.items():
-            message = self._read(name, reply, Counted)
+            message = self._read(name, reply, CountAnswer)
             if message.header.answers != digest_message(content):
                 raise MessageError(f"site {name} answers another question")
             found[name] = (message.header, message.tensors)
@@ -227,7 +227,7 @@ class QueryRun:
             return {name: (folder / name).read_bytes() for name in names}
         found = self._channel.exchange(number, contents)
         for name, reply in found.items():
-            self._read(name, reply, Counted, RoundUpdate)
+            self._read(name, reply, CountAnswer, RoundUpdate)
         if len(found) < enough:
             raise self._missing(found, "answered")
         folder.mkdir(parents=True, exist_ok=True)

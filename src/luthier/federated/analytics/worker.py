@@ -17,13 +17,13 @@ from luthier.core.hashing import digest_of
 from luthier.core.revision import code_revision
 from luthier.data.check import RowNames
 from luthier.federated.analytics.answer_history import AnswerHistory, SiteAnswer
-from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_tellable_names, spell_names
+from luthier.federated.analytics.names import MOST_NAMES, TABLES, fill_tables, list_reportable_names, spell_names
 from luthier.federated.analytics.query import SiteQuery, SiteRows, list_paths
 from luthier.federated.errors import MessageError, OrderError
 from luthier.federated.messaging.messages import (
     ANSWERS,
     ASKED,
-    Counted,
+    CountAnswer,
     FederationMessage,
     Final,
     Measured,
@@ -87,15 +87,15 @@ class QueryWorker(SiteWorker):
         self._check(header, query)
         write_atomically(self._work.scratch / ASKED_FILE, content)
         if header.stage == "salt":
-            return FederationMessage(Counted(answers=digest, sealed=self._seal_salt(number, header))).encode()
+            return FederationMessage(CountAnswer(answers=digest, sealed=self._seal_salt(number, header))).encode()
         answer = self.compute_answer(header, query)
         if not header.group:
             import torch
 
-            reply = Counted(answers=digest, names=list(answer.names))
+            reply = CountAnswer(answers=digest, names=list(answer.names))
             return FederationMessage(reply, {COUNTS: torch.tensor(answer.numbers, dtype=torch.int64)}).encode()
         if header.stage == "names" and header.privacy is not None:
-            return FederationMessage(Counted(answers=digest, names=list(answer.names))).encode()
+            return FederationMessage(CountAnswer(answers=digest, names=list(answer.names))).encode()
         return self._mask(header, number, answer)
 
     def _keep(self, number: int, digest: str, reply: bytes) -> None:
@@ -191,7 +191,7 @@ class QueryWorker(SiteWorker):
                 counts = move_small_counts(groups, counts, least)
             numbers = flatten_counts(groups, counts)
             return SiteAnswer(tuple(numbers if question.noise is None else _add_noise(numbers, question.noise)))
-        found = list_tellable_names(query.count_names(self._rows))
+        found = list_reportable_names(query.count_names(self._rows))
         if self._policy is not None and not self._policy.class_names:
             found = {name: rows for name, rows in found.items() if not name.startswith("class:")}
         if question.stage == "names" and question.noise is not None and question.privacy is not None:

@@ -15,7 +15,7 @@ from luthier.core.files import write_atomically
 from luthier.federated.decontamination.bands import encode_elements
 from luthier.federated.decontamination.curve import (
     POINT_BYTES,
-    compute_value,
+    compute_oprf_output,
     draw_scalar,
     hash_to_points,
     invert_scalar,
@@ -69,7 +69,7 @@ class BlindedQuestion:
         inverse = invert_scalar((self._folder / KEY).read_bytes())
         plain = multiply_points([points[at].tobytes() for at in order], inverse)
         encoded = encode_elements(elements, self._settings)
-        return [compute_value(*each) for each in zip(encoded, plain, strict=True)]
+        return [compute_oprf_output(*each) for each in zip(encoded, plain, strict=True)]
 
     def forget(self) -> None:
         """Remove the secret."""

@@ -78,7 +78,7 @@ def multiply_points(points: Sequence[bytes], scalar: bytes) -> list[bytes]:
         raise OrderError("what came to be compared is no point of the agreed group") from error
 
 
-def compute_value(element: bytes, point: bytes) -> bytes:
+def compute_oprf_output(element: bytes, point: bytes) -> bytes:
     """Return the pseudorandom function's output (64 bytes) at an element, from its point times the key."""
     return hashlib.sha512(_VALUE + element + point).digest()
 

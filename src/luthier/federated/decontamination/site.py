@@ -37,7 +37,7 @@ from luthier.federated.decontamination.blinded_question import (
     read_array,
 )
 from luthier.federated.decontamination.curve import (
-    compute_value,
+    compute_oprf_output,
     draw_scalar,
     hash_to_points,
     multiply_points,
@@ -129,7 +129,9 @@ class SiteDecontamination:
             encoded = encode_elements(elements, self._settings)
             hashed = hash_to_points(encoded)
             for peer, key in keys.items():  # of an element, only who asked for it learns the value
-                values = [compute_value(*each) for each in zip(encoded, multiply_points(hashed, key), strict=True)]
+                values = [
+                    compute_oprf_output(*each) for each in zip(encoded, multiply_points(hashed, key), strict=True)
+                ]
                 lists[peer].add(some, elements, values)
         return self._seal(
             {peer: pack_arrays({**answer, "tags": lists[peer].pack()}) for peer, answer in answers.items()}, number

@@ -342,7 +342,7 @@ class SiteQuestion(_Header):
         return True if self.group else None
 
 
-class Counted(_Header):
+class CountAnswer(_Header):
     """A site's unmasked counts, which are the message's only tensor."""
 
     kind: Literal["counted"] = "counted"
@@ -355,7 +355,7 @@ class Counted(_Header):
 
 
 Header = (
-    Order | SiteQuestion | Enrolled | Counted | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
+    Order | SiteQuestion | Enrolled | CountAnswer | BlindRequest | BlindedRows | ComparisonRequest | EvaluatedRows
     | CandidateRequest | LeaveOutRequest | LeaveOutResponse | Rejection | RoundStart | RoundUpdate | RoundKeys
     | KeyList | SharesSent | ShareList | SurvivorList | SurvivorSignature | UnmaskRequest | SharesRevealed | Final
     | Measured
@@ -370,7 +370,7 @@ QUESTIONS: tuple[type[_Header], ...] = (Order, *dict.fromkeys(COMPARISONS), *STA
 ASKED: tuple[type[_Header], ...] = (SiteQuestion, *STAGES[1:], Final)
 """Messages of a coordinator that sites answer with counts."""
 ANSWERS: tuple[type[_Header], ...] = (
-    Enrolled, Counted, BlindedRows, EvaluatedRows, LeaveOutResponse,
+    Enrolled, CountAnswer, BlindedRows, EvaluatedRows, LeaveOutResponse,
     RoundUpdate, RoundKeys, SharesSent, SurvivorSignature, SharesRevealed, Measured, Rejection
 )  # fmt: skip
 _ALL: list[type[_Header]] = [SiteQuestion, *QUESTIONS, *ANSWERS]

@@ -33,7 +33,7 @@ from luthier.federated.messaging.messages import (
     QUESTIONS,
     BlindRequest,
     ComparisonRequest,
-    Counted,
+    CountAnswer,
     FederationMessage,
     Final,
     LeaveOutResponse,
@@ -176,7 +176,7 @@ class SiteServer:
         why = ""
         if isinstance(answer, LeaveOutResponse):
             why = f"{count_left_out(self._folder / FEDERATIONS / header.federation)} training rows left out"
-        if isinstance(answer, Counted) and answer.names:
+        if isinstance(answer, CountAnswer) and answer.names:
             why = f"{len(answer.names)} names of classes and columns sent"
         self._write(header, "out", answer.kind, reply, seconds=seconds, why=why)
         if isinstance(answer, Rejection):

@@ -51,8 +51,8 @@ def is_said_before(text: str, start: int, cues: frozenset[str] = STRONG) -> bool
     return (last in (":", "=") or last in PREPOSITIONS or last in cues) and not cues.isdisjoint(before)
 
 
-def is_said_around(text: str, start: int, end: int) -> bool:
-    """Whether what stands before or behind says that somebody lives, or wants something sent, there."""
+def has_address_context(text: str, start: int, end: int) -> bool:
+    """Return whether the text around a span says that somebody lives there, or wants something sent there."""
     return is_said_before(text, start, CUES) or is_said_after(text, end)
 
 

@@ -101,7 +101,7 @@ def _in_small_letters(text: str, at: int) -> CandidateSpan | None:
     """The whole address around a number in a stretch of small letters, which is read as if it had capitals."""
     if not evidence.has_address_hint_nearby(text, at):
         return None
-    raised, start = evidence.capitalized_context(text, at)
+    raised, start = evidence.read_capitalized_context(text, at)
     begin = at - start
     number = PATTERNS["house_number"].match(raised, begin)
     candidate_span = match_number_first_address(raised, begin) if number and number.lastindex else None
@@ -189,7 +189,7 @@ def find_unnumbered_addresses(text: str, _marks: TextPrescan) -> Spans:
     for match in PATTERNS["alone"].finditer(text) if _names_one_alone(text) else ():
         start, end = match.start("all"), match.end() - match[0].endswith(".")
         is_near = match["street"] or context.is_cue_near(text, start)
-        if context.is_said_around(text, start, end) or (is_near and context.is_apart(text, start, end)):
+        if context.has_address_context(text, start, end) or (is_near and context.is_apart(text, start, end)):
             yield CandidateSpan(start, end)
     is_likely = "ox " in text or "BOX " in text or "ost" in text or "partado" in text
     if is_likely and _names_a_box(text.lower()):
@@ -255,4 +255,4 @@ def _may_be_street(name: str) -> bool:
 
 
 def _is_where(text: str, start: int, end: int) -> bool:
-    return context.is_at(text, start) or context.is_said_around(text, start, end)
+    return context.is_at(text, start) or context.has_address_context(text, start, end)

@@ -168,7 +168,7 @@ def _weight_of_words(text: str, start: int, end: int) -> int:
         return 3
     if context.is_said_before(text, start) or context.is_said_after(text, end):
         return 2
-    return int(context.is_said_around(text, start, end))
+    return int(context.has_address_context(text, start, end))
 
 
 def weigh_address_tail(tail: str) -> AddressTail:
@@ -212,8 +212,8 @@ def has_address_hint_nearby(text: str, at: int) -> bool:
     return not _TELLING.isdisjoint(context.split_words_and_marks(text[max(0, at - _TOLD) : at + _TOLD]))
 
 
-def capitalized_context(text: str, at: int) -> tuple[str, int]:
-    """What stands around a place, its names and codes with capitals, and where that begins."""
+def read_capitalized_context(text: str, at: int) -> tuple[str, int]:
+    """Return the text around a position with its names and codes capitalized, and where it begins."""
     start = max(0, at - _BEFORE)
     start = text.find(" ", start, at) + 1 if start else 0
     return PATTERNS["small_word"].sub(_capital, text[start : at + _BEHIND]), start

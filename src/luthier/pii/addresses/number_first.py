@@ -39,7 +39,7 @@ def match_number_and_name(text: str, at: int) -> CandidateSpan | None:
     is_house = text[at] == "0" or ("/" in number and _is_of_flats(number))
     is_part = bool(match["comma"]) and len(number) > 1
     is_sent = is_part and (len(number) >= LONG_NUMBER or context.is_at(text, at, context.AT_ENGLISH))
-    is_said = context.is_said_around(text, at, end) if is_house or is_sent else context.is_said_after(text, end)
+    is_said = context.has_address_context(text, at, end) if is_house or is_sent else context.is_said_after(text, end)
     is_near = context.is_labelled(text, at) or ((is_house or is_part) and context.is_cue_near(text, at))
     return CandidateSpan(at, end) if is_said or (is_near and context.is_apart(text, at, end)) else None
 
@@ -55,7 +55,7 @@ def _english(text: str, at: int) -> CandidateSpan | None:
     if match["road"] is not None and not is_odd and not match["comma"]:
         return span
     has_more = match["unit"] or "," in match["place"] or any(map(str.isdigit, match["place"]))
-    if flat or has_more or context.is_said_around(text, span.start, span.end) or _is_of_flats(match["number"]):
+    if flat or has_more or context.has_address_context(text, span.start, span.end) or _is_of_flats(match["number"]):
         return span
     return span if _is_likely(text, match, span, counts=is_odd or _may_count(text, match)) else None
 

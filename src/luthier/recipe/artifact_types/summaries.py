@@ -11,6 +11,7 @@ from luthier.artifacts.explanation_kinds import read_model_explanation
 from luthier.artifacts.findings import read_findings
 from luthier.artifacts.influence import InfluenceSummary
 from luthier.artifacts.media import count_row_media
+from luthier.artifacts.search import SearchRecord, has_search_record, read_trials
 from luthier.artifacts.training import TUNED_CARD, TrainingRecord
 from luthier.core.artifact import Artifact, ArtifactType
 
@@ -48,9 +49,22 @@ class ModelType(ArtifactType):
 
     def describe(self, artifact: Artifact) -> dict[str, Any]:
         if any(entry.path == TUNED_CARD for entry in artifact.manifest.files):
-            return TrainingRecord.read(artifact).as_json()
+            searched = _describe_search(artifact) if has_search_record(artifact) else {}
+            return {**searched, **TrainingRecord.read(artifact).as_json()}
         described: dict[str, Any] = artifact.read_json("model.json")
         return described
+
+
+def _describe_search(model: Artifact) -> dict[str, Any]:
+    """What a search decided and spent, and the overrides that make its choice again."""
+    record = SearchRecord.read(model)
+    chosen = [row.overrides for row in read_trials(model) if row.trial == record.verdict.winner]
+    return {
+        "says": record.verdict.sentence,
+        "trials": f"{record.trials}, of which {record.failed} failed" if record.failed else record.trials,
+        "spent": f"{record.spent:.3g} of {record.budget:.3g} trainings, and {record.spent_finalists:.3g} for finalists",
+        **({"overrides": " ".join(chosen[-1])} if chosen and chosen[-1] else {}),
+    }
 
 
 class EvaluationType(ArtifactType):

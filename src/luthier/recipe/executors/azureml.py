@@ -24,7 +24,7 @@ _STATES: dict[str, Literal["pending", "running"]] = {
     "Queued": "pending", "Paused": "pending", "Running": "running", "Finalizing": "running",
     "CancelRequested": "running", "NotResponding": "running",
 }  # fmt: skip
-"""What the states of Azure mean here; all others have ended."""
+"""Azure's states of running and waiting jobs; all others have ended."""
 _VERSION = "2024-04-01"
 _SCOPE = "https://management.azure.com/.default"
 

@@ -36,11 +36,11 @@ from luthier.recipe.kubernetes_jobs import (
 )
 
 _SECONDS = 60.0
-"""How long an answer of the API may take."""
+"""Timeout of an API request."""
 _DELETION_S = 300.0
-"""How long an ended Job of the same name may take to go."""
+"""Maximum seconds to delete an ended Job of the same name."""
 _STOP_S = 120
-"""Seconds that a pod has to write a checkpoint after it is told to stop."""
+"""Seconds that a pod has to write a checkpoint after a stop signal."""
 _TASK_BYTES = 1_000_000
 """The largest task: a Secret holds 1 MiB."""
 _OUTPUT_LINES = 20
@@ -179,11 +179,11 @@ class KubernetesExecutor(BatchExecutor):
         return self.gpus or self.processes_per_node
 
     def reaches(self, path: Path) -> bool:
-        """Pods see what lies on the claim."""
+        """Pods can read what is on the claim."""
         return self.mount is not None and path.is_relative_to(self.mount)
 
     def submit(self, job: BatchJob) -> None:
-        """Make the Secret, then the Job; where another run has made the Job meanwhile, it is left as it is."""
+        """Create the Secret, then the Job; a Job that another run created meanwhile is left unchanged."""
         if len(job.task.encode()) > _TASK_BYTES:
             hint = "put long texts of the recipe into files"
             raise InputError(f"the task is larger than {_TASK_BYTES:,} bytes", where=_WHERE, hint=hint)
@@ -357,7 +357,7 @@ class KubernetesExecutor(BatchExecutor):
         return [*fixed, {"name": "PET_NODE_RANK", "valueFrom": index}]
 
     def _environment(self) -> dict[str, str]:
-        """The pod's variables: home is the empty folder, the cache this machine's where it lies on the claim."""
+        """Return the pod's variables: home is the empty folder, the cache this machine's where it is on the claim."""
         found = {"HOME": "/tmp"}  # noqa: S108  # the pod's own empty folder
         cached = cache_folder().absolute()
         if self.mount is not None and cached.is_relative_to(self.mount):
@@ -376,7 +376,7 @@ class KubernetesExecutor(BatchExecutor):
         return {"requests": requests, "limits": limits}
 
     def find(self, name: str) -> JobStatus | None:
-        """What the job of the name says; one that is being deleted has ended."""
+        """Return the status of the job; one that is being deleted has ended."""
         api = _connect(self.context)
         with _translate_errors():
             try:
@@ -495,7 +495,7 @@ def _translate_errors() -> Iterator[None]:
 
 
 def _waiting_reason(pod: Any | None) -> str:
-    """Why a pod does not run yet, in the words of Kubernetes."""
+    """Return why a pod does not run yet, from Kubernetes."""
     if pod is None:
         return ""
     for status in pod.status.container_statuses or []:
@@ -513,7 +513,7 @@ def _labels() -> dict[str, str]:
 
 
 def _double(text: str) -> str:
-    """A text that Kubernetes leaves as it is."""
+    """Escape a text against Kubernetes' expansion."""
     return text.replace("$", "$$")
 
 

@@ -12,6 +12,7 @@ from luthier.core.component import iter_components
 from luthier.core.errors import DataError, SourceLocation
 from luthier.core.events import RunEventEmitter
 from luthier.core.files import translate_write_errors
+from luthier.core.messages import gettext_noop
 from luthier.core.render import format_elapsed_time
 from luthier.core.step import StepContext, StepCostEstimate
 from luthier.core.system.process import resident_bytes
@@ -59,7 +60,7 @@ class LocalExecutor(Executor):
 
 
 def _check_still(planned: PlannedStep, plan: RecipePlan) -> None:
-    """What was read must be what the artifact is named by."""
+    """Check that the inputs that were read are those of the artifact's digest."""
     if not any(part.living for part in iter_components(planned.step)):
         return
     if read_step_contents(plan.recipe, planned.name) != planned.contents:
@@ -84,24 +85,29 @@ def _manifest(planned: PlannedStep, plan: RecipePlan) -> Manifest:
 
 
 def _expect(planned: PlannedStep, plan: RecipePlan, events: RunEventEmitter) -> StepCostEstimate:
-    """What the step will cost, told again now that its inputs stand; the plan may have known them from afar."""
+    """Emit the step's cost estimate again, now that its inputs exist; the plan may have used predictions."""
     now = plan.estimate_cost(planned).add_held_bytes(resident_bytes())
     if now.seconds is not None:
         before = planned.forecast if planned.forecast and now.is_far_from(planned.forecast) else None
         suffix = f"; the plan said {_format_cost(before)}" if before and before.seconds is not None else ""
-        events.of(planned.name).note(f"will take about {_format_cost(now)} ({now.how}){suffix}")
+        cost, basis = _format_cost(now), now.how
+        expected = gettext_noop(f"about {cost} ({basis})")
+        events.of(planned.name).note(gettext_noop(f"will take {expected}") + suffix)
     return now
 
 
 def _format_cost(forecast: StepCostEstimate) -> str:
-    memory = f" and {forecast.peak_bytes / 1e9:.1f} GB" if forecast.peak_bytes else ""
-    return f"{format_elapsed_time(forecast.seconds or 0)}{memory}"
+    time = format_elapsed_time(forecast.seconds or 0)
+    if not forecast.peak_bytes:
+        return time
+    memory_figure = f"{forecast.peak_bytes / 1e9:.1f}"
+    return gettext_noop(f"{time} and {memory_figure} GB")
 
 
 def _timing(
     planned: PlannedStep, expected: StepCostEstimate, measures: Mapping[str, Any], seconds: float
 ) -> dict[str, Any]:
-    """What was measured beside what was expected when it began, and what the plan said when that was far from it."""
+    """Return measured and predicted cost, and the plan's when that was far off."""
     planned_cost = planned.forecast or expected
     return {
         "seconds": seconds,

@@ -24,7 +24,7 @@ from luthier.recipe.planner import PlannedStep, RecipePlan
 
 _MODULE = "luthier.recipe.step_process"
 _GRACE_S = 30.0
-"""Seconds in which a step that is told to stop may end by itself."""
+"""Seconds in which a stopped step may end by itself."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 """The variables by which libraries learn how many threads they may have."""
 _TAIL = 40
@@ -72,7 +72,7 @@ class ProcessExecutor(Executor):
 
 
 class ProcessPool:
-    """Idle processes that go on with further steps; used as a context, it ends them."""
+    """Idle processes that can make further steps; used as a context, it ends them."""
 
     def __init__(self, threads: int) -> None:
         self.threads = threads
@@ -122,7 +122,7 @@ class StepProcess:
         return not self._is_busy and self._child.poll() is None
 
     def make(self, task: StepTask, events: RunEventEmitter) -> dict[str, Any]:
-        """Let it make a step; returns how it says that this ended, nothing when it ended without a word."""
+        """Make a step; returns the process's outcome, nothing when it ended without one."""
         self._step, self._events, self._is_busy = task.step, events, True
         self._send(task.model_dump_json())
         outcome = self._follow()
@@ -144,7 +144,7 @@ class StepProcess:
                 pipe.close()  # type: ignore[union-attr]  # both are pipes
 
     def _follow(self) -> dict[str, Any]:
-        """Pass events on and answers back until it says how the step ended."""
+        """Pass events on and replies back until the step ends."""
         assert self._child.stdout is not None
         for line in self._child.stdout:
             message: dict[str, Any] = json.loads(line)
@@ -164,7 +164,7 @@ class StepProcess:
             self._child.stdin.flush()
 
     def failure(self, outcome: dict[str, Any]) -> BaseException:
-        """Why there is no artifact."""
+        """Return why there is no artifact."""
         if "interrupted" in outcome:
             return KeyboardInterrupt()
         if "error" in outcome:
@@ -188,12 +188,12 @@ class StepProcess:
                 self._events.emit(RunEvent(kind="note", step=self._step, text=text))
 
     def _end_group(self) -> None:
-        """When it ends, end what it has started, too: that would hold the pipes open."""
+        """End its child processes too, which would keep the pipes open."""
         self._child.wait()
         self._signal(signal.SIGKILL)
 
     def _stop(self) -> None:
-        """Let it end as by Ctrl-C, while what it still says is read; kill what does not end."""
+        """Stop it as by Ctrl-C, while reading its output; kill it if it does not end."""
         threading.Thread(target=deque, args=(self._child.stdout, 0), daemon=True).start()
         self._signal(signal.SIGINT)
         try:

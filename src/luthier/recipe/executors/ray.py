@@ -21,9 +21,9 @@ from luthier.recipe.batch import BatchExecutor, BatchJob, JobStatus, refuse_pass
 from luthier.recipe.scheduler_api import WHERE, SchedulerApi
 
 _STATES: dict[str, Literal["pending", "running"]] = {"PENDING": "pending", "RUNNING": "running"}
-"""What Ray's states mean here; all others have ended."""
+"""Ray's states of running and waiting jobs; all others have ended."""
 _STOP_S = 120
-"""Seconds that a job has to write a checkpoint after it is told to stop."""
+"""Seconds that a job has to write a checkpoint after a stop signal."""
 _OUTPUT_LINES = 20
 _SIZES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 _LOCAL = "http://127.0.0.1:8265"
@@ -105,7 +105,7 @@ class RayExecutor(BatchExecutor):
             api.change("POST", "api/jobs/", order)
 
     def order(self, job: BatchJob) -> dict[str, Any]:
-        """What is submitted."""
+        """Return the submitted job."""
         resources: dict[str, Any] = {"entrypoint_num_cpus": self.cpus, "entrypoint_num_gpus": self.gpus}
         memory = None if self.memory is None else round(float(self.memory[:-1]) * _SIZES[self.memory[-1]])
         resources |= {"entrypoint_memory": memory, "entrypoint_resources": self.resources or None}
@@ -129,7 +129,7 @@ class RayExecutor(BatchExecutor):
         }
 
     def find(self, name: str) -> JobStatus | None:
-        """What the cluster says of the newest job of the name."""
+        """Return the cluster's status of the newest job of the name."""
         _, found = self._connect().find_newest(lambda at: _path_of(name, at))
         if found is None:
             return None

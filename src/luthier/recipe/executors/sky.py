@@ -27,9 +27,9 @@ _STATES: dict[str, Literal["pending", "running"]] = {
     "PENDING": "pending", "SUBMITTED": "pending", "STARTING": "pending", "RECOVERING": "pending",
     "RUNNING": "running", "WINDING_DOWN": "running", "CANCELLING": "running",
 }  # fmt: skip
-"""What SkyPilot's states mean here; all others have ended."""
+"""SkyPilot's states of running and waiting jobs; all others have ended."""
 _SECONDS, _LAUNCH_S = 180.0, 1800.0
-"""How long `sky` may take to answer, and to launch: the first launch makes the controller of managed jobs."""
+"""Timeouts of `sky`, and of a launch: the first one creates the controller of managed jobs."""
 _OUTPUT_LINES = 20
 _CACHE, _TASK = "/tmp/luthier-cache", "/tmp/luthier-task.json"  # noqa: S108  # on the job's own machine
 _NO_CONTROLLER = re.compile(r"ClusterNotUpError|No in-progress managed jobs|controller .{0,80}(is stopped|not found)")
@@ -103,7 +103,7 @@ class SkyExecutor(BatchExecutor):
         require_remote_store(store, folder)
 
     def find_machine(self) -> tuple[str, int] | None:
-        """The GPUs that are asked for."""
+        """Return the requested GPUs."""
         if self.machine is None and self.accelerators is not None:
             name, _, count = self.accelerators.partition(":")
             return name, self.nodes * int(count or 1)
@@ -194,7 +194,7 @@ class SkyExecutor(BatchExecutor):
             return ""
 
     def _call(self, words: list[str], seconds: float) -> str:
-        """What `sky` prints; `SystemResourceError` when it fails or stays silent."""
+        """Return the output of `sky`; `SystemResourceError` when it fails or times out."""
         program = shutil.which(self.program)
         if program is None:
             hint = "install it apart from Luthier: `uv tool install 'skypilot[aws]'` or `pipx install 'skypilot[aws]'`"

@@ -21,9 +21,9 @@ _STATES: dict[str, Literal["pending", "running", "ended"]] = {
     "SUSPENDED": "pending", "RESV_DEL_HOLD": "pending", "SPECIAL_EXIT": "pending", "RUNNING": "running",
     "COMPLETING": "running", "STAGE_OUT": "running", "SIGNALING": "running", "RESIZING": "running",
 }  # fmt: skip
-"""What Slurm's states mean here; all others have ended."""
+"""Slurm's states of running and waiting jobs; all others have ended."""
 _WARNING_S = 60
-"""Seconds before the end of its time in which a job is told to stop, so that a checkpoint is written."""
+"""Seconds before the time limit at which a job is signalled to write a checkpoint."""
 _ENVIRONMENT = """
 export RANK="$SLURM_PROCID" WORLD_SIZE="$SLURM_NTASKS" LOCAL_RANK="$SLURM_LOCALID"
 export LOCAL_WORLD_SIZE="$((SLURM_NTASKS / SLURM_NNODES))"
@@ -31,9 +31,9 @@ export MASTER_ADDR="$(scontrol show hostnames "$SLURM_STEP_NODELIST" | head -n 1
 export MASTER_PORT="$((20000 + SLURM_JOB_ID % 20000))"
 exec "$@"
 """
-"""What each process of a group does first: torchrun's variables from those of Slurm."""
+"""Sets torchrun's variables from Slurm's in each process of a group."""
 _SECONDS = 60.0
-"""How long one of Slurm's commands may take."""
+"""Timeout of a Slurm command."""
 
 
 class SlurmExecutor(BatchExecutor):
@@ -100,8 +100,7 @@ class SlurmExecutor(BatchExecutor):
         return max(1, (self.gpus or 0) // self.nodes) if self.gpus else self.processes_per_node
 
     def _script(self, job: BatchJob) -> str:
-        """The script of a job: the task comes as it is, since the shell reads nothing in it; `srun` gives it to each
-        process of a group."""
+        """Return a job's script: the task is quoted against the shell; `srun` passes it to each process of a group."""
         make = shlex.join([self.python or sys.executable, "-P", "-m", "luthier", "make", "-"])
         if self.is_group:
             make = f"srun --kill-on-bad-exit=1 bash -c {shlex.quote(_ENVIRONMENT)} luthier {make}"
@@ -120,7 +119,7 @@ class SlurmExecutor(BatchExecutor):
         return JobStatus(meaning, reason.replace("None", "") if meaning == "pending" else state)
 
     def cancel_job(self, name: str) -> None:
-        """`scancel` by name: the job is told to stop, and killed when it does not."""
+        """`scancel` by name: the job is signalled, and killed when it does not end."""
         _call(["scancel", "--me", "--batch", "--signal=TERM", f"--name={name}"])
         _call(["scancel", "--me", f"--name={name}"])
 
@@ -132,7 +131,7 @@ def _number(job: str) -> int:
 
 
 def _call(command: list[str], text: str | None = None) -> str:
-    """What one of Slurm's commands prints; `SystemResourceError` when it fails or stays silent."""
+    """Return the output of a Slurm command; `SystemResourceError` when it fails or times out."""
     if shutil.which(command[0]) is None:
         hint = "install Slurm's client commands, or run on a login node of the cluster"
         raise InputError(f"there is no {command[0]} here", where=SourceLocation(field="on"), hint=hint)

@@ -20,7 +20,7 @@ _STATES: dict[str, Literal["pending", "running"]] = {
     "JOB_STATE_QUEUED": "pending", "JOB_STATE_PENDING": "pending", "JOB_STATE_PAUSED": "pending",
     "JOB_STATE_RUNNING": "running", "JOB_STATE_CANCELLING": "running", "JOB_STATE_UPDATING": "running",
 }  # fmt: skip
-"""What the states of Vertex AI mean here; all others have ended."""
+"""Vertex AI's states of running and waiting jobs; all others have ended."""
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
 
 
@@ -87,7 +87,7 @@ class VertexExecutor(CloudExecutor):
         super().check_reach(folder, store)
 
     def find_machine(self) -> tuple[str, int] | None:
-        """The GPUs that are asked for."""
+        """Return the requested GPUs."""
         if self.machine is None and self.accelerator is not None:
             return self.accelerator.removeprefix("NVIDIA_").lower().replace("_", "-"), self.nodes * self.accelerators
         return super().find_machine()

@@ -129,7 +129,7 @@ OF_DATA = {
 }  # fmt: skip
 """Options of a data set without counterpart."""
 LOADERS = frozenset({"json", "csv", "parquet", "text"})
-"""Names by which `datasets` loads local files that stand in `data_files`."""
+"""`datasets` loaders of local files in `data_files`."""
 
 
 def _prepared(options: dict[str, Any], name: str) -> None:
@@ -157,7 +157,9 @@ def _prepared(options: dict[str, Any], name: str) -> None:
 
 
 def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> ImportedDataset | None:
-    """The first data set, or texts to go on with (`pretraining_dataset`); more of them are listed."""
+    """Return the first data set, or texts for continued pre-training (`pretraining_dataset`); further ones
+    are listed.
+    """
     option = "datasets" if options.get("datasets") else "pretraining_dataset"
     given = options.pop(option, None) or []
     found = None
@@ -171,7 +173,7 @@ def _dataset(options: dict[str, Any], account: ImportReport, folder: Path) -> Im
 
 
 def _texts(entry: dict[str, Any]) -> dict[str, Any]:
-    """Texts to go on with, as the layout that `datasets` calls so."""
+    """Return texts for continued pre-training, in the layout of that name in `datasets`."""
     return {"field": entry.pop("text_column", None), **entry, "type": "completion"}
 
 
@@ -191,7 +193,7 @@ def _first(entry: dict[str, Any], name: str, account: ImportReport) -> ImportedD
 
 
 def _columns(entry: dict[str, Any], name: str, account: ImportReport) -> dict[str, Any]:
-    """Which columns mean what, as far as the file says it."""
+    """Return the roles of the columns, as far as the file gives them."""
     found: dict[str, Any] = {}
     kind = entry.get("type")
     if isinstance(kind, dict):

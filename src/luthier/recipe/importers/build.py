@@ -181,7 +181,7 @@ def _rate(options: ImportOptionReader, step: dict[str, Any]) -> None:
 
 
 def _warmup(options: ImportOptionReader, step: dict[str, Any]) -> None:
-    """How long the rate rises: a number of steps, or a share of them."""
+    """Return the warm-up: a number of steps, or a share of them."""
     path = f"{TUNE}.warmup_ratio"
     number = float(options.get("warmup_steps") or 0)
     if number < 1:
@@ -193,7 +193,7 @@ def _warmup(options: ImportOptionReader, step: dict[str, Any]) -> None:
 
 
 def _rest(options: ImportOptionReader, step: dict[str, Any]) -> None:
-    """Clipping, precision, early stop; and what nobody has taken."""
+    """Convert clipping, precision and early stopping; and account for all remaining options."""
     if (clip := options.take("max_grad_norm", f"{TUNE}.max_grad_norm")) is not None:
         step["max_grad_norm"] = float(clip) or None
     for name in ("bf16", "dtype"):
@@ -210,7 +210,7 @@ def _rest(options: ImportOptionReader, step: dict[str, Any]) -> None:
 
 
 def _trackers(options: ImportOptionReader) -> Iterator[Any]:
-    """The trackers that are asked for by name, or by a project of theirs."""
+    """Return the requested trackers, by name or by a project."""
     path, names = f"{TUNE}.report_to", options.get("report_to")
     requested = [names] if isinstance(names, str) else list(names or ())
     if requested and all(name in components_by_kind(Tracker) for name in requested):

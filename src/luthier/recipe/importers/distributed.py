@@ -35,14 +35,14 @@ _PARAMETERS_OFFLOADED = ("offload_param", "offload_params", "fsdp_offload_params
 
 
 class ProcessLayout(NamedTuple):
-    """How another tuner's file lays a training over processes."""
+    """How another tool's file distributes a training over processes."""
 
     shares_moments: bool
     """ZeRO stage 1 and above, and FSDP: each process holds a part of the optimizer's state."""
     shares_weights: bool
     """ZeRO stage 3 and fully sharded FSDP: each process holds a part of the weights."""
     offloads: bool
-    """Whether anything lies in the processor's memory or on a disk."""
+    """Whether anything is offloaded to processor memory or disk."""
 
 
 def build_process_settings(options: ImportOptionReader, folder: Path, fields: Collection[str]) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def build_process_settings(options: ImportOptionReader, folder: Path, fields: Co
 
 
 def _say(layout: ProcessLayout | None, *, can_share: bool) -> Iterator[str]:
-    """What of a layout is kept, and what not."""
+    """Describe which parts of a layout are kept."""
     if layout is None:
         yield "its file is not beside this one, so what it says is not known"
     yield f"kept as {PARTS}" if can_share else f"not kept: {ONE}"
@@ -132,7 +132,7 @@ def _read_deepspeed(value: Any, folder: Path, options: ImportOptionReader) -> Pr
 
 
 def _is_on(setting: Any) -> bool:
-    """Whether something is moved away: a device that is not `none`, or true."""
+    """Return whether something is offloaded: a device that is not `none`, or true."""
     if isinstance(setting, Mapping):
         return str(setting.get("device", "cpu")).lower() != "none"
     return str(setting).lower() in ("true", "cpu", "nvme")

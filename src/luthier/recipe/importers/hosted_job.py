@@ -24,21 +24,21 @@ from luthier.tune.technique import TechniqueBase
 
 TRAINING, VALIDATION = "training.jsonl", "validation.jsonl"
 PATIENCE_S = 60.0
-"""How long a provider that is busy or away is asked again."""
+"""Seconds for which a busy or unreachable provider is retried."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _HERE = SourceLocation(field="--from")
 _UNSAID = ("auto", "max", None)
-"""What stands where the provider chose a value and does not say which."""
+"""Placeholder of a provider's undisclosed default."""
 
 
 class _Provider(NamedTuple):
-    """How jobs of one provider are reached and read; the variables are those of its own client."""
+    """API and environment variables of one provider."""
 
     url_env: str
     taken: Mapping[str, str]
-    """Where a setting of a job stands in the step `tune`, by the provider's name."""
+    """Fields of the step `tune` by the provider's names."""
     terms: str
-    """Whether answers of the old model may be trained on."""
+    """Terms on training on the old model's answers."""
     more_env: Mapping[str, str] = {}
     """Further settings of the technique, by the variables that hold them."""
 
@@ -150,7 +150,7 @@ def import_hosted_job(source: str, name: str, model: str | None, default_model: 
 
 
 def _open_technique(kind: str) -> PreferenceHostedTechnique:
-    """The hosted technique by which the provider is asked, as its client's variables say."""
+    """Return the hosted technique of the provider, by its client's variables."""
     provider = _PROVIDERS[kind]
     settings: dict[str, Any] = {"kind": kind, "model": "unknown", "patience_s": PATIENCE_S}
     for variable, setting in {provider.url_env: "url", **provider.more_env}.items():
@@ -394,5 +394,5 @@ def _write_text(
 
 
 def _comment(text: str) -> str:
-    """One line of a comment, without signs that would end it."""
+    """Return one line of a comment, without characters that would end it."""
     return f"# {''.join(char if char.isprintable() else ' ' for char in text)}"

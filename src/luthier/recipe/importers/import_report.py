@@ -51,15 +51,15 @@ EMPTY: tuple[Any, ...] = (None, "", [], {})
 
 @dataclass
 class ImportReport:
-    """What became of every option of a file."""
+    """Account of every option of a file."""
 
     tool: str
     taken: dict[str, str] = field(default_factory=dict)
-    """Where an option stands in the recipe."""
+    """Path in the recipe of each converted option."""
     left: dict[str, str] = field(default_factory=dict)
     """Why an option has no counterpart."""
     unknown: list[str] = field(default_factory=list)
-    """Options that this importer has never heard of."""
+    """Options unknown to this importer."""
     empty: list[str] = field(default_factory=list)
     """Options that are there without a value."""
 
@@ -77,12 +77,12 @@ class ImportReport:
 
 @dataclass(frozen=True, kw_only=True)
 class ImportedOption:
-    """One option as its tool names it, and its value."""
+    """One option by its tool's name, and its value."""
 
     option: str
     value: Any
     default: bool = False
-    """Whether the file leaves it out, so that the tool's own default holds."""
+    """Whether it is the tool's default rather than in the file."""
 
     def __str__(self) -> str:
         return f"{self.option}: {self.value}" + (" (its default)" if self.default else "")
@@ -99,15 +99,15 @@ class ImportOptionReader:
         return self._found[name].value if name in self._found else None
 
     def asks(self, name: str) -> bool:
-        """Whether the file itself says so, and not a default of its tool."""
+        """Return whether the file itself sets it."""
         return name in self._found and not self._found[name].default
 
     def name_of(self, name: str) -> str:
-        """How the other tool calls an option; empty where nobody asked for it."""
+        """Return the other tool's name of an option; empty where it is not set."""
         return self._found[name].option if name in self._found else ""
 
     def take(self, name: str, path: str) -> Any:
-        """The value, noted as standing at a place of the recipe; None when nobody asked for it."""
+        """Return the value, recorded as converted to a path of the recipe; None when it is not set."""
         option = self._found.pop(name, None)
         if option is None:
             return None
@@ -121,5 +121,5 @@ class ImportOptionReader:
             self.account.left[f"{option.option}: {option.value}"] = why
 
     def rest(self) -> list[str]:
-        """The names that nobody has taken."""
+        """Return the names of unconverted options."""
         return list(self._found)

@@ -191,7 +191,7 @@ def _column(text: str) -> str | None:
 
 @router.post("/new/{name}/command", dependencies=[Depends(allow("edit", action=""))])
 def command(request: Request, studio: StudioDep, form: FormDep, name: str) -> Response:
-    """The command that does what is chosen."""
+    """Show the command line equivalent of the form."""
     draft = find_draft(studio.workspace, name)
     return render(request, "command.html.jinja", words=_choices(form).words(draft))
 

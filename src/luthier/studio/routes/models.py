@@ -75,7 +75,7 @@ def report(request: Request, studio: StudioDep, name: str, digest: str) -> Respo
 
 @router.get("/projects/{name}/models/{digest}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, name: str, digest: str) -> Response:
-    """The report itself."""
+    """Show the report of a model."""
     return report_headers(read_model_report(studio.workspace, studio.find_recipe(name), digest, page_language()))
 
 

@@ -181,7 +181,7 @@ def report(request: Request, studio: StudioDep, run: str) -> Response:
 
 @router.get("/runs/{run}/report/page", dependencies=[Depends(allow("view"))])
 def report_page(studio: StudioDep, run: str) -> Response:
-    """The report itself."""
+    """Show the report of a run."""
     queued_run = studio.queue.get(run)
     if queued_run.run is None:
         raise UnknownName(_("this run has not begun yet"), hint=_("wait until it has made something"))

@@ -108,21 +108,21 @@ def request_page(request: Request, studio: StudioDep, name: str, id: str) -> Res
 
 
 @router.post("/projects/{name}/watch/add", dependencies=[Depends(allow("edit"))])
-def add(studio: StudioDep, form: FormDep, name: str) -> Response:
-    """Write a step that watches into the recipe."""
+def add_monitor_step(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Add a step `monitor` to the recipe."""
     add_monitor(studio.workspace, studio.find_recipe(name))
     return RedirectResponse(f"/projects/{name}/recipe?saved=true", 303)
 
 
 @router.post("/projects/{name}/watch/start", dependencies=[Depends(allow("edit"))])
-def start(studio: StudioDep, form: FormDep, name: str) -> Response:
-    """Let alerts be told to their channels."""
+def start_alerts(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Start sending alerts to their channels."""
     studio.monitor_of(studio.find_recipe(name)).start()
     return RedirectResponse(f"/projects/{name}/watch", 303)
 
 
 @router.post("/projects/{name}/watch/stop", dependencies=[Depends(allow("edit"))])
-def stop(studio: StudioDep, form: FormDep, name: str) -> Response:
-    """Tell nobody any more."""
+def stop_alerts(studio: StudioDep, form: FormDep, name: str) -> Response:
+    """Stop sending alerts."""
     studio.monitor_of(studio.find_recipe(name)).stop()
     return RedirectResponse(f"/projects/{name}/watch", 303)

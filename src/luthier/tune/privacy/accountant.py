@@ -23,13 +23,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INTERVAL = 1e-4
-"""Grid spacing of privacy losses, in nats."""
+"""Grid spacing of privacy losses, in nats, where the grid stays within `MOST_POINTS`. With little noise the spacing is
+doubled as often as needed: the grid stays an upper bound, and a loss that needs it runs to hundreds of nats."""
+LARGEST_INTERVAL = 0.1
+"""Maximum grid spacing; a loss that needs more means no privacy (ε of a hundred thousand)."""
 TAIL_MASS = 1e-15
 """Probability beyond both ends of a composed distribution; it counts as an infinite loss."""
 REACH = 10.0
 """Standard deviations of the noise covered by the grid; the rest has a probability of 1e-23."""
-MOST_POINTS = 1 << 26
-"""Maximum points of a grid; larger losses mean no privacy (ε of thousands)."""
+MOST_POINTS = 1 << 22
+"""Maximum points of a composed grid; their Fourier transform takes half a second."""
+MOST_STEP_LOSS = 700.0
+"""Maximum loss of one step, in nats: the exponential of a larger one overflows (noise multipliers below 0.04)."""
+MOST_STEP_POINTS = 1 << 20
+"""Maximum points of the grid of one step."""
 LEAST_NOISE = 0.1
 """Smallest noise multiplier that is tried."""
 GREATEST_NOISE = 1e4
@@ -41,43 +48,57 @@ class PrivacyLossDistribution:
     """The privacy loss distribution of one unit, in one direction."""
 
     start: int
-    """The first grid point is `start * INTERVAL`."""
+    """The first grid point is `start * interval`."""
     mass: NDArray[np.float64]
     """Probability of each grid point, (points,)."""
     infinite: float
     """Probability of an infinite loss."""
+    interval: float = INTERVAL
+    """Grid spacing, in nats."""
 
     @cached_property
     def losses(self) -> NDArray[np.float64]:
         """The grid points, in nats."""
         points: NDArray[np.float64] = np.arange(self.start, self.start + len(self.mass), dtype=np.float64)
-        return points * INTERVAL
+        return points * self.interval
 
     def compose(self, times: int) -> PrivacyLossDistribution:
         """Return the distribution after `times` equal steps."""
         if times == 1:
             return self
-        low, high = self._window(times)
+        low, high = self.find_window(times)
         length = high - low + 1
         size = 1 << max(1, (max(length, len(self.mass)) - 1).bit_length())
         spectrum = np.fft.rfft(self.mass, size)
         powers = np.fft.irfft(spectrum**times, size)
         mass = np.take(powers, np.arange(low - times * self.start, high + 1 - times * self.start), mode="wrap")
         infinite = -math.expm1(times * math.log1p(-self.infinite)) + TAIL_MASS
-        return PrivacyLossDistribution(low, np.maximum(mass, 0.0), infinite)
+        return PrivacyLossDistribution(low, np.maximum(mass, 0.0), infinite, self.interval)
 
     def join(self, other: PrivacyLossDistribution) -> PrivacyLossDistribution:
         """Return the distribution after the steps of both."""
         from scipy.signal import fftconvolve
 
+        if self.interval != other.interval:
+            wider = max(self.interval, other.interval)
+            return self._widen(wider).join(other._widen(wider))
         mass = np.maximum(fftconvolve(self.mass, other.mass), 0.0)
         infinite = 1 - (1 - self.infinite) * (1 - other.infinite)
-        return PrivacyLossDistribution(self.start + other.start, mass, infinite)._truncate()
+        return PrivacyLossDistribution(self.start + other.start, mass, infinite, self.interval)._truncate()
+
+    def _widen(self, interval: float) -> PrivacyLossDistribution:
+        """Return the distribution on a grid with a multiple of the spacing: every loss is rounded up."""
+        times = round(interval / self.interval)
+        if times == 1:
+            return self
+        points = -(-np.arange(self.start, self.start + len(self.mass)) // times)
+        mass = np.bincount(points - points[0], weights=self.mass).astype(np.float64)
+        return PrivacyLossDistribution(int(points[0]), mass, self.infinite, interval)
 
     def delta(self, epsilon: float) -> float:
         """Return δ at a given ε: the hockey-stick divergence."""
-        above = self.losses > epsilon
-        return self.infinite + float(np.sum(self.mass[above] * -np.expm1(epsilon - self.losses[above])))
+        first = int(np.searchsorted(self.losses, epsilon, "right"))
+        return self.infinite + float(np.sum(self.mass[first:] * -np.expm1(epsilon - self.losses[first:])))
 
     def epsilon(self, delta: float) -> float:
         """Return the smallest ε ≥ 0 at a given δ; infinite where no ε reaches δ."""
@@ -85,34 +106,32 @@ class PrivacyLossDistribution:
             return 0.0
         if self.infinite >= delta:
             return math.inf
-        positive = self.losses > 0
-        losses, mass = self.losses[positive], self.mass[positive]
-        above = np.cumsum(mass[::-1])[::-1]
-        weighted = np.cumsum((mass * np.exp(-losses))[::-1])[::-1]
-        deltas = self.infinite + np.append(above[1:], 0.0) - np.exp(losses) * np.append(weighted[1:], 0.0)
-        first = int(np.argmax(deltas <= delta))  # the first point with a δ that is small enough
-        return max(0.0, math.log((above[first] + self.infinite - delta) / weighted[first]))
+        first, last = int(np.searchsorted(self.losses, 0.0, "right")), len(self.mass) - 1
+        while first < last:  # the first point with a δ that is small enough; at the last point it is `infinite`
+            middle = (first + last) // 2
+            first, last = (first, middle) if self.delta(self.losses[middle]) <= delta else (middle + 1, last)
+        at = self.losses[first]
+        above, weighted = np.sum(self.mass[first:]), np.sum(self.mass[first:] * np.exp(at - self.losses[first:]))
+        return max(0.0, float(at) + math.log((float(above) + self.infinite - delta) / float(weighted)))
 
-    def _window(self, times: int) -> tuple[int, int]:
+    def find_window(self, times: int) -> tuple[int, int]:
         """Return grid indices between which the sum of `times` losses lies except for `TAIL_MASS`, by
         Chernoff's bound.
         """
         losses = self.losses
-        spread = math.sqrt(max(float(np.sum(self.mass * losses**2)), INTERVAL**2) * times)
+        with np.errstate(divide="ignore"):
+            logs = np.log(self.mass)
+        spread = math.sqrt(max(float(np.sum(self.mass * losses**2)), self.interval**2) * times)
         ends = []
         for sign in (-1.0, 1.0):
             best = sign * times * (losses[-1] if sign > 0 else losses[0])
             for rate in np.geomspace(0.01, 100.0, 16) / spread:
-                exponents = sign * rate * losses
+                exponents = sign * rate * losses + logs
                 peak = float(exponents.max())
-                moment = peak + math.log(float(np.sum(self.mass * np.exp(exponents - peak))))
+                moment = peak + math.log(float(np.sum(np.exp(exponents - peak))))
                 best = min(best, (times * moment - math.log(TAIL_MASS / 2)) / rate)
             ends.append(sign * best)
-        low, high = math.floor(ends[0] / INTERVAL), math.ceil(ends[1] / INTERVAL)
-        if high - low >= MOST_POINTS:
-            what = "so little noise gives no privacy: the loss of one unit runs to thousands of nats"
-            raise RecipeError(what, where=SourceLocation(field="privacy"), hint="ask for a smaller epsilon")
-        return low, high
+        return math.floor(ends[0] / self.interval), math.ceil(ends[1] / self.interval)
 
     def _truncate(self) -> PrivacyLossDistribution:
         """Return the distribution without the ends that hold `TAIL_MASS`: the lower end moves up, the upper end counts
@@ -124,7 +143,7 @@ class PrivacyLossDistribution:
         mass = self.mass[first:last].copy()
         mass[0] += from_below[first - 1] if first else 0.0
         beyond = float(from_above[last]) if last < len(self.mass) else 0.0
-        return PrivacyLossDistribution(self.start + first, mass, self.infinite + beyond)
+        return PrivacyLossDistribution(self.start + first, mass, self.infinite + beyond, self.interval)
 
 
 @dataclass(frozen=True)
@@ -141,7 +160,7 @@ class PrivacyAccount:
         """Build the account of `steps` steps with noise multiplier σ that include a unit with probability
         `sampling`.
         """
-        return cls(*(compute_step_loss(noise, sampling, removed=way).compose(steps) for way in (True, False)))
+        return cls(*(compute_composed_loss(noise, sampling, steps, removed=way) for way in (True, False)))
 
     def join(self, other: PrivacyAccount) -> PrivacyAccount:
         """Compose two accounts over the same units."""
@@ -156,7 +175,41 @@ class PrivacyAccount:
         return max(self.removed.delta(epsilon), self.added.delta(epsilon))
 
 
-def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> PrivacyLossDistribution:
+def compute_composed_loss(noise: float, sampling: float, steps: int, *, removed: bool) -> PrivacyLossDistribution:
+    """Return the privacy loss distribution of `steps` steps, on the finest grid that holds it.
+
+    Raises:
+        RecipeError: so little noise that the loss of one unit exceeds `MOST_STEP_LOSS` in one step, or needs a grid
+            wider than `LARGEST_INTERVAL`.
+    """
+    hint = "ask for a smaller epsilon"
+    if (loss := _loss_at(1 + REACH * noise, noise, sampling)) > MOST_STEP_LOSS:
+        what = f"so little noise gives no privacy: the loss of one unit in one step runs to {loss:,.0f} nats"
+        raise RecipeError(what, where=SourceLocation(field="privacy"), hint=hint)
+    interval = INTERVAL
+    while interval <= LARGEST_INTERVAL:
+        if (points := _count_step_points(noise, sampling, interval)) > MOST_STEP_POINTS:
+            interval *= 2.0 ** math.ceil(math.log2(points / MOST_STEP_POINTS))
+            continue
+        step = compute_step_loss(noise, sampling, removed=removed, interval=interval)
+        low, high = step.find_window(steps)
+        if steps == 1 or high - low < MOST_POINTS:
+            return step.compose(steps)
+        interval *= 2.0 ** math.ceil(math.log2((high - low + 1) / MOST_POINTS))
+    most = MOST_POINTS * LARGEST_INTERVAL
+    what = f"so little noise gives no privacy: the loss of one unit runs over more than {most:,.0f} nats"
+    raise RecipeError(what, where=SourceLocation(field="privacy"), hint=hint)
+
+
+def _count_step_points(noise: float, sampling: float, interval: float) -> float:
+    """Return the number of grid points of one step."""
+    reach = REACH * noise
+    return (_loss_at(1 + reach, noise, sampling) - _loss_at(-reach, noise, sampling)) / interval + 2
+
+
+def compute_step_loss(
+    noise: float, sampling: float, *, removed: bool, interval: float = INTERVAL
+) -> PrivacyLossDistribution:
     """Return the privacy loss distribution of one step, pessimistic on the grid.
 
     With the unit, the sum is N(1, σ²) when it is included and N(0, σ²) when not. The mass between two grid points is
@@ -165,24 +218,21 @@ def compute_step_loss(noise: float, sampling: float, *, removed: bool) -> Privac
     reach = REACH * noise
     ends = [_loss_at(x, noise, sampling) for x in (-reach, 1 + reach)]
     low, high = ends if removed else [-ends[1], -ends[0]]
-    start = math.floor(low / INTERVAL)
-    points = np.arange(start, math.ceil(high / INTERVAL) + 1)
-    if len(points) > MOST_POINTS:
-        what = f"a noise multiplier of {noise:g} gives no privacy"
-        raise RecipeError(what, where=SourceLocation(field="privacy"), hint="ask for a smaller epsilon")
-    losses: NDArray[np.float64] = points.astype(np.float64) * INTERVAL
+    start = math.floor(low / interval)
+    points = np.arange(start, math.ceil(high / interval) + 1)
+    losses: NDArray[np.float64] = points.astype(np.float64) * interval
     where = _place_of(losses if removed else -losses, noise, sampling)
     with_unit, without = _mixture(where, noise, sampling), _normal_interval_probability(where / noise)
     observed, other = (with_unit, without) if removed else (-without, -with_unit)
     # (seen, other) of each cell: mass at its lower end `near` and at its upper end `far`, which keep both
-    far = np.clip((observed - other * np.exp(losses[:-1])) / -math.expm1(-INTERVAL), 0.0, observed)
+    far = np.clip((observed - other * np.exp(losses[:-1])) / -math.expm1(-interval), 0.0, observed)
     mass = np.zeros(len(points))
     mass[:-1] += observed - far
     mass[1:] += far
     within = float(mass.sum())
     below = max(0.0, 1.0 - within)  # what lies below the grid moves up to its first point
     mass[0] += below
-    return PrivacyLossDistribution(start, mass, _tail_probability(noise))
+    return PrivacyLossDistribution(start, mass, _tail_probability(noise), interval)
 
 
 @lru_cache(maxsize=64)

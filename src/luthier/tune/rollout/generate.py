@@ -120,7 +120,7 @@ class RewardScores:
         return sum(map(math.isnan, self.total))
 
 
-def score_completions(
+def compute_rewards(
     rewards: Sequence[Reward], attempts: Sequence[RewardCompletion], context: RewardContext
 ) -> RewardScores:
     """Return the rewards of some completions, in order."""

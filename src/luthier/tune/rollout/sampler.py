@@ -14,8 +14,8 @@ from luthier.tune.rollout.generate import (
     RewardScores,
     RolloutCompletion,
     RolloutPrompt,
+    compute_rewards,
     generate_completions,
-    score_completions,
 )
 
 if TYPE_CHECKING:
@@ -99,7 +99,7 @@ class RolloutSampler:
         """
         start = time.perf_counter()
         attempts = [self._attempt(*pair) for pair in zip(examples, answers, strict=True)]
-        reward_scores = score_completions(rewards, attempts, context or self.reward_context)
+        reward_scores = compute_rewards(rewards, attempts, context or self.reward_context)
         if self.truncated is not None:
             cut = self.truncated
             reward_scores.total = [

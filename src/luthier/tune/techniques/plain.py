@@ -147,7 +147,7 @@ def _measure_rate(plan_context: PlanContext) -> tuple[float, str]:
     """Return weights times iterations a second, of the last plain classifier here, else the usual; and its source."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
         if pace := measures.get("weight_steps_per_s"):
-            return float(pace), "; speed of the last plain classifier on this machine"
+            return float(pace), f"; {gettext_noop('speed of the last plain classifier on this machine')}"
     return WEIGHT_STEPS_PER_S, ""
 
 

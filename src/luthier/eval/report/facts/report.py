@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from luthier.core.messages import gettext_noop
 from luthier.eval.human.results import HumanEvalSummary
 from luthier.eval.report.facts.data import DataFacts, ValidationFacts
 from luthier.eval.report.facts.explanation import ExplanationFacts, InfluenceFacts, ModelExplanationFacts
@@ -121,7 +122,7 @@ class ReportFacts(Fact):
             return verdict_sentence(self.evaluations[0])
         if self.searches:
             return self.searches[0].record.verdict.sentence
-        return self.data_sentence or "Nothing has been evaluated yet."
+        return self.data_sentence or gettext_noop("Nothing has been evaluated yet.")
 
     @property
     def privacy_sentence(self) -> str:
