@@ -73,7 +73,7 @@ class CheckResult:
 
     finding: Finding
     marks: Sequence[tuple[CheckRow, float | None, str]] = ()
-    """Each row with its score and what is said of it."""
+    """Each row with its score and a sentence about it."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Check(Component):
 
     @abstractmethod
     def look(self, data: CheckData) -> Iterable[CheckResult]:
-        """What was found."""
+        """Run the check on a prepared data set."""
 
     def list_count_groups(self, names: RowNames) -> Sequence[CountGroup]:
         """The counts that it can be told by; of a check that looks within each data set, two for each of its shares."""
@@ -120,7 +120,7 @@ class Check(Component):
         return groups if self.summed == "within" else ()
 
     def count(self, data: CheckData, names: RowNames) -> Counts:
-        """Those counts of one data set."""
+        """Return the counts of one data set that `conclude` sums."""
         numbers = [numbers for result in self.look(data) for numbers in result.finding.numbers.items()]
         return {
             f"{self.kind}/{measure}": {
@@ -174,7 +174,7 @@ def format_exclude_setting(rows: Sequence[CheckRow], reason: str) -> str:
 
 
 def format_percent(value: float) -> str:
-    """A share as people say it; only all is 100 %."""
+    """Format a share as a percentage; 100 % only for exactly 1."""
     if 0.995 <= value < 1:
         return "over 99 %"
     return f"{100 * value:.0f} %" if value >= 0.1 or value == 0 else f"{100 * value:.2g} %"

@@ -62,7 +62,7 @@ def test_words_without_a_safe_synonym_stay(word: str) -> None:
 
 def test_an_article_goes_with_its_word() -> None:
     made = {
-        change.text for seed in range(20) if (change := Synonyms(certainty=0).said_otherwise("an answer", Random(seed)))
+        change.text for seed in range(20) if (change := Synonyms(certainty=0).replace_words("an answer", Random(seed)))
     }
     assert made
     assert all(text.startswith("a ") for text in made if text.split()[1][0] not in "aeiou")

@@ -116,7 +116,9 @@ class ImageNoise(Augmenter):
         return change_media(request.row, "image", change)
 
     def _other(self, request: AugmentRequest, value: str, recipe_dir: Path) -> tuple[str, tuple[str, ...]]:
-        """One image with noise as a data URL, and what was done; the image as it stands when nothing was."""
+        """Return one image with noise as a data URL and a description of the change; the image unchanged when nothing
+        was done.
+        """
         before = _opened(self._bytes(request.row, value, recipe_dir), request.row, self.column)
         after, did = self.noisy(before, request.chance)
         if not did or after.tobytes() == before.tobytes():
@@ -126,7 +128,7 @@ class ImageNoise(Augmenter):
         return f"{_DATA}png;base64,{base64.b64encode(out.getvalue()).decode()}", did
 
     def noisy(self, image: Image, chance: Random) -> tuple[Image, tuple[str, ...]]:
-        """One image with noise, and what was done to it."""
+        """Add noise to one image; return it with a description of the change."""
         from PIL import Image as Images
         from PIL import ImageEnhance, ImageFilter
 
@@ -181,7 +183,7 @@ class ImageNoise(Augmenter):
         return image, did
 
     def _bytes(self, row: Row, value: str, recipe_dir: Path) -> bytes:
-        """What stands in the column, as the bytes of a file."""
+        """Return the column's value as the bytes of a file."""
         where = SourceLocation(file=row.file, line=row.line, field=self.column)
         if value.startswith(_DATA) or self.folder is None:
             try:
@@ -236,7 +238,7 @@ def _cropped(image: Image, cut: float, chance: Random) -> Image:
 
 
 def _scaled_table(factor: float) -> list[int]:
-    """What each of 256 values becomes."""
+    """Return the lookup table that scales the 256 values of a channel."""
     return [min(255, round(value * factor)) for value in range(256)]
 
 

@@ -114,7 +114,7 @@ class SelfInstruct(Augmenter):
         return _Seeds(dict(indices_by_class), NearDuplicateIndex(self.apart, train.rows(), train.row))
 
     def _shown(self, request: AugmentRequest, train: AugmentTrainRows, seeds: _Seeds) -> list[Row]:
-        """The rows that are shown beside the wish's own."""
+        """Return the rows that the prompt shows beside the request's own."""
         if self.style == "evolve":
             return []
         pool = seeds.indices_by_class.get(_class(request.row), [])
@@ -122,7 +122,7 @@ class SelfInstruct(Augmenter):
         return [row for row in drawn if row.id != request.row.id][: self.shots - 1]
 
     def _asked(self, request: AugmentRequest, others: Sequence[Row]) -> tuple[str, str]:
-        """What the model is told, and what that is called."""
+        """Return the prompt, and a description of how the row is written."""
         if self.style == "evolve":
             did, way = request.chance.choice(WAYS)
             return EVOLVE.replace("{way}", way).replace("{text}", last_user_text(request.row)[1]), did
@@ -151,7 +151,7 @@ class SelfInstruct(Augmenter):
     def _doubts(
         self, lm: LanguageModel, requests: Sequence[AugmentRequest], rows: Sequence[tuple[Message, ...]], seeds: _Seeds
     ) -> list[str]:
-        """Why each new row should not be taken: it is like another, or the judge says no."""
+        """Return the reason to refuse each new row: it resembles another, or the judge rejects it."""
         made = [replace(request.row, messages=messages) for request, messages in zip(requests, rows, strict=True)]
         near = seeds.near.nearest_of(made)
         doubts = ["" if twin is None else f"like a training row: {twin.similarity:.0%}" for twin in near]
@@ -180,7 +180,7 @@ def _class(row: Row) -> str:
 
 
 def _is_answered(row: Row) -> bool:
-    """Whether a row's answer is free text to a question, so that a new question wants a new one."""
+    """Return whether the row holds a question with a free-text answer, so that a new question needs a new answer."""
     return row.kind != "label" and len(row.messages) > 1
 
 
@@ -189,7 +189,7 @@ def _about(row: Row) -> str:
 
 
 def _judged(row: Row) -> str:
-    """What the judge is asked about a row."""
+    """Return the judge's prompt for a row."""
     text = last_user_text(row)[1]
     if not _is_answered(row):
         about = f", and is it{_about(row)}" if _about(row) else ""

@@ -1,4 +1,4 @@
-"""Noise as it comes from fingers, scanners and microphones; what a row means is left as it is."""
+"""Noise of typing, scanning and dictation, which leaves a row's meaning unchanged."""
 
 from __future__ import annotations
 
@@ -136,12 +136,12 @@ class _Noise:
         return sorted(self._chance.sample(self._free, len(self._free) // 2))
 
     def change(self) -> TextChange | None:
-        """The text as it is now."""
+        """Return the text with the errors made so far; None when there is none."""
         parts = [piece for at, piece in enumerate(self._parts) if not self._is_gap(at)]
         return TextChange("".join(parts).strip(), tuple(self.did)) if self.did else None
 
     def _is_gap(self, at: int) -> bool:
-        """Whether a space stands after a word that was left out."""
+        """Return whether the part is a space after a word that was left out."""
         return self._parts[at] == " " and at - 1 in self._gone
 
 
@@ -163,7 +163,7 @@ def _mistyped(word: str, chance: Random, layout: Layout) -> tuple[str, str]:
 
 
 def _misread(word: str, chance: Random) -> tuple[str, str] | None:
-    """One shape in a word taken for another."""
+    """Replace one character shape in a word with a similar one."""
     shapes = [(at, shape) for at in range(len(word)) for shape in (word[at], word[at : at + 2]) if shape in OCR]
     if not shapes:
         return None

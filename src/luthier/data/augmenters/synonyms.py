@@ -63,12 +63,12 @@ class Synonyms(Augmenter):
         """Each row with its own words replaced."""
         spoken = are_english([request.row for request in requests])
         return [
-            replace_last_user_text(request.row, partial(self.said_otherwise, chance=request.chance)) if able else None
+            replace_last_user_text(request.row, partial(self.replace_words, chance=request.chance)) if able else None
             for request, able in zip(requests, spoken, strict=True)
         ]
 
-    def said_otherwise(self, text: str, chance: Random) -> TextChange | None:
-        """One English text with other words."""
+    def replace_words(self, text: str, chance: Random) -> TextChange | None:
+        """Replace words of one English text with synonyms."""
         parts = split_into_words(text)
         able = [
             index

@@ -33,13 +33,13 @@ _MOST_FILLERS = 200
 _MOST_WORDS = 60
 """Longer texts are hardly ever the same around a slot, and would take a long time to look through."""
 _AROUND = 2
-"""Words that a template has beside its slot, at least."""
+"""The least number of words in a template outside its slot."""
 
 
 class _Filler(NamedTuple):
     text: str
     row: str
-    """The id of the first row in which it stands there."""
+    """The id of the first row that holds the filler."""
 
 
 class _Gap(NamedTuple):
@@ -63,7 +63,7 @@ class _Slots:
     """The templates in which a filler of a class stands."""
 
     def others(self, label: str, gap: _Gap) -> list[_Filler]:
-        """Fillers that stand beside this one elsewhere, and not in this template yet."""
+        """Return fillers that occur in the same templates as this one elsewhere, and not yet in this template."""
         here = self.frames.get(gap.frame, {})
         found: dict[str, str] = {}
         for frame in self.templates.get((label, gap.filler), ()):

@@ -57,7 +57,7 @@ REFUSALS = (
 _BEGINNING = 120
 """A refusal stands at the beginning of an answer: what is said later may be a quotation."""
 _END = re.compile(r"[.!?…。!?;:)\]}>\"'`»”’*_|~\d]$")
-"""How a finished answer ends."""
+"""The characters that end a complete answer."""
 _MANY = 20
 """Prompts that must share an answer before it counts as one answer for everything."""
 
@@ -177,7 +177,7 @@ def _again(words: Sequence[str]) -> float:
 
 
 def _held(words: Sequence[str], prompt: Sequence[str]) -> float:
-    """Share of an answer's pairs of words that stand in the prompt."""
+    """Return the share of an answer's word bigrams that occur in the prompt."""
     pairs = set(pairwise(prompt))
     mine = list(pairwise(words))
     return sum(pair in pairs for pair in mine) / len(mine)

@@ -51,11 +51,11 @@ bias in text classification") without those that mostly mean something else (bla
 gender the word sets of Caliskan, Bryson and Narayanan 2017 (Science 356, WEAT 7 and 8), with their plurals. English."""
 _WORD = re.compile(r"[^\W\d_]+")
 _COMMON = 40
-"""Words of free answers that are looked at: the most frequent that stand in 2 to 50 % of the answers."""
+"""The number of words of free answers that are examined: the most frequent of those in 2 to 50 % of the answers."""
 
 
 class _Pair(NamedTuple):
-    """How much oftener an answer goes with one group than with the others of its kind."""
+    """The log odds ratio of an answer between one group and the other groups of its axis, with its standard error."""
 
     axis: str
     group: str
@@ -173,7 +173,7 @@ def _once(data: CheckData, named: Sequence[frozenset[str]], features: Sequence[f
 
 
 def _features(data: CheckData) -> list[frozenset[str]]:
-    """Of each row its class; of free text, the frequent words of its answer."""
+    """Return the class of each row; for free text, the frequent words of its answer."""
     if data.task == "label":
         return [frozenset({row.label or ""}) for row in data.rows]
     words = [frozenset(_WORD.findall(row.answer.casefold())).difference(_GROUP_OF) for row in data.rows]

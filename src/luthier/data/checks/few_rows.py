@@ -84,5 +84,5 @@ class FewRows(Check):
 
 
 def severity_of_row_count(rows: int, warning: int = FEW_ROWS, serious: int = FEWEST_ROWS) -> Severity:
-    """How bad it is to have so few rows to train on."""
+    """Return the severity of having so few training rows."""
     return "serious" if rows < serious else "warning" if rows < warning else "info"

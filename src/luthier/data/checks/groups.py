@@ -61,7 +61,7 @@ class GroupBalance(Check):
         yield self._association(table, sorted(sizes), data)
 
     def _sizes(self, rows: Sequence[tuple[CheckRow, str]], sizes: Counter[str]) -> CheckResult:
-        """Which groups are there, and which are rare."""
+        """Report the groups, and the rare ones among them."""
         smallest = min(sizes.items(), key=lambda size: (size[1], size[0]))
         share = smallest[1] / len(rows)
         rare = [name for name in sorted(sizes) if sizes[name] < min(self.rare, 0.25 / len(sizes)) * len(rows)]
@@ -89,7 +89,7 @@ class GroupBalance(Check):
         )
 
     def _association(self, table: NDArray[np.int64], names: Sequence[str], data: CheckData) -> CheckResult:
-        """How much the class depends on the group."""
+        """Report how strongly the class depends on the group (Cramér's V)."""
         strength = cramers_v_with_interval(table, data.seed)
         low, high = strength.ends
         severity: Severity = "warning" if low >= self.warning else "info"
@@ -119,7 +119,7 @@ class GroupBalance(Check):
         return "" if value in (None, "") else str(value)
 
     def _none(self, groups: int, rows: int) -> CheckResult:
-        """What is said when the rows are of no groups, or of too many."""
+        """Report that the rows belong to too few or too many groups to compare."""
         numbers = {name: FindingNumber(value=0, rows=rows, about=about) for name, about in self.measures.items()}
         sentence = gettext_noop(
             f"The source's `group` tells {format_counted_noun(groups, 'group')} apart: between 2 and {self.max} are "

@@ -41,7 +41,7 @@ FEW_REMEDY = gettext_noop(
 
 
 def describe_small_classes(few: Mapping[str, int], classes: int, least: int, rows: str) -> str:
-    """Which of some classes have fewer rows than are needed, and how many each has, the smallest first."""
+    """List the classes with too few rows, each with its number of rows, the smallest first."""
     shown = ", ".join(f"{label!r} ({count})" for label, count in list(few.items())[:_SHOWN])
     return gettext_noop(
         f"{len(few)} of {classes} classes {'has' if len(few) == 1 else 'have'} fewer than {least} {rows}: {shown}"

@@ -24,9 +24,9 @@ _FULL = 0.999
 _FLOOR_DB = -80.0
 """Power below the loudest frequency's at which nothing is heard: noise of recordings and of 16 bits lies above."""
 _SHARPNESS_SIDE = 48
-"""Pixels of the shorter side from which sharpness can be told."""
+"""The least length of the shorter side, in pixels, at which sharpness is measured."""
 _RATED_SECONDS = 0.2
-"""Seconds of sound from which its spectrum can be told."""
+"""The least duration, in seconds, at which the spectrum is measured."""
 _WORDS = MediaFindingWords(
     title=gettext_noop("Faulty media"),
     clean_title=gettext_noop("Media"),
