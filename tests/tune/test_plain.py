@@ -153,6 +153,16 @@ def test_its_cost_is_told_without_a_model(env: TuneEnv) -> None:
     assert more.seconds > told.seconds
 
 
+def test_a_fit_that_was_mostly_imports_tells_nothing_of_the_speed(env: TuneEnv) -> None:
+    usual = step().estimate_cost(_outlook(env))
+    for train_s, is_told in ((0.5, False), (60.0, True)):
+        measured = {"measures": {"weight_steps_per_s": 200.0, "train_s": train_s}}
+        known = PlanContext(inputs={"data": env.data}, upstream={}, recipe_dir=Path(), history=measured)
+        told = step().estimate_cost(known)
+        assert ("speed of the last plain classifier" in told.how) == is_told
+        assert (told != usual) == is_told
+
+
 @pytest.mark.parametrize("is_made", [True, False])
 def test_data_without_classes_are_refused_at_plan(is_made: bool, tmp_path: Path) -> None:
     env = make_env(tmp_path, rows=pairs())

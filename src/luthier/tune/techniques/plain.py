@@ -39,6 +39,7 @@ WEIGHT_STEPS_PER_S = 2.5e6
 STEPS = 35
 """Iterations of the solver: 15 to 49 on the same data sets."""
 _START_S = 2.0
+"""Imports and the reading of words, whatever the size: a fit of less than twice this tells nothing of the speed."""
 
 
 class PlainTechnique(StandaloneTechnique):
@@ -146,7 +147,8 @@ def _check(data: Artifact) -> None:
 def _measure_rate(plan_context: PlanContext) -> tuple[float, str]:
     """Return weights times iterations a second, of the last plain classifier here, else the usual; and its source."""
     for measures in (plan_context.history.get("measures") or {}, *plan_context.paces):
-        if pace := measures.get("weight_steps_per_s"):
+        pace = measures.get("weight_steps_per_s")
+        if pace and float(measures.get("train_s", 0.0)) >= 2 * _START_S:
             return float(pace), f"; {gettext_noop('speed of the last plain classifier on this machine')}"
     return WEIGHT_STEPS_PER_S, ""
 
