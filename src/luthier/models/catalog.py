@@ -10,7 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from luthier.core.errors import ModelError, SourceLocation, did_you_mean
 from luthier.core.files import resolve_path
-from luthier.models.source import ModelSource, is_hub_id
+from luthier.models.source import ModelSource, is_hub_id, is_peft_folder
 
 
 class CatalogEntry(NamedTuple):
@@ -95,9 +95,9 @@ def resolve_model_source(
 ) -> ModelSource:
     """Return the source that a recipe's `model` means.
 
-    A string is, in this order: a catalog name, an existing folder or `.gguf` file (relative to `recipe_dir`),
-    `OWNER/NAME` on the hub. A mapping is a source with its `kind`. Anything else is a `ModelError` with the nearest
-    name.
+    A string is, in this order: a catalog name, an existing folder or `.gguf` file (relative to `recipe_dir`; a PEFT
+    adapter's folder is merged into its base model), `OWNER/NAME` on the hub. A mapping is a source with its `kind`.
+    Anything else is a `ModelError` with the nearest name.
     """
     if isinstance(value, ModelSource):
         return value
@@ -131,7 +131,8 @@ def _local(value: str, path: Path) -> ModelSource:
         raise ModelError(
             f"no file {path}", where=SourceLocation(field="model"), hint="a relative path starts at the recipe's folder"
         )
-    return _parse({"kind": "gguf" if path.is_file() else "folder", "path": value})
+    kind = "gguf" if path.is_file() else "peft" if is_peft_folder(path) else "folder"
+    return _parse({"kind": kind, "path": value})
 
 
 def _parse(value: Mapping[str, Any]) -> ModelSource:

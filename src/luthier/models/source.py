@@ -108,6 +108,11 @@ def is_hub_id(value: str) -> bool:
     return _HUB_ID.fullmatch(value) is not None and not value.endswith((".gguf", ".git"))
 
 
+def is_peft_folder(folder: Path) -> bool:
+    """Return whether a folder holds a PEFT adapter and no whole model."""
+    return (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file()
+
+
 def list_model_files(folder: Path) -> list[Path]:
     """Return the files of a checked Hugging Face folder that belong to the model, sorted."""
     check_model_folder(folder)
@@ -132,6 +137,9 @@ def check_model_folder(folder: Path) -> None:
     if not folder.is_dir():
         what = "is a file, not a folder" if folder.exists() else "there is no such folder"
         raise ModelError(what, where=where, hint="give the folder that holds config.json")
+    if is_peft_folder(folder):
+        hint = "give it as `model: {kind: peft, path: …}`, which merges it into its base model"
+        raise ModelError("holds a PEFT adapter, not a whole model", where=where, hint=hint)
     if not (folder / "config.json").is_file():
         hint = "give the folder that holds config.json, tokenizer.json and model.safetensors"
         raise ModelError("holds no config.json, so it is not a Hugging Face model", where=where, hint=hint)
