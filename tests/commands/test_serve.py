@@ -31,9 +31,9 @@ TURNS: list[Any] = [{"role": "user", "content": "Where is the parcel?"}]
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+def served_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A recipe that was run."""
-    folder = tmp_path_factory.mktemp("shop")
+    folder = tmp_path_factory.mktemp("served_project")
     small_recipe(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", own_cache(folder))
@@ -48,9 +48,9 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
-def test_it_says_where_it_listens_answers_and_stops_in_order(shop: Path) -> None:
+def test_it_says_where_it_listens_answers_and_stops_in_order(served_project: Path) -> None:
     words = ("recipe.yaml:tune", "./tiny-model")
-    with command(shop, *words, start=subprocess.Popen) as running, ThreadPoolExecutor(2) as pool:
+    with command(served_project, *words, start=subprocess.Popen) as running, ThreadPoolExecutor(2) as pool:
         assert running.told["models"] == ["tickets:tune", "./tiny-model"]
         client = running.client()
         chosen = client.chat.completions.create(model="tickets:tune", messages=TURNS)
@@ -67,8 +67,8 @@ def test_it_says_where_it_listens_answers_and_stops_in_order(shop: Path) -> None
         assert (code, said) == (0, "")
 
 
-def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with command(shop, "./tiny-model") as running:
+def test_what_it_answered_is_kept(served_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with command(served_project, "./tiny-model") as running:
         said = running.client().chat.completions.create(model="./tiny-model", messages=TURNS, max_tokens=4)
         opinion = {"id": said.id, "rating": 1}
         import httpx
@@ -85,18 +85,22 @@ def test_what_it_answered_is_kept(shop: Path, capsys: pytest.CaptureFixture[str]
     assert [one["rating"] for one in kept["feedback"]] == [1]
 
 
-def test_a_conversation_begins_as_those_did_that_were_learnt(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_conversation_begins_as_those_did_that_were_learnt(
+    served_project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     guided = (
-        (shop / "recipe.yaml").read_text().replace("answer: category", "answer: category, system: Name the subject.")
+        (served_project / "recipe.yaml")
+        .read_text()
+        .replace("answer: category", "answer: category, system: Name the subject.")
     )
-    (shop / "guided.yaml").write_text(guided.replace("name: tickets", "name: guided"))
+    (served_project / "guided.yaml").write_text(guided.replace("name: tickets", "name: guided"))
     system: Any = {"role": "system", "content": "Name the subject."}
     other: Any = {"role": "system", "content": "Say nothing."}
     assert run_command(["run", "guided.yaml"]) in (0, 1, 3)
     assert run_command(["export", "guided.yaml:tune", "--to", "guided-out"]) == 0
-    assert json.loads((shop / "guided-out" / "prompt.json").read_text())["messages"] == [system]
-    assert "where it has no system message" in (shop / "guided-out" / "README.md").read_text()
-    with command(shop, "guided.yaml:tune") as running:
+    assert json.loads((served_project / "guided-out" / "prompt.json").read_text())["messages"] == [system]
+    assert "where it has no system message" in (served_project / "guided-out" / "README.md").read_text()
+    with command(served_project, "guided.yaml:tune") as running:
         asked = [TURNS, [system, *TURNS], [other, *TURNS]]
         said = [running.client().chat.completions.create(model="guided:tune", messages=one) for one in asked]
         assert running.stop()[0] == 0
@@ -107,7 +111,7 @@ def test_a_conversation_begins_as_those_did_that_were_learnt(shop: Path, capsys:
         assert run_command(["traces", "show", one.id, "--json"]) == 0
         kept = json.loads(capsys.readouterr().out)["messages"]
         assert [kept[0]["content"], len(kept)] == [first["content"], 2]
-    with command(shop, "guided.yaml:tune", "--no-learnt-system") as running:
+    with command(served_project, "guided.yaml:tune", "--no-learnt-system") as running:
         bare = running.client().chat.completions.create(model="guided:tune", messages=TURNS)
         assert bare.choices[0].model_extra["scores"] != without  # type: ignore[index]
         assert running.stop()[0] == 0
@@ -119,23 +123,23 @@ SETS = """
 
 
 def test_a_classifier_answers_with_the_label_set_that_was_calibrated(
-    shop: Path, capsys: pytest.CaptureFixture[str]
+    served_project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe, asked = (shop / "recipe.yaml").read_text().rstrip(), {"label_set": True}
+    recipe, asked = (served_project / "recipe.yaml").read_text().rstrip(), {"label_set": True}
     models = ("recipe.yaml:tune", "./tiny-model")
-    with command(shop, *models, "--no-traces") as running, running.client() as client:
+    with command(served_project, *models, "--no-traces") as running, running.client() as client:
         for model, why in (("tickets:tune", "run a step `conformal` for it"), ("./tiny-model", "names no class")):
             with pytest.raises(openai.BadRequestError, match=why) as refused:
                 client.chat.completions.create(model=model, messages=TURNS, extra_body=asked)
             assert refused.value.param == "label_set"
         assert running.stop()[0] == 0
     for score in ("aps", "lac"):  # the newest counts
-        (shop / "sets.yaml").write_text(recipe + SETS.replace("SCORE", score))
+        (served_project / "sets.yaml").write_text(recipe + SETS.replace("SCORE", score))
         assert run_command(["run", "sets.yaml", "--only", "sets"]) == 0
-    artifact = find_artifact(CommandTarget(Workspace(shop), "sets.yaml:sets")).artifact
+    artifact = find_artifact(CommandTarget(Workspace(served_project), "sets.yaml:sets")).artifact
     wanted = [LabelSet.model_validate_json(line) for line in artifact.path(LABEL_SETS).read_text().splitlines()]
     rows = {example.id: example for example in read_examples(artifact.find(artifact.manifest.inputs["data"]), "test")}
-    with command(shop, "recipe.yaml:tune") as running, running.client() as client:
+    with command(served_project, "recipe.yaml:tune") as running, running.client() as client:
         create, said = client.chat.completions.create, []
         for one in wanted:
             messages: list[Any] = [{"role": "user", "content": rows[one.row].messages[0].content}]
@@ -155,9 +159,9 @@ def test_a_classifier_answers_with_the_label_set_that_was_calibrated(
     assert json.loads(capsys.readouterr().out)["label_set"] == found[0]["labels"]
 
 
-def test_a_text_encoder_is_served_from_its_folder(shop: Path) -> None:
-    tiny_encoder(shop / "encoder")
-    with command(shop, "./encoder") as running:
+def test_a_text_encoder_is_served_from_its_folder(served_project: Path) -> None:
+    tiny_encoder(served_project / "encoder")
+    with command(served_project, "./encoder") as running:
         asked: dict[str, Any] = {"model": "./encoder", "input": ["a parcel", "an invoice"]}
         listed = running.client().embeddings.create(**asked, encoding_format="float")
         packed = running.client().embeddings.create(**asked, encoding_format="base64")
@@ -166,18 +170,20 @@ def test_a_text_encoder_is_served_from_its_folder(shop: Path) -> None:
         assert running.stop()[0] == 0
 
 
-def test_nothing_is_kept_where_that_is_not_wanted(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_kept_where_that_is_not_wanted(
+    served_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("LUTHIER_TRAFFIC", str(tmp_path / "traffic"))
-    with command(shop, "./tiny-model", "--no-traces") as running:
+    with command(served_project, "./tiny-model", "--no-traces") as running:
         running.client().chat.completions.create(model="./tiny-model", messages=TURNS, max_tokens=4)
         assert running.stop()[0] == 0
     assert not (tmp_path / "traffic").exists()
 
 
 @pytest.mark.slow
-def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
+def test_a_kill_under_load_leaves_everything_whole(served_project: Path) -> None:
     for _ in range(5):
-        with command(shop, "./tiny-model") as running, ThreadPoolExecutor(4) as pool:
+        with command(served_project, "./tiny-model") as running, ThreadPoolExecutor(4) as pool:
             client = running.client()
             asked: dict[str, Any] = {"model": "./tiny-model", "messages": TURNS, "max_tokens": 100}
             busy = [pool.submit(client.chat.completions.create, **asked) for _ in range(12)]
@@ -217,20 +223,32 @@ def test_a_kill_under_load_leaves_everything_whole(shop: Path) -> None:
     ],
     ids=lambda value: " ".join(value)[-30:] if isinstance(value, list) else None,
 )
-def test_what_cannot_be_served(shop: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str) -> None:
+def test_what_cannot_be_served(
+    served_project: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
     capsys.readouterr()
     quiet = [] if "--traces" in words else ["--no-traces"]
     assert run_command(["serve", *words, "--port", "0", *quiet]) == 2
     assert says.lower() in capsys.readouterr().err.lower()
 
 
-def test_a_port_that_is_taken(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with command(shop, "./tiny-model", "--no-traces") as running:
+def test_a_wrong_name_is_told_before_a_model_is_opened(
+    served_project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[object] = []
+    monkeypatch.setattr("luthier.commands.serve.open_served_model", lambda target, *_, **__: opened.append(target))
+    assert run_command(["serve", "./tiny-model", "recipe.yaml:wrong", "--port", "0", "--no-traces"]) == 2
+    assert "wrong" in capsys.readouterr().err
+    assert opened == []
+
+
+def test_a_port_that_is_taken(served_project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with command(served_project, "./tiny-model", "--no-traces") as running:
         assert run_command(["serve", "./tiny-model", "--port", str(running.told["port"]), "--no-traces"]) == 2
         assert "cannot listen" in capsys.readouterr().err
 
 
-def test_what_somebody_else_froze_stays_frozen(shop: Path) -> None:
+def test_what_somebody_else_froze_stays_frozen(served_project: Path) -> None:
     gc.freeze()
     frozen = gc.get_freeze_count()
     with socket.create_server(("127.0.0.1", 0)) as taken:

@@ -98,6 +98,8 @@ def serve(  # noqa: PLR0913  # what a command asks for
         def target(word: str) -> CommandTarget:
             return meant.get(word) or CommandTarget(workspace, word)
 
+        for model in models if len(models) > 1 else []:
+            _known(target(model), ways)  # a wrong name is told before the first model is opened
         ours = gc.get_freeze_count() == 0  # to thaw would take back what somebody else has frozen
 
         async def running() -> bool:
