@@ -100,7 +100,8 @@ def python_blocks() -> list[tuple[str, str]]:
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the pages' commands make sense: a recipe that was run, tickets, predictions."""
     folder = tmp_path_factory.mktemp("docs")
-    small_recipe(folder, RECIPE + "  ask: {kind: human_eval, evaluation: report, annotators: [anna, ben]}\n" + MONITOR)
+    more = "  ask: {kind: human_eval, evaluation: report, annotators: [anna, ben]}\n" + MONITOR
+    small_recipe(folder, RECIPE + more + "  validate: {kind: validate, data: data, checks: [few_rows]}\n")
     write_log(folder / "log.jsonl", desk_traffic(60))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("LUTHIER_CACHE", own_cache(folder))

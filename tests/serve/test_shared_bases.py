@@ -39,10 +39,10 @@ ENGINE = TorchEngine(dtype="float32")
 WORDS = ["Where is the parcel?", "I lost my password", "Refund me", "The courier never came"]
 
 
-class Shop(NamedTuple):
+class SharedBases(NamedTuple):
     """A base and what was tuned from it."""
 
-    make_env: TuneEnv
+    tuning: TuneEnv
     base: Artifact
     one: Artifact
     other: Artifact
@@ -55,7 +55,7 @@ class Shop(NamedTuple):
 
 
 @pytest.fixture(scope="module")
-def env(tmp_path_factory: pytest.TempPathFactory) -> Shop:
+def env(tmp_path_factory: pytest.TempPathFactory) -> SharedBases:
     place = make_env(tmp_path_factory.mktemp("shared"), examples(16))
 
     def tuned(technique: Any, model: Artifact | None = None, rate: float = 3e-2) -> Artifact:
@@ -67,7 +67,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Shop:
 
     one = tuned(Lora(r=4))
     other = tuned(Lora(r=8, target_modules=["q_proj", "down_proj"], init_lora_weights="gaussian"), rate=9e-2)
-    return Shop(
+    return SharedBases(
         place, place.base, one, other, dora=tuned(Lora(r=2, use_dora=True)), packed=tuned(Qlora(r=2, group=16)),
         whole=tuned(FullFineTuning()), bottleneck=tuned(BottleneckAdapter(size=2)), twice=tuned(Lora(r=4), model=one),
     )  # fmt: skip
@@ -129,7 +129,7 @@ def close(*models: ModelRunner) -> None:
     asyncio.run(run())
 
 
-def test_adapters_over_one_base_write_what_each_writes_alone(env: Shop) -> None:
+def test_adapters_over_one_base_write_what_each_writes_alone(env: SharedBases) -> None:
     artifacts = [env.base, env.one, env.other]
     wanted = [alone(one) for one in artifacts]
     assert len({str(one) for one in wanted}) == 3, "the adapters say something of their own"
@@ -147,7 +147,7 @@ def test_adapters_over_one_base_write_what_each_writes_alone(env: Shop) -> None:
 
 @pytest.mark.matrix("order1")
 @pytest.mark.parametrize("order", [(0, 1, 2), (1, 2, 0), (2, 0, 1)])
-def test_they_come_and_go_in_any_order(env: Shop, order: tuple[int, ...]) -> None:
+def test_they_come_and_go_in_any_order(env: SharedBases, order: tuple[int, ...]) -> None:
     artifacts = [[env.base, env.one, env.other][at] for at in order]
     wanted = {one.digest: alone(one) for one in artifacts}
     models: list[ModelRunner] = []
@@ -164,7 +164,7 @@ def test_they_come_and_go_in_any_order(env: Shop, order: tuple[int, ...]) -> Non
         asyncio.run(check())
 
 
-def test_who_is_being_answered_notices_nobody(env: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_being_answered_notices_nobody(env: SharedBases, monkeypatch: pytest.MonkeyPatch) -> None:
     wanted = {one.digest: alone(one, 60)[0] for one in (env.base, env.one)}
     steps, once = threading.Semaphore(8), ContinuousBatchingDecoder.step
     monkeypatch.setattr(ContinuousBatchingDecoder, "step", lambda self: (steps.acquire(), once(self))[1])
@@ -193,7 +193,7 @@ def test_who_is_being_answered_notices_nobody(env: Shop, monkeypatch: pytest.Mon
     asyncio.run(run())
 
 
-def test_who_is_answered_by_what_is_closed_hears_so(env: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_who_is_answered_by_what_is_closed_hears_so(env: SharedBases, monkeypatch: pytest.MonkeyPatch) -> None:
     free, once = threading.Event(), ContinuousBatchingDecoder.step
     monkeypatch.setattr(ContinuousBatchingDecoder, "step", lambda self: (free.wait(0.02), once(self))[1])
     base, one = ENGINE.open(env.base), ENGINE.open(env.one)
@@ -216,7 +216,7 @@ def test_who_is_answered_by_what_is_closed_hears_so(env: Shop, monkeypatch: pyte
     asyncio.run(run())
 
 
-def test_the_base_is_in_memory_once(env: Shop) -> None:
+def test_the_base_is_in_memory_once(env: SharedBases) -> None:
     models = [ENGINE.open(one) for one in (env.one, env.other, env.base)]
     model = base_of(models[0])._model
     names = {name.rpartition("lora_")[0] for name, _ in model.named_parameters() if "lora_" in name}
@@ -237,7 +237,7 @@ def test_the_base_is_in_memory_once(env: Shop) -> None:
     close(models[2])
 
 
-def test_only_plain_lora_shares(env: Shop) -> None:
+def test_only_plain_lora_shares(env: SharedBases) -> None:
     assert [can_share_base(one) for one in (env.base, env.one, env.other, env.whole, env.twice)] == [True] * 5
     assert not any(can_share_base(one) for one in (env.dora, env.packed, env.bottleneck))
     first = ENGINE.open(env.base)
@@ -249,8 +249,8 @@ def test_only_plain_lora_shares(env: Shop) -> None:
     close(first)
 
 
-def test_a_base_is_the_same_by_whatever_name_it_came(env: Shop) -> None:
-    store, digest = env.bench.store, digest_of(["another name"])
+def test_a_base_is_the_same_by_whatever_name_it_came(env: SharedBases) -> None:
+    store, digest = env.tuning.store, digest_of(["another name"])
     folder, _ = store.begin(digest)
     shutil.copytree(env.base.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("manifest.json"))
     (folder / "model.json").write_text('{"name": "another"}')
@@ -262,7 +262,7 @@ def test_a_base_is_the_same_by_whatever_name_it_came(env: Shop) -> None:
     close(*models)
 
 
-def test_models_share_only_where_their_settings_agree(env: Shop) -> None:
+def test_models_share_only_where_their_settings_agree(env: SharedBases) -> None:
     engines = [ENGINE, TorchEngine(dtype="float32", temperature=0.5), TorchEngine(dtype="float32", max_num_seqs=2)]
     first, same, apart = (engine.open(env.base) for engine in engines)
     assert base_of(first) is base_of(same)
@@ -270,9 +270,9 @@ def test_models_share_only_where_their_settings_agree(env: Shop) -> None:
     close(first, same, apart)
 
 
-def spoilt(env: Shop, wrong: str, digest: str) -> Artifact:
+def spoilt(env: SharedBases, wrong: str, digest: str) -> Artifact:
     """An adapter whose last weight is missing, or has another shape."""
-    store = env.bench.store
+    store = env.tuning.store
     folder, _ = store.begin(digest)
     for name in (f"{ADAPTER}/adapter_config.json", "training.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -288,7 +288,7 @@ def spoilt(env: Shop, wrong: str, digest: str) -> Artifact:
 
 @pytest.mark.parametrize("beside", [False, True])
 @pytest.mark.parametrize("wrong", ["shape", "missing"])
-def test_an_adapter_that_does_not_fit_changes_nothing(env: Shop, beside: bool, wrong: str) -> None:
+def test_an_adapter_that_does_not_fit_changes_nothing(env: SharedBases, beside: bool, wrong: str) -> None:
     broken = spoilt(env, wrong, digest_of([beside, wrong]))
     kept = [ENGINE.open(one) for one in [env.base, env.other][: 1 + beside]]
     with pytest.raises(ModelError, match="does not fit its base model"):
@@ -300,7 +300,7 @@ def test_an_adapter_that_does_not_fit_changes_nothing(env: Shop, beside: bool, w
         ENGINE.open(broken)
 
 
-def test_a_gateway_lists_each(env: Shop, tmp_path: Path) -> None:
+def test_a_gateway_lists_each(env: SharedBases, tmp_path: Path) -> None:
     artifacts = {"base": env.base, "one": env.one, "other": env.other}
 
     def opening(artifact: Artifact) -> Callable[[], ModelRunner]:
@@ -351,7 +351,7 @@ def alike(found: list[Any], wanted: list[Any]) -> bool:
     return all(one == pytest.approx(other, abs=1e-5) for one, other in zip(found, wanted, strict=True))
 
 
-def test_classifiers_over_one_base_share_it(env: Shop) -> None:
+def test_classifiers_over_one_base_share_it(env: SharedBases) -> None:
     before = standing()
     kinds = [env.one, env.other, env.dora]
     with pytest.MonkeyPatch.context() as patch:
@@ -378,7 +378,7 @@ def test_classifiers_over_one_base_share_it(env: Shop) -> None:
     assert standing() == before
 
 
-def test_a_classifier_that_cannot_be_opened_leaves_no_base(env: Shop, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_classifier_that_cannot_be_opened_leaves_no_base(env: SharedBases, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: Any) -> None:
         raise ModelError("no")
 

@@ -64,8 +64,9 @@ LONG_WORDS = ("/judge/{study}/results", "/projects/tickets/models", "/label/{lab
 
 
 @pytest.fixture(scope="module")
-def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str]]]:
-    """A studio in a process of its own: its link, and what stands for the parameters of addresses."""
+def studio(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[str, str], Any]]:
+    """A studio in a process of its own: its address, what stands for the parameters of addresses, and the cookies of
+    somebody who opened its link, which opens once."""
     work = tmp_path_factory.mktemp("pages")
     for name in ("tickets", "empty", "broken"):
         (work / name).mkdir()
@@ -80,7 +81,22 @@ def link(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     with start_studio(work) as server:
         assert server.stdout is not None
         opened = json.loads(server.stdout.readline())["link"]
-        yield opened, known
+        base = opened.partition("/open")[0]
+        with playwright.sync_playwright() as driver:
+            browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
+            page = browser.new_page()
+            page.set_default_timeout(90_000)
+            page.goto(opened)
+            page.wait_for_url("**/")
+            page.goto(f"{base}/new")
+            page.locator("input[name=name]").fill("draft")
+            page.get_by_text("Or paste rows").click()
+            page.locator("textarea[name=pasted]").fill("text,label\n" + "where is it,a\ngive it back,b\n" * 9)
+            page.get_by_role("button", name="Look at the rows").click()
+            page.get_by_text("What should be cleaned").wait_for()
+            cookies = page.context.storage_state()
+            browser.close()
+        yield base, known, cookies
         server.terminate()
         assert server.wait(30) == 0
 
@@ -116,23 +132,14 @@ def _ask_people(work: Path) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("every", [3, pytest.param(1, marks=pytest.mark.slow)])
-def test_nothing_serious_is_found(link: tuple[str, dict[str, str]], every: int) -> None:
+def test_nothing_serious_is_found(studio: tuple[str, dict[str, str], Any], every: int) -> None:
     """Each page is looked at with all rules; in the dark and on a phone each of them, or every third one."""
-    opened, known = link
-    base = opened.partition("/open")[0]
+    base, known, cookies = studio
     found: list[str] = []
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=BROWSER, args=["--no-sandbox"])
-        page = browser.new_context(bypass_csp=True).new_page()
+        page = browser.new_context(bypass_csp=True, storage_state=cookies).new_page()
         page.set_default_timeout(90_000)
-        page.goto(opened)
-        page.wait_for_url("**/")
-        page.goto(f"{base}/new")
-        page.locator("input[name=name]").fill("draft")
-        page.get_by_text("Or paste rows").click()
-        page.locator("textarea[name=pasted]").fill("text,label\n" + "where is it,a\ngive it back,b\n" * 9)
-        page.get_by_role("button", name="Look at the rows").click()
-        page.get_by_text("What should be cleaned").wait_for()
         for number, address in enumerate(PAGES):
             page.set_viewport_size({"width": 1280, "height": 900})
             page.goto(base + address.format(**known))

@@ -98,6 +98,17 @@ def test_noise_alone_moves_a_step_that_draws_nobody(env: TuneEnv) -> None:
     assert kstest(drawn.numpy() / (2.0 * 1.5 / 4.0), "norm").pvalue > 1e-4
 
 
+def test_a_training_whose_steps_draw_nobody_is_noise_alone(env: TuneEnv, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(PoissonSampler, "units_of", lambda sampler, step: [])
+    made = env.tune(private(max_steps=2))
+    record = TrainingRecord.read(made)
+    assert record.steps == 2
+    assert record.privacy is not None
+    assert record.privacy["epsilon"] <= 8.0
+    moved = load_model(made, "float32").model.state_dict()
+    assert any(bool(value.any()) for name, value in moved.items() if "lora_B" in name)
+
+
 def test_numbers_follow_from_key_and_label_alone() -> None:
     key = NoiseKey(b"one")
     assert torch.equal(key.draw_normal("a", [3, 5]), NoiseKey(b"one").draw_normal("a", [3, 5]))

@@ -122,7 +122,9 @@ def _fits_in_memory(parallel_packs: ParallelPacks, read: Callable[[ParallelPacks
 def find_largest_packs(
     dataset: SizedDataset, sampler: BatchSampler, tokens: int, lanes: int = 1, prepared: Prepared = list
 ) -> ParallelPacks:
-    """Return the parallel packs with most tokens, among those of the steps with most tokens."""
+    """Return the parallel packs with most tokens, among those of the steps with most tokens; none where every step is
+    empty.
+    """
     sizes = dataset.sizes
     weights = [int(sizes[sampler.get_batch_indices(step)].sum()) for step in range(sampler.steps)]
     longest = [int(sizes[sampler.get_batch_indices(step)].max(initial=0)) for step in range(sampler.steps)]
@@ -134,7 +136,7 @@ def find_largest_packs(
         for rows in read
         for some in schedule_parallel_packs(rows, tokens, lanes)
     )
-    return max(at_once, key=lambda some: _sum(map(_cost, some)))
+    return max(at_once, key=lambda some: _sum(map(_cost, some)), default=())
 
 
 def _sum(costs: Iterable[tuple[int, int]]) -> tuple[int, int]:

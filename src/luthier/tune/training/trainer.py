@@ -549,6 +549,8 @@ class Trainer:
         """
         drawn, known, requested = False, self.rehearsed, (self._tokens, self._lanes.count)
         packs = self._source.largest(*requested)
+        if not packs:  # by chance no step of a private training draws anybody
+            return
         if known is not None and known.covers(packs):
             self._lanes.count = 1 if known.drawn else self._lanes.count
             return
