@@ -124,4 +124,4 @@ def test_describing_loads_no_torch() -> None:
         "print(sorted(components_by_kind(ModelSource)), 'torch' in sys.modules, 'transformers' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == "['endpoint', 'folder', 'gguf', 'hub', 'wheel'] False False"
+    assert done.stdout.strip() == "['endpoint', 'folder', 'gguf', 'hub', 'peft', 'wheel'] False False"
