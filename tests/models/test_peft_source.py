@@ -155,7 +155,11 @@ def test_what_cannot_be_merged_is_refused_with_the_reason(base: Path, tmp_path: 
     refused("does not fit its base model")
     (tmp_path / "adapter/adapter_config.json").write_text(json.dumps({**settings, "task_type": "SEQ_CLS"}))
     refused(r"adapts a model with a head of its own \(SEQ_CLS\)")
-    (tmp_path / "adapter/adapter_model.safetensors").rename(tmp_path / "adapter/adapter_model.bin")
+    weights = tmp_path / "adapter/adapter_model.safetensors"
+    (tmp_path / "cut").write_bytes(weights.read_bytes()[:-9])
+    weights.write_bytes((tmp_path / "cut").read_bytes())
+    refused("is not a whole safetensors file")
+    weights.rename(tmp_path / "adapter/adapter_model.bin")
     refused(r"holds no adapter_model\.safetensors")
     with pytest.raises(ValidationError, match="an endpoint has none here"):
         PeftModelSource(path="adapter", base=EndpointModelSource(url="http://127.0.0.1:1/v1", model="m"))

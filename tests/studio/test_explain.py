@@ -236,16 +236,16 @@ def test_the_rows_that_taught_an_answer(
     run_in(workspace, "run", "tickets/recipe.yaml", "--only", "tune")
     model = list_project_models(studio.workspace, workspace / "tickets/recipe.yaml")[0].digest
     address = ask(browser, model, text="Where is the parcel now")
-    assert browser.submit(f"{address}/taught").status_code == 400, "nothing is explained yet"
+    assert browser.submit(f"{address}/influence").status_code == 400, "nothing is explained yet"
     work(studio.explanations)
     page = browser.get(address).text
     assert "attnlrp" in page
     assert "The step taught of the recipe can ask" in page
-    browser.submit(f"{address}/taught")
+    browser.submit(f"{address}/influence")
     name = address.rpartition("/")[2]
     for _ in range(6000):
         studio.explanations.advance()
-        found = studio.explanations.find_taught(studio.explanations.get("tickets", name))
+        found = studio.explanations.find_influence(studio.explanations.get("tickets", name))
         if found.state in ("done", "failed"):
             break
         time.sleep(0.1)

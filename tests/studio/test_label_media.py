@@ -250,7 +250,7 @@ def test_bytes_are_given_out_as_what_they_are_and_never_run(
         assert answer.status_code == 404
         assert b"hacked" not in answer.content
         assert answer.headers["content-type"].startswith("text/html")
-        assert studio.item_media.find_unshown(get_project(studio.ledger, project), found.shown) == {digest}
+        assert studio.item_media.find_unreadable_media(get_project(studio.ledger, project), found.shown) == {digest}
 
 
 @pytest.mark.parametrize("step", ["pictures", "calls"])

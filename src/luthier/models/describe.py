@@ -360,14 +360,15 @@ def read_safetensors_headers(folder: Path) -> dict[str, TensorHeader]:
     headers: dict[str, TensorHeader] = {}
     for path in list_weight_files(folder):
         if path.suffix == ".safetensors":
-            headers.update(_read_header(path))
+            headers.update(read_safetensors_header(path))
     if not headers:
         hint = "take a release with safetensors weights"
         raise ModelError("holds no safetensors weights", where=SourceLocation(file=str(folder)), hint=hint)
     return headers
 
 
-def _read_header(path: Path) -> dict[str, TensorHeader]:
+def read_safetensors_header(path: Path) -> dict[str, TensorHeader]:
+    """Return every tensor of a safetensors file by name, from its header; the file's length is checked."""
     where = SourceLocation(file=str(path))
     broken = ModelError("is not a whole safetensors file", where=where, hint="fetch it again")
     with path.open("rb") as file:

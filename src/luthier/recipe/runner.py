@@ -250,7 +250,7 @@ def make_steps(
             for planned, result in jobs.collect(check, wait=not here):
                 finish(planned, result)
             if len(done) == before and not here and not jobs:
-                raise validations.refusal(done)
+                raise validations.build_refusal(done)
             if len(done) == before and here:
                 events.emit(RunEvent(kind="wait", step=here[0].name, text="another process is making it; waiting"))
                 finish(here[0], _wait(here[0], what, events, placement.executor_of(here[0])))
@@ -331,7 +331,7 @@ class _Validations:
             for check in self._of.get(planned.name, ())
         )
 
-    def refusal(self, done: Mapping[str, StepResult]) -> LuthierError:
+    def build_refusal(self, done: Mapping[str, StepResult]) -> LuthierError:
         """Why the steps that are left are not made."""
         for planned in (check for checks in self._of.values() for check in checks if check.name in done):
             if why := planned.step.find_training_obstacle(done[planned.name].artifact):

@@ -54,7 +54,7 @@ class ItemMedia:
         except MissingExtra:  # no Pillow here: the browser scales it
             return whole
 
-    def find_unshown(self, project: AnnotationProject, shown: QuestionItem) -> frozenset[str]:
+    def find_unreadable_media(self, project: AnnotationProject, shown: QuestionItem) -> frozenset[str]:
         """The digests of the media of an item that cannot be shown: their bytes are gone, or not what was kept."""
         found = set[str]()
         for medium in shown.media:

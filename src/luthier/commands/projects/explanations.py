@@ -34,7 +34,7 @@ MOST_CHARS = 20_000
 """Characters of a text that is explained."""
 _MOST_WAITING, _MOST_KEPT = 20, 200
 _ID = re.compile(r"[0-9a-f]{12}")
-_REQUEST, _ANSWER, _TAUGHT = "request.json", "answer", "taught"
+_REQUEST, _ANSWER, _INFLUENCE = "request.json", "answer", "influence"
 _CHOICES = 20
 _SHOWN = 100
 
@@ -158,7 +158,7 @@ class ExplanationBook:
     def stop(self, project: str, name: str) -> None:
         """Take one out of the queue, or end its process; what was asked is forgotten."""
         self.get(project, name)
-        for part in (_ANSWER, _TAUGHT):
+        for part in (_ANSWER, _INFLUENCE):
             CommandProcess(self._folder / name / part).stop()
         shutil.rmtree(self._folder / name, ignore_errors=True)
 
@@ -168,7 +168,7 @@ class ExplanationBook:
             return
         waiting: list[tuple[float, Path, list[str]]] = []
         for name in self._list_ids():
-            for part in (_ANSWER, _TAUGHT):
+            for part in (_ANSWER, _INFLUENCE):
                 folder = self._folder / name / part
                 process = CommandProcess(folder)
                 if process.is_running:
@@ -185,7 +185,7 @@ class ExplanationBook:
         """Let another studio start processes; those under way go on."""
         self._lock.release()
 
-    def find_taught(self, found: Explanation) -> InfluenceStatus:
+    def find_influence(self, found: Explanation) -> InfluenceStatus:
         """The training rows that taught the answer of an explanation: whether they can be asked for, and which."""
         step = self._find_influence_step(found)
         overrides = _influence_overrides(step, found) if step else []
@@ -193,7 +193,7 @@ class ExplanationBook:
             return InfluenceStatus("none")
         file = find_project_file(self._workspace, found.question.project)
         words = ["run", str(self._workspace.shorten(file)), "--only", step, *overrides]
-        folder = self._folder / found.id / _TAUGHT
+        folder = self._folder / found.id / _INFLUENCE
         with suppress(LuthierError):
             plan = load_plan(self._workspace, file, overrides, costs=False)
             if plan[step].cached:
@@ -205,19 +205,19 @@ class ExplanationBook:
             return InfluenceStatus("queued", step, words)
         return InfluenceStatus("running" if process.is_running else "failed", step, words, message=process.message)
 
-    def ask_taught(self, project: str, name: str) -> None:
+    def ask_influence(self, project: str, name: str) -> None:
         """Ask which training rows taught an answer that is explained."""
-        taught = self.find_taught(self.get(project, name))
-        if taught.state == "none":
+        influence = self.find_influence(self.get(project, name))
+        if influence.state == "none":
             hint = "add a step `influence` to the recipe, and `keep_states: 4` to the step that tunes"
             raise InputError("the recipe keeps nothing by which training rows could be found", hint=hint)
-        if taught.state not in ("offered", "failed"):
+        if influence.state not in ("offered", "failed"):
             return
-        folder = self._folder / name / _TAUGHT
+        folder = self._folder / name / _INFLUENCE
         CommandProcess(folder).stop()
         with translate_write_errors(folder):
             folder.mkdir(0o700, parents=True, exist_ok=True)
-            write_atomically(folder / "words.json", json.dumps(list(taught.words)).encode())
+            write_atomically(folder / "words.json", json.dumps(list(influence.words)).encode())
 
     def _find_influence_step(self, found: Explanation) -> str:
         """The step `influence` of the recipe as it is now that asks about the model; empty where there is none."""

@@ -43,7 +43,7 @@ def forwards_agree(ours: Callable[[Tensor], Tensor], own: Any, x: Tensor, agrees
 
 
 def relative_distance(first: Tensor, second: Tensor) -> float:
-    """Return the norm of the difference of two tensors over the norm of the first, in at least fp32."""
+    """Return the norm of the difference of two tensors over the norm of the second, in at least fp32."""
     wide = torch.promote_types(second.dtype, torch.float32)
     first, second = first.detach().to(wide), second.detach().to(wide)
     return float((first - second).norm() / second.norm().clamp_min(1e-12))

@@ -17,6 +17,7 @@ from luthier.models.describe import (
     find_majority_dtype,
     list_weight_files,
     read_json_object,
+    read_safetensors_header,
     read_safetensors_headers,
 )
 from luthier.models.source import (
@@ -98,6 +99,7 @@ class PeftModelSource(ModelSource):
         if not (adapter / WEIGHTS).is_file():
             hint = "save it with `model.save_pretrained(folder)` by a present release of PEFT; pickle is never read"
             raise ModelError(f"holds no {WEIGHTS}", where=where, hint=hint)
+        read_safetensors_header(adapter / WEIGHTS)
         settings = read_json_object(adapter / SETTINGS)
         if settings.get("task_type") in ("SEQ_CLS", "TOKEN_CLS", "QUESTION_ANS"):
             what = f"adapts a model with a head of its own ({settings['task_type']})"
@@ -189,13 +191,11 @@ def _copy_tokenizer(adapter: Path, folder: Path, say: Say) -> None:
 
 def _find_embedding_rows(adapter: Path, model: Any) -> int | None:
     """Return the rows of the embeddings that were saved with an adapter, where they differ from the model's."""
-    from safetensors import safe_open
-
     table = model.get_input_embeddings()
     name = next(name for name, module in model.named_modules() if module is table)
-    with safe_open(adapter / WEIGHTS, "pt") as weights:
-        saved = [key for key in weights.keys() if key.endswith((f".{name}.weight", f".{name}.base_layer.weight"))]  # noqa: SIM118  # it is no mapping
-        rows = {int(weights.get_slice(key).get_shape()[0]) for key in saved}
+    headers = read_safetensors_header(adapter / WEIGHTS)
+    ends = (f".{name}.weight", f".{name}.base_layer.weight")
+    rows = {header.shape[0] for key, header in headers.items() if key.endswith(ends)}
     return rows.pop() if rows and rows != {table.weight.shape[0]} else None
 
 

@@ -89,7 +89,7 @@ def _show(request: Request, studio: Studio, name: str, explanation: str, templat
     found = studio.explanations.get(name, explanation)
     return render(
         request, template, name=name, file=studio.workspace.shorten(file), found=found, words=_words(studio, found),
-        taught=studio.explanations.find_taught(found), kinds=list_explainer_kinds(),
+        influence=studio.explanations.find_influence(found), kinds=list_explainer_kinds(),
     )  # fmt: skip
 
 
@@ -126,10 +126,11 @@ def stop(studio: StudioDep, form: FormDep, name: str, explanation: str) -> Respo
 
 
 @router.post(
-    "/projects/{name}/explain/{explanation}/taught", dependencies=[Depends(allow("review", action="explain.taught"))]
+    "/projects/{name}/explain/{explanation}/influence",
+    dependencies=[Depends(allow("review", action="explain.influence"))],
 )
-def ask_taught(studio: StudioDep, form: FormDep, name: str, explanation: str) -> Response:
+def ask_influence(studio: StudioDep, form: FormDep, name: str, explanation: str) -> Response:
     """Ask which training rows taught the answer."""
     studio.find_recipe(name)
-    studio.explanations.ask_taught(name, explanation)
-    return RedirectResponse(f"/projects/{name}/explain/{explanation}#taught", 303)
+    studio.explanations.ask_influence(name, explanation)
+    return RedirectResponse(f"/projects/{name}/explain/{explanation}#influence", 303)

@@ -189,6 +189,6 @@ def _to_json(
     thread = read_thread(studio.ledger, project.id, leased.id, person)
     piece = render(
         request, "label_item.html.jinja", project=project, leased=leased, value=value, thread=thread,
-        unshown=studio.item_media.find_unshown(project, leased.shown),
+        unshown=studio.item_media.find_unreadable_media(project, leased.shown),
     )  # fmt: skip
     return {"id": leased.id, "version": leased.guideline_version, "html": bytes(piece.body).decode()}

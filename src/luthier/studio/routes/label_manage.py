@@ -254,7 +254,7 @@ def _adjudicate_page(request: Request, studio: Studio, project_id: str, error: L
     return render(
         request, "label_adjudicate.html.jinja", 200 if error is None else 400, project=project, found=answered_items,
         threads=list_comments(studio.ledger, project_id, ids), error=error,
-        unshown=frozenset().union(*(studio.item_media.find_unshown(project, one.item.shown) for one in answered_items)),
+        unshown=frozenset().union(*(studio.item_media.find_unreadable_media(project, one.item.shown) for one in answered_items)),
         suggested=suggest_decisions(answered_items, project.settings),
     )  # fmt: skip
 

@@ -117,7 +117,7 @@ def _show(request: Request, studio: Studio, queue: ReviewQueue, item: ReviewedIt
         may_answer=has_it or opinion is not None, is_second=has_it and opinion is None and bool(item.opinions),
         opinions=() if has_it and opinion is None else item.opinions, submission=secrets.token_hex(16),
         answer=item.shown.answers[0] if item.shown.answers else "", person=person,
-        unshown=studio.item_media.find_unshown(queue.annotation, item.shown),
+        unshown=studio.item_media.find_unreadable_media(queue.annotation, item.shown),
     )  # fmt: skip
 
 
