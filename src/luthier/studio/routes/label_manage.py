@@ -251,10 +251,11 @@ def _adjudicate_page(request: Request, studio: Studio, project_id: str, error: L
     project = get_project(studio.ledger, project_id)
     answered_items = list_disagreements(studio.ledger, project_id, limit=_MOST_SHOWN)
     ids = [answered_item.item.id for answered_item in answered_items]
+    unreadable = [studio.item_media.find_unreadable_media(project, one.item.shown) for one in answered_items]
     return render(
         request, "label_adjudicate.html.jinja", 200 if error is None else 400, project=project, found=answered_items,
         threads=list_comments(studio.ledger, project_id, ids), error=error,
-        unshown=frozenset().union(*(studio.item_media.find_unreadable_media(project, one.item.shown) for one in answered_items)),
+        unshown=frozenset().union(*unreadable),
         suggested=suggest_decisions(answered_items, project.settings),
     )  # fmt: skip
 
