@@ -1,13 +1,7 @@
-"""Writes the pages that are never typed: the reference of parts and of commands, and the recipe's JSON schema.
-
-python docs/generate.py            write them
-python docs/generate.py --check    fail when one differs from what the code says
-"""
+"""Write the reference pages of parts, commands and recipe settings from the code. `./check` runs it before Sphinx."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,16 +16,14 @@ from luthier.commands.components import (
     list_component_settings,
 )
 from luthier.core.component import field_descriptions
-from luthier.recipe.schema import Recipe, recipe_schema
+from luthier.recipe.schema import Recipe
 
 HERE = Path(__file__).parent
 
 
 def pages() -> dict[Path, str]:
     """Every generated file with its text."""
-    found = {HERE / "recipe.schema.json": json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"}
-    found[HERE / "reference" / "recipe.md"] = _recipe_page()
-    found[HERE / "reference" / "commands.md"] = _commands_page()
+    found = {HERE / "reference" / "recipe.md": _recipe_page(), HERE / "reference" / "commands.md": _commands_page()}
     for role in list_component_roles():
         found[HERE / "reference" / f"{_slug(role)}.md"] = _role_page(role)
     return found
@@ -105,20 +97,6 @@ def _parameter_row(parameter: Any) -> str:
     return f"| `{name}` | {_cell(default)} | {_cell(getattr(parameter, 'help', '') or '')} |"
 
 
-def main() -> int:
-    """Write or check."""
-    drift = []
-    for path, text in pages().items():
-        if "--check" in sys.argv[1:]:
-            if not path.exists() or path.read_text(encoding="utf-8") != text:
-                drift.append(str(path.relative_to(HERE.parent)))
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(text, encoding="utf-8")
-    if drift:
-        print("differ from the code (run python docs/generate.py): " + ", ".join(drift))  # noqa: T201  # a script
-    return 1 if drift else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    for path, text in pages().items():
+        path.write_text(text, encoding="utf-8")
