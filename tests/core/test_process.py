@@ -5,13 +5,15 @@ from __future__ import annotations
 import os
 import platform
 import pwd
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from luthier.core.system.process import get_unique_process_name, get_user_name, is_process_gone
+import luthier
+from luthier.core.system.process import get_unique_process_name, get_user_name, is_process_gone, python_command
 
 SAY = """
 import sys
@@ -98,3 +100,19 @@ def test_a_user_without_a_name_is_known_by_number(monkeypatch: pytest.MonkeyPatc
     """A container may run as any number."""
     monkeypatch.setattr("getpass.getuser", lambda: pwd.getpwuid(4_000_000_000)[0])
     assert get_user_name() == f"uid-{os.getuid()}"
+
+
+@pytest.mark.regression
+def test_a_child_python_never_imports_a_file_of_the_working_folder(tmp_path: Path) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('the file of the folder ran')")
+    command = python_command("-c", "import json; print(json.dumps('ours'))")
+    told = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert told == '"ours"\n'
+
+
+@pytest.mark.regression
+def test_every_child_python_is_started_by_the_one_function() -> None:
+    source = Path(luthier.__file__).parent
+    spelled = [path.relative_to(source).as_posix() for path in sorted(source.rglob("*.py"))
+               if re.search(r"sys\.executable,\s*\"-[mc]", path.read_text(encoding="utf-8"))]  # fmt: skip
+    assert spelled == []

@@ -146,3 +146,16 @@ def test_a_killed_fetch_goes_on_where_it_was(site: Site, tmp_path: Path) -> None
     asked = len(site.paths())
     assert len(run(recipe(tmp_path, addresses))) == 4
     assert site.paths()[asked:] == ["/robots.txt", "/3.png"]
+
+
+@pytest.mark.regression
+def test_an_address_in_a_row_never_reads_the_environment(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OUR_SECRET", "abc123")
+    monkeypatch.delenv("UNSET_NAME", raising=False)
+    for name in ("$OUR_SECRET", "$UNSET_NAME"):
+        site.replies[f"/{name}.png"] = Reply(picture(seed=7), headers={"Content-Type": "image/png"})
+    found = run(recipe(tmp_path, [f"{site.root}/$OUR_SECRET.png", f"{site.root}/$UNSET_NAME.png"]))
+    assert len(found) == 2
+    assert not any("abc123" in path for path in site.paths())

@@ -7,7 +7,6 @@ import re
 import secrets
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from luthier.core.remote_store import is_remote
 from luthier.core.revision import code_revision
 from luthier.core.step import Step
 from luthier.core.store import Store
+from luthier.core.system.process import python_command
 from luthier.recipe.batch import BatchExecutor, BatchJob
 from luthier.recipe.executor import Executor
 from luthier.recipe.executors.process import ProcessExecutor
@@ -124,7 +124,7 @@ def _check_code(python: str | None) -> HealthCheck:
 def _run_process(workspace: Workspace, store: Store) -> tuple[MachineReport | str, float]:
     """Return the report of a process on this machine, or why there is none; and the seconds."""
     task, begun_at = _make_task(workspace), time.monotonic()
-    command = [sys.executable, "-P", "-m", "luthier", "make", "-"]
+    command = python_command("-m", "luthier", "make", "-")
     environment = {**os.environ, **workspace.environment}
     try:
         process = subprocess.run(  # noqa: S603  # this very program

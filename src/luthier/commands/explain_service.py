@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from luthier.chat.messages import Message
 from luthier.commands.explain_worker import ExplanationTask
 from luthier.core.artifact import Artifact
 from luthier.core.errors import InputError, LuthierError
+from luthier.core.system.process import python_command
 from luthier.explain.masking import mask_explanation
 from luthier.recipe.workspace import Workspace, open_shared_store
 from luthier.serve.openai.protocol import AnswerTimeoutError, APIError, ModelUnavailableError, ServerBusyError
@@ -187,7 +187,7 @@ class ExplanationService:
 
 async def _start_worker() -> asyncio.subprocess.Process:
     return await asyncio.create_subprocess_exec(
-        sys.executable, "-P", "-m", "luthier.commands.explain_worker",
+        *python_command("-m", "luthier.commands.explain_worker"),
         stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, limit=_REPLY_BYTES, start_new_session=True,
         env=dict(os.environ),
     )  # fmt: skip

@@ -16,6 +16,7 @@ import threading
 from types import FrameType
 from typing import Any
 
+from luthier.core.system.process import python_command
 from luthier.recipe.torchrun import MASTER_PORT
 
 _STOP_S = 110.0
@@ -65,7 +66,7 @@ def run_on_nodes(task: str, nodes: int, processes: int, resources: dict[str, flo
     actor = ray.remote(NodeProcess)
     actors = [actor.options(**options, max_concurrency=2, scheduling_strategy=bundle).remote() for bundle in strategies]
     address, port = _await(ray, [actors[0].find_address.remote()], stopped)[0] or ("", 0)
-    words = [sys.executable, "-P", "-m", "luthier", "make", "--processes", str(processes), task]
+    words = python_command("-m", "luthier", "make", "--processes", str(processes), task)
     shared = {"PET_NNODES": str(nodes), "PET_MASTER_ADDR": str(address), "PET_MASTER_PORT": str(port)}
     if stopped.is_set():
         return 130

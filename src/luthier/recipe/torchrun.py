@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 from luthier.core.errors import InputError
+from luthier.core.system.process import python_command
 
 MASTER_PORT = 29500
 _SAGEMAKER = Path("/opt/ml/input/config/resourceconfig.json")
@@ -75,5 +76,5 @@ def start_ranks(task: str, processes: int) -> NoReturn:
     words = [f"--{name}={value}" for name, value in options.items()]
     threads = str(max(1, len(os.sched_getaffinity(0)) // processes))
     environment = {"OMP_NUM_THREADS": threads, **os.environ, "PYTHONSAFEPATH": "1"}
-    command = [sys.executable, "-P", "-m", "torch.distributed.run", *words, "-m", "luthier", "make", task]
+    command = python_command("-m", "torch.distributed.run", *words, "-m", "luthier", "make", task)
     os.execve(sys.executable, command, environment)  # noqa: S606  # this very Python, no shell

@@ -13,7 +13,6 @@ import logging
 import os
 import secrets
 import subprocess
-import sys
 import threading
 import time
 import weakref
@@ -31,6 +30,7 @@ from pydantic_core import PydanticSerializationError, to_json, to_jsonable_pytho
 
 from luthier.chat.messages import Media
 from luthier.core.errors import InputError, LuthierError
+from luthier.core.system.process import python_command
 from luthier.traces.media import touch_trace_media, write_trace_media
 from luthier.traces.record import END_FIELDS, Feedback, Trace, TraceEnd, TraceStart, strip_trace_defaults
 from luthier.traces.redact import Redactor
@@ -328,7 +328,7 @@ class TraceRecorder:
         self._finished.clear()
         try:
             self._compaction = subprocess.Popen(  # noqa: S603  # this very program
-                [sys.executable, "-P", "-m", "luthier.traces.compact", *words],
+                python_command("-m", "luthier.traces.compact", *words),
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 env={**_FRUGAL, **os.environ},

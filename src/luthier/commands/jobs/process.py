@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any, NamedTuple
 
 from luthier.core.errors import ModelError, SourceLocation
 from luthier.core.files import translate_write_errors
-from luthier.core.system.process import is_process_gone, unique_process_name_of
+from luthier.core.system.process import is_process_gone, python_command, unique_process_name_of
 
 SAID, LOG, BASE = "said.json", "log.txt", "base"
 _NICE = "10"
@@ -97,7 +96,7 @@ def export_merged_model(model: str, folder: Path, store: str) -> Path:
 def _words(*args: str) -> list[str]:
     """This program's own command, politely."""
     polite = [nice, "-n", _NICE] if (nice := shutil.which("nice")) else []
-    return [*polite, sys.executable, "-P", "-m", "luthier", *args]
+    return [*polite, *python_command("-m", "luthier", *args)]
 
 
 def signal_process_group(name: str, how: signal.Signals) -> None:

@@ -8,7 +8,6 @@ import re
 import shlex
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -34,6 +33,7 @@ from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError, SourceLocation
 from luthier.core.files import translate_write_errors
+from luthier.core.system.process import python_command
 from luthier.recipe.errors import NAME_PATTERN
 from luthier.recipe.workspace import Workspace
 
@@ -391,7 +391,7 @@ def write_training_recipe(workspace: Workspace, project_id: str, name: str) -> s
 
 def run_in_other_process(workspace: Workspace, *words: str) -> dict[str, Any]:
     """Run a Luthier command and return its JSON output; `InputError` with its message where it fails."""
-    command = [sys.executable, "-m", "luthier", *words, "--json"]
+    command = python_command("-m", "luthier", *words, "--json")
     folder, environment = workspace.folder.absolute(), {**os.environ, **workspace.environment}
     try:
         process = subprocess.run(  # noqa: S603  # our own program

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from typing import Any, Literal
 
 from luthier.commands.jobs.process import signal_process_group
 from luthier.core.files import translate_write_errors, write_atomically
-from luthier.core.system.process import is_process_gone, unique_process_name_of
+from luthier.core.system.process import is_process_gone, python_command, unique_process_name_of
 from luthier.recipe.workspace import Workspace
 
 ProcessState = Literal["off", "starting", "ready", "failed"]
@@ -36,7 +35,7 @@ class CommandProcess:
             self.folder.mkdir(0o700, parents=True, exist_ok=True)
             with (self.folder / _OUTPUT).open("wb") as output, (self.folder / _LOG).open("wb") as log:
                 child = subprocess.Popen(  # noqa: S603  # this very program
-                    [sys.executable, "-P", "-m", "luthier", *words], stdin=subprocess.DEVNULL, stdout=output,
+                    python_command("-m", "luthier", *words), stdin=subprocess.DEVNULL, stdout=output,
                     stderr=log, start_new_session=True, cwd=workspace.folder,
                     env={**os.environ, **workspace.environment},
                 )  # fmt: skip

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -25,6 +24,7 @@ from luthier.core.db import Run
 from luthier.core.errors import InputError, LuthierError, SourceLocation, SystemResourceError, UnknownName
 from luthier.core.files import translate_write_errors, write_atomically
 from luthier.core.hashing import digest_of
+from luthier.core.system.process import python_command
 from luthier.recipe.locate import load_run_plan
 from luthier.recipe.planner import RecipePlan
 from luthier.recipe.workspace import Workspace
@@ -278,7 +278,7 @@ class ComparisonCache:
     def _asked(self, words: Sequence[str]) -> dict[str, Any]:
         try:
             process = subprocess.run(  # noqa: S603  # this very program
-                [sys.executable, "-P", "-m", "luthier", "compare", *words, "--json"], stdin=subprocess.DEVNULL,
+                python_command("-m", "luthier", "compare", *words, "--json"), stdin=subprocess.DEVNULL,
                 capture_output=True, timeout=_PATIENCE_S, check=False, cwd=self._workspace.folder,
                 env={**os.environ, **self._workspace.environment},
             )  # fmt: skip

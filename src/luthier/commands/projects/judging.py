@@ -7,7 +7,6 @@ ledger whose items are the step's.
 from __future__ import annotations
 
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -34,6 +33,7 @@ from luthier.commands.rate import RatingSession
 from luthier.core.artifact import Artifact
 from luthier.core.db import Ledger
 from luthier.core.errors import InputError, LuthierError, SourceLocation, UnknownName
+from luthier.core.system.process import python_command
 from luthier.eval.human.rating import STUDY_QUESTION, list_studies
 from luthier.eval.human.study import Assignment, read_assignment, read_rating_question
 from luthier.eval.steps.human_eval import HumanEval
@@ -139,7 +139,7 @@ def _make(workspace: Workspace, file: Path, step: str) -> None:
     """Make one step in a process of its own, as the command does that the page shows."""
     words = ["run", str(workspace.shorten(file)), "--only", step]
     process = subprocess.run(  # noqa: S603  # this very program
-        [sys.executable, "-P", "-m", "luthier", *words], stdin=subprocess.DEVNULL, capture_output=True, check=False,
+        python_command("-m", "luthier", *words), stdin=subprocess.DEVNULL, capture_output=True, check=False,
         text=True, timeout=_PATIENCE_S, cwd=workspace.folder, env={**environ, **workspace.environment},
     )  # fmt: skip
     if process.returncode:

@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, Literal
 from luthier.commands import release as commands
 from luthier.commands.projects.models import ProjectModel, find_project_model, list_project_releases
 from luthier.core.errors import DataError, InputError, UnknownName
+from luthier.core.system.process import python_command
 from luthier.recipe.locate import CommandTarget
 from luthier.recipe.workspace import Workspace
 from luthier.traces.releases import Release
@@ -143,7 +143,7 @@ def read_candidate_comparison(workspace: Workspace, alias: str) -> list[dict[str
     failed = DataError("the models could not be compared", hint=f"luthier release compare {alias}")
     try:
         process = subprocess.run(  # noqa: S603  # this very program
-            [sys.executable, "-P", "-m", "luthier", "release", "compare", "--json", "--", alias], cwd=workspace.folder,
+            python_command("-m", "luthier", "release", "compare", "--json", "--", alias), cwd=workspace.folder,
             stdin=subprocess.DEVNULL, capture_output=True, check=False, timeout=_PATIENCE_S,
             env={**os.environ, **workspace.environment},
         )  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -21,6 +20,7 @@ from luthier.commands.review.queues import ReviewQueue, ReviewRule, ReviewSettin
 from luthier.core.db import Ledger
 from luthier.core.errors import LuthierError
 from luthier.core.files import translate_write_errors
+from luthier.core.system.process import python_command
 from luthier.recipe.workspace import Workspace
 from luthier.traces.filter import TraceFilter
 from luthier.traces.record import FeedbackRole
@@ -279,8 +279,8 @@ class ReviewFiller:
         with translate_write_errors(self._log):
             self._log.parent.mkdir(parents=True, exist_ok=True)
             with self._log.open("wb") as log:
-                self._process = subprocess.Popen(  # this very program
-                    [sys.executable, "-P", "-m", "luthier", "review", "fill"],
+                self._process = subprocess.Popen(  # noqa: S603  # this very program
+                    python_command("-m", "luthier", "review", "fill"),
                     cwd=self._workspace.folder.absolute(),
                     stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True,
                     env={**os.environ, **self._workspace.environment},

