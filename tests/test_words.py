@@ -44,3 +44,13 @@ def test_a_sentence_that_stopped_readers_is_gone(sentence: str) -> None:
 def test_errors_say_what_was_expected_and_what_they_got() -> None:
     old = re.compile(r"""["'](?:[^"'\n]*[:;] )?wanted (?:an? |one of |either )[^"'\n]*, came """)
     assert [path.name for path in FILES if old.search(path.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.regression
+def test_a_hint_that_names_a_kind_names_one_that_exists() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in FILES if path.suffix == ".py"]
+    kinds = {kind for text in texts for line in re.findall(r"kind: Literal\[([^\]]*)\]", text)
+             for kind in re.findall(r'"(\w+)"', line)}  # fmt: skip
+    named = {kind for text in texts for kind in re.findall(r"step of kind `(\w+)`", text)}
+    assert named
+    assert named - kinds == set()

@@ -198,7 +198,7 @@ class Recipe(BaseModel):
             hint = f"write `chat_template` into steps.{MODEL_STEP}"
             raise RecipeError(f"the base model is the step {MODEL_STEP!r} here", where=where, hint=hint)
         if not any(MODEL_STEP in self.references(step).values() for step in self.steps.values()):
-            hint = "leave it out, or write it into the step of kind `recipe_dir` that it is meant for"
+            hint = "leave it out, or write it into the step of kind `base` that it is meant for"
             raise RecipeError("changes nothing: no step reads the recipe's model", where=where, hint=hint)
         if self.model is not None and not self.model.weights:
             what = "changes nothing: an endpoint renders its conversations itself"
